@@ -1,0 +1,197 @@
+"""How one token is picked from one distribution: the parameters of a request, and pure functions on probabilities.
+
+Knows nothing of members or vocabularies. Every function takes and returns probabilities, a float tensor of shape
+``[vocabulary]`` that sums to one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gac_core.errors import RequestError, UnknownArgumentError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """What one request asks for.
+
+    Attributes:
+        max_tokens: Union tokens to generate at most; 1 or more. Default 256.
+        temperature: 0 (default) picks the most probable token; above 0 samples from ``p ** (1 / temperature)``.
+        top_k: Keep only the k most probable tokens. None (default) keeps all.
+        top_p: Keep the smallest set of most probable tokens that holds at least this mass, in (0, 1]. Default 1.
+        min_p: Keep tokens with at least this share of the largest probability, in [0, 1]. Default 0.
+        repetition_penalty: Above 1 makes tokens seen in prompt or answer less likely (CTRL, Keskar et al. 2019,
+            section 4.1), applied to each member's own logits over its own ids, as transformers does. Default 1.
+        seed: Makes sampling repeatable, independent of what else runs. None (default) draws one, which the output names.
+        stop: Strings that end the text; never part of it. One string is taken as a list of one.
+        logprobs: Give the log-probability of each chosen token and of this many most probable ones (0 to 100).
+            None (default) gives none. They are those of the combined distribution, before temperature and cuts.
+        threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets the
+            gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
+        gate: Name of the gate for this request. None (default) takes the ensemble's.
+
+    Raises:
+        RequestError: A value is out of its range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    threshold: float | None | Literal["default"] = "default"
+    gate: str | None = None
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stop)
+        _check_int("max_tokens", self.max_tokens, 1, None)
+        _check_number("temperature", self.temperature, 0, None)
+        if self.top_k is not None:
+            _check_int("top_k", self.top_k, 1, None)
+        _check_number("top_p", self.top_p, 0, 1, low_open=True)
+        _check_number("min_p", self.min_p, 0, 1)
+        _check_number("repetition_penalty", self.repetition_penalty, 0, None, low_open=True)
+        if self.seed is not None:
+            _check_int("seed", self.seed, None, None)
+        if self.logprobs is not None:
+            _check_int("logprobs", self.logprobs, 0, 100)
+        if self.threshold is not None and self.threshold != "default":
+            _check_number("threshold", self.threshold, 0, 1)
+        if not all(isinstance(s, str) and s for s in stop):
+            raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """The names of all parameters."""
+        return frozenset(field.name for field in fields(cls))
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> SamplingParams:
+        """Returns a copy with some values replaced.
+
+        Raises:
+            UnknownArgumentError: A name is not a parameter.
+        """
+        unknown = set(overrides) - self.names()
+        if unknown:
+            raise UnknownArgumentError(unknown, self.names())
+        return replace(self, **overrides)
+
+
+def _check_int(name: str, value: object, low: int | None, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, not {value!r}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limit = f"at least {low}" + (f" and at most {high}" if high is not None else "")
+        raise RequestError(f"{name} must be {limit}, not {value}")
+
+
+def _check_number(name: str, value: object, low: float, high: float | None, low_open: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(f"{name} must be a number, not {value!r}")
+    below = value <= low if low_open else value < low
+    # The negations also catch NaN, which compares false with everything.
+    if below or not value > float("-inf") or not value < float("inf") or (high is not None and not value <= high):
+        limit = ("above " if low_open else "at least ") + f"{low}" + (f" and at most {high}" if high is not None else "")
+        raise RequestError(f"{name} must be {limit}, not {value}")
+
+
+def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
+    """Returns ``p ** (1 / temperature)``, normalised; shape ``[vocabulary]``."""
+    return torch.softmax(probs.log() / temperature, dim=-1)
+
+
+def keep_top_k(probs: Tensor, k: int) -> Tensor:
+    """Keeps the k most probable tokens (and those equal to the last of them), renormalised."""
+    if k >= probs.numel():
+        return probs
+    least = torch.topk(probs, k).values[-1]
+    return _renormalise(probs, probs >= least)
+
+
+def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
+    """Keeps the smallest set of most probable tokens with a mass of at least top_p (Holtzman et al. 2020), renormalised."""
+    if top_p >= 1:
+        return probs
+    ordered, order = torch.sort(probs, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    keep = torch.zeros_like(probs, dtype=torch.bool)
+    keep[order] = before < top_p
+    return _renormalise(probs, keep)
+
+
+def keep_min_p(probs: Tensor, min_p: float) -> Tensor:
+    """Keeps tokens with at least min_p of the largest probability (Nguyen et al. 2024), renormalised."""
+    return _renormalise(probs, probs >= min_p * probs.max())
+
+
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divides positive and multiplies negative logits of seen tokens by the penalty (CTRL, section 4.1).
+
+    Args:
+        logits: A member's logits, shape ``[rows of its head]``.
+        seen: Ids of the tokens in its text so far, int64, shape ``[n]``.
+        penalty: Above 0; 1 changes nothing.
+
+    Returns:
+        New logits of the same shape.
+    """
+    scores = logits[seen]
+    out = logits.clone()
+    out[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return out
+
+
+def _renormalise(probs: Tensor, keep: Tensor) -> Tensor:
+    kept = torch.where(keep, probs, torch.zeros_like(probs))
+    return kept / kept.sum()
+
+
+class Sampler:
+    """Picks tokens for one request; owns the request's random numbers and nothing else.
+
+    Args:
+        params: The request's parameters.
+        seed: Seed of the random numbers.
+    """
+
+    def __init__(self, params: SamplingParams, seed: int) -> None:
+        self._params = params
+        self._random = random.Random(seed)
+
+    def pick(self, probs: Tensor) -> int:
+        """Returns the picked index of a distribution of shape ``[vocabulary]``.
+
+        Greedy ties go to the smallest index. Sampling draws one random number per token and inverts the cumulative
+        distribution, so that the text depends on the seed alone.
+        """
+        params = self._params
+        if params.temperature == 0:
+            return int(probs.argmax())
+        probs = apply_temperature(probs.double(), params.temperature)
+        if params.top_k is not None:
+            probs = keep_top_k(probs, params.top_k)
+        probs = keep_top_p(probs, params.top_p)
+        if params.min_p > 0:
+            probs = keep_min_p(probs, params.min_p)
+        return invert_cumulative(probs, self._random.random())
+
+
+def invert_cumulative(probs: Tensor, uniform: float) -> int:
+    """Returns the index at which the cumulative distribution passes a uniform number in [0, 1)."""
+    cumulative = probs.cumsum(-1)
+    target = uniform * float(cumulative[-1])
+    index = int(torch.searchsorted(cumulative, torch.tensor(target, dtype=cumulative.dtype), right=True))
+    # Rounding can only overshoot past the last token that has any mass.
+    return min(index, int(torch.nonzero(probs)[-1]))
