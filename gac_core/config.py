@@ -1,0 +1,168 @@
+"""The settings of an ensemble and of its members, in Python or YAML.
+
+Knows nothing of models: it checks and carries values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gac_core.errors import ConfigError, UnknownArgumentError
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """One model of an ensemble.
+
+    Attributes:
+        model: Name on a model hub, or a folder.
+        name: What the member is called; default the last part of ``model``.
+        weight: Its share in the average, relative to the others'; above 0. Default 1.
+        dtype: ``"auto"`` (default: as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        device: For example ``"cpu"`` or ``"cuda:1"``. Default: the GPUs in turn if there are any, else the CPU.
+        device_map: How accelerate spreads the model over devices (``"auto"`` or a mapping); excludes ``device``.
+        revision: Version on the hub.
+        tokenizer: Name or folder of the tokenizer; default ``model``.
+        chat_template: A Jinja chat template in place of the tokenizer's own.
+        context: The longest text it may read, in tokens; default what the model's config says.
+        trust_remote_code: Run code that the model's folder brings along. Default False.
+    """
+
+    model: str
+    name: str | None = None
+    weight: float = 1.0
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    context: int | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", str(self.model))
+        if not self.model:
+            raise ConfigError("a member's model must be a name or a folder, not an empty string")
+        weight = self.weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise ConfigError(f"the weight of member {self.called!r} must be a number above 0, not {weight!r}")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ConfigError(
+                f"the dtype of member {self.called!r} must be auto, float32, bfloat16 or float16, not {self.dtype!r}"
+            )
+        if self.device is not None and self.device_map is not None:
+            raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")
+        if self.context is not None and self.context < 1:
+            raise ConfigError(f"the context of member {self.called!r} must be at least 1, not {self.context}")
+
+    @property
+    def called(self) -> str:
+        """The member's name."""
+        return self.name or Path(self.model).name or self.model
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """A whole ensemble.
+
+    Attributes:
+        members: The members, at least one; names must differ.
+        gate: Name of the gate of thresholded mode; default the first member.
+        threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
+        max_batch_size: Requests that run at once; more wait their turn. Default 16.
+    """
+
+    members: tuple[MemberConfig, ...]
+    gate: str | None = None
+    threshold: float | None = None
+    max_batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+        names = self.names
+        if not names:
+            raise ConfigError("an ensemble needs at least one member")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two members are called {twice[0]!r}; give them different MemberConfig.name")
+        if self.gate is not None and self.gate not in names:
+            raise ConfigError(f"the gate {self.gate!r} is not a member; members are: {', '.join(names)}")
+        threshold = self.threshold
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1
+        ):
+            raise ConfigError(f"threshold must be a number from 0 to 1 or None, not {threshold!r}")
+        if isinstance(self.max_batch_size, bool) or self.max_batch_size < 1:
+            raise ConfigError(f"max_batch_size must be at least 1, not {self.max_batch_size!r}")
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names, in order."""
+        return [member.called for member in self.members]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EnsembleConfig:
+        """Builds a configuration from plain values; members may be strings or mappings.
+
+        Raises:
+            UnknownArgumentError: A key is not known.
+            ConfigError: A value is wrong.
+        """
+        _check_keys(values, cls)
+        members = values.get("members") or ()
+        if isinstance(members, (str, Mapping)) or not isinstance(members, Sequence):
+            raise ConfigError(f"members must be a list, not {type(members).__name__}")
+        return cls(**{**values, "members": tuple(as_member(member) for member in members)})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> EnsembleConfig:
+        """Reads a configuration from a YAML file.
+
+        Raises:
+            ConfigError: The file cannot be read, is not a mapping, or holds wrong values.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"the configuration {str(path)!r} must be a mapping with the key 'members'")
+        return cls.from_dict(values)
+
+    def to_yaml(self) -> str:
+        """Writes the configuration as YAML; values that are defaults are left out of members."""
+        values = asdict(self)
+        defaults = {field.name: field.default for field in fields(MemberConfig)}
+        values["members"] = [
+            {key: value for key, value in member.items() if key == "model" or value != defaults[key]}
+            for member in values["members"]
+        ]
+        return str(yaml.safe_dump(values, sort_keys=False))
+
+
+def as_member(value: str | Path | Mapping[str, Any] | MemberConfig) -> MemberConfig:
+    """Returns a member's configuration from a name, a folder, a mapping or a configuration."""
+    if isinstance(value, MemberConfig):
+        return value
+    if isinstance(value, (str, Path)):
+        return MemberConfig(str(value))
+    if isinstance(value, Mapping):
+        _check_keys(value, MemberConfig)
+        if "model" not in value:
+            raise ConfigError("a member needs the key 'model': a name on a hub, or a folder")
+        return MemberConfig(**value)
+    raise ConfigError(f"a member is a name, a folder or a MemberConfig, not a {type(value).__name__}")
+
+
+def _check_keys(values: Mapping[str, Any], kind: type) -> None:
+    known = {field.name for field in fields(kind)}
+    unknown = {str(key) for key in values} - known
+    if unknown:
+        raise UnknownArgumentError(unknown, known)

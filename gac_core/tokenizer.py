@@ -1,0 +1,193 @@
+"""A Hugging Face tokenizer seen as bytes: which bytes each id writes, which ids end a text, how bytes become ids.
+
+How a tokenizer spells its tokens is judged by the ids it gives for a probe text, never by its class or file name.
+Knows nothing of models, of other members or of the union vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from gac_core.errors import UnwritableTextError
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE = "\u2581"
+_PROBE = "a \u00e9t\u00e9 \u6f22 b"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins of byte-level BPE (GPT-2): each of 256 characters, and the byte it stands for."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(value): value for value in printable}
+    others = [value for value in range(256) if value not in set(printable)]
+    table.update({chr(0x100 + index): value for index, value in enumerate(others)})
+    return table
+
+
+_CHAR_TO_BYTE = _byte_alphabet()
+_BYTE_TO_CHAR = {value: char for char, value in _CHAR_TO_BYTE.items()}
+
+
+class MemberTokenizer:
+    """One member's tokenizer, as bytes.
+
+    Args:
+        tokenizer: A loaded Hugging Face tokenizer.
+        name: The member's name, for errors.
+        end_ids: Ids that end a text besides the tokenizer's own ``eos_token_id`` (those of the generation config).
+        rows: Rows of the model's output head. Ids at or past it cannot be written; default: as many as the tokenizer.
+
+    Attributes:
+        token_bytes: Per id the bytes it writes, or None where it writes no text (control tokens, padding rows).
+        end_ids: Every id that ends this member's text: the tokenizer's, the generation config's, and the control token
+            that its chat template puts after an assistant's turn.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, end_ids: Iterable[int] = (), rows: int | None = None) -> None:
+        self.hf = tokenizer
+        self.name = name
+        size = max([len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values())])
+        self.rows = size if rows is None else rows
+        self._added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
+        self._control = {i for i, token in self._added.items() if token.special} | set(tokenizer.all_special_ids)
+        self.byte_level = self._spells_with_byte_alphabet()
+        self.token_bytes = self._all_token_bytes(min(size, self.rows))
+        ends = {i for i in (tokenizer.eos_token_id, *end_ids) if i is not None}
+        turn_end = self._end_of_turn()
+        self.end_ids = frozenset(ends if turn_end is None else ends | {turn_end})
+        for index in self.end_ids:
+            if index < len(self.token_bytes):
+                self.token_bytes[index] = None
+
+    # ---- ids -> bytes
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """Returns the bytes that these ids write; control tokens write none."""
+        return b"".join(self.token_bytes[i] or b"" for i in ids)
+
+    def _all_token_bytes(self, size: int) -> list[bytes | None]:
+        pieces = self.hf.convert_ids_to_tokens(list(range(size)))
+        table: list[bytes | None] = [self._bytes_of(index, piece) for index, piece in enumerate(pieces)]
+        return table + [None] * (self.rows - size)
+
+    def _bytes_of(self, index: int, piece: str | None) -> bytes | None:
+        if piece is None or index in self._control:
+            return None
+        if index in self._added:
+            # Added tokens are spelled as they are, even where a letter of theirs also stands for a byte.
+            return str(self._added[index].content).encode() or None
+        if self.byte_level:
+            if all(char in _CHAR_TO_BYTE for char in piece):
+                return bytes(_CHAR_TO_BYTE[char] for char in piece) or None
+            return piece.encode()
+        match = _BYTE_TOKEN.fullmatch(piece)
+        if match:
+            return bytes([int(match.group(1), 16)])
+        return piece.replace(_SPACE, " ").encode() or None
+
+    def _spells_with_byte_alphabet(self) -> bool:
+        ids = self.hf.encode(_PROBE, add_special_tokens=False)
+        pieces = self.hf.convert_ids_to_tokens(ids)
+        text = "".join(pieces)
+        if not all(char in _CHAR_TO_BYTE for char in text):
+            return False
+        return bytes(_CHAR_TO_BYTE[char] for char in text).strip() == _PROBE.encode()
+
+    def _end_of_turn(self) -> int | None:
+        """The control token that the chat template writes straight after an assistant's words, if there is one."""
+        if not self.hf.chat_template:
+            return None
+        words = "xyzzy"
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": words}]
+        try:
+            text = str(self.hf.apply_chat_template(turns, tokenize=False))
+        except Exception:
+            # A template may refuse this conversation; then only the configured ends count.
+            return None
+        ids = self.hf.encode(text[text.rindex(words) + len(words) :], add_special_tokens=False) if words in text else []
+        for index in ids:
+            if index in self._control:
+                return int(index)
+            if (self.token_bytes[index] or b"").strip():
+                return None
+        return None
+
+    # ---- text -> ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encodes a prompt as the tokenizer does by itself, with its BOS; an end-of-text id at the end is left out."""
+        ids: list[int] = list(self.hf.encode(text, add_special_tokens=True))
+        while ids and ids[-1] in self.end_ids and ids[-1] != self.hf.bos_token_id:
+            ids.pop()
+        return ids
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Encodes a conversation that a chat template has rendered; adds nothing, so that BOS never comes twice."""
+        return list(self.hf.encode(text, add_special_tokens=False))
+
+    def write(self, data: bytes) -> tuple[int, ...]:
+        """Returns ids that write exactly these bytes, whatever stands before them (context-free).
+
+        The tokenizer's own model cuts the bytes; where it cannot (parts of characters, unknown ones), the fewest ids of
+        the vocabulary that spell them are taken.
+
+        Raises:
+            UnwritableTextError: No ids of this vocabulary spell these bytes.
+        """
+        single = self._ids_by_bytes.get(data, ())
+        if len(single) == 1:
+            return (single[0],)
+        cut = self._model_cut(data)
+        if cut is not None and (len(cut) == 1 or not single):
+            return cut
+        if single:
+            return (single[0],)
+        return self._fewest_ids(data)
+
+    @cached_property
+    def _ids_by_bytes(self) -> dict[bytes, list[int]]:
+        """Ids of each byte string; ordinary pieces before byte tokens, then by id."""
+        table: dict[bytes, list[int]] = {}
+        for index, data in enumerate(self.token_bytes):
+            if data is not None:
+                table.setdefault(data, []).append(index)
+        for ids in table.values():
+            if len(ids) > 1:
+                pieces = dict(zip(ids, self.hf.convert_ids_to_tokens(ids), strict=True))
+                ids.sort(key=lambda i: (bool(_BYTE_TOKEN.fullmatch(pieces[i])), i in self._added, i))
+        return table
+
+    def _model_cut(self, data: bytes) -> tuple[int, ...] | None:
+        backend = getattr(self.hf, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        if self.byte_level:
+            spelled = "".join(_BYTE_TO_CHAR[value] for value in data)
+        else:
+            try:
+                spelled = data.decode().replace(" ", _SPACE)
+            except UnicodeDecodeError:
+                return None
+        ids = tuple(int(token.id) for token in backend.model.tokenize(spelled))
+        known = all(i < len(self.token_bytes) and self.token_bytes[i] is not None for i in ids)
+        return ids if ids and known and self.decode(ids) == data else None
+
+    def _fewest_ids(self, data: bytes) -> tuple[int, ...]:
+        """Shortest path over the positions of the bytes, longer tokens first among equals."""
+        best: list[tuple[int, ...] | None] = [(), *[None] * len(data)]
+        for start in range(len(data)):
+            head = best[start]
+            if head is None:
+                continue
+            for end in range(len(data), start, -1):
+                ids = self._ids_by_bytes.get(data[start:end])
+                tail = best[end]
+                if ids and (tail is None or len(head) + 1 < len(tail)):
+                    best[end] = (*head, ids[0])
+        result = best[len(data)]
+        if result is None:
+            raise UnwritableTextError(self.name, data)
+        return result
