@@ -172,12 +172,5 @@ class Member:
             clear: Also overwrite what the slot holds, after a failure.
         """
         slot = self._slots.pop(request_id, None)
-        if slot is not None and (clear or not self._reusable):
+        if slot is not None and clear:
             self._runner.clear(slot)
-
-    @property
-    def _reusable(self) -> bool:
-        """Whether leftovers in a slot are harmless to the next request in it."""
-        from gac_core.runner import SlotRunner
-
-        return isinstance(self._runner, SlotRunner)

@@ -1,0 +1,38 @@
+"""How the members' distributions become one, and when the gate decides alone.
+
+GaC, sections 3.2 (the average) and 3.4 (the threshold). Pure functions on distributions over the union vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def arithmetic_mean(distributions: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Returns the weighted mean of distributions.
+
+    Args:
+        distributions: One per member, float32, shape ``[n, union]``.
+        weights: One per member; they sum to one.
+
+    Returns:
+        Float32, shape ``[n, union]``, on the first distribution's device.
+    """
+    total = distributions[0] * weights[0]
+    for distribution, weight in zip(distributions[1:], weights[1:], strict=True):
+        total = torch.add(total, distribution.to(total.device), alpha=weight)
+    return total
+
+
+def gate_is_sure(distribution: Tensor, threshold: float) -> bool:
+    """Whether the gate's largest probability is at or above the threshold; distribution of shape ``[union]``."""
+    return bool(distribution.max() >= threshold)
+
+
+def normalise(weights: Sequence[float]) -> list[float]:
+    """Returns the weights divided by their sum."""
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -1,0 +1,156 @@
+"""What a request gives back: chunks of text while it runs, and the whole with its counts at the end.
+
+Plain values; knows nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+
+class FinishReason(str, Enum):
+    """Why a text ended.
+
+    ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was reached.
+    ``ABORT``: the caller gave it up.
+    """
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One chosen union token and the most probable ones in its place.
+
+    Attributes:
+        token: The bytes of the chosen token; empty for the end of text.
+        logprob: Natural logarithm of its probability in the combined distribution.
+        top: The most probable tokens and their log-probabilities, best first.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts.
+
+    Attributes:
+        prompt_tokens: Length of the prompt in the gate's tokens (each member's own: `RequestStats.members`).
+        completion_tokens: Union tokens generated, without the end of text.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Both together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass
+class MemberStats:
+    """What one member did for one request.
+
+    Attributes:
+        prompt_tokens: Length of the prompt in its tokens.
+        forwards: Forwards of the model in which the request took part.
+        tokens: Tokens the model read for it, prompt included.
+        seconds: Its share of those forwards' wall time (a batch's time is split evenly over its rows).
+    """
+
+    prompt_tokens: int = 0
+    forwards: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class RequestStats:
+    """What one request cost.
+
+    Attributes:
+        steps: Union tokens picked, the end of text included.
+        steps_ensembled: Steps at which all members were asked; the others the gate decided alone.
+        members: Per member's name what it did.
+        queued_seconds: From the request's arrival to its first step.
+        first_token_seconds: From arrival to the first picked token.
+        total_seconds: From arrival to the end.
+    """
+
+    steps: int = 0
+    steps_ensembled: int = 0
+    members: dict[str, MemberStats] = field(default_factory=dict)
+    queued_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+    @property
+    def share_ensembled(self) -> float:
+        """Share of the steps at which all members were asked, 0 to 1."""
+        return self.steps_ensembled / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A finished request.
+
+    Attributes:
+        request_id: Its id.
+        text: What the models wrote, without any stop string.
+        tokens: The union tokens as bytes; unlike ``text`` they keep bytes that are not valid UTF-8.
+        finish_reason: Why it ended.
+        stopped_by: The stop string that ended it, if one did.
+        usage: Token counts.
+        stats: What it cost.
+        logprobs: One entry per token (and the end of text, if reached); None unless asked for.
+        seed: The seed used; None where nothing was drawn.
+    """
+
+    request_id: str
+    text: str
+    tokens: tuple[bytes, ...]
+    finish_reason: FinishReason
+    stopped_by: str | None
+    usage: Usage
+    stats: RequestStats
+    logprobs: tuple[TokenLogprob, ...] | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class OutputChunk:
+    """One piece of a stream.
+
+    Attributes:
+        text: New text, perhaps empty (half a character, or what may become a stop string, is held back).
+        tokens: Union tokens picked since the last chunk.
+        logprobs: Their log-probabilities; None unless asked for.
+        output: On the last chunk the finished request (without text and tokens, which the chunks carried); else None.
+    """
+
+    text: str
+    tokens: tuple[bytes, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    output: RequestOutput | None = None
+
+
+def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
+    """Joins a stream into the finished request."""
+    parts = list(chunks)
+    last = parts[-1].output if parts else None
+    assert last is not None, "a stream ends with its output or raises"
+    logprobs = None if last.logprobs is None else tuple(entry for part in parts for entry in part.logprobs or ())
+    return replace(
+        last,
+        text="".join(part.text for part in parts),
+        tokens=tuple(token for part in parts for token in part.tokens),
+        logprobs=logprobs,
+    )
