@@ -36,13 +36,13 @@ class Rows:
         return self.slots[-1] - self.slots[0] + 1 == len(self.slots)
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one decoder layer, each of shape ``[slots, kv_heads, capacity, head_dim]``."""
 
     is_croppable = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows: Rows | None = None
         self.slots = 1
         self.capacity = 0
@@ -62,8 +62,9 @@ class SlotLayer(CacheLayerMixin):
         self.values = self._write(self.values, value_states)
         return self._read(self.keys), self._read(self.values)
 
-    def _write(self, store: Tensor, new: Tensor) -> Tensor:
+    def _write(self, store: Tensor | None, new: Tensor) -> Tensor:
         assert self.rows is not None
+        assert store is not None
         rows = self.rows
         if store.shape[0] < self.slots or store.shape[2] < self.capacity:
             # Zeros, not garbage: a masked NaN would still poison the weighted sum of attention.
@@ -75,7 +76,9 @@ class SlotLayer(CacheLayerMixin):
             store[rows.slots[0] : rows.slots[-1] + 1, :, start : start + rows.width] = new
         else:
             slots = torch.tensor(rows.slots, device=new.device)[:, None]
-            positions = torch.tensor(rows.starts, device=new.device)[:, None] + torch.arange(rows.width, device=new.device)
+            positions = torch.tensor(rows.starts, device=new.device)[:, None] + torch.arange(
+                rows.width, device=new.device
+            )
             store[slots, :, positions] = new.transpose(1, 2)
         return store
 
@@ -107,11 +110,12 @@ class SlotCache(Cache):
     """
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[SlotLayer() for _ in range(num_layers)])
+        self._slot_layers = [SlotLayer() for _ in range(num_layers)]
+        super().__init__(layers=list(self._slot_layers))
 
     def reserve(self, rows: Rows) -> None:
         """Announces the rows of the next forward and makes room for them, by doubling."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.rows = rows
             while layer.slots <= rows.slots[-1]:
                 layer.slots *= 2
@@ -120,7 +124,7 @@ class SlotCache(Cache):
 
     def clear(self, slot: int) -> None:
         """Overwrites a slot with zeros, so that nothing of a failed request can reach the next one in its place."""
-        for layer in self.layers:
-            if layer.is_initialized and slot < layer.keys.shape[0]:
-                layer.keys[slot].zero_()
-                layer.values[slot].zero_()
+        for layer in self._slot_layers:
+            for store in (layer.keys, layer.values):
+                if store is not None and slot < store.shape[0]:
+                    store[slot].zero_()

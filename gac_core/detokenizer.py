@@ -26,7 +26,7 @@ class Detokenizer:
         self.stopped_by: str | None = None
 
     def push(self, data: bytes) -> str:
-        """Takes more bytes and returns the text that is now certain; ``stopped_by`` is set once a stop string is met."""
+        """Takes more bytes and returns the text that is now certain; sets ``stopped_by`` at a stop string."""
         return self._take(self._decoder.decode(data), final=False)
 
     def flush(self) -> str:

@@ -112,7 +112,12 @@ class Engine:
         return request.request_id, error
 
     def _finish(
-        self, request: Request, reason: FinishReason, text: str, tokens: tuple[bytes, ...], logprobs: tuple[TokenLogprob, ...] | None
+        self,
+        request: Request,
+        reason: FinishReason,
+        text: str,
+        tokens: tuple[bytes, ...],
+        logprobs: tuple[TokenLogprob, ...] | None,
     ) -> Event:
         self._scheduler.remove(request.request_id)
         self._executor.release(request.request_id)

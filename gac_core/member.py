@@ -142,9 +142,7 @@ class Member:
         return list(groups.values())
 
     def _run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        rows = [
-            Row(self._slot(chunk.request_id), chunk.start, chunk.token_ids, chunk.num_logits) for chunk in chunks
-        ]
+        rows = [Row(self._slot(chunk.request_id), chunk.start, chunk.token_ids, chunk.num_logits) for chunk in chunks]
         began = time.perf_counter()
         try:
             logits: list[Tensor] = self._runner.forward(rows)

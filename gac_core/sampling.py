@@ -50,7 +50,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
-    threshold: float | None | Literal["default"] = "default"
+    threshold: float | Literal["default"] | None = "default"
     gate: str | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +103,9 @@ def _check_number(name: str, value: object, low: float, high: float | None, low_
     below = value <= low if low_open else value < low
     # The negations also catch NaN, which compares false with everything.
     if below or not value > float("-inf") or not value < float("inf") or (high is not None and not value <= high):
-        limit = ("above " if low_open else "at least ") + f"{low}" + (f" and at most {high}" if high is not None else "")
+        limit = (
+            ("above " if low_open else "at least ") + f"{low}" + (f" and at most {high}" if high is not None else "")
+        )
         raise RequestError(f"{name} must be {limit}, not {value}")
 
 

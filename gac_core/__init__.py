@@ -1,0 +1,61 @@
+"""GaC: several open language models that answer as one, token by token."""
+
+from gac_core.chat import Message, Prompt
+from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.ensemble import Ensemble
+from gac_core.errors import (
+    ChatTemplateError,
+    ConfigError,
+    EmptyPromptError,
+    EngineClosedError,
+    GaCError,
+    InvalidLogitsError,
+    MemberError,
+    ModelLoadError,
+    PromptTooLongError,
+    RequestError,
+    UnknownArgumentError,
+    UnwritableTextError,
+)
+from gac_core.output import (
+    FinishReason,
+    MemberStats,
+    OutputChunk,
+    RequestOutput,
+    RequestStats,
+    TokenLogprob,
+    Usage,
+    fold,
+)
+from gac_core.sampling import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChatTemplateError",
+    "ConfigError",
+    "EmptyPromptError",
+    "EngineClosedError",
+    "Ensemble",
+    "EnsembleConfig",
+    "FinishReason",
+    "GaCError",
+    "InvalidLogitsError",
+    "MemberConfig",
+    "MemberError",
+    "MemberStats",
+    "Message",
+    "ModelLoadError",
+    "OutputChunk",
+    "Prompt",
+    "PromptTooLongError",
+    "RequestError",
+    "RequestOutput",
+    "RequestStats",
+    "SamplingParams",
+    "TokenLogprob",
+    "UnknownArgumentError",
+    "UnwritableTextError",
+    "Usage",
+    "fold",
+]

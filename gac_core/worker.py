@@ -1,0 +1,115 @@
+"""The one thread that owns all model state, and the mailbox through which callers reach it.
+
+Knows the engine and where each request's events go; knows nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gac_core.engine import Engine
+from gac_core.errors import EngineClosedError, GaCError
+from gac_core.output import OutputChunk
+from gac_core.request import Request
+
+logger = logging.getLogger(__name__)
+
+Event = OutputChunk | GaCError
+Sink = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class _Add:
+    request: Request
+    sink: Sink
+
+
+@dataclass(frozen=True)
+class _Abort:
+    request_id: str
+
+
+class Worker:
+    """Runs an engine in a thread of its own.
+
+    Args:
+        engine: The engine; after this only the thread touches it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[_Add | _Abort | None] = queue.SimpleQueue()
+        self._sinks: dict[str, Sink] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="gac-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Queues a request; its chunks, or its error, go to the sink from the engine's thread.
+
+        Raises:
+            EngineClosedError: The ensemble is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the ensemble is closed; load it anew")
+            self._inbox.put(_Add(request, sink))
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request before the next step; its sink hears nothing more. Unknown ids are no error."""
+        self._inbox.put(_Abort(request_id))
+
+    def close(self) -> None:
+        """Stops the thread; requests still there get an `EngineClosedError`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._read_mail():
+            try:
+                events = self._engine.step()
+            except Exception as error:
+                # A defect of ours, not of a request: tell everyone, and stay alive for the next ones.
+                logger.exception("the engine's step failed")
+                self._fail_all(GaCError(f"the engine's step failed ({type(error).__name__}: {error})"))
+                continue
+            for request_id, event in events:
+                sink = self._sinks.get(request_id)
+                if isinstance(event, GaCError) or event.output is not None:
+                    self._sinks.pop(request_id, None)
+                if sink is not None:
+                    sink(event)
+        self._fail_all(EngineClosedError("the ensemble was closed before the request was done"))
+        self._engine.close()
+
+    def _read_mail(self) -> bool:
+        """Takes all mail, waiting for some if there is nothing to do; False once it is time to stop."""
+        while True:
+            try:
+                mail = self._inbox.get(block=not self._engine.busy)
+            except queue.Empty:
+                return True
+            if mail is None:
+                return False
+            if isinstance(mail, _Abort):
+                self._sinks.pop(mail.request_id, None)
+                self._engine.abort_request(mail.request_id)
+            else:
+                self._sinks[mail.request.request_id] = mail.sink
+                self._engine.add_request(mail.request)
+
+    def _fail_all(self, error: GaCError) -> None:
+        sinks, self._sinks = self._sinks, {}
+        for request_id, sink in sinks.items():
+            self._engine.abort_request(request_id)
+            sink(error)
