@@ -44,6 +44,7 @@ class StepDecoder:
         self._weights = normalise(weights)
         self._names = list(names)
 
+    @torch.inference_mode()
     def decode(self, batch: Sequence[Request]) -> list[Picked | GaCError]:
         """Picks the next token of every request, or the error that one of its members met.
 

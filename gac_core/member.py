@@ -107,7 +107,7 @@ class Member:
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any, name: str, context: int | None = None) -> Member:
-        """Makes a member of a loaded transformers model and tokenizer; the model must not be used elsewhere meanwhile."""
+        """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile."""
         model.eval()
         head = model.get_output_embeddings()
         rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)

@@ -13,13 +13,12 @@ from enum import Enum
 class FinishReason(str, Enum):
     """Why a text ended.
 
-    ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was reached.
-    ``ABORT``: the caller gave it up.
+    ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was
+    reached.
     """
 
     STOP = "stop"
     LENGTH = "length"
-    ABORT = "abort"
 
 
 @dataclass(frozen=True)

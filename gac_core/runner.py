@@ -71,6 +71,7 @@ class SlotRunner:
         self._wanted: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep_wanted)
 
+    @torch.inference_mode()
     def clear(self, slot: int) -> None:
         """Forgets all that a slot holds."""
         self._cache.clear(slot)

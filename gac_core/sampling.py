@@ -29,12 +29,12 @@ class SamplingParams:
         min_p: Keep tokens with at least this share of the largest probability, in [0, 1]. Default 0.
         repetition_penalty: Above 1 makes tokens seen in prompt or answer less likely (CTRL, Keskar et al. 2019,
             section 4.1), applied to each member's own logits over its own ids, as transformers does. Default 1.
-        seed: Makes sampling repeatable, independent of what else runs. None (default) draws one, which the output names.
+        seed: Makes sampling repeatable, independent of what else runs. None (default) draws one; the output names it.
         stop: Strings that end the text; never part of it. One string is taken as a list of one.
         logprobs: Give the log-probability of each chosen token and of this many most probable ones (0 to 100).
             None (default) gives none. They are those of the combined distribution, before temperature and cuts.
-        threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets the
-            gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
+        threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
+            the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's.
 
     Raises:
@@ -123,7 +123,7 @@ def keep_top_k(probs: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
-    """Keeps the smallest set of most probable tokens with a mass of at least top_p (Holtzman et al. 2020), renormalised."""
+    """Keeps the fewest most probable tokens with a mass of top_p or more (Holtzman et al. 2020), renormalised."""
     if top_p >= 1:
         return probs
     ordered, order = torch.sort(probs, descending=True, stable=True)

@@ -78,8 +78,8 @@ class Alignment:
             logits: Shape ``[n, rows]``, any float dtype.
 
         Returns:
-            Probabilities, float32, shape ``[n, len(union)]``. Ids with the same bytes, and all ends of text, are summed;
-            control tokens have no mass. A row is NaN where the logits are not usable.
+            Probabilities, float32, shape ``[n, len(union)]``. Ids with the same bytes, and all ends of text, are
+            summed; control tokens have no mass. A row is NaN where the logits are not usable.
         """
         probs = torch.softmax(logits.float().masked_fill(self._masked, float("-inf")), dim=-1)
         padded = torch.nn.functional.pad(probs, (0, 1))
