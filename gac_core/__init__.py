@@ -25,6 +25,7 @@ from gac_core.output import (
     RequestStats,
     TokenLogprob,
     Usage,
+    as_metadata,
     fold,
 )
 from gac_core.sampling import SamplingParams
@@ -57,5 +58,6 @@ __all__ = [
     "UnknownArgumentError",
     "UnwritableTextError",
     "Usage",
+    "as_metadata",
     "fold",
 ]

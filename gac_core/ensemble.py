@@ -157,6 +157,11 @@ class Ensemble:
         """Entries of the union vocabulary, the end of text included."""
         return len(self._union)
 
+    @property
+    def has_chat_templates(self) -> bool:
+        """Whether every member can render a conversation."""
+        return all(member.tokenizer.hf.chat_template for member in self._members)
+
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens; for counting."""
         with self._encoding:

@@ -6,8 +6,9 @@ Plain values; knows nothing of how they came about.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 
 class FinishReason(str, Enum):
@@ -153,3 +154,36 @@ def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
         tokens=tuple(token for part in parts for token in part.tokens),
         logprobs=logprobs,
     )
+
+
+def as_metadata(output: RequestOutput) -> dict[str, Any]:
+    """Returns what frameworks show beside an answer, as plain values that JSON can hold."""
+    stats = output.stats
+    values: dict[str, Any] = {
+        "finish_reason": output.finish_reason.value,
+        "gac": {
+            "steps": stats.steps,
+            "steps_ensembled": stats.steps_ensembled,
+            "share_ensembled": stats.share_ensembled,
+            "total_seconds": stats.total_seconds,
+            "members": {name: asdict(member) for name, member in stats.members.items()},
+        },
+    }
+    if output.stopped_by is not None:
+        values["stopped_by"] = output.stopped_by
+    if output.seed is not None:
+        values["seed"] = output.seed
+    if output.logprobs is not None:
+        values["logprobs"] = {"content": [_entry(item) for item in output.logprobs]}
+    return values
+
+
+def _entry(item: TokenLogprob) -> dict[str, Any]:
+    return {
+        **_token(item.token, item.logprob),
+        "top_logprobs": [_token(token, logprob) for token, logprob in item.top],
+    }
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode(errors="replace"), "bytes": list(token), "logprob": logprob}

@@ -1,0 +1,86 @@
+"""What both LangChain models share: which ensemble they hold and how a call's arguments become `SamplingParams`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from gac_core import ConfigError, Ensemble, SamplingParams, UnknownArgumentError
+
+
+class EnsembleSettings(BaseModel):
+    """Fields of a model that answers through an ensemble.
+
+    Give either ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it) or ``models``. Copies of
+    a model share its ensemble. All other fields are defaults that each call may override by the same name.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    models: list[Any] | None = None
+    """Names on a model hub, folders, mappings or `gac_core.MemberConfig`."""
+    ensemble: Any = Field(default=None, exclude=True)
+    """A loaded ensemble, in place of ``models``."""
+    weights: list[float] | None = None
+    dtype: str | None = None
+    device: str | None = None
+    device_map: Any = None
+    gate: str | None = None
+    threshold: float | Literal["default"] | None = "default"
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: list[str] | None = None
+    logprobs: int | None = None
+    _loaded: Ensemble = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _load(self) -> EnsembleSettings:
+        if (self.models is None) == (self.ensemble is None):
+            raise ConfigError("give either models=[...] or ensemble=..., and not both")
+        if self.ensemble is not None:
+            if not isinstance(self.ensemble, Ensemble):
+                raise ConfigError(f"ensemble must be a gac_core.Ensemble, not a {type(self.ensemble).__name__}")
+            self._loaded = self.ensemble
+        else:
+            self._loaded = Ensemble.load(
+                self.models or [],
+                weights=self.weights,
+                dtype=self.dtype,
+                device=self.device,
+                device_map=self.device_map,
+            )
+        # Wrong defaults are told now, not at the first question.
+        self._params(None, {})
+        return self
+
+    def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
+        """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
+        names = SamplingParams.names()
+        unknown = set(overrides) - names
+        if unknown:
+            raise UnknownArgumentError(unknown, names)
+        values = {name: getattr(self, name) for name in names}
+        if stop is not None:
+            values["stop"] = stop
+        values.update(overrides)
+        values["stop"] = tuple(values["stop"] or ()) if not isinstance(values["stop"], str) else (values["stop"],)
+        return SamplingParams(**values)
+
+    def _identity(self) -> dict[str, Any]:
+        """Everything that decides the text, for caches."""
+        config = self._loaded.config
+        return {
+            "members": [
+                {"model": m.model, "weight": m.weight, "dtype": m.dtype, "revision": m.revision} for m in config.members
+            ],
+            "ensemble_gate": self._loaded.gate,
+            "ensemble_threshold": config.threshold,
+            **{name: getattr(self, name) for name in sorted(SamplingParams.names())},
+        }
