@@ -1,0 +1,73 @@
+"""What both retrieval examples share: documents of a folder, their questions, and a BM25 index over passages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import bm25s
+
+HERE = Path(__file__).parent
+EMBEDDED = [str(HERE / "models" / name) for name in ("ash", "birch", "cedar")]
+SYSTEM = "Answer the question from the passages. If the passages do not tell, say so."
+USER = "Passages:\n\n{context}\n\nQuestion: {question}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and, where known, its right answer."""
+
+    text: str
+    answer: str | None = None
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Reads the command line that both examples share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--models", nargs="+", default=EMBEDDED, help="folders or hub names (default: the embedded)")
+    parser.add_argument("--documents", type=Path, default=HERE / "handbook", help="folder of .md and .txt files")
+    parser.add_argument("--question", action="append", help="ask this instead of the handbook's questions; repeatable")
+    parser.add_argument("--threshold", type=float, default=0.5, help="the gate decides alone at or above it")
+    parser.add_argument("--passages", type=int, default=3, help="passages to retrieve")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    return parser.parse_args()
+
+
+def read_documents(folder: Path) -> dict[str, str]:
+    """Returns the texts of a folder by file name."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt"))
+    if not files:
+        raise SystemExit(f"no .md or .txt file in {folder}; give another folder with --documents")
+    return {path.name: path.read_text(encoding="utf-8") for path in files}
+
+
+def questions(given: list[str] | None, folder: Path) -> list[Question]:
+    """The questions given, or those that lie beside the documents."""
+    if given:
+        return [Question(text) for text in given]
+    path = folder / "questions.json"
+    if not path.exists():
+        raise SystemExit(f"{folder} holds no questions.json; ask with --question")
+    return [Question(item["question"], item["answer"]) for item in json.loads(path.read_text(encoding="utf-8"))]
+
+
+class Bm25:
+    """A BM25 index.
+
+    Args:
+        passages: The passages to search.
+    """
+
+    def __init__(self, passages: list[str]) -> None:
+        self._index = bm25s.BM25()
+        self._index.index(bm25s.tokenize(passages, show_progress=False), show_progress=False)
+        self._size = len(passages)
+
+    def search(self, query: str, k: int) -> list[int]:
+        """Returns the indices of the k best passages, best first."""
+        tokens = bm25s.tokenize([query], show_progress=False)
+        found, _ = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
+        return [int(index) for index in found[0]]

@@ -1,0 +1,66 @@
+"""Fixtures: the embedded members, the shared real tokenizers and models, and random models of several architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gac_core import Ensemble, EnsembleConfig, MemberConfig
+from gac_core.member import Member
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+EMBEDDED = [str(ROOT / "examples" / "models" / name) for name in ("ash", "birch", "cedar")]
+STORIES = [str(SHARED / "models" / name) for name in ("stories260K", "babyllama-361")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
+    for item in items:
+        if item.get_closest_marker("shared") and not SHARED.exists():
+            item.add_marker(missing)
+
+
+@pytest.fixture(scope="session")
+def ensemble() -> Iterator[Ensemble]:
+    """The three embedded members, in fp32."""
+    with Ensemble.load(EMBEDDED, dtype="float32") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def stories() -> Iterator[Ensemble]:
+    """Two real story models with different tokenizers, in fp32."""
+    with Ensemble.load(STORIES, dtype="float32") as loaded:
+        yield loaded
+
+
+def pair(folder: str):
+    """A folder's model in fp32 and its tokenizer, as transformers loads them."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def ensemble_of(models, **settings) -> Ensemble:
+    """An ensemble of loaded (model, tokenizer) pairs, named m0, m1, ..."""
+    weights = settings.pop("weights", [1.0] * len(models))
+    contexts = settings.pop("contexts", [None] * len(models))
+    names = [f"m{index}" for index in range(len(models))]
+    members = [
+        Member.from_model(model, tokenizer, name, context)
+        for (model, tokenizer), name, context in zip(models, names, contexts, strict=True)
+    ]
+    configs = tuple(MemberConfig(name, name=name, weight=w) for name, w in zip(names, weights, strict=True))
+    return Ensemble(members, EnsembleConfig(configs, **settings))
+
+
+QUESTION = [
+    {"role": "system", "content": "Answer the question from the passages. If the passages do not tell, say so."},
+    {
+        "role": "user",
+        "content": "Passages:\n\nThe Torno Bridge is the work of Melka Dorin. The bridge stands in Halkus. "
+        "It was built in 1874. It is made of stone.\n\nQuestion: In which town is the Torno Bridge?",
+    },
+]

@@ -1,0 +1,203 @@
+"""Bad input gives a named error that says what to do, and the engine lives on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gac_core import (
+    ChatTemplateError,
+    ConfigError,
+    EmptyPromptError,
+    EngineClosedError,
+    Ensemble,
+    EnsembleConfig,
+    GaCError,
+    InvalidLogitsError,
+    MemberConfig,
+    MemberError,
+    ModelLoadError,
+    PromptTooLongError,
+    RequestError,
+    SamplingParams,
+    UnknownArgumentError,
+)
+
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ModelLoadError, match="no/such-folder"):
+        Ensemble.load(["./no/such-folder/at-all"])
+
+
+def test_one_model_in_place_of_a_list_is_refused():
+    with pytest.raises(ConfigError, match="must be a list"):
+        Ensemble.load(EMBEDDED[0])
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "2", True])
+def test_weights_must_be_positive(weight):
+    with pytest.raises(ConfigError, match="weight of member 'ash'"):
+        MemberConfig(EMBEDDED[0], weight=weight)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", True])
+def test_thresholds_lie_between_zero_and_one(threshold):
+    with pytest.raises(ConfigError, match="threshold"):
+        EnsembleConfig((MemberConfig("a"),), threshold=threshold)
+    with pytest.raises(RequestError, match="threshold"):
+        SamplingParams(threshold=threshold)
+
+
+def test_names_and_gates_are_checked():
+    with pytest.raises(ConfigError, match="two members are called 'a'"):
+        EnsembleConfig((MemberConfig("x/a"), MemberConfig("y/a")))
+    with pytest.raises(ConfigError, match="'oak' is not a member; members are: a"):
+        EnsembleConfig((MemberConfig("a"),), gate="oak")
+    with pytest.raises(ConfigError, match="at least one member"):
+        EnsembleConfig(())
+    with pytest.raises(ConfigError, match="2 weights for 3 members"):
+        Ensemble.load(EMBEDDED, weights=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ({"max_tokens": -3}, "max_tokens"),
+        ({"max_tokens": 2.5}, "max_tokens must be a whole number"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p must be above 0"),
+        ({"top_k": 0}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logprobs": 101}, "logprobs"),
+        ({"stop": [""]}, "stop"),
+        ({"seed": 1.5}, "seed"),
+        ({"gate": "oak"}, "'oak' is not a member; members are: ash, birch, cedar"),
+        ({"treshold": 0.5}, "did you mean 'threshold'"),
+    ],
+)
+def test_wrong_arguments_are_named(ensemble, arguments, words):
+    with pytest.raises(RequestError, match=words):
+        ensemble.generate(QUESTION, **arguments)
+
+
+def test_unknown_arguments_are_type_errors_too(ensemble):
+    with pytest.raises(TypeError):
+        ensemble.generate(QUESTION, max_length=3)
+    assert issubclass(UnknownArgumentError, TypeError)
+
+
+@pytest.mark.parametrize("prompt", ["", []])
+def test_empty_prompts_are_refused(ensemble, prompt):
+    with pytest.raises(EmptyPromptError):
+        ensemble.generate(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", [b"bytes", 3, {"role": "user", "content": "x"}, ["x"], [{"role": "robot", "content": "x"}], [{"role": "user"}]]
+)
+def test_prompts_of_a_wrong_shape_are_refused(ensemble, prompt):
+    with pytest.raises(RequestError):
+        ensemble.generate(prompt)
+
+
+def test_a_long_prompt_names_member_and_lengths(ensemble):
+    with pytest.raises(PromptTooLongError, match=r"'ash', whose context holds 1024") as caught:
+        ensemble.generate("word " * 3000)
+    assert caught.value.member == "ash"
+    assert caught.value.prompt_tokens > caught.value.context == 1024
+
+
+def test_a_full_context_ends_the_text_as_too_long():
+    model, tokenizer = pair(EMBEDDED[0])
+    ids = tokenizer.encode("In which town is the bridge")
+    with ensemble_of([(model, tokenizer)], contexts=[len(ids) + 2]) as small:
+        output = small.generate("In which town is the bridge", max_tokens=50)
+        assert output.finish_reason == "length"
+        # The text that fits, and one token more that is written but never read.
+        assert len(output.tokens) == 3
+
+
+@pytest.mark.shared
+def test_messages_without_a_chat_template_are_refused(stories):
+    with pytest.raises(ChatTemplateError, match="'stories260K'.*no chat template"):
+        stories.generate(QUESTION)
+
+
+class Broken:
+    """Makes a member's output head give bad logits for texts that hold one token."""
+
+    def __init__(self, model, marker, value):
+        self.marker, self.value, self.sick = marker, value, False
+        model.register_forward_pre_hook(self.look, with_kwargs=True)
+        model.get_output_embeddings().register_forward_hook(self.spoil)
+
+    def look(self, module, args, kwargs):
+        self.sick = [self.marker in row for row in kwargs["input_ids"].tolist()]
+
+    def spoil(self, module, args, output):
+        output = output.clone()
+        for index, sick in enumerate(self.sick):
+            if sick:
+                output[0, index] = self.value
+        return output
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_bad_logits_fail_their_request_alone(value):
+    pairs = [pair(folder) for folder in EMBEDDED[:2]]
+    marker = pairs[1][1].encode("%", add_special_tokens=False)[-1]
+    with ensemble_of(pairs) as both:
+        good = both.generate("In which town", max_tokens=8)
+        Broken(pairs[1][0], marker, value)
+        streams = [both._events(both._request(p, None, {"max_tokens": 8}), eager=True) for p in ("100 %", "In which town")]
+        with pytest.raises(InvalidLogitsError, match="'m1'"):
+            list(streams[0])
+        assert tuple(t for chunk in streams[1] for t in chunk.tokens) == good.tokens
+        assert both.generate("In which town", max_tokens=8).tokens == good.tokens
+
+
+def test_what_a_failed_request_left_in_a_slot_reaches_nobody():
+    model, tokenizer = pair(EMBEDDED[0])
+    with ensemble_of([(model, tokenizer)]) as one:
+        good = one.generate("In which", max_tokens=10).tokens
+        weight = model.get_input_embeddings().weight
+        with torch.no_grad():
+            kept = weight.clone()
+            weight.fill_(float("nan"))
+        with pytest.raises(InvalidLogitsError):
+            one.generate("In which town is the Torno Bridge, and who built it?", max_tokens=3)
+        with torch.no_grad():
+            weight.copy_(kept)
+        assert one.generate("In which", max_tokens=10).tokens == good
+
+
+def test_a_member_that_raises_is_named_and_others_go_on():
+    model, tokenizer = pair(EMBEDDED[0])
+    with ensemble_of([(model, tokenizer)]) as one:
+        good = one.generate("In which", max_tokens=5).tokens
+        handle = model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(MemberError, match="'m0' failed: RuntimeError: out of memory"):
+            one.generate("In which", max_tokens=5)
+        handle.remove()
+        assert one.generate("In which", max_tokens=5).tokens == good
+
+
+def test_a_closed_ensemble_says_so():
+    one = ensemble_of([pair(EMBEDDED[0])])
+    running = one.stream("In which", max_tokens=500)
+    next(running)
+    one.close()
+    one.close()
+    with pytest.raises(EngineClosedError):
+        list(running)
+    with pytest.raises(EngineClosedError):
+        one.generate("In which")
+
+
+def test_every_error_is_a_gac_error():
+    for kind in (ConfigError, RequestError, MemberError, ModelLoadError, EngineClosedError, UnknownArgumentError):
+        assert issubclass(kind, GaCError)
