@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from gac_core import Ensemble
-from gac_langchain import ChatGaC
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessageChunk
@@ -20,11 +18,13 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from pydantic import ConfigDict
+from retrieval import SYSTEM, USER, Bm25, Question, arguments, questions, read_documents
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from retrieval import SYSTEM, USER, Bm25, Question, arguments, questions, read_documents
+from gac_core import Ensemble
+from gac_langchain import ChatGaC
 
 
 class Bm25Retriever(BaseRetriever):
@@ -131,16 +131,16 @@ def same(answer: str, gold: str) -> bool:
     return answer.strip().rstrip(".").casefold() == gold.strip().rstrip(".").casefold()
 
 
-def summary(
-    console: Console, right: dict[str, int], steps: dict[str, list[int]], asked: int, seconds: float
-) -> None:
+def summary(console: Console, right: dict[str, int], steps: dict[str, list[int]], asked: int, seconds: float) -> None:
     """Prints right answers and the share of steps that were ensembled."""
     table = Table("answered by", "right answers", "steps", "steps ensembled")
     names = {"ensemble": "every step"}
     for name, hits in right.items():
         total, ensembled = steps.get(names.get(name, name), [0, 0])
         share = f"{ensembled / total:.0%}" if total else ""
-        table.add_row(f"{name} (every step)" if name == "ensemble" else name, f"{hits} of {asked}", str(total or ""), share)
+        table.add_row(
+            f"{name} (every step)" if name == "ensemble" else name, f"{hits} of {asked}", str(total or ""), share
+        )
     console.print(table)
     console.print(f"{seconds:.1f} s for {asked} questions", style="dim")
 

@@ -6,8 +6,6 @@ embedded models; give ``--models`` folders or hub names for real ones.
 
 from __future__ import annotations
 
-from gac_core import Ensemble
-from gac_llamaindex import GaCLLM
 from llama_index.core import Document, QueryBundle, get_response_synthesizer
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -15,9 +13,11 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from retrieval import SYSTEM, Bm25, arguments, questions, read_documents
 from transformers.utils import logging as transformers_logging
 
-from retrieval import SYSTEM, Bm25, arguments, questions, read_documents
+from gac_core import Ensemble
+from gac_llamaindex import GaCLLM
 
 QA_TEMPLATE = ChatPromptTemplate(
     [

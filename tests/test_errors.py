@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+
 from gac_core import (
     ChatTemplateError,
     ConfigError,
@@ -21,8 +23,6 @@ from gac_core import (
     SamplingParams,
     UnknownArgumentError,
 )
-
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 
 
 def test_an_unknown_model_is_named():
@@ -97,7 +97,8 @@ def test_empty_prompts_are_refused(ensemble, prompt):
 
 
 @pytest.mark.parametrize(
-    "prompt", [b"bytes", 3, {"role": "user", "content": "x"}, ["x"], [{"role": "robot", "content": "x"}], [{"role": "user"}]]
+    "prompt",
+    [b"bytes", 3, {"role": "user", "content": "x"}, ["x"], [{"role": "robot", "content": "x"}], [{"role": "user"}]],
 )
 def test_prompts_of_a_wrong_shape_are_refused(ensemble, prompt):
     with pytest.raises(RequestError):
@@ -153,7 +154,9 @@ def test_bad_logits_fail_their_request_alone(value):
     with ensemble_of(pairs) as both:
         good = both.generate("In which town", max_tokens=8)
         Broken(pairs[1][0], marker, value)
-        streams = [both._events(both._request(p, None, {"max_tokens": 8}), eager=True) for p in ("100 %", "In which town")]
+        streams = [
+            both._events(both._request(p, None, {"max_tokens": 8}), eager=True) for p in ("100 %", "In which town")
+        ]
         with pytest.raises(InvalidLogitsError, match="'m1'"):
             list(streams[0])
         assert tuple(t for chunk in streams[1] for t in chunk.tokens) == good.tokens

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gac_core import fold
-from gac_core.runner import RowRunner, SlotRunner
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 from transformers import (
     AutoTokenizer,
     Gemma3ForCausalLM,
@@ -22,7 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from gac_core import fold
+from gac_core.runner import RowRunner, SlotRunner
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]
 SMALL = {
@@ -179,7 +179,9 @@ def test_a_seed_fixes_the_text_whatever_else_runs(ensemble):
     asked = {"temperature": 1.0, "seed": 7, "max_tokens": 20}
     alone = ensemble.generate(PROMPTS[0], **asked)
     assert ensemble.generate(PROMPTS[0], **asked).tokens == alone.tokens
-    others = [ensemble.stream(prompt, temperature=1.3, seed=index, max_tokens=30) for index, prompt in enumerate(PROMPTS)]
+    others = [
+        ensemble.stream(prompt, temperature=1.3, seed=index, max_tokens=30) for index, prompt in enumerate(PROMPTS)
+    ]
     for other in others:
         next(other)
     assert ensemble.generate(PROMPTS[0], **asked).tokens == alone.tokens

@@ -1,11 +1,11 @@
 """The engine gives the same greedy text as the plain float64 reference."""
 
 import pytest
-from gac_core import FinishReason
-from gac_core.chat import encode_prompt
-
 import reference
 from conftest import EMBEDDED, QUESTION, STORIES, pair
+
+from gac_core import FinishReason
+from gac_core.chat import encode_prompt
 
 
 def expected(ensemble, folders, prompt, steps, threshold=None):

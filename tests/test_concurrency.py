@@ -1,0 +1,106 @@
+"""Many callers at once, streams given up, event loops that keep ticking."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+
+ASKED = {"max_tokens": 16}
+
+
+def idle(ensemble, within=5.0):
+    """Whether the engine holds no request soon."""
+    until = time.perf_counter() + within
+    while ensemble._worker._engine.busy and time.perf_counter() < until:
+        time.sleep(0.005)
+    return not ensemble._worker._engine.busy
+
+
+def test_threads_get_their_solo_answers(ensemble):
+    prompts = [QUESTION, "Who", "In which town", "14:15"] * 8
+    solo = {str(p): ensemble.generate(p, **ASKED).tokens for p in prompts[:4]}
+    with ThreadPoolExecutor(32) as pool:
+        outputs = list(pool.map(lambda p: ensemble.generate(p, **ASKED), prompts))
+    assert [o.tokens for o in outputs] == [solo[str(p)] for p in prompts]
+
+
+async def test_tasks_get_their_solo_answers(ensemble):
+    prompts = [QUESTION, "Who", "In which town"] * 3
+    solo = {str(p): ensemble.generate(p, **ASKED).tokens for p in prompts[:3]}
+    outputs = await asyncio.gather(*(ensemble.agenerate(p, **ASKED) for p in prompts))
+    assert [o.tokens for o in outputs] == [solo[str(p)] for p in prompts]
+
+
+def long_prompt():
+    """A prompt that the member goes on about (no end of text in the first tokens)."""
+    return "passages " * 30
+
+
+def test_an_abandoned_stream_frees_the_engine():
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        stream = one.stream(long_prompt(), temperature=5.0, seed=1, max_tokens=900)
+        next(stream)
+        stream.close()
+        assert idle(one)
+        assert one._members[0]._slots == {}
+
+
+async def test_a_cancelled_task_frees_the_engine():
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        task = asyncio.create_task(one.agenerate(long_prompt(), temperature=5.0, seed=1, max_tokens=900))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await asyncio.to_thread(idle, one)
+        assert one._members[0]._slots == {}
+
+
+async def test_the_event_loop_is_never_blocked(ensemble):
+    gaps, last = [], time.perf_counter()
+    task = asyncio.create_task(ensemble.agenerate(long_prompt(), temperature=5.0, seed=1, max_tokens=60))
+    while not task.done():
+        await asyncio.sleep(0.002)
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+    await task
+    # Many ticks happened while the engine worked: it did not hold the loop for the whole answer.
+    assert len(gaps) > 10
+
+
+def test_requests_join_between_steps_and_share_forwards(ensemble):
+    engine = ensemble._worker._engine
+    sizes, decode = [], engine._decoder.decode
+    engine._decoder.decode = lambda batch: sizes.append(len(batch)) or decode(batch)
+    try:
+        ensemble.generate_batch([QUESTION] * 5, **ASKED)
+    finally:
+        engine._decoder.decode = decode
+    assert max(sizes) >= 4
+
+
+def test_more_requests_than_the_batch_holds_wait_their_turn():
+    with ensemble_of([pair(EMBEDDED[0])], max_batch_size=2) as one:
+        solo = one.generate("In which", **ASKED).tokens
+        assert [o.tokens for o in one.generate_batch(["In which"] * 5, **ASKED)] == [solo] * 5
+
+
+def test_counts_and_logprobs(ensemble):
+    output = ensemble.generate(QUESTION, logprobs=3, **ASKED)
+    ended = output.finish_reason == "stop"
+    assert output.usage.completion_tokens == len(output.tokens)
+    assert output.stats.steps == len(output.tokens) + ended
+    assert output.stats.steps_ensembled == output.stats.steps
+    assert len(output.logprobs) == output.stats.steps
+    for entry, token in zip(output.logprobs, [*output.tokens, b""], strict=False):
+        assert entry.token == token == entry.top[0][0]
+        assert entry.logprob == entry.top[0][1] <= 0
+        assert len(entry.top) == 3
+    for member in output.stats.members.values():
+        assert member.forwards == output.stats.steps
+        assert member.seconds > 0
+        assert member.tokens >= member.prompt_tokens
+    assert ensemble.generate(QUESTION, **ASKED).logprobs is None

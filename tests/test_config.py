@@ -1,0 +1,41 @@
+"""Configurations go to YAML and back, and name what they do not know."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import EMBEDDED, QUESTION
+
+from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, UnknownArgumentError
+
+
+def test_yaml_and_back(tmp_path):
+    config = EnsembleConfig((MemberConfig("x/a", weight=2), MemberConfig("b", dtype="bfloat16")), "b", 0.5, 4)
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(config.to_yaml())
+    assert EnsembleConfig.from_yaml(path) == config
+
+
+def test_an_ensemble_loads_from_yaml(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members:\n- {EMBEDDED[0]}\n- model: {EMBEDDED[1]}\n  dtype: float32\nthreshold: 0.5\n")
+    with Ensemble.from_config(path) as ensemble:
+        assert ensemble.names == ["ash", "birch"]
+        assert ensemble.generate(QUESTION, max_tokens=2).stats.steps >= 1
+
+
+@pytest.mark.parametrize("text", ["members: [a]\nthresold: 0.5", "members: [{model: a, wieght: 2}]"])
+def test_unknown_keys_are_named(tmp_path, text):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(text)
+    with pytest.raises(UnknownArgumentError, match="did you mean"):
+        EnsembleConfig.from_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "members: a", "members: [{weight: 2}]", "members: [3]", "a: [", "members:"])
+def test_wrong_files_are_refused(tmp_path, text):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(text)
+    with pytest.raises((ConfigError, UnknownArgumentError)):
+        EnsembleConfig.from_yaml(path)
+    with pytest.raises(ConfigError, match="cannot read"):
+        EnsembleConfig.from_yaml(tmp_path / "nothing.yaml")

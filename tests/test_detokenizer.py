@@ -1,0 +1,52 @@
+"""Text comes out whole, in order, and without stop strings, however the bytes are cut."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gac_core.detokenizer import Detokenizer
+
+
+def feed(pieces, stop=()):
+    detokenizer = Detokenizer(stop)
+    out = ""
+    for piece in pieces:
+        out += detokenizer.push(piece)
+        if detokenizer.stopped_by:
+            break
+    return out + detokenizer.flush(), detokenizer.stopped_by
+
+
+def test_half_characters_wait():
+    detokenizer = Detokenizer()
+    assert detokenizer.push("é".encode()[:1]) == ""
+    assert detokenizer.push("é".encode()[1:]) == "é"
+    detokenizer.push("漢".encode()[:2])
+    assert detokenizer.flush() == "\ufffd"
+
+
+def test_a_stop_string_across_tokens_is_never_shown():
+    detokenizer = Detokenizer(["END", "\n\n"])
+    assert detokenizer.push(b"so E") == "so "
+    assert detokenizer.push(b"N") == ""
+    assert detokenizer.push(b"T\n") == "ENT"
+    assert detokenizer.push(b"x END of it") == "\nx "
+    assert detokenizer.stopped_by == "END"
+    assert detokenizer.flush() == ""
+
+
+def test_the_earliest_then_longest_stop_wins():
+    assert feed([b"a###b"], ["#", "###"]) == ("a", "###")
+    assert feed([b"abc"], ["c", "b"]) == ("a", "b")
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.lists(st.text(min_size=1, max_size=4), max_size=3))
+def test_cuts_do_not_matter(data, cuts, stop):
+    at = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    text = data.decode(errors="replace")
+    found = [text.find(s) for s in stop if s in text]
+    got, stopped_by = feed(pieces, stop)
+    assert got == (text[: min(found)] if found else text)
+    assert (stopped_by is not None) == bool(found)

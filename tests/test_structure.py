@@ -1,0 +1,80 @@
+"""The house stands as its plan says: imports go downwards, files are small, names are pinned."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import gac_core
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {
+    "errors": 0,
+    "cache": 0,
+    "detokenizer": 0,
+    "output": 0,
+    "config": 1,
+    "sampling": 1,
+    "tokenizer": 1,
+    "chat": 2,
+    "runner": 2,
+    "member": 3,
+    "vocabulary": 3,
+    "request": 4,
+    "aggregation": 4,
+    "executor": 4,
+    "decoder": 5,
+    "scheduler": 5,
+    "engine": 6,
+    "worker": 7,
+    "ensemble": 8,
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_go_downwards():
+    for path in (ROOT / "gac_core").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for module in imported(path):
+            if module.startswith("gac_core."):
+                name = module.split(".")[1]
+                higher = FLOORS[name] > FLOORS[path.stem]
+                assert not higher, f"{path.stem} (floor {FLOORS[path.stem]}) imports {name} (floor {FLOORS[name]})"
+            assert not module.startswith(("langchain", "llama_index", "pydantic")), f"{path.stem} imports {module}"
+
+
+def test_wrappers_use_only_public_names():
+    for package in ("gac_langchain", "gac_llamaindex"):
+        for path in (ROOT / package).glob("*.py"):
+            assert not [module for module in imported(path) if module.startswith("gac_core.")], path
+
+
+def test_rooms_are_small():
+    for package in ("gac_core", "gac_langchain", "gac_llamaindex"):
+        for path in (ROOT / package).glob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert len(text.splitlines()) <= 320, path
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    assert (node.end_lineno or 0) - node.lineno <= 65, f"{path}: {node.name}"
+
+
+def test_public_names_exist_and_are_sorted():
+    assert gac_core.__all__ == sorted(gac_core.__all__, key=lambda name: (name.islower(), name))
+    assert all(hasattr(gac_core, name) for name in gac_core.__all__)
+
+
+def test_core_needs_neither_framework():
+    code = "import sys, gac_core; print([m for m in ('langchain_core', 'llama_index', 'pydantic') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

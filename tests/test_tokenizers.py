@@ -1,0 +1,121 @@
+"""A member's own tokens come back as the same bytes, for real tokenizers of every kind."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import EMBEDDED, SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from gac_core.errors import UnwritableTextError
+from gac_core.tokenizer import MemberTokenizer
+from gac_core.vocabulary import UnionVocabulary
+
+REAL = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
+TEXT = "Zürich ä é ñ 漢字 한국 😀 naïve – “quoted” ½ tokens,\n\tof code: x_1 += 2;  two spaces"
+_LOADED: dict[str, MemberTokenizer] = {}
+
+
+def load(folder) -> MemberTokenizer:
+    name = str(folder)
+    if name not in _LOADED:
+        _LOADED[name] = MemberTokenizer(AutoTokenizer.from_pretrained(name), name)
+    return _LOADED[name]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", REAL)
+def test_every_token_survives_the_union(name):
+    """0 changed: the bytes of each id, written anew, are the same bytes, and the union holds them once."""
+    member = load(SHARED / "tokenizers" / name)
+    union = UnionVocabulary([member])
+    held = [(i, data) for i, data in enumerate(member.token_bytes) if data is not None]
+    assert len(held) > 30_000
+    changed = [i for i, data in held if member.decode(member.write(union.tokens[union.ids[data]])) != data]
+    assert changed == []
+    # Written again as one id, not as several.
+    assert all(len(member.write(data)) == 1 for _, data in held)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", [n for n in REAL if n != "t5-small"])
+def test_encoded_text_decodes_to_its_bytes(name):
+    member = load(SHARED / "tokenizers" / name)
+    data = member.decode(member.hf.encode(TEXT, add_special_tokens=False))
+    # SentencePiece tokenizers put one space before the text.
+    assert data.removeprefix(b" ") == TEXT.encode()
+    assert member.decode(member.write(TEXT.encode())) == TEXT.encode()
+
+
+@pytest.mark.shared
+def test_a_tokenizer_without_bytes_says_what_it_cannot_write():
+    member = load(SHARED / "tokenizers" / "t5-small")
+    with pytest.raises(UnwritableTextError, match="cannot write") as caught:
+        member.write("漢".encode())
+    assert caught.value.value == "漢".encode()
+
+
+@pytest.mark.shared
+def test_the_spelling_is_judged_by_behaviour():
+    levels = {name: load(SHARED / "tokenizers" / name).byte_level for name in REAL}
+    assert levels == {
+        "deepseek-llm": True,
+        "gpt2": True,
+        "llama-2": False,
+        "llama-3": True,
+        "mistral-tekken": True,
+        "phi-3": False,
+        "qwen2.5": True,
+        "t5-small": False,
+    }
+
+
+@pytest.mark.shared
+def test_added_letters_are_spelled_as_they_are():
+    member = load(SHARED / "tokenizers" / "deepseek-llm")
+    index = member.hf.convert_tokens_to_ids("ü")
+    assert member.token_bytes[index] == "ü".encode()
+
+
+@pytest.mark.shared
+def test_turns_end_where_the_template_says():
+    for name, end in (("llama-3", "<|eot_id|>"), ("qwen2.5", "<|im_end|>"), ("phi-3", "<|end|>")):
+        member = load(SHARED / "tokenizers" / name)
+        assert member.hf.convert_tokens_to_ids(end) in member.end_ids
+
+
+@pytest.mark.shared
+def test_all_ends_of_a_generation_config_count(stories):
+    assert {1, 2} <= stories._members[0].tokenizer.end_ids
+
+
+@pytest.mark.shared
+def test_a_byte_token_and_its_character_share_an_entry():
+    llama = load(SHARED / "tokenizers" / "llama-2")
+    gpt2 = load(SHARED / "tokenizers" / "gpt2")
+    union = UnionVocabulary([llama, gpt2])
+    for data in (b"!", b"\n", b" ", b"7"):
+        assert union.ids[data] >= 0
+        assert gpt2.write(data)
+        assert llama.write(data)
+    # The ordinary piece is written, not the byte token.
+    assert llama.write(b"!") == (llama.hf.convert_tokens_to_ids("!"),)
+    assert union.tokens == sorted(set(union.tokens))
+
+
+@pytest.mark.parametrize("folder", EMBEDDED)
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.one_of(st.text(min_size=1).map(lambda t: t.encode("utf-8", "replace")), st.binary(min_size=1, max_size=8))
+)
+def test_embedded_members_write_any_bytes(folder, data):
+    member = load(folder)
+    assert member.decode(member.write(data)) == data
+
+
+@pytest.mark.parametrize("folder", EMBEDDED)
+def test_plain_loading_keeps_the_text(folder):
+    member = load(folder)
+    text = "In which town\nis the bridge? 14:15, 12 crowns."
+    assert member.decode(member.hf.encode(text, add_special_tokens=False)).lstrip() == text.encode()
