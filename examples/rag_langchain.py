@@ -1,7 +1,7 @@
 """Retrieval question answering through LangChain on an ensemble.
 
-Documents -> splitter -> BM25 retriever -> prompt -> ensemble -> streamed answer with its source, and beside it what each
-member would have said alone. Runs on the embedded models; give ``--models`` folders or hub names for real ones.
+Documents -> splitter -> BM25 retriever -> prompt -> ensemble -> streamed answer with its source, and beside it what
+each member would have said alone. Runs on the embedded models; give ``--models`` folders or hub names for real ones.
 """
 
 from __future__ import annotations
@@ -138,9 +138,8 @@ def summary(console: Console, right: dict[str, int], steps: dict[str, list[int]]
     for name, hits in right.items():
         total, ensembled = steps.get(names.get(name, name), [0, 0])
         share = f"{ensembled / total:.0%}" if total else ""
-        table.add_row(
-            f"{name} (every step)" if name == "ensemble" else name, f"{hits} of {asked}", str(total or ""), share
-        )
+        label = f"{name} (every step)" if name == "ensemble" else name
+        table.add_row(label, f"{hits} of {asked}", str(total or ""), share)
     console.print(table)
     console.print(f"{seconds:.1f} s for {asked} questions", style="dim")
 

@@ -127,7 +127,7 @@ def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
     if top_p >= 1:
         return probs
     ordered, order = torch.sort(probs, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
+    before = torch.cat([ordered.new_zeros(1), ordered.cumsum(-1)[:-1]])
     keep = torch.zeros_like(probs, dtype=torch.bool)
     keep[order] = before < top_p
     return _renormalise(probs, keep)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 
-ASKED = {"max_tokens": 16}
+ASKED = {"max_tokens": 16, "temperature": 2.0, "seed": 3}
 
 
 def idle(ensemble, within=5.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +46,7 @@ def test_the_earliest_then_longest_stop_wins():
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.lists(st.text(min_size=1, max_size=4), max_size=3))
 def test_cuts_do_not_matter(data, cuts, stop):
     at = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(at)]
     text = data.decode(errors="replace")
     found = [text.find(s) for s in stop if s in text]
     got, stopped_by = feed(pieces, stop)
