@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from architectures import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
@@ -42,6 +43,12 @@ def pair(folder: str):
     """A folder's model in fp32 and its tokenizer, as transformers loads them."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     return model, AutoTokenizer.from_pretrained(folder)
+
+
+def random_pair(name: str, seed: int = 0):
+    """A random model of an architecture, which hardly ever ends its text, with the first embedded tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
+    return random_model(name, tokenizer, seed), tokenizer
 
 
 def ensemble_of(models, **settings) -> Ensemble:

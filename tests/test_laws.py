@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import pytest
 import torch
+from architectures import ARCHITECTURES, random_model
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair
-from transformers import (
-    AutoTokenizer,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoTokenizer
 
 from gac_core import fold
 from gac_core.runner import RowRunner, SlotRunner
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-}
-GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256, "initializer_range": 0.3}
-ARCHITECTURES = {
-    "llama": lambda v: LlamaForCausalLM(LlamaConfig(vocab_size=v, num_key_value_heads=2, **SMALL)),
-    "qwen2": lambda v: Qwen2ForCausalLM(Qwen2Config(vocab_size=v, num_key_value_heads=2, **SMALL)),
-    "gpt2": lambda v: GPT2LMHeadModel(GPT2Config(vocab_size=v, **GPT2, bos_token_id=1, eos_token_id=1)),
-    "neox": lambda v: GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=v, **SMALL, bos_token_id=1, eos_token_id=1)),
-    "mistral with a window of 8": lambda v: MistralForCausalLM(
-        MistralConfig(vocab_size=v, num_key_value_heads=2, sliding_window=8, **SMALL)
-    ),
-    "gemma3 with mixed layers": lambda v: Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=v,
-            num_key_value_heads=2,
-            head_dim=16,
-            sliding_window=8,
-            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-            **SMALL,
-        )
-    ),
-}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(EMBEDDED[0])
-
-
-def random_model(name, tokenizer, seed=0):
-    torch.manual_seed(seed)
-    model = ARCHITECTURES[name](len(tokenizer)).eval()
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
 
 
 def plain(model, tokenizer, prompt, count):
@@ -118,38 +72,53 @@ def test_eager_attention_runs_in_slots(tokenizer):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_copies_of_a_model_equal_that_model(count):
+def test_copies_of_a_model_equal_that_model(count, tokenizer):
     folder = EMBEDDED[0]
     with ensemble_of([pair(folder)]) as one, ensemble_of([pair(folder) for _ in range(count)]) as many:
-        for prompt in (QUESTION, *PROMPTS):
+        assert many.generate(QUESTION, max_tokens=30).tokens == one.generate(QUESTION, max_tokens=30).tokens
+    copies = [(random_model("llama", tokenizer), tokenizer) for _ in range(count + 1)]
+    with ensemble_of(copies[:1]) as one, ensemble_of(copies[1:]) as many:
+        for prompt in PROMPTS:
             assert many.generate(prompt, max_tokens=30).tokens == one.generate(prompt, max_tokens=30).tokens
 
 
 @pytest.mark.parametrize("threshold", [None, 0.6])
-def test_batched_equals_alone(ensemble, threshold):
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_batched_equals_alone(ensemble, threshold, temperature):
     prompts = [QUESTION, *PROMPTS] * 2
-    alone = [ensemble.generate(prompt, max_tokens=20, threshold=threshold) for prompt in prompts]
-    together = ensemble.generate_batch(prompts, max_tokens=20, threshold=threshold)
+    asked = {"max_tokens": 20, "threshold": threshold, "temperature": temperature, "seed": 11}
+    alone = [ensemble.generate(prompt, **asked) for prompt in prompts]
+    together = ensemble.generate_batch(prompts, **asked)
+    assert sum(len(output.tokens) for output in alone) > 0
     assert [output.tokens for output in together] == [output.tokens for output in alone]
     assert [o.stats.steps_ensembled for o in together] == [o.stats.steps_ensembled for o in alone]
 
 
-def test_catching_up_equals_never_having_been_skipped(ensemble):
-    """A member that skipped steps gives the same distribution afterwards as one that read every token at once."""
-    seen = []
-    decoder = ensemble._worker._engine._decoder
-    original = decoder._pick
-    decoder._pick = lambda request, combined: seen.append(combined.clone()) or original(request, combined)
-    try:
-        ensemble.generate(QUESTION, max_tokens=20, gate="ash", threshold=0.7)
-    finally:
-        decoder._pick = original
-    skipped = ensemble.generate(QUESTION, max_tokens=20, gate="ash", threshold=0.7)
-    forwards = [skipped.stats.members[name].forwards for name in ensemble.names]
-    assert forwards[0] == skipped.stats.steps
-    assert forwards[1] == forwards[2] == skipped.stats.steps_ensembled
-    # With every step recomputed by the plain reference the same text results: see test_reference.
-    assert len(seen) == skipped.stats.steps
+def test_catching_up_equals_never_having_been_skipped(tokenizer):
+    """After steps without it, a member gives what it would have given had it read each token as it came."""
+    gate, other = (random_model(name, tokenizer, seed=seed) for name, seed in (("llama", 0), ("qwen2", 1)))
+    with ensemble_of([(gate, tokenizer), (other, tokenizer)]) as both:
+        for prompt in PROMPTS:
+            alone = both.generate(prompt, max_tokens=40, threshold=0.0, logprobs=0)
+            # Between the gate's more and less sure moments, so that both kinds of step happen.
+            threshold = statistics.median(math.exp(entry.logprob) for entry in alone.logprobs)
+            output = both.generate(prompt, max_tokens=40, threshold=threshold)
+            stats = output.stats
+            assert stats.members["m0"].forwards == stats.steps
+            assert stats.members["m1"].forwards == stats.steps_ensembled
+            # The same text with the other member asked at every step: its answer is looked at only where it counts.
+            text = both._members[0].tokenizer.encode_prompt(prompt)
+            for token in output.tokens:
+                ids = torch.tensor([text])
+                with torch.no_grad():
+                    probs = [
+                        alignment.align(model(ids, use_cache=False).logits[:, -1])[0]
+                        for model, alignment in zip((gate, other), both._worker._engine._alignments, strict=True)
+                    ]
+                combined = probs[0] if probs[0].max() >= threshold else (probs[0] + probs[1]) / 2
+                assert both._union.tokens[int(combined.argmax())] == token
+                text += both._members[0].tokenizer.write(token)
+            assert 0 < stats.steps_ensembled < stats.steps
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
