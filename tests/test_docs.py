@@ -1,0 +1,28 @@
+"""What the README and the examples say is run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_readme_code_runs(code, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["rag_langchain.py", "rag_llamaindex.py"])
+def test_examples_answer_a_question(name):
+    command = [sys.executable, f"examples/{name}", "--question", "Where is the Torno Bridge?", "--max-tokens", "16"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Where is the Torno Bridge?" in run.stdout
+    assert "source" in run.stdout
