@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gac_core.config import MemberConfig
-from gac_core.errors import ModelLoadError
+from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.runner import Row, Runner, choose_runner
 from gac_core.tokenizer import MemberTokenizer
 
@@ -114,6 +114,10 @@ class Member:
         ends = getattr(model.generation_config, "eos_token_id", None)
         end_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if context is not None and limit is not None and context > limit:
+            raise ConfigError(
+                f"the context of member {name!r} is set to {context}, but its model reads at most {limit}"
+            )
         return cls(
             name=name,
             tokenizer=MemberTokenizer(tokenizer, name, end_ids, rows),

@@ -112,6 +112,11 @@ def test_a_long_prompt_names_member_and_lengths(ensemble):
     assert caught.value.prompt_tokens > caught.value.context == 1024
 
 
+def test_a_context_beyond_the_models_is_refused():
+    with pytest.raises(ConfigError, match="'m0' is set to 300, but its model reads at most 256"):
+        ensemble_of([random_pair("gpt2")], contexts=[300])
+
+
 def test_a_full_context_ends_the_text_as_too_long():
     model, tokenizer = random_pair("llama")
     ids = tokenizer.encode("In which town is the bridge")
