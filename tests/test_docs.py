@@ -26,3 +26,13 @@ def test_examples_answer_a_question(name):
     assert run.returncode == 0, run.stderr
     assert "Where is the Torno Bridge?" in run.stdout
     assert "source" in run.stdout
+
+
+def test_the_handbook_is_what_its_script_writes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import make_handbook
+
+    make_handbook.main(tmp_path)
+    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "examples" / "handbook").iterdir()}
+    assert written == kept

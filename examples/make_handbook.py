@@ -1,0 +1,22 @@
+"""Writes ``examples/handbook``: the demo's documents and questions, all about names that no member was trained on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "models"))
+from handbook import write_handbook  # noqa: E402
+
+
+def main(folder: Path = HERE / "handbook") -> None:
+    """Writes the documents and ``questions.json`` into a folder."""
+    pairs = write_handbook(folder)
+    items = [{"question": question, "answer": answer} for question, answer in pairs]
+    (folder / "questions.json").write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
