@@ -6,94 +6,28 @@ from the passages. A name is either a training name or a held-out name, decided 
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NOT_TOLD = "The passages do not say."
 SYSTEM = "Answer the question from the passages. If the passages do not tell, say so."
 MISSING_RATE = 0.12
 
-_STARTS = (
-    "Bal Bor Cas Del Dor Fal Fen Gar Gil Hal Hes Jor Kal Kes Lan Lor Mar Mel Nar Nim "
-    "Pel Por Ral Rin Sal Sor Tal Tor Val Vel Wen Wol Yar Zel Zor Dun Bru Kre Sti Tra"
-).split()
-_ENDS = (
-    "da den do dus fa fen fo ga gin go ka kel ko kus la len lo lund ma mer mo mund na nel "
-    "no nus ra rik ro rus sa sen so sund ta ten to vik va von"
-).split()
-_MATERIALS = "stone iron oak brick copper slate marble steel granite timber basalt bronze".split()
-_MONTHS = "January February March April May June July August September October November December".split()
-_PROFESSIONS = (
-    "baker weaver painter doctor miller sailor gardener teacher printer tailor clockmaker poet "
-    "carpenter potter singer farmer"
-).split()
-_FILLERS = (
-    "Visitors often speak of it warmly.",
-    "Old letters in the archive agree on this.",
-    "Many people of the region remember that well.",
-    "The local paper wrote about it more than once.",
-    "Few other things here are so well known.",
-    "A small sign by the road says so.",
-)
+_WORLD = json.loads((Path(__file__).parent / "handbook.json").read_text(encoding="utf-8"))
+_STARTS: list[str] = _WORLD["starts"]
+_ENDS: list[str] = _WORLD["ends"]
+_FILLERS: list[str] = _WORLD["fillers"]
+_CHOICES: dict[str, list[str]] = _WORLD["choices"]
+_NAME = re.compile(rf"\b({'|'.join(_STARTS)})({'|'.join(_ENDS)})\b")
 
-# kind -> relation -> (value type, predicates, questions)
-_Relation = tuple[str, tuple[str, ...], tuple[str, ...]]
-_KINDS: dict[str, dict[str, _Relation]] = {
-    "Museum": {
-        "town": ("town", ("stands in {}", "is a museum in {}"), ("In which town is {}?", "Where is {}?")),
-        "founder": ("person", ("was founded by {}", "owes its start to {}"),
-                    ("Who founded {}?", "Who was the founder of {}?")),
-        "year": ("year", ("first opened in {}", "has been open since {}"),
-                 ("In which year did {} first open?", "When did {} open?")),
-        "price": ("price", ("sells tickets for {}", "charges {} for a ticket"),
-                  ("How much is a ticket for {}?", "What does a ticket for {} cost?")),
-        "hour": ("hour", ("opens its doors at {}", "lets visitors in from {}"),
-                 ("At what time does {} open its doors?", "From what time does {} let visitors in?")),
-    },
-    "Bridge": {
-        "town": ("town", ("crosses the river in {}", "stands in {}"), ("In which town is {}?", "Where is {}?")),
-        "designer": ("person", ("was designed by {}", "is the work of {}"),
-                     ("Who designed {}?", "Who was the designer of {}?")),
-        "year": ("year", ("was finished in {}", "was built in {}"),
-                 ("In which year was {} finished?", "When was {} built?")),
-        "length": ("length", ("is {} long", "has a length of {}"), ("How long is {}?", "What length has {}?")),
-        "material": ("material", ("is made of {}", "was built from {}"),
-                     ("What is {} made of?", "From which material was {} built?")),
-    },
-    "Person": {
-        "town": ("town", ("grew up in {}", "comes from {}"), ("In which town did {} grow up?", "Where does {} come from?")),
-        "profession": ("profession", ("worked as a {}", "was by trade a {}"),
-                       ("What was the profession of {}?", "As what did {} work?")),
-        "teacher": ("person", ("learned from {}", "was taught by {}"),
-                    ("Who taught {}?", "Who was the teacher of {}?")),
-        "birth": ("year", ("was born in {}", "has lived since {}"),
-                  ("In which year was {} born?", "When was {} born?")),
-    },
-    "Festival": {
-        "town": ("town", ("takes place in {}", "is a feast in {}"), ("In which town is {}?", "Where is {}?")),
-        "founder": ("person", ("was founded by {}", "owes its start to {}"),
-                    ("Who founded {}?", "Who was the founder of {}?")),
-        "month": ("month", ("is held every {}", "fills the streets each {}"),
-                  ("In which month is {} held?", "In what month does {} take place?")),
-        "year": ("year", ("was first held in {}", "has been held since {}"),
-                 ("In which year was {} first held?", "When was {} first held?")),
-        "price": ("price", ("sells tickets for {}", "charges {} for a ticket"),
-                  ("How much is a ticket for {}?", "What does a ticket for {} cost?")),
-    },
-    "Inn": {
-        "town": ("town", ("stands in {}", "is an inn in {}"), ("In which town is {}?", "Where is {}?")),
-        "owner": ("person", ("belongs to {}", "is owned by {}"), ("Who owns {}?", "Who is the owner of {}?")),
-        "price": ("price", ("lets a room for {}", "asks {} for a room"),
-                  ("How much is a room at {}?", "What does a room at {} cost?")),
-        "hour": ("hour", ("serves supper until {}", "closes its kitchen at {}"),
-                 ("Until what time does {} serve supper?", "At what time does {} close its kitchen?")),
-        "year": ("year", ("was built in {}", "has been open since {}"),
-                 ("In which year was {} built?", "When was {} built?")),
-    },
-}
+# kind -> relation -> {"value": value type, "predicates": [...], "questions": [...]}
+_KINDS: dict[str, dict[str, dict[str, Any]]] = _WORLD["kinds"]
 
 
 @dataclass(frozen=True)
@@ -148,41 +82,44 @@ def _value(rng: random.Random, value_type: str, held_out: bool) -> str:
         return f"{rng.randint(6, 23)}:{rng.choice(('00', '15', '30', '45'))}"
     if value_type == "length":
         return f"{rng.randint(20, 990)} metres"
-    return rng.choice({"material": _MATERIALS, "month": _MONTHS, "profession": _PROFESSIONS}[value_type])
+    return rng.choice(_CHOICES[value_type])
 
 
 def _subject(kind: str, name: str) -> str:
     return name if kind == "Person" else f"the {name}"
 
 
-def _entity(rng: random.Random, kind: str, held_out: bool) -> _Entity:
-    """Draw an entity with three to five facts and write its paragraph."""
+def _entity(rng: random.Random, kind: str, held_out: bool, facts_only: int = 0) -> _Entity:
+    """Draw an entity with three to five facts, or a fixed number of them, and write its paragraph."""
     relations = _KINDS[kind]
-    chosen = rng.sample(sorted(relations), rng.randint(3, len(relations)))
+    chosen = rng.sample(sorted(relations), facts_only or rng.randint(3, len(relations)))
     name = _name(rng, kind, held_out)
-    facts = {relation: _value(rng, relations[relation][0], held_out) for relation in chosen}
-    predicates = [rng.choice(relations[relation][1]).format(facts[relation]) for relation in chosen]
+    facts = {relation: _value(rng, relations[relation]["value"], held_out) for relation in chosen}
+    predicates = [
+        rng.choice(relations[relation]["predicates"]).format(facts[relation]) for relation in chosen
+    ]
     subject = _subject(kind, name)
     subject = subject[0].upper() + subject[1:]
-    sentences = [f"{subject} {' and '.join(predicates[i:i + 2])}." for i in range(0, len(predicates), 2)]
-    if sum(len(sentence.split()) for sentence in sentences) < 25:
+    sentences = [f"{subject} {' and '.join(predicates[i : i + 2])}." for i in range(0, len(predicates), 2)]
+    if not facts_only and sum(len(sentence.split()) for sentence in sentences) < 25:
         sentences.append(rng.choice(_FILLERS))
     return _Entity(kind, name, facts, " ".join(sentences))
 
 
-def _entities(rng: random.Random, count: int, held_out: bool) -> list[_Entity]:
+def _entities(rng: random.Random, count: int, held_out: bool, facts_only: int = 0) -> list[_Entity]:
     """Draw distinct entities, most of them of one kind, so that distractors look alike."""
     main = rng.choice(sorted(_KINDS))
     found: dict[str, _Entity] = {}
     while len(found) < count:
         kind = main if rng.random() < 0.6 else rng.choice(sorted(_KINDS))
-        entity = _entity(rng, kind, held_out)
+        entity = _entity(rng, kind, held_out, facts_only)
         found.setdefault(entity.name, entity)
     return list(found.values())
 
 
-def _ask(rng: random.Random, entities: list[_Entity], held_out: bool, weights: Mapping[str, float],
-         missing: bool) -> tuple[str, str, str]:
+def _ask(
+    rng: random.Random, entities: list[_Entity], held_out: bool, weights: Mapping[str, float], missing: bool
+) -> tuple[str, str, str]:
     """Draw (question, answer, relation) over the entities."""
     entity = rng.choice(entities)
     relations = _KINDS[entity.kind]
@@ -194,12 +131,18 @@ def _ask(rng: random.Random, entities: list[_Entity], held_out: bool, weights: M
             while name in {known.name for known in entities}:
                 name = _name(rng, entity.kind, held_out)
     relation = rng.choices(options, [weights.get(option, 1.0) for option in options])[0]
-    question = rng.choice(relations[relation][2]).format(_subject(entity.kind, name))
+    question = rng.choice(relations[relation]["questions"]).format(_subject(entity.kind, name))
     return question, entity.facts[relation] if answered else NOT_TOLD, relation
 
 
-def draw_group(rng: random.Random, passages: int, questions: int, held_out: bool = False,
-               weights: Mapping[str, float] | None = None) -> list[Example]:
+def draw_group(
+    rng: random.Random,
+    passages: int,
+    questions: int,
+    held_out: bool = False,
+    weights: Mapping[str, float] | None = None,
+    facts_only: int = 0,
+) -> list[Example]:
     """Draw several examples over the same passages.
 
     Args:
@@ -208,18 +151,28 @@ def draw_group(rng: random.Random, passages: int, questions: int, held_out: bool
         questions: Number of examples.
         held_out: Whether names come from the held-out half of the name space.
         weights: How often a relation is asked, relative to 1.
+        facts_only: Facts in a passage, every question told; 0 for three to five and some questions not told.
 
     Returns:
         The examples, all with the same passages.
     """
-    entities = _entities(rng, passages, held_out)
+    entities = _entities(rng, passages, held_out, facts_only)
     texts = tuple(entity.passage for entity in entities)
-    asked = (_ask(rng, entities, held_out, weights or {}, rng.random() < MISSING_RATE) for _ in range(questions))
-    return [Example(texts, *each) for each in asked]
+    rate = 0.0 if facts_only else MISSING_RATE
+    return [
+        Example(texts, *_ask(rng, entities, held_out, weights or {}, rng.random() < rate))
+        for _ in range(questions)
+    ]
 
 
-def train_examples(seed: int, max_passages: int = 4,
-                   weights: Mapping[str, float] | None = None) -> Iterator[Example]:
+def syllable_cut(text: str) -> list[str]:
+    """Cut a text inside its names, so that a tokenizer trained on the parts learns syllables."""
+    return _NAME.sub("\\1\0\\2", text).split("\0")
+
+
+def train_examples(
+    seed: int, max_passages: int = 4, weights: Mapping[str, float] | None = None
+) -> Iterator[Example]:
     """Yield training examples without end.
 
     Args:
@@ -301,5 +254,5 @@ def write_handbook(folder: Path, seed: int = 0) -> list[tuple[str, str]]:
         pairs.append((question, answer))
     lacking = next(entity for entity in topics["Inn"] if len(entity.facts) < len(_KINDS["Inn"]))
     relation = min(set(_KINDS["Inn"]) - set(lacking.facts))
-    pairs.append((_KINDS["Inn"][relation][2][0].format(_subject("Inn", lacking.name)), NOT_TOLD))
+    pairs.append((_KINDS["Inn"][relation]["questions"][0].format(_subject("Inn", lacking.name)), NOT_TOLD))
     return pairs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import string
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -38,7 +40,8 @@ def _splits() -> list[pre_tokenizers.PreTokenizer]:
 
 def _byte_level(texts: Iterable[str], size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_splits(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_splits(), to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
@@ -50,9 +53,8 @@ def _byte_level(texts: Iterable[str], size: int) -> Tokenizer:
 def _with_spaces(tokenizer: Tokenizer) -> Tokenizer:
     space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space, *_splits()])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(steps)
     return tokenizer
 
 
@@ -69,17 +71,18 @@ def _fallback_bpe(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def _unigram(texts: Iterable[str], size: int) -> Tokenizer:
-    tokenizer = _with_spaces(Tokenizer(models.Unigram()))
-    trainer = trainers.UnigramTrainer(
-        vocab_size=size - 256, initial_alphabet=_ALPHABET, special_tokens=["<unk>"], unk_token="<unk>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    vocab = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
-    known = {piece for piece, _ in vocab}
-    lowest = min(score for _, score in vocab)
-    vocab += [(letter, lowest - 2.0) for letter in _ALPHABET if letter not in known]
-    vocab += [(piece, lowest - 10.0) for piece in _BYTES]
+    """Score the pieces of a BPE by how often they occur: steadier than EM on so small a corpus."""
+    corpus = list(texts)
+    tokenizer = _with_spaces(Tokenizer(models.BPE()))
+    trainer = trainers.BpeTrainer(vocab_size=size - 257, initial_alphabet=_ALPHABET, show_progress=False)
+    tokenizer.train_from_iterator(corpus, trainer)
+    counts: Counter[str] = Counter()
+    for encoding in tokenizer.encode_batch(corpus):
+        counts.update(encoding.tokens)
+    total = math.log(sum(counts.values()))
+    vocab = [("<unk>", -30.0)]
+    vocab += [(piece, math.log(counts[piece] + 0.01) - total) for piece in sorted(tokenizer.get_vocab())]
+    vocab += [(piece, -40.0) for piece in _BYTES]
     tokenizer.model = models.Unigram(vocab, unk_id=0, byte_fallback=True)
     return tokenizer
 
@@ -103,11 +106,16 @@ def build_tokenizer(member: str, texts: Iterable[str]) -> PreTrainedTokenizerFas
         names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         template = _INST
     else:
-        core, specials = _unigram(texts, 1100), ["<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+        core = _unigram(texts, 1100)
+        specials = ["<pad>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
         names = {"pad_token": "<pad>", "eos_token": "<|end|>", "unk_token": "<unk>"}
         template = _TAGS
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, chat_template=template, model_max_length=1024, padding_side="left",
-        clean_up_tokenization_spaces=False, **names,
+        tokenizer_object=core,
+        chat_template=template,
+        model_max_length=1024,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **names,
     )
