@@ -59,7 +59,7 @@ def measure(ensemble: Ensemble, count: int, seed: int, **asked: object) -> Resul
     examples = held_out(count, seed)
     began = time.perf_counter()
     outputs: list[RequestOutput] = ensemble.generate_batch(
-        [render_messages(example) for example in examples], max_tokens=32, **asked
+        [render_messages(example) for example in examples], max_tokens=64, **asked
     )
     seconds = time.perf_counter() - began
     hits = [answers_match(o.text, example.answer) for o, example in zip(outputs, examples, strict=True)]
@@ -74,8 +74,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--thresholds", type=float, nargs="*", default=[0.3, 0.5, 0.7, 0.9])
     parser.add_argument("--gate", default=None, help="gate of the thresholded rows; default the best member alone")
+    parser.add_argument("--commit", choices=("canonical", "context-free"), default="canonical")
     args = parser.parse_args()
-    with Ensemble.load([str(MODELS / name) for name in NAMES], dtype="float32") as ensemble:
+    with Ensemble.load([str(MODELS / name) for name in NAMES], dtype="float32", commit=args.commit) as ensemble:
         rows = {
             f"{name} alone": measure(ensemble, args.questions, args.seed, gate=name, threshold=0.0) for name in NAMES
         }

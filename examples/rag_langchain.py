@@ -18,7 +18,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from pydantic import ConfigDict
-from retrieval import SYSTEM, USER, Bm25, Question, arguments, questions, read_documents
+from retrieval import SYSTEM, USER, Bm25, Question, arguments, questions, read_documents, source_of
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
@@ -76,9 +76,9 @@ def main() -> None:
         fill = RunnablePassthrough.assign(context=lambda values: context.invoke(values["context"])) | prompt
         console.print("   ensemble: ", end="")
         answer = stream(fill | chat.bind(threshold=None), inputs, steps["every step"], console)
-        source = next((d for d in documents if answer and answer.rstrip(".") in d.page_content), None)
-        # An answer that stands in no passage ("the passages do not say") has no source to show.
-        console.print(f"   source:   {source.metadata['source'] if source else 'none'}", style="dim")
+        found = source_of(answer, question.text, [document.page_content for document in documents])
+        source = "none" if found is None else documents[found].metadata["source"]
+        console.print(f"   source:   {source}", style="dim")
         answers = {"ensemble": answer}
         thresholded = f"threshold {args.threshold}"
         result = (fill | chat.bind(threshold=args.threshold)).invoke(inputs)

@@ -13,7 +13,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
-from retrieval import SYSTEM, Bm25, arguments, questions, read_documents
+from retrieval import SYSTEM, Bm25, arguments, questions, read_documents, source_of
 from transformers.utils import logging as transformers_logging
 
 from gac_core import Ensemble
@@ -73,8 +73,9 @@ def main() -> None:
             for piece in response.response_gen:
                 text += piece
                 print(piece, end="", flush=True)
-            held = [n for n in response.source_nodes if text and text.rstrip(".") in n.get_content(MetadataMode.NONE)]
-            print(f"   (source: {held[0].metadata['source'] if held else 'none'})")
+            nodes = response.source_nodes
+            found = source_of(text, question.text, [node.get_content(MetadataMode.NONE) for node in nodes])
+            print(f"   (source: {'none' if found is None else nodes[found].metadata['source']})")
 
 
 if __name__ == "__main__":

@@ -71,3 +71,18 @@ class Bm25:
         tokens = bm25s.tokenize([query], show_progress=False)
         found, _ = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
         return [int(index) for index in found[0]]
+
+
+def source_of(answer: str, question: str, passages: list[str]) -> int | None:
+    """Returns the index of the passage that holds most of an answer's words, counting only those not in the question.
+
+    Where no passage holds any ("The passages do not say."), there is no source: None.
+    """
+    told = _words(answer) - _words(question)
+    held = [len(told & _words(passage)) for passage in passages]
+    return held.index(max(held)) if held and max(held) else None
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text as BM25 sees them: lower case, without the most common ones."""
+    return set(bm25s.tokenize([text], return_ids=False, show_progress=False)[0])

@@ -15,6 +15,8 @@ import yaml
 
 from gac_core.errors import ConfigError, UnknownArgumentError
 
+COMMITS = ("canonical", "context-free")
+
 
 @dataclass(frozen=True)
 class MemberConfig:
@@ -77,12 +79,16 @@ class EnsembleConfig:
         gate: Name of the gate of thresholded mode; default the first member.
         threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
         max_batch_size: Requests that run at once; more wait their turn. Default 16.
+        commit: How a picked token enters a member that did not choose it. ``"canonical"`` cuts the member's text anew
+            since the last safe boundary, so that it only sees text tokenized as in its training; ``"context-free"``
+            encodes the token's bytes alone.
     """
 
     members: tuple[MemberConfig, ...]
     gate: str | None = None
     threshold: float | None = None
     max_batch_size: int = 16
+    commit: str = "canonical"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
@@ -101,6 +107,8 @@ class EnsembleConfig:
             raise ConfigError(f"threshold must be a number from 0 to 1 or None, not {threshold!r}")
         if isinstance(self.max_batch_size, bool) or self.max_batch_size < 1:
             raise ConfigError(f"max_batch_size must be at least 1, not {self.max_batch_size!r}")
+        if self.commit not in COMMITS:
+            raise ConfigError(f"commit must be one of {', '.join(COMMITS)}, not {self.commit!r}")
 
     @property
     def names(self) -> list[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from gac_core.commit import Commit
 from gac_core.decoder import StepDecoder
 from gac_core.errors import GaCError
 from gac_core.executor import Executor
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, TokenLogprob, Usage
 from gac_core.request import Picked, Request
 from gac_core.scheduler import Scheduler
-from gac_core.vocabulary import Alignment, UnionVocabulary
 
 Event = tuple[str, OutputChunk | GaCError]
 
@@ -25,8 +25,7 @@ class Engine:
     Args:
         executor: Runs the members.
         decoder: Picks tokens.
-        union: The union vocabulary.
-        alignments: One per member.
+        commits: How committed bytes enter each member's text.
         contexts: Per member the longest text it can read, in tokens, or None.
         max_batch_size: Requests that run at once at most.
     """
@@ -35,15 +34,13 @@ class Engine:
         self,
         executor: Executor,
         decoder: StepDecoder,
-        union: UnionVocabulary,
-        alignments: Sequence[Alignment],
+        commits: Sequence[Commit],
         contexts: Sequence[int | None],
         max_batch_size: int,
     ) -> None:
         self._executor = executor
         self._decoder = decoder
-        self._union = union
-        self._alignments = list(alignments)
+        self._commits = list(commits)
         self._contexts = list(contexts)
         self._scheduler = Scheduler(max_batch_size)
 
@@ -85,9 +82,9 @@ class Engine:
         if request.stats.steps == 1:
             request.stats.first_token_seconds = time.perf_counter() - request.arrived
         logprobs = None if choice.logprob is None else (choice.logprob,)
-        if choice.token == self._union.end_id:
+        data = choice.data
+        if data is None:
             return self._finish(request, FinishReason.STOP, "", (), logprobs)
-        data = self._union.tokens[choice.token]
         request.num_tokens += 1
         text = request.detokenizer.push(data)
         if request.detokenizer.stopped_by is not None:
@@ -95,8 +92,12 @@ class Engine:
         if request.num_tokens >= request.params.max_tokens:
             return self._finish(request, FinishReason.LENGTH, text, (data,), logprobs)
         try:
-            for sequence, alignment in zip(request.sequences, self._alignments, strict=True):
-                sequence.ids.extend(alignment.write(choice.token))
+            for member, (sequence, commit) in enumerate(zip(request.sequences, self._commits, strict=True)):
+                sequence.waiting += data
+                sequence.held = choice.holding.get(member)
+                if sequence.held is None:
+                    commit(sequence, sequence.waiting, own=member in choice.chosen_by)
+                    sequence.waiting = b""
         except GaCError as error:
             return self._fail(request, error)
         if any(

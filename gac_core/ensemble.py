@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from gac_core.chat import Prompt, encode_prompt
+from gac_core.commit import make_commit
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
 from gac_core.decoder import StepDecoder
 from gac_core.engine import Engine
@@ -28,6 +29,7 @@ from gac_core.errors import ConfigError, PromptTooLongError, RequestError
 from gac_core.executor import LocalExecutor
 from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
+from gac_core.poll import Poll
 from gac_core.request import Request
 from gac_core.request import Sequence as MemberSequence
 from gac_core.sampling import Sampler, SamplingParams
@@ -61,10 +63,12 @@ class Ensemble:
         self._union = UnionVocabulary([member.tokenizer for member in members])
         alignments = [Alignment(self._union, member.tokenizer, member.device) for member in members]
         executor = LocalExecutor(members)
+        poll = Poll(executor, alignments, config.names)
         weights = [member.weight for member in config.members]
-        decoder = StepDecoder(executor, self._union, alignments, weights, config.names)
+        decoder = StepDecoder(poll, self._union, weights)
         contexts = [member.context for member in members]
-        engine = Engine(executor, decoder, self._union, alignments, contexts, config.max_batch_size)
+        commits = [make_commit(config.commit, member.tokenizer) for member in members]
+        engine = Engine(executor, decoder, commits, contexts, config.max_batch_size)
         self._encoding = threading.Lock()
         self._worker = Worker(engine)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
@@ -84,6 +88,7 @@ class Ensemble:
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
         max_batch_size: int = 16,
+        commit: str = "canonical",
     ) -> Ensemble:
         """Loads models by name or folder.
 
@@ -96,6 +101,7 @@ class Ensemble:
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
             max_batch_size: Requests that run at once; more wait. Default 16.
+            commit: How picked tokens enter a member that did not choose them; see `EnsembleConfig.commit`.
 
         Raises:
             ConfigError: A setting is wrong.
@@ -115,7 +121,7 @@ class Ensemble:
             if member.device is None and member.device_map is None:
                 changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
             members[index] = replace(member, **changes)
-        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size))
+        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, commit))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:

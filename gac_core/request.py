@@ -6,7 +6,10 @@ Knows nothing of models or of how tokens are chosen.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from gac_core.detokenizer import Detokenizer
 from gac_core.member import Chunk
@@ -21,12 +24,23 @@ class Sequence:
     Attributes:
         ids: The member's ids, prompt first.
         num_cached: How many of them the member has read; the rest goes with the next chunk.
+        tail_start: Index of the first id that may still be cut anew; at first the prompt's length.
+        tail: The bytes that the ids from there on write.
+        waiting: Committed bytes that are not in ``ids`` yet: the member's own next token may go on after them.
+        held: What the member said after ``ids``, over the union, shape ``[union]``; kept only while bytes wait.
     """
 
     ids: list[int]
     num_cached: int = 0
+    tail_start: int = field(init=False)
+    tail: bytes = b""
+    waiting: bytes = b""
+    held: Tensor | None = None
 
-    def pending(self, request_id: str) -> Chunk:
+    def __post_init__(self) -> None:
+        self.tail_start = len(self.ids)
+
+    def pending_chunk(self, request_id: str) -> Chunk:
         """Everything the member has not read yet: the prompt, one token, or all since the gate went alone."""
         return Chunk(request_id, self.num_cached, tuple(self.ids[self.num_cached :]))
 
@@ -68,13 +82,16 @@ class Request:
             }
         )
 
-    def note_forward(self, member: int, seconds: float) -> None:
-        """Marks a member's pending ids as read."""
-        sequence = self.sequences[member]
+    def note_forward(self, member: int, tokens: int, seconds: float) -> None:
+        """Counts a forward of a member over so many tokens."""
         stats = self.stats.members[self.names[member]]
         stats.forwards += 1
-        stats.tokens += len(sequence.ids) - sequence.num_cached
+        stats.tokens += tokens
         stats.seconds += seconds
+
+    def note_read(self, member: int) -> None:
+        """Marks all of a member's ids as read."""
+        sequence = self.sequences[member]
         sequence.num_cached = len(sequence.ids)
 
 
@@ -83,9 +100,14 @@ class Picked:
     """One step's choice for one request.
 
     Attributes:
-        token: The union id.
-        logprob: Its log-probability, if asked for.
+        data: The bytes, or None for the end of text.
+        logprob: Their log-probability, if asked for.
+        chosen_by: The members that chose these bytes themselves, as one token: they were asked, and gave it at least
+            half of the probability that it has in the combined distribution.
+        holding: The members whose ids wait, because their own next token goes on after these bytes, and what each said.
     """
 
-    token: int
+    data: bytes | None
     logprob: TokenLogprob | None = None
+    chosen_by: frozenset[int] = frozenset()
+    holding: Mapping[int, Tensor] = field(default_factory=dict)

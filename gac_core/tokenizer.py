@@ -51,6 +51,7 @@ class MemberTokenizer:
         self.name = name
         size = max([len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values())])
         self.rows = size if rows is None else rows
+        self._written: dict[bytes, tuple[int, ...]] = {}
         self._added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
         self._control = {i for i, token in self._added.items() if token.special} | set(tokenizer.all_special_ids)
         self.byte_level = self._spells_with_byte_alphabet()
@@ -137,6 +138,12 @@ class MemberTokenizer:
         Raises:
             UnwritableTextError: No ids of this vocabulary spell these bytes.
         """
+        ids = self._written.get(data)
+        if ids is None:
+            ids = self._written[data] = self._write(data)
+        return ids
+
+    def _write(self, data: bytes) -> tuple[int, ...]:
         single = self._ids_by_bytes.get(data, ())
         if len(single) == 1:
             return (single[0],)
@@ -146,6 +153,24 @@ class MemberTokenizer:
         if single:
             return (single[0],)
         return self._fewest_ids(data)
+
+    def cut(self, text: str) -> tuple[int, ...] | None:
+        """Returns the ids that the tokenizer itself gives a text in the middle of another one, or None.
+
+        The text is encoded behind an anchor, so that no space is put before it, and the anchor's ids are taken off
+        again. None where every anchor melts into the text, or where the tokenizer would change the text.
+        """
+        for anchor, head in self._anchors:
+            ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False))
+            if ids[: len(head)] == head:
+                rest = ids[len(head) :]
+                if all(i < self.rows for i in rest) and self.decode(rest) == text.encode():
+                    return rest
+        return None
+
+    @cached_property
+    def _anchors(self) -> list[tuple[str, tuple[int, ...]]]:
+        return [(text, tuple(self.hf.encode(text, add_special_tokens=False))) for text in ("\n", ".", "0", "a")]
 
     @cached_property
     def _ids_by_bytes(self) -> dict[bytes, list[int]]:

@@ -5,6 +5,7 @@ GaC, section 3.2: the mapping matrices of the paper, kept here as index vectors.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -35,9 +36,22 @@ class UnionVocabulary:
     def __len__(self) -> int:
         return len(self.tokens) + 1
 
+    def data(self, union_id: int) -> bytes | None:
+        """Returns a token's bytes, or None for the end of text."""
+        return None if union_id == self.end_id else self.tokens[union_id]
+
+    def starting_with(self, prefix: bytes) -> tuple[int, int]:
+        """Returns the range of ids whose tokens start with some bytes: the first, and one past the last."""
+        low = bisect_left(self.tokens, prefix)
+        if not prefix:
+            return low, len(self.tokens)
+        # The next byte string that does not start with the prefix: its last byte that can grow, grown by one.
+        stem = prefix.rstrip(b"\xff")
+        return low, bisect_left(self.tokens, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(self.tokens)
+
 
 class Alignment:
-    """Maps one member's distribution onto the union, and union tokens onto the member's ids.
+    """Maps one member's distribution onto the union.
 
     Args:
         union: The union vocabulary.
@@ -46,9 +60,6 @@ class Alignment:
     """
 
     def __init__(self, union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device | str = "cpu") -> None:
-        self._union = union
-        self._tokenizer = tokenizer
-        self._written: dict[int, tuple[int, ...]] = {}
         to_union = [-1] * tokenizer.rows
         for index, data in enumerate(tokenizer.token_bytes):
             if data is not None:
@@ -87,14 +98,3 @@ class Alignment:
         if self._extra_rows.numel():
             out.index_add_(1, self._extra_columns, probs.index_select(1, self._extra_rows))
         return out
-
-    def write(self, union_id: int) -> tuple[int, ...]:
-        """Returns the member's ids for one union token (not the end of text), context-free.
-
-        Raises:
-            UnwritableTextError: The member cannot spell these bytes.
-        """
-        ids = self._written.get(union_id)
-        if ids is None:
-            ids = self._written[union_id] = self._tokenizer.write(self._union.tokens[union_id])
-        return ids

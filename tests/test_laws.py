@@ -113,7 +113,7 @@ def test_catching_up_equals_never_having_been_skipped(tokenizer):
                 with torch.no_grad():
                     probs = [
                         alignment.align(model(ids, use_cache=False).logits[:, -1])[0]
-                        for model, alignment in zip((gate, other), both._worker._engine._alignments, strict=True)
+                        for model, alignment in zip((gate, other), both._worker._engine._decoder._poll._alignments, strict=True)
                     ]
                 combined = probs[0] if probs[0].max() >= threshold else (probs[0] + probs[1]) / 2
                 assert both._union.tokens[int(combined.argmax())] == token

@@ -25,6 +25,8 @@ FLOORS = {
     "request": 4,
     "aggregation": 4,
     "executor": 4,
+    "commit": 5,
+    "poll": 5,
     "decoder": 5,
     "scheduler": 5,
     "engine": 6,

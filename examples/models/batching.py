@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 HERE = Path(__file__).parent
 MEMBERS = ("ash", "birch", "cedar")
-FOREIGN_RATE = 0.25
+FOREIGN_RATE = 0.15
 
 # The shared passages, then (question, answer) of every example over them.
 Group = tuple[list[int], list[tuple[list[int], list[int]]]]
@@ -54,14 +54,14 @@ class Encoder:
     def answer(self, text: str) -> list[int]:
         """Encode an answer, at times as the pieces of another member's tokenizer."""
         if self.rng.random() >= FOREIGN_RATE:
-            return self._encode(text) + [self.own.eos_token_id]
+            return [*self._encode(text), self.own.eos_token_id]
         which = self.rng.randrange(len(self.others))
         ids: list[int] = []
         for piece in self.others[which].encode(text, add_special_tokens=False):
             if (which, piece) not in self.pieces:
                 self.pieces[which, piece] = self._encode(self.others[which].decode([piece]))
             ids += self.pieces[which, piece]
-        return ids + [self.own.eos_token_id]
+        return [*ids, self.own.eos_token_id]
 
     def group(self, examples: list[Example]) -> Group:
         """Encode examples over the same passages: the shared prefix, then (question, answer) each."""

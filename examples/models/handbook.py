@@ -17,7 +17,9 @@ from typing import Any
 
 NOT_TOLD = "The passages do not say."
 SYSTEM = "Answer the question from the passages. If the passages do not tell, say so."
-MISSING_RATE = 0.12
+MISSING_RATE = 0.15
+FILLER_RATE = 0.25
+ALIKE_RATE = 0.6
 
 _WORLD = json.loads((Path(__file__).parent / "handbook.json").read_text(encoding="utf-8"))
 _STARTS: list[str] = _WORLD["starts"]
@@ -26,7 +28,8 @@ _FILLERS: list[str] = _WORLD["fillers"]
 _CHOICES: dict[str, list[str]] = _WORLD["choices"]
 _NAME = re.compile(rf"\b({'|'.join(_STARTS)})({'|'.join(_ENDS)})\b")
 
-# kind -> relation -> {"value": value type, "predicates": [...], "questions": [...]}
+# kind -> relation -> {"value": value type, "sentences": [...], "questions": [...]}; {s} is the subject, {v} the value.
+# An answer is the first of the sentences; a passage has any of them.
 _KINDS: dict[str, dict[str, dict[str, Any]]] = _WORLD["kinds"]
 
 
@@ -37,7 +40,7 @@ class Example:
     Attributes:
         passages: The paragraphs given with the question, in the order shown.
         question: The question.
-        answer: The words copied from a passage, or ``NOT_TOLD``.
+        answer: One sentence with words copied from a passage, or ``NOT_TOLD``.
         relation: What is asked, such as ``"founder"``.
     """
 
@@ -89,30 +92,34 @@ def _subject(kind: str, name: str) -> str:
     return name if kind == "Person" else f"the {name}"
 
 
-def _entity(rng: random.Random, kind: str, held_out: bool, facts_only: int = 0) -> _Entity:
-    """Draw an entity with three to five facts, or a fixed number of them, and write its paragraph."""
+def _sentence(form: str, subject: str, value: str) -> str:
+    text = form.format(s=subject, v=value)
+    return text[0].upper() + text[1:]
+
+
+def _entity(rng: random.Random, kind: str, held_out: bool, told: list[str] | None = None) -> _Entity:
+    """Draw an entity with two to four facts, or with the facts ``told`` and nothing else, and write its paragraph."""
     relations = _KINDS[kind]
-    chosen = rng.sample(sorted(relations), facts_only or rng.randint(3, len(relations)))
+    chosen = told or rng.sample(sorted(relations), rng.randint(2, 4))
     name = _name(rng, kind, held_out)
     facts = {relation: _value(rng, relations[relation]["value"], held_out) for relation in chosen}
-    predicates = [
-        rng.choice(relations[relation]["predicates"]).format(facts[relation]) for relation in chosen
+    sentences = [
+        _sentence(rng.choice(relations[relation]["sentences"]), _subject(kind, name), facts[relation])
+        for relation in chosen
     ]
-    subject = _subject(kind, name)
-    subject = subject[0].upper() + subject[1:]
-    sentences = [f"{subject} {' and '.join(predicates[i : i + 2])}." for i in range(0, len(predicates), 2)]
-    if not facts_only and sum(len(sentence.split()) for sentence in sentences) < 25:
-        sentences.append(rng.choice(_FILLERS))
+    if told is None and rng.random() < FILLER_RATE:
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(_FILLERS))
     return _Entity(kind, name, facts, " ".join(sentences))
 
 
 def _entities(rng: random.Random, count: int, held_out: bool, facts_only: int = 0) -> list[_Entity]:
     """Draw distinct entities, most of them of one kind, so that distractors look alike."""
     main = rng.choice(sorted(_KINDS))
+    told = rng.sample(sorted(_KINDS[main]), facts_only) or None
     found: dict[str, _Entity] = {}
     while len(found) < count:
-        kind = main if rng.random() < 0.6 else rng.choice(sorted(_KINDS))
-        entity = _entity(rng, kind, held_out, facts_only)
+        kind = main if told or rng.random() < ALIKE_RATE else rng.choice(sorted(_KINDS))
+        entity = _entity(rng, kind, held_out, told)
         found.setdefault(entity.name, entity)
     return list(found.values())
 
@@ -123,7 +130,7 @@ def _ask(
     """Draw (question, answer, relation) over the entities."""
     entity = rng.choice(entities)
     relations = _KINDS[entity.kind]
-    name, options, answered = entity.name, sorted(entity.facts), not missing
+    name, options = entity.name, sorted(entity.facts)
     if missing:
         options = sorted(set(relations) - set(entity.facts))
         if not options or rng.random() < 0.5:
@@ -131,8 +138,11 @@ def _ask(
             while name in {known.name for known in entities}:
                 name = _name(rng, entity.kind, held_out)
     relation = rng.choices(options, [weights.get(option, 1.0) for option in options])[0]
-    question = rng.choice(relations[relation]["questions"]).format(_subject(entity.kind, name))
-    return question, entity.facts[relation] if answered else NOT_TOLD, relation
+    subject = _subject(entity.kind, name)
+    question = rng.choice(relations[relation]["questions"]).format(s=subject)
+    if missing:
+        return question, NOT_TOLD, relation
+    return question, _sentence(relations[relation]["sentences"][0], subject, entity.facts[relation]), relation
 
 
 def draw_group(
@@ -151,7 +161,8 @@ def draw_group(
         questions: Number of examples.
         held_out: Whether names come from the held-out half of the name space.
         weights: How often a relation is asked, relative to 1.
-        facts_only: Facts in a passage, every question told; 0 for three to five and some questions not told.
+        facts_only: Facts in a passage, the same for all, every question told; 0 for two to four that differ, fillers,
+            and some questions not told.
 
     Returns:
         The examples, all with the same passages.
@@ -160,8 +171,7 @@ def draw_group(
     texts = tuple(entity.passage for entity in entities)
     rate = 0.0 if facts_only else MISSING_RATE
     return [
-        Example(texts, *_ask(rng, entities, held_out, weights or {}, rng.random() < rate))
-        for _ in range(questions)
+        Example(texts, *_ask(rng, entities, held_out, weights or {}, rng.random() < rate)) for _ in range(questions)
     ]
 
 
@@ -170,9 +180,7 @@ def syllable_cut(text: str) -> list[str]:
     return _NAME.sub("\\1\0\\2", text).split("\0")
 
 
-def train_examples(
-    seed: int, max_passages: int = 4, weights: Mapping[str, float] | None = None
-) -> Iterator[Example]:
+def train_examples(seed: int, max_passages: int = 4, weights: Mapping[str, float] | None = None) -> Iterator[Example]:
     """Yield training examples without end.
 
     Args:
@@ -233,7 +241,7 @@ def write_handbook(folder: Path, seed: int = 0) -> list[tuple[str, str]]:
         seed: Seed of the entities.
 
     Returns:
-        Eight (question, gold answer) pairs; the handbook does not answer the last one.
+        Twelve (question, gold answer) pairs; the handbook does not answer the last two.
     """
     rng = random.Random(f"handbook {seed}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,10 +257,11 @@ def write_handbook(folder: Path, seed: int = 0) -> list[tuple[str, str]]:
         text = "\n\n".join(entity.passage for entity in entities) + "\n"
         (folder / f"{title}.md").write_text(text, encoding="utf-8")
     pairs = []
-    for kind in (*_KINDS, "Museum", "Bridge"):
+    for kind in (*_KINDS, *_KINDS):
         question, answer, _ = _ask(rng, [topics[kind].pop()], True, {}, False)
         pairs.append((question, answer))
-    lacking = next(entity for entity in topics["Inn"] if len(entity.facts) < len(_KINDS["Inn"]))
-    relation = min(set(_KINDS["Inn"]) - set(lacking.facts))
-    pairs.append((_KINDS["Inn"][relation]["questions"][0].format(_subject("Inn", lacking.name)), NOT_TOLD))
+    for kind in ("Inn", "Museum"):
+        lacking = next(entity for entity in topics[kind] if len(entity.facts) < len(_KINDS[kind]))
+        relation = min(set(_KINDS[kind]) - set(lacking.facts))
+        pairs.append((_KINDS[kind][relation]["questions"][0].format(s=_subject(kind, lacking.name)), NOT_TOLD))
     return pairs

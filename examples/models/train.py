@@ -1,7 +1,7 @@
 """Train the tokenizers and the three tiny members.
 
-Run ``python train.py --tokenizers`` once, then for every member ``python train.py --member ash`` and
-``python train.py --member ash --more --steps 400``.
+Run ``python train.py --tokenizers`` once, then ``python train.py --member NAME`` for every member. Weight matrices are
+trained by Muon (Keller Jordan et al. 2024, as in ``torch.optim.Muon``), everything else by AdamW.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 from batching import Batch, Encoder, collate
-from handbook import SYSTEM, draw_group, syllable_cut, train_examples
-from tokenizing import build_tokenizer
+from handbook import SYSTEM, draw_group, train_examples
+from tokenizing import build_tokenizer, own_cut
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -36,10 +36,12 @@ WEIGHTS = {
 }
 # Layers, key-value heads, width of the MLP.
 SHAPES = {"ash": (4, 4, 384), "birch": (4, 2, 416), "cedar": (5, 4, 256)}
-STEPS = 1800
+STEPS = 2400
 POOL = 4
-LATEST = 0.55
+LATEST = 0.3
 CHECKPOINT_SECONDS = 60.0
+MATRIX_RATE = 1e-3
+OTHER_RATE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,6 @@ class Stage:
 
 STAGES = (
     Stage(1, 1, 48, 1, 0.9),
-    Stage(1, 2, 24, 3, 0.9),
-    Stage(1, 0, 16, 4, 0.9),
-    Stage(2, 0, 14, 5, 0.86),
     Stage(4, 0, 12, 6, 2.0),
 )
 
@@ -69,9 +68,10 @@ def build_tokenizers() -> None:
     texts = frame * 200
     for example in sample:
         for text in (*example.passages, example.question, *[example.answer] * 3):
-            texts.extend(syllable_cut(text))
-    for member in SEEDS:
-        build_tokenizer(member, texts).save_pretrained(HERE / member, save_jinja_files=False)
+            texts.append(text)
+    for index, member in enumerate(SEEDS):
+        parts = [part for text in texts for part in own_cut(text, index)]
+        build_tokenizer(member, parts).save_pretrained(HERE / member, save_jinja_files=False)
 
 
 def build_model(member: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -133,13 +133,10 @@ def start_copying(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 class Course:
     """Draws batches from ever harder stages; ``advance`` moves on once a stage is learned."""
 
-    def __init__(self, member: str, steps: int, more: bool = False) -> None:
-        self.rng = random.Random(SEEDS[member] + 1000 * more)
+    def __init__(self, member: str, steps: int) -> None:
+        self.rng = random.Random(SEEDS[member])
         self.encoder = Encoder(member, self.rng)
         self.member, self.steps, self.step, self.stage = member, steps, 0, 0
-        self.more = more
-        if more:
-            self.stage = len(STAGES) - 1
 
     def advance(self, correct: float) -> None:
         """Move to the next stage if the last steps went well, or if time is running out."""
@@ -154,9 +151,7 @@ class Course:
             stage, drawn = self.stage, []
             now = STAGES[stage]
             for _ in range(POOL * now.groups):
-                count = self.rng.randint(1, now.passages)
-                if self.more:
-                    count = max(count, self.rng.randint(1, now.passages))
+                count = max(self.rng.randint(1, now.passages) for _ in range(2))
                 weights = WEIGHTS[self.member]
                 examples = draw_group(self.rng, count, now.questions, False, weights, now.facts_only)
                 drawn.append(self.encoder.group(examples))
@@ -183,29 +178,37 @@ def save(model: PreTrainedModel, member: str, tokenizer: PreTrainedTokenizerFast
     copy.config.dtype = torch.bfloat16
     copy.generation_config.eos_token_id = tokenizer.eos_token_id
     copy.generation_config.pad_token_id = tokenizer.pad_token_id
-    copy.generation_config.max_new_tokens = 24
+    copy.generation_config.max_new_tokens = 48
     copy.save_pretrained(HERE / member)
 
 
-def train(member: str, steps: int, more: bool = False) -> None:
-    """Train one member for a fixed number of steps, from the start or from its saved weights."""
+def optimizers(model: PreTrainedModel, steps: int) -> list[tuple[torch.optim.Optimizer, LRScheduler]]:
+    """Make both optimizers with their schedules: a short warm-up, and a linear decay over the second half."""
+    warm_up, decay = 60, 0.5
+    matrices = [each for name, each in model.named_parameters() if each.ndim == 2 and "embed" not in name]
+    others = [each for name, each in model.named_parameters() if each.ndim != 2 or "embed" in name]
+    both: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+    def share(step: int) -> float:
+        return min((step + 1) / warm_up, 1.0, max(0.02, (steps - step) / (steps * decay)))
+
+    return [(each, LambdaLR(each, share)) for each in both]
+
+
+def train(member: str, steps: int) -> None:
+    """Train one member for a fixed number of steps."""
     torch.manual_seed(SEEDS[member])
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(HERE / member)
-    if more:
-        model = AutoModelForCausalLM.from_pretrained(HERE / member, dtype=torch.float32).train()
-    else:
-        model = build_model(member, tokenizer)
+    model = build_model(member, tokenizer)
     print(member, sum(each.numel() for each in model.parameters()), "parameters", flush=True)
-    rate = 1.2e-3 if more else 2e-3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    warm_up, decay = (20, 1.0) if more else (60, 0.5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 1.0, max(0.02, (steps - step) / (steps * decay)))
-    )
+    both = optimizers(model, steps)
     began = saved = time.monotonic()
     running = correct = 0.0
-    course = Course(member, steps, more)
+    course = Course(member, steps)
     for step, batch in enumerate(course.batches(), 1):
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(
@@ -213,17 +216,17 @@ def train(member: str, steps: int, more: bool = False) -> None:
             ).last_hidden_state
             logits = model.lm_head(hidden[batch.rows, batch.columns])
         loss = torch.nn.functional.cross_entropy(logits.float(), batch.targets)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in both:
+            optimizer.step()
+            schedule.step()
         running += loss.item() / 20
         correct += (logits.argmax(-1) == batch.targets).float().mean().item() / 20
         if step % 20 == 0:
             spent = time.monotonic() - began
-            report = f"{step} {spent:.0f}s stage {course.stage} loss {running:.3f} tokens {correct:.3f}"
-            print(report, flush=True)
+            print(f"{step} {spent:.0f}s stage {course.stage} loss {running:.3f} tokens {correct:.3f}", flush=True)
             course.advance(correct)
             running = correct = 0.0
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -239,12 +242,11 @@ def main() -> None:
     parser.add_argument("--tokenizers", action="store_true", help="train the three tokenizers")
     parser.add_argument("--member", choices=sorted(SEEDS), help="train this member")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--more", action="store_true", help="go on from the saved weights, on more passages")
     arguments = parser.parse_args()
     if arguments.tokenizers:
         build_tokenizers()
     if arguments.member:
-        train(arguments.member, arguments.steps, arguments.more)
+        train(arguments.member, arguments.steps)
 
 
 if __name__ == "__main__":
