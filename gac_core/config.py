@@ -16,6 +16,7 @@ import yaml
 from gac_core.errors import ConfigError, UnknownArgumentError
 
 COMMITS = ("canonical", "context-free")
+ALIGNMENTS = ("token", "boundary")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class EnsembleConfig:
         commit: How a picked token enters a member that did not choose it. ``"canonical"`` cuts the member's text anew
             since the last safe boundary, so that it only sees text tokenized as in its training; ``"context-free"``
             encodes the token's bytes alone.
+        alignment: How votes on words that members cut differently are compared. ``"token"``: the paper's, union tokens
+            compete one against the other. ``"boundary"``: members vote on text, so that members that agree are never
+            overruled because their tokens differ.
     """
 
     members: tuple[MemberConfig, ...]
@@ -89,6 +93,7 @@ class EnsembleConfig:
     threshold: float | None = None
     max_batch_size: int = 16
     commit: str = "canonical"
+    alignment: str = "token"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
@@ -109,6 +114,8 @@ class EnsembleConfig:
             raise ConfigError(f"max_batch_size must be at least 1, not {self.max_batch_size!r}")
         if self.commit not in COMMITS:
             raise ConfigError(f"commit must be one of {', '.join(COMMITS)}, not {self.commit!r}")
+        if self.alignment not in ALIGNMENTS:
+            raise ConfigError(f"alignment must be one of {', '.join(ALIGNMENTS)}, not {self.alignment!r}")
 
     @property
     def names(self) -> list[str]:

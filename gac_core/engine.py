@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from gac_core.commit import Commit
-from gac_core.decoder import StepDecoder
+from gac_core.decoder import Decoder
 from gac_core.errors import GaCError
 from gac_core.executor import Executor
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, TokenLogprob, Usage
@@ -33,7 +33,7 @@ class Engine:
     def __init__(
         self,
         executor: Executor,
-        decoder: StepDecoder,
+        decoder: Decoder,
         commits: Sequence[Commit],
         contexts: Sequence[int | None],
         max_batch_size: int,

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
+from gac_core.boundary_decoder import BoundaryDecoder
 from gac_core.chat import Prompt, encode_prompt
 from gac_core.commit import make_commit
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
-from gac_core.decoder import StepDecoder
+from gac_core.decoder import Decoder, StepDecoder
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError, PromptTooLongError, RequestError
 from gac_core.executor import LocalExecutor
@@ -65,7 +66,11 @@ class Ensemble:
         executor = LocalExecutor(members)
         poll = Poll(executor, alignments, config.names)
         weights = [member.weight for member in config.members]
-        decoder = StepDecoder(poll, self._union, weights)
+        decoder: Decoder = (
+            StepDecoder(poll, self._union, weights)
+            if config.alignment == "token"
+            else BoundaryDecoder(poll, self._union, weights, [member.tokenizer for member in members])
+        )
         contexts = [member.context for member in members]
         commits = [make_commit(config.commit, member.tokenizer) for member in members]
         engine = Engine(executor, decoder, commits, contexts, config.max_batch_size)
@@ -89,6 +94,7 @@ class Ensemble:
         device_map: str | Mapping[str, Any] | None = None,
         max_batch_size: int = 16,
         commit: str = "canonical",
+        alignment: str = "token",
     ) -> Ensemble:
         """Loads models by name or folder.
 
@@ -102,6 +108,7 @@ class Ensemble:
             device_map: Likewise.
             max_batch_size: Requests that run at once; more wait. Default 16.
             commit: How picked tokens enter a member that did not choose them; see `EnsembleConfig.commit`.
+            alignment: How votes on differently cut words are compared; see `EnsembleConfig.alignment`.
 
         Raises:
             ConfigError: A setting is wrong.
@@ -121,7 +128,7 @@ class Ensemble:
             if member.device is None and member.device_map is None:
                 changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
             members[index] = replace(member, **changes)
-        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, commit))
+        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, commit, alignment))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:

@@ -40,7 +40,7 @@ def spelled(tokenizer, byte_level: bool) -> list[bytes | None]:
     return out
 
 
-def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None):
+def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None):
     """Greedy GaC.
 
     Args:
@@ -51,6 +51,8 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None):
         writers: Per member a function from bytes to ids.
         steps: Tokens at most.
         threshold: If given, member 0 decides alone at or above it.
+        cutters: If given, per member a function from text to ids: a member that did not choose the token as one of its
+            own gets all the text since the prompt cut anew where that can be done, else ``writers`` append.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -77,13 +79,18 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None):
                 logits = model(torch.tensor([text]), use_cache=False).logits[0, -1]
             logits[matrix.sum(1) == 0] = float("-inf")
             mapped.append(torch.softmax(logits, -1) @ matrix)
-        total = sum(mapped) / len(mapped)
+        total, asked = sum(mapped) / len(mapped), len(mapped)
         if threshold is not None and mapped[0].max() >= threshold:
-            total = mapped[0]
+            total, asked = mapped[0], 1
         pick = int(total.argmax())
         if pick == len(union):
             return out, True
         out.append(union[pick])
-        for text, write in zip(texts, writers, strict=True):
-            text.extend(write(union[pick]))
+        for member, (text, write) in enumerate(zip(texts, writers, strict=True)):
+            own = member < asked and mapped[member][pick] >= total[pick] / 2 and union[pick] in tables[member]
+            anew = None if cutters is None or own else cutters[member](b"".join(out).decode())
+            if anew is None:
+                text.extend(write(union[pick]))
+            else:
+                text[len(prompts[member]) :] = anew
     return out, False

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from gac_core import fold
 from gac_core.runner import RowRunner, SlotRunner
+from gac_core.vocabulary import Alignment
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]
 
@@ -97,7 +98,8 @@ def test_batched_equals_alone(ensemble, threshold, temperature):
 def test_catching_up_equals_never_having_been_skipped(tokenizer):
     """After steps without it, a member gives what it would have given had it read each token as it came."""
     gate, other = (random_model(name, tokenizer, seed=seed) for name, seed in (("llama", 0), ("qwen2", 1)))
-    with ensemble_of([(gate, tokenizer), (other, tokenizer)]) as both:
+    with ensemble_of([(gate, tokenizer), (other, tokenizer)], commit="context-free") as both:
+        alignments = [Alignment(both._union, member.tokenizer) for member in both._members]
         for prompt in PROMPTS:
             alone = both.generate(prompt, max_tokens=40, threshold=0.0, logprobs=0)
             # Between the gate's more and less sure moments, so that both kinds of step happen.
@@ -113,7 +115,7 @@ def test_catching_up_equals_never_having_been_skipped(tokenizer):
                 with torch.no_grad():
                     probs = [
                         alignment.align(model(ids, use_cache=False).logits[:, -1])[0]
-                        for model, alignment in zip((gate, other), both._worker._engine._decoder._poll._alignments, strict=True)
+                        for model, alignment in zip((gate, other), alignments, strict=True)
                     ]
                 combined = probs[0] if probs[0].max() >= threshold else (probs[0] + probs[1]) / 2
                 assert both._union.tokens[int(combined.argmax())] == token

@@ -4,11 +4,11 @@ import pytest
 import reference
 from conftest import EMBEDDED, QUESTION, STORIES, pair
 
-from gac_core import FinishReason
+from gac_core import Ensemble, FinishReason
 from gac_core.chat import encode_prompt
 
 
-def expected(ensemble, folders, prompt, steps, threshold=None):
+def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical"):
     tokenizers = [member.tokenizer for member in ensemble._members]
     return reference.generate(
         [pair(folder) for folder in folders],
@@ -18,6 +18,7 @@ def expected(ensemble, folders, prompt, steps, threshold=None):
         [tokenizer.write for tokenizer in tokenizers],
         steps,
         threshold,
+        None if commit == "context-free" else [tokenizer.cut for tokenizer in tokenizers],
     )
 
 
@@ -30,8 +31,10 @@ def test_embedded_members_equal_the_reference(ensemble, threshold):
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("commit", ["context-free", "canonical"])
 @pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("prompt", ["Once upon a time", "Tom and Anna went to the park. They saw a"])
-def test_story_models_equal_the_reference(stories, prompt, threshold):
-    tokens, _ = expected(stories, STORIES, prompt, 60, threshold)
-    assert list(stories.generate(prompt, max_tokens=60, threshold=threshold).tokens) == tokens
+def test_story_models_equal_the_reference(prompt, threshold, commit):
+    with Ensemble.load(STORIES, dtype="float32", commit=commit) as stories:
+        tokens, _ = expected(stories, STORIES, prompt, 60, threshold, commit)
+        assert list(stories.generate(prompt, max_tokens=60, threshold=threshold).tokens) == tokens

@@ -27,6 +27,8 @@ FLOORS = {
     "executor": 4,
     "commit": 5,
     "poll": 5,
+    "boundary": 4,
+    "boundary_decoder": 5,
     "decoder": 5,
     "scheduler": 5,
     "engine": 6,
