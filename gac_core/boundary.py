@@ -31,6 +31,9 @@ class View:
         waiting: Committed bytes after its ids; its next token starts with them and goes on.
     """
 
+    # At or below this probability a token says nothing.
+    NONE = 1e-9
+
     def __init__(self, union: UnionVocabulary, probs: Tensor, waiting: bytes = b"") -> None:
         self.union = union
         self.probs = probs
@@ -76,6 +79,31 @@ class View:
         """Returns the probability of the most probable token that starts with these bytes and goes on."""
         low, high = self._longer(self.waiting + data)
         return float(self.probs[low:high].max()) / self.total if low < high else 0.0
+
+    def fit(self, data: bytes, head: bytes, average: float = float("inf")) -> tuple[bytes, bool]:
+        """Tells how the bytes that wait, and some more, become the member's own tokens.
+
+        Args:
+            data: The bytes after those that wait.
+            head: The first piece of the tokenizer's own cut of all of them.
+            average: The probability of exactly these bytes as a token in the combined distribution.
+
+        Returns:
+            The bytes that become ids now, and whether they are one token that the member chose. None of them: its next
+            token starts with all of them and goes on. Some: its token ends earlier. All, but not chosen: what the
+            member says does not help, or helps no more than the tokenizer's own cut.
+        """
+        full = self.waiting + data
+        exact, longer = self.token(data), self.going_on(data)
+        if exact >= max(longer, average / 2) and exact > self.NONE:
+            return full, True
+        starts = range(len(self.waiting) + 1, len(full))
+        shorter, length = max(((self.token(full[len(self.waiting) : k]), k) for k in starts), default=(0.0, 0))
+        if max(longer, shorter) <= self.NONE:
+            return full, False
+        if longer >= shorter:
+            return b"", False
+        return (full, False) if full[:length] == head else (full[:length], True)
 
 
 def agreed(firsts: list[Text]) -> tuple[bool, Text]:

@@ -1,6 +1,6 @@
 """One step of a batch with boundary alignment: members vote on text; one whose token goes on waits with it.
 
-Knows members only by index; does not commit tokens or end requests.
+Knows members only by index; commits nothing but bytes that waited, and does not end requests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gac_core.aggregation import normalise
 from gac_core.boundary import Ahead, Cut, Text, View, Vote, agreed
+from gac_core.commit import Commit
 from gac_core.errors import GaCError, UnwritableTextError
 from gac_core.output import TokenLogprob
 from gac_core.poll import Answers, Poll
@@ -29,15 +30,22 @@ class BoundaryDecoder:
         union: The union vocabulary.
         weights: One per member, above 0.
         tokenizers: One per member.
+        commits: How bytes enter each member's text.
     """
 
     def __init__(
-        self, poll: Poll, union: UnionVocabulary, weights: Sequence[float], tokenizers: Sequence[MemberTokenizer]
+        self,
+        poll: Poll,
+        union: UnionVocabulary,
+        weights: Sequence[float],
+        tokenizers: Sequence[MemberTokenizer],
+        commits: Sequence[Commit],
     ) -> None:
         self._poll = poll
         self._union = union
         self._weights = dict(enumerate(normalise(weights)))
         self._tokenizers = list(tokenizers)
+        self._commits = list(commits)
         self._cut_of = lru_cache(maxsize=100_000)(self._cut)
 
     @torch.inference_mode()
@@ -53,14 +61,10 @@ class BoundaryDecoder:
                 if sequence.held is not None:
                     answers.rows[row][member] = sequence.held
         gated = [row for row, request in enumerate(batch) if request.threshold is not None]
-        self._poll.ask(batch, {row: self._missing(batch[row].gate, answers.rows[row]) for row in gated}, answers)
+        self._ask(batch, {row: [batch[row].gate] for row in gated}, answers)
         alone = {row for row in gated if row not in answers.errors and self._sure(batch[row], answers.rows[row])}
-        rest = {
-            row: [member for member in self._weights if member not in answers.rows[row]]
-            for row in range(len(batch))
-            if row not in alone and row not in answers.errors
-        }
-        self._poll.ask(batch, rest, answers)
+        rest = [row for row in range(len(batch)) if row not in alone and row not in answers.errors]
+        self._ask(batch, {row: list(self._weights) for row in rest}, answers)
         views = {
             row: self._views(request, answers.rows[row], [request.gate] if row in alone else list(self._weights))
             for row, request in enumerate(batch)
@@ -77,9 +81,31 @@ class BoundaryDecoder:
             picked.append(self._settle(request, views[row], *chosen[row]))
         return picked
 
-    @staticmethod
-    def _missing(member: int, told: Mapping[int, Tensor]) -> list[int]:
-        return [] if member in told else [member]
+    def _ask(self, batch: Sequence[Request], wanted: Mapping[int, Sequence[int]], answers: Answers) -> None:
+        """Asks members, again as long as bytes that wait turn out to be whole tokens of theirs."""
+        missing = {row: [m for m in members if m not in answers.rows[row]] for row, members in wanted.items()}
+        while any(missing.values()):
+            self._poll.ask(batch, missing, answers)
+            missing = {
+                row: [m for m in members if self._takes_in(batch[row], m, answers.rows[row])]
+                for row, members in missing.items()
+                if row not in answers.errors
+            }
+
+    def _takes_in(self, request: Request, member: int, told: dict[int, Tensor]) -> bool:
+        """Turns bytes that wait into ids, as far as the member's answer tells; True if it must be asked again."""
+        sequence = request.sequences[member]
+        if not sequence.waiting:
+            return False
+        view = View(self._union, told[member])
+        ready, own = view.fit(sequence.waiting, self._head(member, sequence.waiting))
+        if not ready:
+            sequence.held = told[member]
+            return False
+        self._commits[member](sequence, ready, own)
+        sequence.waiting = sequence.waiting[len(ready) :]
+        del told[member]
+        return True
 
     def _sure(self, request: Request, told: Mapping[int, Tensor]) -> bool:
         assert request.threshold is not None
@@ -182,22 +208,22 @@ class BoundaryDecoder:
             return Picked(None, logprob)
         average = sum(self._share(views, member) * view.token(text) for member, view in views.items())
         chosen_by: set[int] = set()
-        holding: dict[int, Tensor] = {}
+        waiting: dict[int, int] = {}
+        held: dict[int, Tensor] = {}
         for member, view in views.items():
-            own = view.token(text)
-            best = view.going_on(text)
-            if own > 0 and (own >= best or own >= average / 2):
+            full = view.waiting + text
+            ready, own = view.fit(text, self._head(member, full), average)
+            waiting[member] = len(full) - len(ready)
+            if own:
                 chosen_by.add(member)
-            elif best > 0 and best >= self._head(member, view, text):
-                holding[member] = view.probs
-        return Picked(text, logprob, frozenset(chosen_by), holding)
+            if not ready:
+                held[member] = view.probs
+        return Picked(text, logprob, frozenset(chosen_by), waiting, held)
 
-    def _head(self, member: int, view: View, text: bytes) -> float:
-        """The probability of the first id with which the member would write the bytes."""
-        cut = self._cut_of(member, view.waiting + text)
-        if cut is None or len(cut.pieces[0]) <= len(view.waiting):
-            return 0.0
-        return view.token(cut.pieces[0][len(view.waiting) :])
+    def _head(self, member: int, data: bytes) -> bytes:
+        """The first piece with which the member's tokenizer writes some bytes; none where it cannot."""
+        cut = self._cut_of(member, data)
+        return b"" if cut is None else cut.pieces[0]
 
     def _cut(self, member: int, data: bytes) -> Cut | None:
         tokenizer = self._tokenizers[member]

@@ -93,11 +93,12 @@ class Engine:
             return self._finish(request, FinishReason.LENGTH, text, (data,), logprobs)
         try:
             for member, (sequence, commit) in enumerate(zip(request.sequences, self._commits, strict=True)):
-                sequence.waiting += data
-                sequence.held = choice.holding.get(member)
-                if sequence.held is None:
-                    commit(sequence, sequence.waiting, own=member in choice.chosen_by)
-                    sequence.waiting = b""
+                text_so_far = sequence.waiting + data
+                ready = len(text_so_far) - choice.waiting.get(member, 0)
+                if ready:
+                    commit(sequence, text_so_far[:ready], own=member in choice.chosen_by)
+                sequence.waiting = text_so_far[ready:]
+                sequence.held = choice.held.get(member)
         except GaCError as error:
             return self._fail(request, error)
         if any(

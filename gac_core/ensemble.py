@@ -66,13 +66,14 @@ class Ensemble:
         executor = LocalExecutor(members)
         poll = Poll(executor, alignments, config.names)
         weights = [member.weight for member in config.members]
+        tokenizers = [member.tokenizer for member in members]
+        commits = [make_commit(config.commit, tokenizer) for tokenizer in tokenizers]
         decoder: Decoder = (
             StepDecoder(poll, self._union, weights)
             if config.alignment == "token"
-            else BoundaryDecoder(poll, self._union, weights, [member.tokenizer for member in members])
+            else BoundaryDecoder(poll, self._union, weights, tokenizers, commits)
         )
         contexts = [member.context for member in members]
-        commits = [make_commit(config.commit, member.tokenizer) for member in members]
         engine = Engine(executor, decoder, commits, contexts, config.max_batch_size)
         self._encoding = threading.Lock()
         self._worker = Worker(engine)

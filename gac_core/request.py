@@ -102,12 +102,13 @@ class Picked:
     Attributes:
         data: The bytes, or None for the end of text.
         logprob: Their log-probability, if asked for.
-        chosen_by: The members that chose these bytes themselves, as one token: they were asked, and gave it at least
-            half of the probability that it has in the combined distribution.
-        holding: The members whose ids wait, because their own next token goes on after these bytes, and what each said.
+        chosen_by: The members that chose what becomes ids now themselves, as one token.
+        waiting: Per member how many of the last bytes do not become ids yet; 0 where it is not here.
+        held: Per member what it said, where its next token goes on after the bytes that wait.
     """
 
     data: bytes | None
     logprob: TokenLogprob | None = None
     chosen_by: frozenset[int] = frozenset()
-    holding: Mapping[int, Tensor] = field(default_factory=dict)
+    waiting: Mapping[int, int] = field(default_factory=dict)
+    held: Mapping[int, Tensor] = field(default_factory=dict)
