@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-from conftest import EMBEDDED, SHARED
+from conftest import EMBEDDED, ROOT, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from gac_core.commit import make_commit
 from gac_core.errors import UnwritableTextError
+from gac_core.request import Sequence
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import UnionVocabulary
 
@@ -119,3 +123,69 @@ def test_plain_loading_keeps_the_text(folder):
     member = load(folder)
     text = "In which town\nis the bridge? 14:15, 12 crowns."
     assert member.decode(member.hf.encode(text, add_special_tokens=False)).lstrip() == text.encode()
+
+
+def pieces_of(member: MemberTokenizer, text: str) -> list[bytes]:
+    ids = member.hf.encode(text, add_special_tokens=False)
+    return [data for data in (member.token_bytes[i] for i in ids) if data]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", [n for n in REAL if n != "t5-small"])
+def test_canonical_commits_give_the_members_own_tokens(name):
+    """Whatever pieces others write, a member holds the ids that its own tokenizer gives the whole text."""
+    member = load(SHARED / "tokenizers" / name)
+    text = " ".join([TEXT, *(line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip())])
+    for other in REAL:
+        if other in (name, "t5-small"):
+            continue
+        pieces = pieces_of(load(SHARED / "tokenizers" / other), text)
+        held = {}
+        for rule in ("canonical", "context-free"):
+            commit, sequence = make_commit(rule, member), Sequence([])
+            for data in pieces:
+                commit(sequence, data, False)
+            assert member.decode(sequence.ids) == b"".join(pieces), (other, rule)
+            held[rule] = sequence.ids
+        whole = member.cut(b"".join(pieces).decode())
+        assert tuple(held["canonical"]) == whole, other
+        assert len(held["context-free"]) >= len(whole)
+
+
+@pytest.mark.shared
+@settings(max_examples=40, deadline=None)
+@given(
+    text=st.text(min_size=1, max_size=40),
+    cuts=st.lists(st.integers(1, 8), min_size=1, max_size=20),
+    names=st.permutations(REAL),
+)
+def test_text_in_is_text_out_through_every_pair(text, cuts, names):
+    """Any Unicode text, in one member's pieces or in raw bytes, is the same text in another, or a named error."""
+    writer, reader = (load(SHARED / "tokenizers" / name) for name in names[:2])
+    data = text.encode("utf-8", "replace")
+    ends = list(itertools.takewhile(lambda end: end < len(data), itertools.accumulate(itertools.cycle(cuts))))
+    raw = [data[start:end] for start, end in itertools.pairwise([0, *ends, len(data)])]
+    if can_write(writer, data):
+        pieces = [piece for i in writer.write(data) if (piece := writer.token_bytes[i])]
+        assert b"".join(pieces) == data
+    else:
+        pieces = []
+    for parts in (pieces, raw):
+        if not all(can_write(reader, part) for part in parts):
+            continue
+        for rule in ("canonical", "context-free"):
+            sequence = Sequence([])
+            commit = make_commit(rule, reader)
+            for part in parts:
+                commit(sequence, part, False)
+            assert reader.decode(sequence.ids) == b"".join(parts)
+
+
+def can_write(member: MemberTokenizer, data: bytes) -> bool:
+    """Whether a member has ids for some bytes; only the one without byte tokens may lack them."""
+    if not member.name.endswith("t5-small"):
+        return True
+    try:
+        return bool(member.write(data))
+    except UnwritableTextError:
+        return False
