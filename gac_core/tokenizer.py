@@ -11,10 +11,13 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+from gac_core import table_cache
 from gac_core.errors import UnwritableTextError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
+# Goes into the cache's keys: grows whenever the same tokenizer would get another table.
+_TABLE_VERSION = "token bytes 1"
 _PROBE = "a \u00e9t\u00e9 \u6f22 b"
 
 
@@ -41,6 +44,7 @@ class MemberTokenizer:
         rows: Rows of the model's output head. Ids at or past it cannot be written; default: as many as the tokenizer.
 
     Attributes:
+        fingerprint: A key of its tokens and their bytes, the same wherever it was loaded from.
         token_bytes: Per id the bytes it writes, or None where it writes no text (control tokens, padding rows).
         end_ids: Every id that ends this member's text: the tokenizer's, the generation config's, and the control token
             that its chat template puts after an assistant's turn.
@@ -49,13 +53,12 @@ class MemberTokenizer:
     def __init__(self, tokenizer: Any, name: str, end_ids: Iterable[int] = (), rows: int | None = None) -> None:
         self.hf = tokenizer
         self.name = name
-        size = max([len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values())])
-        self.rows = size if rows is None else rows
+        self.rows = max(i + 1 for i in tokenizer.get_vocab().values()) if rows is None else rows
         self._written: dict[bytes, tuple[int, ...]] = {}
         self._added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
         self._control = {i for i, token in self._added.items() if token.special} | set(tokenizer.all_special_ids)
         self.byte_level = self._spells_with_byte_alphabet()
-        self.token_bytes = self._all_token_bytes(min(size, self.rows))
+        self.token_bytes, self.fingerprint = self._all_token_bytes()
         ends = {i for i in (tokenizer.eos_token_id, *end_ids) if i is not None}
         turn_end = self._end_of_turn()
         self.end_ids = frozenset(ends if turn_end is None else ends | {turn_end})
@@ -69,10 +72,24 @@ class MemberTokenizer:
         """Returns the bytes that these ids write; control tokens write none."""
         return b"".join(self.token_bytes[i] or b"" for i in ids)
 
-    def _all_token_bytes(self, size: int) -> list[bytes | None]:
-        pieces = self.hf.convert_ids_to_tokens(list(range(size)))
-        table: list[bytes | None] = [self._bytes_of(index, piece) for index, piece in enumerate(pieces)]
-        return table + [None] * (self.rows - size)
+    def _all_token_bytes(self) -> tuple[list[bytes | None], str]:
+        """The bytes of each id, from the cache if they are there, and the fingerprint of what they depend on."""
+        known = len(self.hf) if self.rows > len(self.hf) else self.rows
+        pieces = self.hf.convert_ids_to_tokens(list(range(known)))
+        # Ids past the tokenizer's length: mostly padding rows, which have no piece, but a vocabulary may have gaps.
+        beyond = {i: token for token, i in self.hf.get_added_vocab().items() if known <= i < self.rows}
+        pieces += [beyond.get(i) for i in range(known, self.rows)]
+        added = [f"{i} {token.content} {token.special}" for i, token in sorted(self._added.items())]
+        control = [str(i) for i in sorted(self._control)]
+        facts = [_TABLE_VERSION, str(self.byte_level), *added, "control", *control, "pieces"]
+        # One long string: joined it is a hundred times faster to hash than piece by piece.
+        key = table_cache.fingerprint([*facts, "\x00".join("\x01" if p is None else p for p in pieces)])
+        stored = table_cache.load(key)
+        if stored is not None:
+            return table_cache.unpack(stored), key
+        table = [self._bytes_of(index, piece) for index, piece in enumerate(pieces)]
+        table_cache.store(key, table_cache.pack(table))
+        return table, key
 
     def _bytes_of(self, index: int, piece: str | None) -> bytes | None:
         if piece is None or index in self._control:

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gac_core import table_cache
+from gac_core.table_cache import Array
 from gac_core.tokenizer import MemberTokenizer
+
+_TABLE_VERSION = "union 1"
 
 
 class UnionVocabulary:
@@ -28,10 +34,36 @@ class UnionVocabulary:
     """
 
     def __init__(self, tokenizers: Sequence[MemberTokenizer]) -> None:
-        held = {data for tokenizer in tokenizers for data in tokenizer.token_bytes if data is not None}
-        self.tokens = sorted(held)
+        key = table_cache.fingerprint(
+            [_TABLE_VERSION, *(f"{each.fingerprint} {sorted(each.end_ids)}" for each in tokenizers)]
+        )
+        stored = table_cache.load(key)
+        if stored is None:
+            stored = self._build(tokenizers)
+            table_cache.store(key, stored)
+        self.tokens = [data for data in table_cache.unpack(stored) if data is not None]
         self.end_id = len(self.tokens)
-        self.ids = {data: index for index, data in enumerate(self.tokens)}
+        self._columns = {id(each): stored[f"columns{index}"] for index, each in enumerate(tokenizers)}
+
+    @staticmethod
+    def _build(tokenizers: Sequence[MemberTokenizer]) -> dict[str, Array]:
+        tokens = sorted({data for tokenizer in tokenizers for data in tokenizer.token_bytes if data is not None})
+        ids: dict[bytes | None, int] = {data: index for index, data in enumerate(tokens)}
+        arrays = dict(table_cache.pack(tokens))
+        for index, tokenizer in enumerate(tokenizers):
+            columns = np.array([ids.get(data, -1) for data in tokenizer.token_bytes], np.int32)
+            columns[[i for i in tokenizer.end_ids if i < tokenizer.rows]] = len(tokens)
+            arrays[f"columns{index}"] = columns
+        return arrays
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """The id of each token's bytes."""
+        return {data: index for index, data in enumerate(self.tokens)}
+
+    def columns(self, tokenizer: MemberTokenizer) -> Tensor:
+        """Returns per row of a member's output head its union id, int64, shape ``[rows]``; -1 where it has none."""
+        return torch.from_numpy(self._columns[id(tokenizer)]).long()
 
     def __len__(self) -> int:
         return len(self.tokens) + 1
@@ -60,27 +92,18 @@ class Alignment:
     """
 
     def __init__(self, union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device | str = "cpu") -> None:
-        to_union = [-1] * tokenizer.rows
-        for index, data in enumerate(tokenizer.token_bytes):
-            if data is not None:
-                to_union[index] = union.ids[data]
-        for index in tokenizer.end_ids:
-            if index < tokenizer.rows:
-                to_union[index] = union.end_id
-        columns = torch.tensor(to_union, dtype=torch.long)
+        columns = union.columns(tokenizer)
         # Rows with no place in the union (control tokens, padding rows) are masked before the softmax.
         self._masked = (columns < 0).to(device)
-        first: dict[int, int] = {}
-        extra: list[tuple[int, int]] = []
-        for row, column in enumerate(to_union):
-            if column >= 0 and first.setdefault(column, row) != row:
-                extra.append((row, column))
-        # Column -> row; tokens the member does not hold read a column of zeros put after the last row.
+        rows = torch.nonzero(columns >= 0)[:, 0]
+        placed = columns[rows]
+        # Column -> its first row; tokens the member does not hold read a column of zeros put after the last row.
         gather = torch.full((len(union),), tokenizer.rows, dtype=torch.long)
-        gather[torch.tensor(list(first), dtype=torch.long)] = torch.tensor(list(first.values()), dtype=torch.long)
+        gather.scatter_reduce_(0, placed, rows, "amin")
+        extra = gather[placed] != rows
         self._gather = gather.to(device)
-        self._extra_rows = torch.tensor([row for row, _ in extra], dtype=torch.long, device=device)
-        self._extra_columns = torch.tensor([column for _, column in extra], dtype=torch.long, device=device)
+        self._extra_rows = rows[extra].to(device)
+        self._extra_columns = placed[extra].to(device)
 
     def align(self, logits: Tensor) -> Tensor:
         """Returns the member's distribution over the union.

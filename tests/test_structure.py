@@ -12,6 +12,7 @@ import gac_core
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
+    "table_cache": 0,
     "cache": 0,
     "detokenizer": 0,
     "output": 0,
@@ -34,6 +35,8 @@ FLOORS = {
     "engine": 6,
     "worker": 7,
     "ensemble": 8,
+    "inspection": 4,
+    "cli": 9,
 }
 
 
