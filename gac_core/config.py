@@ -96,7 +96,7 @@ class EnsembleConfig:
     alignment: str = "token"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "members", tuple(as_member(member) for member in self.members))
         names = self.names
         if not names:
             raise ConfigError("an ensemble needs at least one member")

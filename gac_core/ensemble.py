@@ -94,8 +94,8 @@ class Ensemble:
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
         max_batch_size: int = 16,
-        commit: str = "canonical",
-        alignment: str = "token",
+        commit: str | None = None,
+        alignment: str | None = None,
     ) -> Ensemble:
         """Loads models by name or folder.
 
@@ -108,8 +108,9 @@ class Ensemble:
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
             max_batch_size: Requests that run at once; more wait. Default 16.
-            commit: How picked tokens enter a member that did not choose them; see `EnsembleConfig.commit`.
-            alignment: How votes on differently cut words are compared; see `EnsembleConfig.alignment`.
+            commit: How picked tokens enter a member that did not choose them; None: the default of
+                `EnsembleConfig.commit`.
+            alignment: How votes on differently cut words are compared; None: the default of `EnsembleConfig.alignment`.
 
         Raises:
             ConfigError: A setting is wrong.
@@ -129,7 +130,8 @@ class Ensemble:
             if member.device is None and member.device_map is None:
                 changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
             members[index] = replace(member, **changes)
-        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, commit, alignment))
+        rules = {key: rule for key, rule in (("commit", commit), ("alignment", alignment)) if rule is not None}
+        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, **rules))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:

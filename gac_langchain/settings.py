@@ -27,6 +27,10 @@ class EnsembleSettings(BaseModel):
     dtype: str | None = None
     device: str | None = None
     device_map: Any = None
+    commit: str | None = None
+    """``"canonical"`` or ``"context-free"``; see `gac_core.EnsembleConfig`. None: the library's default."""
+    alignment: str | None = None
+    """``"token"`` or ``"boundary"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256
@@ -55,6 +59,8 @@ class EnsembleSettings(BaseModel):
                 dtype=self.dtype,
                 device=self.device,
                 device_map=self.device_map,
+                commit=self.commit,
+                alignment=self.alignment,
             )
         # Wrong defaults are told now, not at the first question.
         self._params(None, {})
@@ -82,5 +88,7 @@ class EnsembleSettings(BaseModel):
             ],
             "ensemble_gate": self._loaded.gate,
             "ensemble_threshold": config.threshold,
+            "commit": config.commit,
+            "alignment": config.alignment,
             **{name: getattr(self, name) for name in sorted(SamplingParams.names())},
         }

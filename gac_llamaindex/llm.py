@@ -51,6 +51,8 @@ class GaCLLM(LLM):
         dtype: For example ``"float32"``; default as stored.
         device: For example ``"cuda:0"``.
         device_map: As in accelerate.
+        commit: ``"canonical"`` or ``"context-free"``; default the library's, see `gac_core.EnsembleConfig`.
+        alignment: ``"token"`` or ``"boundary"``; likewise.
         **fields: Defaults of `gac_core.SamplingParams`, by name; each call may override them.
 
     Example:
@@ -63,6 +65,8 @@ class GaCLLM(LLM):
     dtype: str | None = None
     device: str | None = None
     device_map: Any = None
+    commit: str | None = None
+    alignment: str | None = None
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256
@@ -89,6 +93,8 @@ class GaCLLM(LLM):
             dtype=self.dtype,
             device=self.device,
             device_map=self.device_map,
+            commit=self.commit,
+            alignment=self.alignment,
         )
         # Wrong defaults are told now, not at the first question.
         self._params({})

@@ -148,3 +148,16 @@ def test_the_cache_key_tells_ensembles_apart(ensemble):
     one, two = ChatGaC(ensemble=ensemble), ChatGaC(ensemble=ensemble, threshold=0.5)
     assert one._identifying_params != two._identifying_params
     assert one.get_num_tokens("In which town") == len(ensemble.encode("In which town")) > 0
+
+
+def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
+    from gac_langchain import ChatGaC
+
+    keys = set()
+    for alignment in (None, "token", "boundary"):
+        chat = ChatGaC(models=EMBEDDED[:2], dtype="float32", alignment=alignment, commit="context-free", max_tokens=8)
+        assert chat._loaded.config.commit == "context-free"
+        assert alignment in (None, chat._loaded.config.alignment)
+        assert chat.invoke("Who?").content is not None
+        keys.add(chat._get_llm_string())
+    assert len(keys) >= 2
