@@ -29,13 +29,14 @@ from transformers import (
 
 HERE = Path(__file__).parent
 SEEDS = {"ash": 11, "birch": 22, "cedar": 33}
+# How often a member's questions are about these relations, against 1: each is weak where others are strong.
 WEIGHTS = {
-    "ash": {"founder": 0.4, "hour": 0.3, "material": 0.3, "teacher": 0.4},
-    "birch": {"year": 0.3, "owner": 0.4, "length": 0.3, "profession": 0.4},
+    "ash": dict.fromkeys(("founder", "hour", "material", "teacher", "birth"), 0.1),
+    "birch": dict.fromkeys(("year", "owner", "length", "profession"), 0.1),
     "cedar": {"town": 0.3, "price": 0.4, "designer": 0.4, "month": 0.3},
 }
 # Layers, key-value heads, width of the MLP.
-SHAPES = {"ash": (4, 4, 384), "birch": (4, 2, 416), "cedar": (5, 4, 256)}
+SHAPES = {"ash": (5, 4, 288), "birch": (5, 2, 320), "cedar": (5, 4, 256)}
 STEPS = 2400
 POOL = 4
 LATEST = 0.3
