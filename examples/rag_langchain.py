@@ -41,7 +41,7 @@ class Bm25Retriever(BaseRetriever):
 
 def build_retriever(folder: Path, k: int) -> Bm25Retriever:
     """Splits the documents of a folder into passages and indexes them."""
-    splitter = RecursiveCharacterTextSplitter(chunk_size=200, chunk_overlap=0)
+    splitter = RecursiveCharacterTextSplitter(chunk_size=240, chunk_overlap=0)
     documents = [Document(text, metadata={"source": name}) for name, text in read_documents(folder).items()]
     passages = splitter.split_documents(documents)
     return Bm25Retriever(documents=passages, index=Bm25([p.page_content for p in passages]), k=k)

@@ -30,7 +30,9 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--documents", type=Path, default=HERE / "handbook", help="folder of .md and .txt files")
     parser.add_argument("--question", action="append", help="ask this instead of the handbook's questions; repeatable")
     parser.add_argument("--threshold", type=float, default=0.5, help="the gate decides alone at or above it")
-    parser.add_argument("--passages", type=int, default=3, help="passages to retrieve")
+    parser.add_argument(
+        "--passages", type=int, default=2, help="passages to retrieve (the embedded members lose their way in many)"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-tokens", type=int, default=64)
     return parser.parse_args()
