@@ -39,7 +39,8 @@ class View:
         self.probs = probs
         self.waiting = waiting
         self.range = self._longer(waiting) if waiting else (0, len(union))
-        self.total = float(probs[self.range[0] : self.range[1]].sum())
+        # A member may have waited on ever less probable tokens; what is left may round to nothing.
+        self.total = max(float(probs[self.range[0] : self.range[1]].sum()), 1e-30)
 
     def _longer(self, data: bytes) -> tuple[int, int]:
         """The range of tokens that start with some bytes and go on."""

@@ -87,22 +87,26 @@ class BoundaryDecoder:
         while any(missing.values()):
             self._poll.ask(batch, missing, answers)
             missing = {
-                row: [m for m in members if self._takes_in(batch[row], m, answers.rows[row])]
+                row: [m for m in members if self._takes_in(row, batch[row], m, answers)]
                 for row, members in missing.items()
                 if row not in answers.errors
             }
 
-    def _takes_in(self, request: Request, member: int, told: dict[int, Tensor]) -> bool:
+    def _takes_in(self, row: int, request: Request, member: int, answers: Answers) -> bool:
         """Turns bytes that wait into ids, as far as the member's answer tells; True if it must be asked again."""
-        sequence = request.sequences[member]
-        if not sequence.waiting:
+        sequence, told = request.sequences[member], answers.rows[row]
+        if not sequence.waiting or row in answers.errors:
             return False
         view = View(self._union, told[member])
         ready, own = view.fit(sequence.waiting, self._head(member, sequence.waiting))
         if not ready:
             sequence.held = told[member]
             return False
-        self._commits[member](sequence, ready, own)
+        try:
+            self._commits[member](sequence, ready, own)
+        except GaCError as error:
+            answers.errors[row] = error
+            return False
         sequence.waiting = sequence.waiting[len(ready) :]
         del told[member]
         return True

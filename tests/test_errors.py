@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import random_model
 from conftest import EMBEDDED, QUESTION, ensemble_of, random_pair
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from gac_core import (
     ChatTemplateError,
@@ -22,6 +25,7 @@ from gac_core import (
     RequestError,
     SamplingParams,
     UnknownArgumentError,
+    UnwritableTextError,
 )
 
 
@@ -210,3 +214,25 @@ def test_a_closed_ensemble_says_so():
 def test_every_error_is_a_gac_error():
     for kind in (ConfigError, RequestError, MemberError, ModelLoadError, EngineClosedError, UnknownArgumentError):
         assert issubclass(kind, GaCError)
+
+
+@pytest.mark.parametrize("alignment", ["token", "boundary"])
+@pytest.mark.parametrize("commit", ["canonical", "context-free"])
+def test_text_that_a_member_cannot_write_ends_that_request_alone(alignment, commit):
+    """A member of a few words, no letters and no bytes, beside one that writes anything."""
+    words = {"<end>": 0, "<unk>": 1, "Who": 2, "In": 3, "stone": 4}
+    few = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")),
+        eos_token="<end>",
+        unk_token="<unk>",
+        pad_token="<end>",
+    )
+    writer = random_pair("llama")
+    settings = {"alignment": alignment, "commit": commit, "weights": [9.0, 1.0]}
+    with ensemble_of([writer, (random_model("llama", few), few)], **settings) as both:
+        alone = both.generate_batch(["Who", "Who"], max_tokens=1)
+        assert [output.usage.completion_tokens for output in alone] == [1, 1]
+        for _ in range(2):
+            with pytest.raises(UnwritableTextError, match=r"m1.*cannot write.*byte fallback") as caught:
+                both.generate("Who", max_tokens=8)
+            assert caught.value.value
