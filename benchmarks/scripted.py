@@ -1,0 +1,79 @@
+"""Random models of realistic size whose greedy text is a given one: what they compute is real, what they say is forced.
+
+The forced token is the first one of the member's own cut of what is left of the text, whatever tokens stand before it,
+so that members with different tokenizers agree and disagree about tokens as trained ones would.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gac_core.tokenizer import MemberTokenizer
+
+OFFSET = 40.0
+
+
+class Scripted(LlamaForCausalLM):
+    """A Llama with random weights that continues any text by the script.
+
+    Args:
+        config: Its shape.
+        tokenizer: Its tokenizer as bytes.
+        prompt: Prompts given to it start with this text.
+        script: What follows; after its end the script starts again.
+    """
+
+    def __init__(self, config: LlamaConfig, tokenizer: MemberTokenizer, prompt: str, script: str) -> None:
+        super().__init__(config)
+        self.bytes = tokenizer
+        self.skipped = len(tokenizer.decode(tokenizer.encode_prompt(prompt)))
+        self.script = script.encode()
+        self.ids: list[int] = []
+        self.next: dict[int, int] = {}
+        self.register_forward_pre_hook(self._follow, with_kwargs=True)
+        self.lm_head.register_forward_hook(self._force)
+
+    def _follow(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Keeps the text of the one request, as ids."""
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        positions = kwargs.get("position_ids")
+        start = len(self.ids) if positions is None else int(positions[0, 0])
+        self.ids[start:] = ids[0].tolist()
+
+    def _force(self, module: Any, args: tuple[Tensor], logits: Tensor) -> Tensor:
+        for back in range(logits.shape[1]):
+            written = len(self.bytes.decode(self.ids[: len(self.ids) - back])) - self.skipped
+            logits[0, -1 - back, self._following(max(written, 0) % len(self.script))] += OFFSET
+        return logits
+
+    def _following(self, start: int) -> int:
+        if start not in self.next:
+            # The character that `start` may stand in the middle of is written in byte tokens.
+            part = self.script[start : start + 60]
+            while part[:1] and part[0] & 0xC0 == 0x80:
+                return self.next.setdefault(start, self.bytes.write(part[:1])[0])
+            text = part.decode(errors="ignore")
+            self.next[start] = (self.bytes.cut(text) or self.bytes.write(part[:1]))[0]
+        return self.next[start]
+
+
+def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layers: int, seed: int) -> Scripted:
+    """Makes a model of a width, with heads of 64."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=tokenizer.rows,
+        hidden_size=width,
+        intermediate_size=int(2.75 * width),
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=max(width // 128, 1),
+        max_position_embeddings=8192,
+        bos_token_id=tokenizer.hf.bos_token_id,
+        eos_token_id=tokenizer.hf.eos_token_id,
+        pad_token_id=tokenizer.hf.eos_token_id,
+    )
+    return Scripted(config, tokenizer, prompt, script).eval()
