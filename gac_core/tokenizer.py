@@ -137,14 +137,14 @@ class MemberTokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Encodes a prompt as the tokenizer does by itself, with its BOS; an end-of-text id at the end is left out."""
-        ids: list[int] = list(self.hf.encode(text, add_special_tokens=True))
+        ids: list[int] = list(self.hf.encode(text, add_special_tokens=True, verbose=False))
         while ids and ids[-1] in self.end_ids and ids[-1] != self.hf.bos_token_id:
             ids.pop()
         return ids
 
     def encode_rendered(self, text: str) -> list[int]:
         """Encodes a conversation that a chat template has rendered; adds nothing, so that BOS never comes twice."""
-        return list(self.hf.encode(text, add_special_tokens=False))
+        return list(self.hf.encode(text, add_special_tokens=False, verbose=False))
 
     def write(self, data: bytes) -> tuple[int, ...]:
         """Returns ids that write exactly these bytes, whatever stands before them (context-free).
@@ -178,7 +178,7 @@ class MemberTokenizer:
         again. None where every anchor melts into the text, or where the tokenizer would change the text.
         """
         for anchor, head in self._anchors:
-            ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False))
+            ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False, verbose=False))
             if ids[: len(head)] == head:
                 rest = ids[len(head) :]
                 if all(i < self.rows for i in rest) and self.decode(rest) == text.encode():
