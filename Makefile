@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What the benchmarks of vocabularies and speed run on: two folders or hub names.
+TOKENIZERS ?= examples/models/ash examples/models/cedar
 
 .PHONY: install demo test test-slow lint type bench clean
 
@@ -30,6 +32,8 @@ type: install
 
 bench: install
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.vocabulary $(TOKENIZERS)
+	$(BIN)/python -m benchmarks.speed $(TOKENIZERS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

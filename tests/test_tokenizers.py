@@ -189,3 +189,14 @@ def can_write(member: MemberTokenizer, data: bytes) -> bool:
         return bool(member.write(data))
     except UnwritableTextError:
         return False
+
+
+@pytest.mark.shared
+def test_all_ends_of_text_are_one_entry():
+    """A SentencePiece and a byte-level member end together, whatever their end tokens are called."""
+    members = [load(SHARED / "tokenizers" / name) for name in ("llama-2", "llama-3", "qwen2.5")]
+    union = UnionVocabulary(members)
+    for member in members:
+        columns = union.columns(member)
+        assert {int(columns[i]) for i in member.end_ids} == {union.end_id}
+        assert union.data(union.end_id) is None
