@@ -24,6 +24,7 @@ from gac_core.tokenizer import MemberTokenizer
 
 PROSE = Path(__file__).parent.parent / "docs" / "architecture.md"
 CODE = Path(__file__).parent.parent / "gac_core" / "engine.py"
+DRAFTS = ("lookup", "ahead")
 PROMPT = "The text goes on from here as it does in the document that everybody has read before:\n"
 
 
@@ -38,11 +39,13 @@ def plain(model: Scripted, ids: list[int], count: int) -> float:
     return time.perf_counter() - began
 
 
-def ensemble_of(models: list[Scripted], alignment: str) -> Ensemble:
-    """An ensemble of scripted models, which are then its own."""
+def ensemble_of(models: list[Scripted], alignment: str = "token", drafts: tuple[str, ...] = ()) -> Ensemble:
+    """An ensemble of scripted models, which are then its own; it reads every prompt anew, as ``generate`` does."""
     names = [f"m{index}" for index in range(len(models))]
-    config = EnsembleConfig(tuple(MemberConfig(name) for name in names), alignment=alignment)
-    members = [Member.from_model(model, model.bytes.hf, name) for model, name in zip(models, names, strict=True)]
+    config = EnsembleConfig(tuple(MemberConfig(name) for name in names), alignment=alignment, drafts=drafts)
+    members = [
+        Member.from_model(model, model.bytes.hf, name, cache_bytes=0) for model, name in zip(models, names, strict=True)
+    ]
     return Ensemble(members, config)
 
 
@@ -58,42 +61,79 @@ class Case:
         self.ratios.append(self.engine() / self.other())
 
 
-def cases_of(kind: str, tokenizers: list[MemberTokenizer], script: str, args: argparse.Namespace) -> list[Case]:
-    """The cases on one text."""
-    models = [make(t, PROMPT, script, args.width, args.layers, seed) for seed, t in enumerate(tokenizers)]
-    prompts = [tokenizer.encode_prompt(PROMPT) for tokenizer in tokenizers]
-    alone = ensemble_of(models[:1], "token")
-    both = {alignment: ensemble_of(models, alignment) for alignment in ("token", "boundary")}
-    text = alone.generate(PROMPT, max_tokens=args.tokens).text
-    counts = [len(t.cut(text) or t.write(text.encode())) for t in tokenizers]
+class Bench:
+    """Two scripted models of one text, the ensembles of them, and what their own ``generate`` takes for that text.
 
-    def engine(ensemble: Ensemble, **asked: object) -> float:
+    Args:
+        tokenizers: Two.
+        prompt: The prompt.
+        script: What the models write.
+        args: Sizes.
+    """
+
+    def __init__(self, tokenizers: list[MemberTokenizer], prompt: str, script: str, args: argparse.Namespace) -> None:
+        self.prompt = prompt
+        self.tokens = args.tokens
+        self.models = [make(t, prompt, script, args.width, args.layers, seed) for seed, t in enumerate(tokenizers)]
+        self.prompts = [tokenizer.encode_prompt(prompt) for tokenizer in tokenizers]
+        self.text = ensemble_of(self.models[:1]).generate(prompt, max_tokens=args.tokens).text
+        self.counts = [len(t.cut(self.text) or t.write(self.text.encode())) for t in tokenizers]
+
+    def engine(self, ensemble: Ensemble, **asked: object) -> float:
+        """Seconds of an ensemble."""
         began = time.perf_counter()
-        written = ensemble.generate(PROMPT, max_tokens=4 * args.tokens, stop=(text[-24:],), **asked).text
+        written = ensemble.generate(self.prompt, max_tokens=4 * self.tokens, stop=(self.text[-24:],), **asked).text
         seconds = time.perf_counter() - began
-        assert text.startswith(written), (text[-80:], written[-80:])
+        assert self.text.startswith(written), (self.text[-80:], written[-80:])
+        assert len(written) > len(self.text) - 40, (len(self.text), len(written))
         return seconds
 
-    def generate(*which: int) -> float:
-        return sum(plain(models[index], prompts[index], counts[index]) for index in which)
+    def own(self, *which: int) -> float:
+        """Seconds of the models' own generate, one after the other."""
+        return sum(plain(self.models[index], self.prompts[index], self.counts[index]) for index in which)
 
+    def case(self, name: str, target: str, ensemble: Ensemble, *which: int, **asked: object) -> Case:
+        """A case against the own ``generate`` of some models."""
+        return Case(name, target, lambda: self.engine(ensemble, **asked), lambda: self.own(*which))
+
+
+def text_cases(kind: str, target: str, bench: Bench) -> list[Case]:
+    """The cases on one text, drafts off."""
+    both = ensemble_of(bench.models)
     return [
-        Case(f"{kind}: one member", "1.00", lambda: engine(alone), lambda: generate(0)),
-        Case(f"{kind}: every step, token alignment", "1.00", lambda: engine(both["token"]), lambda: generate(0, 1)),
-        Case(f"{kind}: every step, boundary", "", lambda: engine(both["boundary"]), lambda: generate(0, 1)),
-        Case(
-            f"{kind}: thresholded, never ensembles",
-            "0.55",
-            lambda: engine(both["token"], threshold=0.0),
-            lambda: generate(0, 1),
-        ),
-        Case(
-            f"{kind}: thresholded, against the gate alone",
-            "1.05",
-            lambda: engine(both["token"], threshold=0.0),
-            lambda: generate(0),
+        bench.case(f"{kind}: one member", "1.00", ensemble_of(bench.models[:1]), 0),
+        bench.case(f"{kind}: every step", target, both, 0, 1),
+        bench.case(f"{kind}: every step, boundary alignment", "", ensemble_of(bench.models, "boundary"), 0, 1),
+        bench.case(f"{kind}: thresholded, never ensembles", "0.55", both, 0, 1, threshold=0.0),
+        bench.case(f"{kind}: thresholded, against the gate alone", "1.05", both, 0, threshold=0.0),
+    ]
+
+
+def draft_cases(prose: Bench, quote: Bench) -> list[Case]:
+    """The cases with drafts."""
+    return [
+        prose.case("prose: every step, gate drafts", "0.85", ensemble_of(prose.models, drafts=("ahead",)), 0, 1),
+        prose.case("prose: every step, all drafts", "", ensemble_of(prose.models, drafts=DRAFTS), 0, 1),
+        quote.case("quotes: every step, drafts off", "", ensemble_of(quote.models), 0, 1),
+        quote.case("quotes: every step, drafts on", "0.60", ensemble_of(quote.models, drafts=DRAFTS), 0, 1),
+        quote.case(
+            "quotes: thresholded, never ensembles, drafts on",
+            "",
+            ensemble_of(quote.models, drafts=DRAFTS),
+            0,
+            1,
+            threshold=0.0,
         ),
     ]
+
+
+def quoting(document: str) -> tuple[str, str]:
+    """A prompt with a document, and an answer that quotes sentences of it."""
+    text = " ".join(document.split())
+    sentences = [part.strip() for part in text[:2400].split(". ")]
+    quotes = [sentence for sentence in sentences if 40 < len(sentence) < 160]
+    answer = " ".join(f'On this the document says: "{quote}".' for quote in quotes[1::2])
+    return f"{text[:2400]}\n\nWhat does the document say of its parts?\n", answer
 
 
 def main() -> None:
@@ -104,15 +144,21 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="run only the cases whose name has this in it")
     args = parser.parse_args()
     tokenizers = [
         MemberTokenizer(AutoTokenizer.from_pretrained(name), f"m{i}") for i, name in enumerate(args.tokenizers)
     ]
+    prose = Bench(tokenizers, PROMPT, PROSE.read_text(encoding="utf-8"), args)
+    code = Bench(tokenizers, PROMPT, CODE.read_text(encoding="utf-8"), args)
+    quote = Bench(tokenizers, *quoting(PROSE.read_text(encoding="utf-8")), args)
     cases = [
-        case
-        for kind, path in (("prose", PROSE), ("code", CODE))
-        for case in cases_of(kind, tokenizers, path.read_text(encoding="utf-8"), args)
+        *text_cases("prose", "1.00", prose),
+        *text_cases("code", "1.05", code),
+        *draft_cases(prose, quote),
     ]
+    if args.only:
+        cases = [case for case in cases if args.only in case.name]
     for case in cases:
         case.engine()
         case.other()

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from gac_core.aggregation import arithmetic_mean
 from gac_core.commit import make_commit
-from gac_core.request import Sequence
+from gac_core.request import MemberText
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import Alignment, UnionVocabulary
 
@@ -54,7 +54,7 @@ def commit_times(members: list[MemberTokenizer], rule: str, text: str) -> list[f
     times = []
     for index, member in enumerate(members):
         giver = members[index - 1]
-        commit, sequence = make_commit(rule, member), Sequence([])
+        commit, sequence = make_commit(rule, member), MemberText([])
         for data in filter(None, (giver.token_bytes[i] for i in giver.hf.encode(text, add_special_tokens=False))):
             began = time.perf_counter()
             commit(sequence, data, False)

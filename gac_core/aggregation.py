@@ -1,6 +1,6 @@
-"""How the members' distributions become one, and when the gate decides alone.
+"""How the members' distributions become one (GaC, section 3.2).
 
-GaC, sections 3.2 (the average) and 3.4 (the threshold). Pure functions on distributions over the union vocabulary.
+Pure functions on distributions over the union vocabulary.
 """
 
 from __future__ import annotations
@@ -15,21 +15,16 @@ def arithmetic_mean(distributions: Sequence[Tensor], weights: Sequence[float]) -
     """Returns the weighted mean of distributions.
 
     Args:
-        distributions: One per member, float32, shape ``[n, union]``.
+        distributions: One per member, float32, shape ``[..., union]``.
         weights: One per member; they sum to one.
 
     Returns:
-        Float32, shape ``[n, union]``, on the first distribution's device.
+        Float32, shape ``[..., union]``, on the first distribution's device.
     """
     total = distributions[0] * weights[0]
     for distribution, weight in zip(distributions[1:], weights[1:], strict=True):
         total = torch.add(total, distribution.to(total.device), alpha=weight)
     return total
-
-
-def gate_is_sure(distribution: Tensor, threshold: float) -> bool:
-    """Whether the gate's largest probability is at or above the threshold; distribution of shape ``[union]``."""
-    return bool(distribution.max() >= threshold)
 
 
 def normalise(weights: Sequence[float]) -> list[float]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gac_core.aggregation import normalise
 from gac_core.boundary import Ahead, Cut, Text, View, Vote, agreed
-from gac_core.commit import Commit
-from gac_core.errors import GaCError, UnwritableTextError
+from gac_core.commit import Writer
+from gac_core.errors import GaCError, InvalidLogitsError, UnwritableTextError
 from gac_core.output import TokenLogprob
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
@@ -29,8 +29,9 @@ class BoundaryDecoder:
         poll: Asks the members.
         union: The union vocabulary.
         weights: One per member, above 0.
+        names: The members' names.
         tokenizers: One per member.
-        commits: How bytes enter each member's text.
+        writer: Commits bytes.
     """
 
     def __init__(
@@ -38,87 +39,92 @@ class BoundaryDecoder:
         poll: Poll,
         union: UnionVocabulary,
         weights: Sequence[float],
+        names: Sequence[str],
         tokenizers: Sequence[MemberTokenizer],
-        commits: Sequence[Commit],
+        writer: Writer,
     ) -> None:
         self._poll = poll
         self._union = union
         self._weights = dict(enumerate(normalise(weights)))
         self._tokenizers = list(tokenizers)
-        self._commits = list(commits)
+        self._names = list(names)
+        self._writer = writer
         self._cut_of = lru_cache(maxsize=100_000)(self._cut)
 
     @torch.inference_mode()
-    def decode(self, batch: Sequence[Request]) -> list[Picked | GaCError]:
+    def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
         """Picks the next bytes of every request, or the error that one of its members met.
 
         As in the paper's alignment, gates are asked first, and members are asked in one forward each; a member that
         waits is not asked at all, since what it said before still holds.
         """
-        answers = Answers([{} for _ in batch])
+        answers = Answers.of(batch)
         for row, request in enumerate(batch):
-            for member, sequence in enumerate(request.sequences):
-                if sequence.held is not None:
-                    answers.rows[row][member] = sequence.held
+            for member, text in enumerate(request.texts):
+                if text.held is not None:
+                    answers.rows[row][member] = text.held[None]
         gated = [row for row, request in enumerate(batch) if request.threshold is not None]
         self._ask(batch, {row: [batch[row].gate] for row in gated}, answers)
-        alone = {row for row in gated if row not in answers.errors and self._sure(batch[row], answers.rows[row])}
-        rest = [row for row in range(len(batch)) if row not in alone and row not in answers.errors]
+        alone = {row for row in gated if answers.open(row) and self._sure(batch[row], answers.rows[row])}
+        rest = [row for row in range(len(batch)) if row not in alone and answers.open(row)]
         self._ask(batch, {row: list(self._weights) for row in rest}, answers)
         views = {
             row: self._views(request, answers.rows[row], [request.gate] if row in alone else list(self._weights))
             for row, request in enumerate(batch)
-            if row not in answers.errors
+            if answers.open(row)
         }
         chosen = self._choose(batch, views, answers)
-        picked: list[Picked | GaCError] = []
+        done: list[list[Picked | GaCError]] = [[] for _ in batch]
         for row, request in enumerate(batch):
+            request.told = answers.rows[row] if row in answers.unread else {}
             if row in answers.errors:
-                picked.append(answers.errors[row])
-                continue
-            request.stats.steps += 1
-            request.stats.steps_ensembled += row not in alone
-            picked.append(self._settle(request, views[row], *chosen[row]))
-        return picked
+                done[row].append(answers.errors[row])
+            elif row not in answers.unread:
+                self._writer.write(
+                    request, self._settle(request, views[row], row not in alone, *chosen[row]), done[row]
+                )
+                request.sampler.advance()
+        return done
 
     def _ask(self, batch: Sequence[Request], wanted: Mapping[int, Sequence[int]], answers: Answers) -> None:
         """Asks members, again as long as bytes that wait turn out to be whole tokens of theirs."""
         missing = {row: [m for m in members if m not in answers.rows[row]] for row, members in wanted.items()}
         while any(missing.values()):
             self._poll.ask(batch, missing, answers)
+            self._poll.check(answers)
             missing = {
-                row: [m for m in members if self._takes_in(row, batch[row], m, answers)]
+                row: [m for m in members if m in answers.rows[row] and self._takes_in(row, batch[row], m, answers)]
                 for row, members in missing.items()
                 if row not in answers.errors
             }
 
     def _takes_in(self, row: int, request: Request, member: int, answers: Answers) -> bool:
         """Turns bytes that wait into ids, as far as the member's answer tells; True if it must be asked again."""
-        sequence, told = request.sequences[member], answers.rows[row]
-        if not sequence.waiting or row in answers.errors:
+        text, told = request.texts[member], answers.rows[row]
+        if not text.waiting or row in answers.errors:
             return False
-        view = View(self._union, told[member])
-        ready, own = view.fit(sequence.waiting, self._head(member, sequence.waiting))
+        view = View(self._union, told[member][0])
+        ready, own = view.fit(text.waiting, self._head(member, text.waiting))
         if not ready:
-            sequence.held = told[member]
+            text.held = told[member][0]
             return False
         try:
-            self._commits[member](sequence, ready, own)
+            self._writer.commits[member](text, ready, own)
         except GaCError as error:
             answers.errors[row] = error
             return False
-        sequence.waiting = sequence.waiting[len(ready) :]
+        text.waiting = text.waiting[len(ready) :]
         del told[member]
         return True
 
     def _sure(self, request: Request, told: Mapping[int, Tensor]) -> bool:
         assert request.threshold is not None
         gate = request.gate
-        _, chance = View(self._union, told[gate], request.sequences[gate].waiting).first()
+        _, chance = View(self._union, told[gate][0], request.texts[gate].waiting).first()
         return chance >= request.threshold
 
     def _views(self, request: Request, told: Mapping[int, Tensor], members: Sequence[int]) -> dict[int, View]:
-        return {m: View(self._union, told[m], request.sequences[m].waiting) for m in members}
+        return {m: View(self._union, told[m][0], request.texts[m].waiting) for m in members}
 
     # ---- choosing
 
@@ -149,6 +155,9 @@ class BoundaryDecoder:
         while wanted:
             paths = {(row, member): ids for row, members in wanted.items() for member, ids in members.items()}
             told = self._poll.look_ahead(batch, paths, answers)
+            for (row, member), said in told.items():
+                if not bool(torch.isfinite(said.sum())):
+                    answers.errors.setdefault(row, InvalidLogitsError(self._names[member]))
             asked, wanted = list(wanted), {}
             for row in asked:
                 if row not in answers.errors:
@@ -205,11 +214,11 @@ class BoundaryDecoder:
 
     # ---- settling
 
-    def _settle(self, request: Request, views: Mapping[int, View], text: Text, score: float) -> Picked:
+    def _settle(self, request: Request, views: Mapping[int, View], ensembled: bool, text: Text, score: float) -> Picked:
         """Tells for every member whether the bytes are a token of its own, the start of one, or something else."""
         logprob = self._logprob(request, views, text, score)
         if text is None:
-            return Picked(None, logprob)
+            return Picked(None, ensembled, logprob)
         average = sum(self._share(views, member) * view.token(text) for member, view in views.items())
         chosen_by: set[int] = set()
         waiting: dict[int, int] = {}
@@ -222,7 +231,7 @@ class BoundaryDecoder:
                 chosen_by.add(member)
             if not ready:
                 held[member] = view.probs
-        return Picked(text, logprob, frozenset(chosen_by), waiting, held)
+        return Picked(text, ensembled, logprob, frozenset(chosen_by), waiting, held)
 
     def _head(self, member: int, data: bytes) -> bytes:
         """The first piece with which the member's tokenizer writes some bytes; none where it cannot."""

@@ -44,33 +44,51 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows: Rows | None = None
-        self.slots = 1
+        self.slots = 0
         self.capacity = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Sets up empty storage for states of shape ``[rows, kv_heads, width, head_dim]``."""
-        self.keys = key_states.new_zeros((0, key_states.shape[1], 0, key_states.shape[3]))
-        self.values = value_states.new_zeros((0, value_states.shape[1], 0, value_states.shape[3]))
+        """Sets up storage for states of shape ``[rows, kv_heads, width, head_dim]``."""
+        self.keys = self._sized(key_states[:0, :, :0])
+        self.values = self._sized(value_states[:0, :, :0])
         self.is_initialized = True
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Gives the storage this many slots and positions; what lies within both sizes stays."""
+        if (slots, capacity) == (self.slots, self.capacity):
+            return
+        self.slots, self.capacity = slots, capacity
+        if self.is_initialized:
+            assert self.keys is not None
+            assert self.values is not None
+            self.keys = self._sized(self.keys)
+            self.values = self._sized(self.values)
+
+    def _sized(self, store: Tensor) -> Tensor:
+        # Zeros, not garbage: a masked NaN would still poison the weighted sum of attention.
+        sized = store.new_zeros((self.slots, store.shape[1], self.capacity, store.shape[3]))
+        slots, capacity = min(self.slots, store.shape[0]), min(self.capacity, store.shape[2])
+        sized[:slots, :, :capacity] = store[:slots, :, :capacity]
+        return sized
+
+    def stores(self) -> list[Tensor]:
+        """The keys and the values; none before the first forward."""
+        return [store for store in (self.keys, self.values) if store is not None]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes the new states and returns those that attention reads, ``[rows, kv_heads, length, head_dim]``."""
         assert self.rows is not None, "reserve() comes before the forward"
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = self._write(self.keys, key_states)
-        self.values = self._write(self.values, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        self._write(self.keys, key_states)
+        self._write(self.values, value_states)
         return self._read(self.keys), self._read(self.values)
 
-    def _write(self, store: Tensor | None, new: Tensor) -> Tensor:
+    def _write(self, store: Tensor, new: Tensor) -> None:
         assert self.rows is not None
-        assert store is not None
         rows = self.rows
-        if store.shape[0] < self.slots or store.shape[2] < self.capacity:
-            # Zeros, not garbage: a masked NaN would still poison the weighted sum of attention.
-            grown = new.new_zeros((self.slots, new.shape[1], self.capacity, new.shape[3]))
-            grown[: store.shape[0], :, : store.shape[2]] = store
-            store = grown
         if len(set(rows.starts)) == 1 and rows.contiguous:
             start = rows.starts[0]
             store[rows.slots[0] : rows.slots[-1] + 1, :, start : start + rows.width] = new
@@ -80,7 +98,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
                 rows.width, device=new.device
             )
             store[slots, :, positions] = new.transpose(1, 2)
-        return store
 
     def _read(self, store: Tensor) -> Tensor:
         assert self.rows is not None
@@ -114,17 +131,55 @@ class SlotCache(Cache):
         super().__init__(layers=list(self._slot_layers))
 
     def reserve(self, rows: Rows) -> None:
-        """Announces the rows of the next forward and makes room for them, by doubling."""
+        """Announces the rows of the next forward and makes room for them, capacity by doubling."""
         for layer in self._slot_layers:
             layer.rows = rows
-            while layer.slots <= rows.slots[-1]:
-                layer.slots *= 2
-            if layer.capacity < rows.length:
-                layer.capacity = max(rows.length, 2 * layer.capacity, 64)
+        self.make_room(rows.slots[-1] + 1, rows.length)
+
+    def make_room(self, slots: int, length: int) -> None:
+        """Makes storage large enough for so many slots, and for texts of this length in each."""
+        for layer in self._slot_layers:
+            fits = layer.capacity >= length
+            layer.resize(max(slots, layer.slots), layer.capacity if fits else self.capacity_for(length))
+
+    def capacity_for(self, length: int) -> int:
+        """Returns the capacity that texts of this length make the storage have."""
+        have = self._slot_layers[0].capacity
+        return have if have >= length else max(length, 2 * have, 64)
+
+    def keep(self, slots: int, length: int) -> None:
+        """Gives back the slots from this one on, and most of a capacity that is far above a length."""
+        for layer in self._slot_layers:
+            capacity = layer.capacity if layer.capacity <= max(4 * length, 256) else max(2 * length, 64)
+            layer.resize(min(slots, layer.slots), capacity)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes that one position of one slot takes in all layers; 0 before the first forward."""
+        return sum(store.shape[1] * store.shape[3] * store.element_size() for store in self._all())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage: slots times capacity times `position_bytes`."""
+        return sum(store.nbytes for store in self._all())
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the first positions of a slot over those of another."""
+        for store in self._all():
+            store[target, :, :length] = store[source, :, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchanges the first positions of two slots."""
+        for store in self._all():
+            held = store[one, :, :length].clone()
+            store[one, :, :length] = store[other, :, :length]
+            store[other, :, :length] = held
 
     def clear(self, slot: int) -> None:
         """Overwrites a slot with zeros, so that nothing of a failed request can reach the next one in its place."""
-        for layer in self._slot_layers:
-            for store in (layer.keys, layer.values):
-                if store is not None and slot < store.shape[0]:
-                    store[slot].zero_()
+        for store in self._all():
+            if slot < store.shape[0]:
+                store[slot].zero_()
+
+    def _all(self) -> list[Tensor]:
+        return [store for layer in self._slot_layers for store in layer.stores()]

@@ -1,25 +1,28 @@
 """How committed bytes enter a member's text: as they come, or cut anew as its own tokenizer would cut them.
 
-Knows one member's tokenizer and one request's sequence; knows nothing of models, votes or caches. A replaced tail is
+Knows one member's tokenizer and one request's text; knows nothing of models, votes or caches. A replaced tail is
 only a smaller ``num_cached``: the next chunk starts earlier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from gac_core.request import Sequence
+from gac_core.errors import GaCError
+from gac_core.request import MemberText, Picked, Request
 from gac_core.tokenizer import MemberTokenizer
 
 
 class Commit(Protocol):
-    """Writes committed bytes into a member's sequence."""
+    """Writes committed bytes into a member's text."""
 
-    def __call__(self, sequence: Sequence, data: bytes, own: bool) -> None:
+    def __call__(self, text: MemberText, data: bytes, own: bool) -> None:
         """Appends bytes.
 
         Args:
-            sequence: The member's ids; changed in place.
+            text: The member's ids; changed in place.
             data: The bytes, one or more.
             own: Whether the member chose these bytes itself, as one token.
 
@@ -35,9 +38,9 @@ class ContextFreeCommit:
     def __init__(self, tokenizer: MemberTokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, sequence: Sequence, data: bytes, own: bool) -> None:
+    def __call__(self, text: MemberText, data: bytes, own: bool) -> None:
         """Appends the ids of ``data``."""
-        sequence.ids.extend(self._tokenizer.write(data))
+        text.ids.extend(self._tokenizer.write(data))
 
 
 class CanonicalCommit:
@@ -55,27 +58,27 @@ class CanonicalCommit:
     def __init__(self, tokenizer: MemberTokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def __call__(self, sequence: Sequence, data: bytes, own: bool) -> None:
+    def __call__(self, text: MemberText, data: bytes, own: bool) -> None:
         """Appends ``data``, and cuts the tail anew unless the member chose the bytes itself."""
-        sequence.tail += data
+        text.tail += data
         ids = self._tokenizer.write(data) if own else ()
         if len(ids) == 1:
-            sequence.ids.extend(ids)
+            text.ids.extend(ids)
         else:
-            self._replace(sequence, data)
-        if len(sequence.tail) > self.LONG:
-            self._advance(sequence)
+            self._replace(text, data)
+        if len(text.tail) > self.LONG:
+            self._advance(text)
 
-    def _replace(self, sequence: Sequence, data: bytes) -> None:
-        ids = self._encode(sequence.tail)
+    def _replace(self, text: MemberText, data: bytes) -> None:
+        ids = self._encode(text.tail)
         if ids is None:
-            sequence.ids.extend(self._tokenizer.write(data))
+            text.ids.extend(self._tokenizer.write(data))
             return
-        held = sequence.ids[sequence.tail_start :]
+        held = text.ids[text.tail_start :]
         same = next((i for i, (a, b) in enumerate(zip(held, ids, strict=False)) if a != b), min(len(held), len(ids)))
-        kept = sequence.tail_start + same
-        sequence.ids[kept:] = ids[same:]
-        sequence.num_cached = min(sequence.num_cached, kept)
+        kept = text.tail_start + same
+        text.ids[kept:] = ids[same:]
+        text.num_cached = min(text.num_cached, kept)
 
     def _encode(self, tail: bytes) -> tuple[int, ...] | None:
         """The ids of a tail; a character that is not complete yet is written as bytes. None where that is no text."""
@@ -89,17 +92,62 @@ class CanonicalCommit:
             return None if ids is None else ids + (self._tokenizer.write(part) if part else ())
         return None
 
-    def _advance(self, sequence: Sequence) -> None:
+    def _advance(self, text: MemberText) -> None:
         left = 0
-        for index in range(len(sequence.ids) - 1, sequence.tail_start, -1):
-            data = self._tokenizer.decode((sequence.ids[index],))
+        for index in range(len(text.ids) - 1, text.tail_start, -1):
+            data = self._tokenizer.decode((text.ids[index],))
             left += len(data)
-            before = self._tokenizer.decode((sequence.ids[index - 1],))
+            before = self._tokenizer.decode((text.ids[index - 1],))
             if left >= self.SHORT and data[:1].isspace() and not before[-1:].isspace():
-                sequence.tail_start, sequence.tail = index, sequence.tail[-left:]
+                text.tail_start, text.tail = index, text.tail[-left:]
                 return
-        if len(sequence.tail) > self.LIMIT:
-            sequence.tail_start, sequence.tail = len(sequence.ids), b""
+        if len(text.tail) > self.LIMIT:
+            text.tail_start, text.tail = len(text.ids), b""
+
+
+class Writer:
+    """Commits what was picked to every member's text.
+
+    Args:
+        commits: One per member.
+        contexts: Per member the longest text it can read, in tokens, or None.
+    """
+
+    def __init__(self, commits: Sequence[Commit], contexts: Sequence[int | None]) -> None:
+        self.commits = list(commits)
+        self.contexts = list(contexts)
+
+    def write(self, request: Request, picked: Picked, done: list[Picked | GaCError]) -> bool:
+        """Commits one choice and files it, and the error if a member cannot write it.
+
+        Args:
+            request: The request; its texts grow.
+            picked: The choice.
+            done: Where it is filed.
+
+        Returns:
+            Whether the text can go on.
+        """
+        if picked.data is None:
+            done.append(picked)
+            return False
+        request.written += picked.data
+        full = False
+        try:
+            for member, (text, commit) in enumerate(zip(request.texts, self.commits, strict=True)):
+                data = text.waiting + picked.data
+                ready = len(data) - picked.waiting.get(member, 0)
+                if ready:
+                    commit(text, data[:ready], own=member in picked.chosen_by)
+                text.waiting = data[ready:]
+                text.held = picked.held.get(member)
+                context = self.contexts[member]
+                full = full or (context is not None and len(text.ids) > context)
+        except GaCError as error:
+            done.extend([picked, error])
+            return False
+        done.append(replace(picked, full=True) if full else picked)
+        return not full
 
 
 def make_commit(rule: str, tokenizer: MemberTokenizer) -> Commit:

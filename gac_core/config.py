@@ -17,6 +17,7 @@ from gac_core.errors import ConfigError, UnknownArgumentError
 
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token", "boundary")
+DRAFTS = ("lookup", "ahead")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ class EnsembleConfig:
         alignment: How votes on words that members cut differently are compared. ``"token"``: the paper's, union tokens
             compete one against the other. ``"boundary"``: members vote on text, so that members that agree are never
             overruled because their tokens differ.
+        drafts: Where tokens may be drafted that are then checked several at once; changes the cost, never the text.
+            ``"lookup"``: what followed the same words before, in the prompt or the text. ``"ahead"``: the gate, or the
+            cheapest member, writes on, and the others check. Default both where ``alignment`` is ``"token"``, for which
+            alone they are made, else none. An empty tuple drafts nothing.
+        max_queue: Requests that may wait for their turn; more are refused. Default 1024.
+        prefill_tokens: Tokens of long prompts that a member reads between two steps of what runs. Default 512.
+        cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
+            finished ones are kept for prompts that begin alike, and the least recently used given up beyond this.
+            Running ones are never given up. 0 keeps nothing. Default 1.
     """
 
     members: tuple[MemberConfig, ...]
@@ -94,6 +104,10 @@ class EnsembleConfig:
     max_batch_size: int = 16
     commit: str = "canonical"
     alignment: str = "token"
+    drafts: tuple[str, ...] | None = None
+    max_queue: int = 1024
+    prefill_tokens: int = 512
+    cache_gib: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(as_member(member) for member in self.members))
@@ -116,6 +130,23 @@ class EnsembleConfig:
             raise ConfigError(f"commit must be one of {', '.join(COMMITS)}, not {self.commit!r}")
         if self.alignment not in ALIGNMENTS:
             raise ConfigError(f"alignment must be one of {', '.join(ALIGNMENTS)}, not {self.alignment!r}")
+
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.drafts is None:
+            object.__setattr__(self, "drafts", DRAFTS if self.alignment == "token" else ())
+        if isinstance(self.drafts, str) or not set(self.drafts or ()) <= set(DRAFTS):
+            raise ConfigError(f"drafts must be a list of some of {', '.join(DRAFTS)}, not {self.drafts!r}")
+        object.__setattr__(self, "drafts", tuple(self.drafts or ()))
+        if self.drafts and self.alignment != "token":
+            raise ConfigError(f"drafts need alignment 'token', not {self.alignment!r}; give drafts=()")
+        for name, least in (("max_queue", 0), ("prefill_tokens", 16)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if isinstance(self.cache_gib, bool) or not 0 <= self.cache_gib < math.inf:
+            raise ConfigError(f"cache_gib must be a number of at least 0, not {self.cache_gib!r}")
 
     @property
     def names(self) -> list[str]:
@@ -155,6 +186,7 @@ class EnsembleConfig:
         """Writes the configuration as YAML; values that are defaults are left out of members."""
         values = asdict(self)
         defaults = {field.name: field.default for field in fields(MemberConfig)}
+        values["drafts"] = list(self.drafts or ())
         values["members"] = [
             {key: value for key, value in member.items() if key == "model" or value != defaults[key]}
             for member in values["members"]

@@ -1,31 +1,56 @@
 """One step of a batch: which members are asked, and which token each request gets.
 
-The paper's alignment: union tokens compete one against the other. Knows members only by index; does not commit tokens
-or end requests.
+The paper's alignment: union tokens compete one against the other. Knows members only by index; commits what it picks;
+does not end requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gac_core.aggregation import arithmetic_mean, gate_is_sure, normalise
-from gac_core.errors import GaCError
+from gac_core.aggregation import arithmetic_mean, normalise
+from gac_core.commit import Writer
+from gac_core.errors import GaCError, InvalidLogitsError
 from gac_core.output import TokenLogprob
+from gac_core.path import Path
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
 from gac_core.vocabulary import UnionVocabulary
 
 
 class Decoder(Protocol):
-    """Picks the next token of every request of a batch."""
+    """Picks the next tokens of every request of a batch."""
 
-    def decode(self, batch: Sequence[Request]) -> list[Picked | GaCError]:
-        """Returns per request its next token, or the error that one of its members met."""
+    def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Returns per request its next tokens, which are committed already, or the error that one of its members met.
+
+        None where a member is still reading; an error may follow tokens, and comes last.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one stage of one request comes to.
+
+    Attributes:
+        combined: The distribution, shape ``[union]``.
+        token: The picked token's union id.
+        best: Its probability; not finite where a member's logits are not usable.
+        members: The members that were asked.
+        own: What each of them gives the token.
+    """
+
+    combined: Tensor
+    token: int
+    best: float
+    members: Sequence[int]
+    own: Sequence[float]
 
 
 class StepDecoder:
@@ -35,55 +60,184 @@ class StepDecoder:
         poll: Asks the members.
         union: The union vocabulary.
         weights: One per member, above 0.
+        names: The members' names.
+        writer: Commits tokens.
     """
 
-    def __init__(self, poll: Poll, union: UnionVocabulary, weights: Sequence[float]) -> None:
+    def __init__(
+        self, poll: Poll, union: UnionVocabulary, weights: Sequence[float], names: Sequence[str], writer: Writer
+    ) -> None:
         self._poll = poll
         self._union = union
         self._weights = normalise(weights)
+        self._names = list(names)
+        self._writer = writer
+        self._everyone = tuple(range(len(weights)))
 
     @torch.inference_mode()
-    def decode(self, batch: Sequence[Request]) -> list[Picked | GaCError]:
-        """Picks the next token of every request, or the error that one of its members met.
+    def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Picks the next tokens of every request, or the error that one of its members met.
 
         Gates are asked first; a gate that is sure decides alone and the other members do nothing. All others are then
         asked in one forward each, and read whatever they skipped in the same chunk.
         """
-        everyone = range(len(self._weights))
-        answers = Answers([{} for _ in batch])
-        gated = [row for row, request in enumerate(batch) if request.threshold is not None]
-        self._poll.ask(batch, {row: [batch[row].gate] for row in gated}, answers)
-        alone = {row for row in gated if row not in answers.errors and self._sure(batch[row], answers.rows[row])}
+        answers = Answers.of(batch)
+        paths = self._draft(batch)
+        sure = self._ask_gates(batch, answers, paths)
+        self._run_ahead(batch, answers, paths, sure)
+        since = {row: self._first_unsure(sure.get(row)) for row in range(len(batch)) if answers.open(row)}
         rest = {
-            row: [member for member in everyone if member not in answers.rows[row]]
-            for row in range(len(batch))
-            if row not in alone and row not in answers.errors
+            row: [m for m in self._everyone if m not in answers.rows[row]]
+            for row, stage in since.items()
+            if stage is not None
         }
-        self._poll.ask(batch, rest, answers)
-        picked: list[Picked | GaCError] = []
+        self._poll.ask(batch, rest, answers, paths, {row: stage for row, stage in since.items() if stage})
+        choices = self._choose(batch, answers, paths, sure)
+        return [self._settle(row, request, answers, paths.get(row), choices) for row, request in enumerate(batch)]
+
+    # ---- drafting: nothing here; `SpeculativeDecoder` does
+
+    def _draft(self, batch: Sequence[Request]) -> dict[int, Path]:
+        """Returns drafted texts by row."""
+        return {}
+
+    def _run_ahead(
+        self, batch: Sequence[Request], answers: Answers, paths: dict[int, Path], sure: dict[int, list[bool]]
+    ) -> None:
+        """Lets gates draft."""
+
+    # ---- asking
+
+    def _ask_gates(
+        self, batch: Sequence[Request], answers: Answers, paths: Mapping[int, Path]
+    ) -> dict[int, list[bool]]:
+        """Asks the gates of thresholded requests; returns by row at which stages the gate decides alone."""
+        gated = [row for row, request in enumerate(batch) if request.threshold is not None]
+        asked = {row: [batch[row].gate] for row in gated if batch[row].gate not in answers.rows[row]}
+        self._poll.ask(batch, asked, answers, paths)
+        return self._sure(batch, answers, [row for row in gated if answers.open(row)])
+
+    def _sure(self, batch: Sequence[Request], answers: Answers, rows: Sequence[int]) -> dict[int, list[bool]]:
+        """At which stages each row's gate is at or above its threshold; the look at all of them is one."""
+        if not rows:
+            return {}
+        told = [answers.rows[row][batch[row].gate] for row in rows]
+        tops = torch.cat([part.amax(-1).cpu() for part in told]).tolist()
+        sure: dict[int, list[bool]] = {}
+        for row, part in zip(rows, told, strict=True):
+            threshold = batch[row].threshold
+            assert threshold is not None
+            sure[row] = [float(top) >= threshold for top in tops[: part.shape[0]]]
+            del tops[: part.shape[0]]
+        return sure
+
+    @staticmethod
+    def _first_unsure(sure: Sequence[bool] | None) -> int | None:
+        """The first stage that needs all members; None if there is none."""
+        if sure is None:
+            return 0
+        return next((stage for stage, alone in enumerate(sure) if not alone), None)
+
+    # ---- choosing
+
+    def _choose(
+        self,
+        batch: Sequence[Request],
+        answers: Answers,
+        paths: Mapping[int, Path],
+        sure: Mapping[int, Sequence[bool]],
+    ) -> dict[tuple[int, int], Choice]:
+        """Combines and picks at every stage that has what it needs; the look at all of them is one."""
+        keys: list[tuple[int, int]] = []
+        asked: list[Sequence[int]] = []
+        combined: list[Tensor] = []
+        facts: list[Tensor] = []
         for row, request in enumerate(batch):
-            if row in answers.errors:
-                picked.append(answers.errors[row])
+            if not answers.open(row):
                 continue
-            request.stats.steps += 1
-            request.stats.steps_ensembled += row not in alone
-            told = answers.rows[row]
-            if row in alone:
-                combined = told[request.gate]
-            else:
-                combined = arithmetic_mean([told[member][None] for member in everyone], self._weights)[0]
-            picked.append(self._pick(request, combined, told))
-        return picked
+            stages = paths[row].stages if row in paths else 1
+            for stage in range(stages):
+                members = (request.gate,) if row in sure and sure[row][stage] else self._everyone
+                told = [answers.stage(row, member, stage) for member in members]
+                mixed = told[0] if len(members) == 1 else arithmetic_mean(told, self._weights)
+                keys.append((row, stage))
+                asked.append(members)
+                combined.append(mixed)
+                facts.append(self._facts(request, mixed, told, stage))
+        if not keys:
+            return {}
+        width = len(self._everyone)
+        values = torch.stack([torch.nn.functional.pad(fact, (0, 2 + width - len(fact))) for fact in facts]).tolist()
+        return {
+            key: Choice(mixed, int(value[0]), value[1], members, value[2 : 2 + len(members)])
+            for key, mixed, members, value in zip(keys, combined, asked, values, strict=True)
+        }
 
-    def _sure(self, request: Request, told: dict[int, Tensor]) -> bool:
-        assert request.threshold is not None
-        return gate_is_sure(told[request.gate], request.threshold)
+    @staticmethod
+    def _facts(request: Request, mixed: Tensor, told: Sequence[Tensor], stage: int) -> Tensor:
+        """The picked token, its probability and what each member gives it, float64, shape ``[2 + members]``."""
+        sampler = request.sampler
+        # A draw from a distribution that is none would fail; the probability below tells what is wrong.
+        if sampler.greedy or not bool(torch.isfinite(mixed[0])):
+            token = mixed.argmax(keepdim=True)
+        else:
+            token = torch.tensor([sampler.pick(mixed, stage)], device=mixed.device)
+        given = [part.index_select(0, token.to(part.device)).to(mixed.device) for part in (mixed, *told)]
+        return torch.cat([token.double(), *(part.double() for part in given)])
 
-    def _pick(self, request: Request, combined: Tensor, told: dict[int, Tensor]) -> Picked:
-        token = request.sampler.pick(combined)
-        half = float(combined[token]) / 2
-        chosen_by = frozenset(member for member, own in told.items() if float(own[token]) >= half)
-        return Picked(self._union.data(token), logprob(self._union, request, combined, token), chosen_by)
+    # ---- settling
+
+    def _settle(
+        self,
+        row: int,
+        request: Request,
+        answers: Answers,
+        path: Path | None,
+        choices: Mapping[tuple[int, int], Choice],
+    ) -> list[Picked | GaCError]:
+        """Commits what was picked, as far as what was drafted is what was picked."""
+        if row in answers.errors:
+            return [answers.errors[row]]
+        if row in answers.unread:
+            request.told = {m: told[:1] for m, told in answers.rows[row].items() if not answers.since.get((row, m))}
+            return []
+        request.told = {}
+        done: list[Picked | GaCError] = []
+        stages = path.stages if path is not None else 1
+        stage = 0
+        for stage in range(stages):
+            choice = choices[row, stage]
+            if not 0 < choice.best < float("inf"):
+                done.append(self._unusable(row, answers, choice, stage))
+                break
+            picked = self._picked(request, choice)
+            request.sampler.advance()
+            if not self._writer.write(request, picked, done) or path is None or stage + 1 == stages:
+                break
+            if not path.followed(request, stage + 1):
+                break
+        if path is not None:
+            path.tally.note(path.drafted, stage)
+            request.stats.drafted += path.drafted
+            request.stats.accepted += stage
+        return done
+
+    def _unusable(self, row: int, answers: Answers, choice: Choice, stage: int) -> GaCError:
+        for member in choice.members:
+            if not bool(torch.isfinite(answers.stage(row, member, stage)).all()):
+                return InvalidLogitsError(self._names[member])
+        return InvalidLogitsError(self._names[choice.members[0]])
+
+    def _picked(self, request: Request, choice: Choice) -> Picked:
+        half = choice.best / 2
+        chosen_by = frozenset(member for member, own in zip(choice.members, choice.own, strict=True) if own >= half)
+        alone = request.threshold is not None and len(choice.members) == 1
+        return Picked(
+            data=self._union.data(choice.token),
+            ensembled=not alone,
+            logprob=logprob(self._union, request, choice.combined, choice.token),
+            chosen_by=chosen_by,
+        )
 
 
 def logprob(union: UnionVocabulary, request: Request, combined: Tensor, token: int) -> TokenLogprob | None:

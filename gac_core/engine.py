@@ -1,4 +1,4 @@
-"""The engine: schedule, decode, commit, emit. Everything here runs in one thread.
+"""The engine: schedule, decode, emit. Everything here runs in one thread.
 
 Knows requests, the decoder and the executor; knows nothing of threads, prompts or callers.
 """
@@ -6,9 +6,8 @@ Knows requests, the decoder and the executor; knows nothing of threads, prompts 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from gac_core.commit import Commit
 from gac_core.decoder import Decoder
 from gac_core.errors import GaCError
 from gac_core.executor import Executor
@@ -25,23 +24,12 @@ class Engine:
     Args:
         executor: Runs the members.
         decoder: Picks tokens.
-        commits: How committed bytes enter each member's text.
-        contexts: Per member the longest text it can read, in tokens, or None.
         max_batch_size: Requests that run at once at most.
     """
 
-    def __init__(
-        self,
-        executor: Executor,
-        decoder: Decoder,
-        commits: Sequence[Commit],
-        contexts: Sequence[int | None],
-        max_batch_size: int,
-    ) -> None:
+    def __init__(self, executor: Executor, decoder: Decoder, max_batch_size: int) -> None:
         self._executor = executor
         self._decoder = decoder
-        self._commits = list(commits)
-        self._contexts = list(contexts)
         self._scheduler = Scheduler(max_batch_size)
 
     @property
@@ -59,16 +47,20 @@ class Engine:
             self._executor.release(request_id)
 
     def step(self) -> list[Event]:
-        """Gives every running request one token and returns what there is to tell, by request id."""
+        """Lets every running request go on, by no, one or several tokens; returns what there is to tell, by id."""
         batch = self._scheduler.schedule()
         if not batch:
             return []
         now = time.perf_counter()
         for request in batch:
-            if request.num_tokens == 0 and request.stats.steps == 0:
+            if not request.started:
+                request.started = now
                 request.stats.queued_seconds = now - request.arrived
-        picked = self._decoder.decode(batch)
-        return [self._commit(request, choice) for request, choice in zip(batch, picked, strict=True)]
+        return [
+            event
+            for request, done in zip(batch, self._decoder.decode(batch), strict=True)
+            for event in self._events(request, done)
+        ]
 
     def close(self) -> None:
         """Drops all requests and stops the executor."""
@@ -76,9 +68,17 @@ class Engine:
             self.abort_request(request.request_id)
         self._executor.close()
 
-    def _commit(self, request: Request, choice: Picked | GaCError) -> Event:
-        if isinstance(choice, GaCError):
-            return self._fail(request, choice)
+    def _events(self, request: Request, done: Sequence[Picked | GaCError]) -> Iterator[Event]:
+        """What there is to tell of a request's tokens; nothing after its end."""
+        for choice in done:
+            event = self._fail(request, choice) if isinstance(choice, GaCError) else self._emit(request, choice)
+            yield event
+            if isinstance(event[1], GaCError) or event[1].output is not None:
+                return
+
+    def _emit(self, request: Request, choice: Picked) -> Event:
+        request.stats.steps += 1
+        request.stats.steps_ensembled += choice.ensembled
         if request.stats.steps == 1:
             request.stats.first_token_seconds = time.perf_counter() - request.arrived
         logprobs = None if choice.logprob is None else (choice.logprob,)
@@ -89,22 +89,7 @@ class Engine:
         text = request.detokenizer.push(data)
         if request.detokenizer.stopped_by is not None:
             return self._finish(request, FinishReason.STOP, text, (data,), logprobs)
-        if request.num_tokens >= request.params.max_tokens:
-            return self._finish(request, FinishReason.LENGTH, text, (data,), logprobs)
-        try:
-            for member, (sequence, commit) in enumerate(zip(request.sequences, self._commits, strict=True)):
-                text_so_far = sequence.waiting + data
-                ready = len(text_so_far) - choice.waiting.get(member, 0)
-                if ready:
-                    commit(sequence, text_so_far[:ready], own=member in choice.chosen_by)
-                sequence.waiting = text_so_far[ready:]
-                sequence.held = choice.held.get(member)
-        except GaCError as error:
-            return self._fail(request, error)
-        if any(
-            context is not None and len(sequence.ids) > context
-            for sequence, context in zip(request.sequences, self._contexts, strict=True)
-        ):
+        if choice.full or request.num_tokens >= request.params.max_tokens:
             return self._finish(request, FinishReason.LENGTH, text, (data,), logprobs)
         return request.request_id, OutputChunk(text, (data,), logprobs)
 

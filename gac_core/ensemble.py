@@ -22,18 +22,19 @@ import torch
 
 from gac_core.boundary_decoder import BoundaryDecoder
 from gac_core.chat import Prompt, encode_prompt
-from gac_core.commit import make_commit
+from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
 from gac_core.decoder import Decoder, StepDecoder
+from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError, PromptTooLongError, RequestError
 from gac_core.executor import LocalExecutor
 from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.poll import Poll
-from gac_core.request import Request
-from gac_core.request import Sequence as MemberSequence
+from gac_core.request import MemberText, Request
 from gac_core.sampling import Sampler, SamplingParams
+from gac_core.speculation import Drafting, SpeculativeDecoder
 from gac_core.vocabulary import Alignment, UnionVocabulary
 from gac_core.worker import Event, Worker
 
@@ -68,17 +69,30 @@ class Ensemble:
         weights = [member.weight for member in config.members]
         tokenizers = [member.tokenizer for member in members]
         commits = [make_commit(config.commit, tokenizer) for tokenizer in tokenizers]
-        decoder: Decoder = (
-            StepDecoder(poll, self._union, weights)
-            if config.alignment == "token"
-            else BoundaryDecoder(poll, self._union, weights, tokenizers, commits)
-        )
-        contexts = [member.context for member in members]
-        engine = Engine(executor, decoder, commits, contexts, config.max_batch_size)
+        writer = Writer(commits, [member.context for member in members])
+        decoder: Decoder
+        if config.alignment == "boundary":
+            decoder = BoundaryDecoder(poll, self._union, weights, config.names, tokenizers, writer)
+        elif config.drafts:
+            decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
+        else:
+            decoder = StepDecoder(poll, self._union, weights, config.names, writer)
+        engine = Engine(executor, decoder, config.max_batch_size)
         self._encoding = threading.Lock()
-        self._worker = Worker(engine)
+        self._worker = Worker(engine, config.max_batch_size + config.max_queue)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._worker.close)
+
+    def _drafting(self, members: Sequence[Member]) -> Drafting:
+        drafts = self.config.drafts or ()
+        weights = [member.weight for member in self.config.members]
+        on_cpu = any(member.device.type == "cpu" for member in members)
+        return Drafting(
+            lookup=PromptLookup([member.tokenizer for member in members], weights) if "lookup" in drafts else None,
+            ahead="ahead" in drafts,
+            costs=[member.cost for member in members],
+            slope=SLOPE_CPU if on_cpu else SLOPE_GPU,
+        )
 
     # ---- building
 
@@ -88,32 +102,24 @@ class Ensemble:
         models: Sequence[ModelLike],
         *,
         weights: Sequence[float] | None = None,
-        gate: str | None = None,
-        threshold: float | None = None,
         dtype: str | None = None,
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
-        max_batch_size: int = 16,
-        commit: str | None = None,
-        alignment: str | None = None,
+        **settings: Any,
     ) -> Ensemble:
         """Loads models by name or folder.
 
         Args:
             models: Names on a model hub, folders, mappings or `MemberConfig`, one or more.
             weights: One per model, above 0; default those of the configs (1 each).
-            gate: Name of the member that may decide alone; default the first.
-            threshold: None (default) ensembles every step; see `SamplingParams.threshold`.
             dtype: For members that do not set their own: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
-            max_batch_size: Requests that run at once; more wait. Default 16.
-            commit: How picked tokens enter a member that did not choose them; None: the default of
-                `EnsembleConfig.commit`.
-            alignment: How votes on differently cut words are compared; None: the default of `EnsembleConfig.alignment`.
+            **settings: Fields of `EnsembleConfig`, such as ``gate``, ``threshold``, ``alignment``; None: default.
 
         Raises:
             ConfigError: A setting is wrong.
+            UnknownArgumentError: A setting is not known.
             ModelLoadError: A model cannot be loaded.
         """
         if isinstance(models, (str, Path, Mapping, MemberConfig)):
@@ -130,8 +136,8 @@ class Ensemble:
             if member.device is None and member.device_map is None:
                 changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
             members[index] = replace(member, **changes)
-        rules = {key: rule for key, rule in (("commit", commit), ("alignment", alignment)) if rule is not None}
-        return cls.from_config(EnsembleConfig(tuple(members), gate, threshold, max_batch_size, **rules))
+        given = {key: value for key, value in settings.items() if value is not None}
+        return cls.from_config(EnsembleConfig.from_dict({"members": members, **given}))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
@@ -145,7 +151,12 @@ class Ensemble:
             config = EnsembleConfig.from_yaml(config)
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         members = [
-            Member.load(member, f"cuda:{index % gpus}" if gpus else "cpu")
+            Member.load(
+                member,
+                f"cuda:{index % gpus}" if gpus else "cpu",
+                cache_bytes=int(config.cache_gib * 2**30),
+                prefill_tokens=config.prefill_tokens,
+            )
             for index, member in enumerate(config.members)
         ]
         return cls(members, config)
@@ -257,7 +268,7 @@ class Ensemble:
     def _events(self, request: Request, eager: bool = False) -> Iterator[OutputChunk]:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         if eager:
-            self._worker.submit(request, events.put)
+            self._worker.submit(request, events.put, wait=True)
 
         def read() -> Iterator[OutputChunk]:
             # Submitted at the first read: an iterator nobody reads costs nothing.
@@ -283,21 +294,24 @@ class Ensemble:
             raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self.names)}")
         if not isinstance(prompt, str) and (isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Sequence)):
             raise RequestError(f"a prompt is a string or a list of messages, not a {type(prompt).__name__}")
-        sequences = []
+        texts = []
         with self._encoding:
             for member in self._members:
                 ids = encode_prompt(member.tokenizer, prompt)
                 if member.context is not None and len(ids) > member.context:
                     raise PromptTooLongError(member.name, len(ids), member.context)
-                sequences.append(MemberSequence(ids))
+                texts.append(MemberText(ids))
         seed = secrets.randbits(63) if params.seed is None else params.seed
         return Request(
             request_id=uuid.uuid4().hex,
             params=params,
-            sequences=sequences,
+            texts=texts,
             gate=self.names.index(gate),
             threshold=self.config.threshold if params.threshold == "default" else params.threshold,
             sampler=Sampler(params, seed),
             seed=seed,
             names=self.names,
+            written=bytearray(
+                self._members[self.names.index(gate)].tokenizer.decode(texts[self.names.index(gate)].ids)
+            ),
         )

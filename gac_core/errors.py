@@ -13,6 +13,7 @@ The tree::
     ├── MemberError            a member failed while it worked on a request
     │   ├── InvalidLogitsError
     │   └── UnwritableTextError
+    ├── QueueFullError         too many requests wait already
     └── EngineClosedError      the ensemble was closed before the request was done
 
 An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy. This
@@ -143,6 +144,21 @@ class UnwritableTextError(MemberError):
             "leave this member out or use one whose tokenizer has byte fallback",
         )
         self.value = value
+
+
+class QueueFullError(GaCError):
+    """As many requests as are allowed run or wait already; nothing was generated.
+
+    Args:
+        limit: How many are allowed.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} requests run or wait already; try again later, or raise max_queue or max_batch_size of the "
+            "ensemble's configuration"
+        )
+        self.limit = limit
 
 
 class EngineClosedError(GaCError):

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from gac_core.config import MemberConfig
 from gac_core.errors import ConfigError, ModelLoadError
+from gac_core.prefill import share
 from gac_core.runner import Row, Runner, choose_runner
+from gac_core.slots import SlotTable, common_beginning
 from gac_core.tokenizer import MemberTokenizer
 
 
@@ -30,7 +32,7 @@ class Chunk:
         request_id: Whose text it is.
         start: Absolute position of the first id, 0 or more.
         token_ids: The member's own ids, at least one.
-        num_logits: How many positions' logits are wanted, counted from the last; 1 or more.
+        num_logits: How many positions' logits are wanted, counted from the last; 0 or more.
     """
 
     request_id: str
@@ -44,12 +46,17 @@ class ChunkResult:
     """What a member answers to one chunk.
 
     Attributes:
-        logits: Shape ``[num_logits, rows]``, or the exception that this chunk met.
+        logits: Shape ``[num_logits, rows]``; the exception that this chunk met; or None where the chunk is so long
+            that a part of it is left for the next time.
         seconds: Its share of the wall time of the forward it ran in.
+        read: How many of its ids are in the cache now, counted from its start.
+        computed: How many of them the model read now; the others were there already.
     """
 
-    logits: Tensor | Exception
-    seconds: float
+    logits: Tensor | Exception | None
+    seconds: float = 0.0
+    read: int = 0
+    computed: int = 0
 
 
 class Member:
@@ -61,28 +68,43 @@ class Member:
         runner: What computes its logits.
         context: The longest text it can read, in tokens; None for no limit.
         device: Where its logits come out.
+        cost: What one forward costs, in any unit that is the same for all members: the bytes of its weights.
+        cache_bytes: Memory for keys and values up to which those of finished requests are kept.
+        prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
     """
 
     # Rows of up to this many tokens share one forward; padding them costs less than a second reading of the weights.
     SHORT = 8
 
     def __init__(
-        self, name: str, tokenizer: MemberTokenizer, runner: Runner, context: int | None, device: torch.device
+        self,
+        name: str,
+        tokenizer: MemberTokenizer,
+        runner: Runner,
+        context: int | None,
+        device: torch.device,
+        cost: int = 1,
+        cache_bytes: int = 2**30,
+        prefill_tokens: int = 512,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.context = context
         self.device = device
+        self.cost = cost
         self._runner = runner
-        self._slots: dict[str, int] = {}
+        self._slots = SlotTable(runner, cache_bytes)
+        self._prefill_tokens = prefill_tokens
+        self._no_logits = torch.empty(0, tokenizer.rows, device=device)
 
     @classmethod
-    def load(cls, config: MemberConfig, device: str) -> Member:
+    def load(cls, config: MemberConfig, device: str, **settings: int) -> Member:
         """Loads a model and its tokenizer by name or folder.
 
         Args:
             config: What to load and how.
             device: Where to put it if the config names neither device nor device_map.
+            **settings: ``cache_bytes`` and ``prefill_tokens``.
 
         Raises:
             ModelLoadError: Something could not be loaded.
@@ -103,11 +125,19 @@ class Member:
             ) from error
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
-        return cls.from_model(model, tokenizer, config.called, config.context)
+        return cls.from_model(model, tokenizer, config.called, config.context, **settings)
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, name: str, context: int | None = None) -> Member:
-        """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile."""
+    def from_model(cls, model: Any, tokenizer: Any, name: str, context: int | None = None, **settings: int) -> Member:
+        """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile.
+
+        Args:
+            model: A causal LM of transformers.
+            tokenizer: Its tokenizer.
+            name: What the member is called.
+            context: The longest text it may read, in tokens; default what the model's config says.
+            **settings: ``cache_bytes`` and ``prefill_tokens``.
+        """
         model.eval()
         head = model.get_output_embeddings()
         rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)
@@ -124,55 +154,93 @@ class Member:
             runner=choose_runner(model, name),
             context=context or limit,
             device=next(model.parameters()).device if head is None else head.weight.device,
+            cost=sum(parameter.nbytes for parameter in model.parameters()),
+            **settings,
         )
 
     def forward(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Runs the chunks, batched, and returns a result for each in the same order.
 
-        A chunk that fails does not touch the others: if a batch raises, its chunks run again one by one.
+        Ids that the cache holds at their place already are not read again. Long chunks are read in parts. A chunk that
+        fails does not touch the others: if a batch raises, its chunks run again one by one.
         """
-        results: list[ChunkResult | None] = [None] * len(chunks)
-        for group in self._groups(chunks):
-            for index, result in zip(group, self._run([chunks[i] for i in group]), strict=True):
+        rows = self._rows(chunks)
+        results = [ChunkResult(None)] * len(chunks)
+        for group in self._groups(rows):
+            for index, result in zip(group, self._run([rows[i] for i in group]), strict=True):
                 results[index] = result
-        return [result for result in results if result is not None]
+        return [self._result(*each) for each in zip(chunks, rows, results, strict=True)]
 
-    def _groups(self, chunks: Sequence[Chunk]) -> list[list[int]]:
-        """Chunks of similar length run together: short ones at once, longer ones by powers of two."""
-        groups: dict[int, list[int]] = {}
+    def _rows(self, chunks: Sequence[Chunk]) -> list[Row]:
+        """What to run of each chunk; a row without ids where that is nothing."""
+        rows: list[Row] = []
         for index, chunk in enumerate(chunks):
-            length = len(chunk.token_ids)
-            groups.setdefault(0 if length <= self.SHORT else length.bit_length(), []).append(index)
+            slot = self._slots.slot(chunk.request_id)
+            if slot is None and self._being_read(chunk, chunks[:index]):
+                rows.append(Row(-1, chunk.start, (), 0))
+                continue
+            if slot is None:
+                slot = self._slots.claim(chunk.request_id, chunk.token_ids)
+            held = self._slots.held(slot)[chunk.start :]
+            known = min(common_beginning(held, chunk.token_ids), len(chunk.token_ids) - chunk.num_logits)
+            rows.append(Row(slot, chunk.start + known, chunk.token_ids[known:], chunk.num_logits))
+        long = [index for index, row in enumerate(rows) if len(row.token_ids) > self.SHORT]
+        shares = share([len(rows[index].token_ids) for index in long], self._prefill_tokens)
+        for index, tokens in zip(long, shares, strict=True):
+            row = rows[index]
+            if tokens < len(row.token_ids):
+                rows[index] = Row(row.slot, row.start, row.token_ids[:tokens], 0)
+        return rows
+
+    def _being_read(self, chunk: Chunk, others: Sequence[Chunk]) -> bool:
+        """Whether another request is about to read the beginning of this one, which can then be copied."""
+        for other in others:
+            slot = self._slots.slot(other.request_id)
+            if slot is not None and self._runner.can_cut:
+                held = self._slots.held(slot)
+                common = common_beginning([*held[: other.start], *other.token_ids], chunk.token_ids)
+                if common >= common_beginning(held, chunk.token_ids) + self._slots.LEAST:
+                    return True
+        return False
+
+    def _result(self, chunk: Chunk, row: Row, result: ChunkResult) -> ChunkResult:
+        if isinstance(result.logits, Exception):
+            return result
+        if row.token_ids:
+            # What lay after them may be overwritten: short rows are padded to the width of their forward.
+            self._slots.held(row.slot)[row.start :] = row.token_ids
+        read = row.start + len(row.token_ids) - chunk.start
+        done = read == len(chunk.token_ids) and row.slot >= 0
+        logits = result.logits if result.logits is not None else self._no_logits
+        return ChunkResult(logits if done else None, result.seconds, read, len(row.token_ids))
+
+    def _groups(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Rows of similar length run together: short ones at once, longer ones by powers of two."""
+        groups: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            length = len(row.token_ids)
+            if length:
+                groups.setdefault(0 if length <= self.SHORT else length.bit_length(), []).append(index)
         return list(groups.values())
 
-    def _run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        rows = [Row(self._slot(chunk.request_id), chunk.start, chunk.token_ids, chunk.num_logits) for chunk in chunks]
+    def _run(self, rows: Sequence[Row]) -> list[ChunkResult]:
         began = time.perf_counter()
         try:
+            self._slots.fit(max(row.start + len(row.token_ids) for row in rows))
             logits: list[Tensor] = self._runner.forward(rows)
         except Exception as error:
             # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on.
-            if len(chunks) > 1:
-                return [result for chunk in chunks for result in self._run([chunk])]
+            if len(rows) > 1:
+                return [result for row in rows for result in self._run([row])]
             return [ChunkResult(error, time.perf_counter() - began)]
-        seconds = (time.perf_counter() - began) / len(chunks)
+        seconds = (time.perf_counter() - began) / len(rows)
         return [ChunkResult(part, seconds) for part in logits]
 
-    def _slot(self, request_id: str) -> int:
-        slot = self._slots.get(request_id)
-        if slot is None:
-            taken = set(self._slots.values())
-            slot = next(i for i in range(len(taken) + 1) if i not in taken)
-            self._slots[request_id] = slot
-        return slot
-
     def release(self, request_id: str, clear: bool = False) -> None:
-        """Gives a request's slot back.
+        """Gives a request's slot back; what it holds is kept for prompts that begin alike.
 
         Args:
             request_id: The request.
-            clear: Also overwrite what the slot holds, after a failure.
+            clear: Overwrite what the slot holds, after a failure.
         """
-        slot = self._slots.pop(request_id, None)
-        if slot is not None and clear:
-            self._runner.clear(slot)
+        self._slots.release(request_id, clear)

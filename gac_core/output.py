@@ -63,12 +63,14 @@ class MemberStats:
         prompt_tokens: Length of the prompt in its tokens.
         forwards: Forwards of the model in which the request took part.
         tokens: Tokens the model read for it, prompt included.
+        reused_tokens: Tokens at the prompt's beginning that it did not have to read: its cache held them.
         seconds: Its share of those forwards' wall time (a batch's time is split evenly over its rows).
     """
 
     prompt_tokens: int = 0
     forwards: int = 0
     tokens: int = 0
+    reused_tokens: int = 0
     seconds: float = 0.0
 
 
@@ -79,6 +81,8 @@ class RequestStats:
     Attributes:
         steps: Union tokens picked, the end of text included.
         steps_ensembled: Steps at which all members were asked; the others the gate decided alone.
+        drafted: Tokens that were guessed before they were picked.
+        accepted: How many of them were right.
         members: Per member's name what it did.
         queued_seconds: From the request's arrival to its first step.
         first_token_seconds: From arrival to the first picked token.
@@ -87,6 +91,8 @@ class RequestStats:
 
     steps: int = 0
     steps_ensembled: int = 0
+    drafted: int = 0
+    accepted: int = 0
     members: dict[str, MemberStats] = field(default_factory=dict)
     queued_seconds: float = 0.0
     first_token_seconds: float = 0.0
@@ -165,6 +171,8 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
             "steps": stats.steps,
             "steps_ensembled": stats.steps_ensembled,
             "share_ensembled": stats.share_ensembled,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
             "total_seconds": stats.total_seconds,
             "members": {name: asdict(member) for name, member in stats.members.items()},
         },

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from gac_core.errors import GaCError, InvalidLogitsError, MemberError
 from gac_core.executor import Executor
-from gac_core.member import Chunk
+from gac_core.member import Chunk, ChunkResult
+from gac_core.path import Path
 from gac_core.request import Request
 from gac_core.sampling import penalise_repetition
 from gac_core.vocabulary import Alignment
+
+Key = tuple[int, int]
 
 
 @dataclass
@@ -24,12 +27,30 @@ class Answers:
     """What the members said in one step.
 
     Attributes:
-        rows: Per row of the batch and member index its distribution over the union, float32, shape ``[union]``.
+        rows: Per row of the batch and member index its distributions over the union, float32, shape
+            ``[stages, union]``. They may hold NaN; `Poll.check` looks.
+        since: Per row and member the stage of the first of them; 0 where it is not here.
+        unread: Rows of which a member has not read all of its text yet; they go on in the next step.
         errors: Per row the first error that one of its members met.
     """
 
     rows: list[dict[int, Tensor]]
+    since: dict[Key, int] = field(default_factory=dict)
+    unread: set[int] = field(default_factory=set)
     errors: dict[int, GaCError] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Sequence[Request]) -> Answers:
+        """Starts with what members have told already."""
+        return cls([dict(request.told) for request in batch])
+
+    def open(self, row: int) -> bool:
+        """Whether a row can be decided in this step, as far as is known."""
+        return row not in self.errors and row not in self.unread
+
+    def stage(self, row: int, member: int, stage: int) -> Tensor:
+        """Returns a member's distribution at a stage, shape ``[union]``."""
+        return self.rows[row][member][stage - self.since.get((row, member), 0)]
 
 
 class Poll:
@@ -46,23 +67,56 @@ class Poll:
         self._alignments = list(alignments)
         self._names = list(names)
 
-    def ask(self, batch: Sequence[Request], wanted: Mapping[int, Sequence[int]], answers: Answers) -> None:
+    def ask(
+        self,
+        batch: Sequence[Request],
+        wanted: Mapping[int, Sequence[int]],
+        answers: Answers,
+        paths: Mapping[int, Path] | None = None,
+        since: Mapping[int, int] | None = None,
+    ) -> None:
         """Asks the members ``wanted`` per row, in one forward each, and files what they say under ``answers``.
 
-        A member reads whatever of the text it has not read yet in the same forward.
+        A member reads whatever of the text it has not read yet in the same forward; a text that is too long for one is
+        read in part, and its row filed as unread.
+
+        Args:
+            batch: The requests.
+            wanted: Per row the members to ask. One that was asked at earlier stages is asked for those that follow.
+            answers: Where answers are filed.
+            paths: Drafted texts by row; without one a member is asked at stage 0 alone.
+            since: Per row the first stage that matters; default 0.
         """
-        chunks = {
-            (row, member): batch[row].sequences[member].pending_chunk(batch[row].request_id)
-            for row, members in wanted.items()
-            for member in members
-        }
-        for (row, member), logits in self._forward(batch, chunks, answers).items():
-            batch[row].note_read(member)
-            answers.rows[row][member] = logits[-1]
+        chunks: dict[Key, Chunk] = {}
+        ends: dict[Key, list[int]] = {}
+        for row, members in wanted.items():
+            path = (paths or {}).get(row)
+            for member in members:
+                key = row, member
+                ends[key] = self._ends(batch[row], member, path, answers, key, (since or {}).get(row, 0))
+                ids = batch[row].texts[member].ids if path is None else path.ids(member)
+                start = batch[row].texts[member].num_cached
+                wide = ends[key][-1] - ends[key][0] + 1
+                chunks[key] = Chunk(batch[row].request_id, start, tuple(ids[start : ends[key][-1]]), wide)
+        for (row, member), said in self._forward(batch, chunks, ends, answers).items():
+            told = answers.rows[row].get(member)
+            answers.rows[row][member] = said if told is None else torch.cat([told, said])
+
+    @staticmethod
+    def _ends(request: Request, member: int, path: Path | None, answers: Answers, key: Key, since: int) -> list[int]:
+        """Lengths of a member's text at the stages it is asked for."""
+        if path is None:
+            return [len(request.texts[member].ids)]
+        told = answers.rows[key[0]].get(member)
+        if told is None:
+            answers.since[key] = since
+        else:
+            since = answers.since.get(key, 0) + told.shape[0]
+        return [path.end(member, stage) for stage in range(since, path.stages)]
 
     def look_ahead(
-        self, batch: Sequence[Request], paths: Mapping[tuple[int, int], tuple[int, ...]], answers: Answers
-    ) -> dict[tuple[int, int], Tensor]:
+        self, batch: Sequence[Request], paths: Mapping[Key, tuple[int, ...]], answers: Answers
+    ) -> dict[Key, Tensor]:
         """Returns what members would say after each id of a path that is not committed.
 
         Args:
@@ -71,58 +125,85 @@ class Poll:
             answers: Where errors are filed.
 
         Returns:
-            Per (row, member) distributions over the union, shape ``[len(path), union]``.
+            Per (row, member) distributions over the union, shape ``[len(path), union]``; they may hold NaN.
         """
+        starts = {key: len(batch[key[0]].texts[key[1]].ids) for key in paths}
         chunks = {
-            (row, member): Chunk(
-                batch[row].request_id, len(batch[row].sequences[member].ids), tuple(path), num_logits=len(path)
-            )
-            for (row, member), path in paths.items()
+            key: Chunk(batch[key[0]].request_id, starts[key], tuple(path), len(path)) for key, path in paths.items()
         }
-        return self._forward(batch, chunks, answers)
+        ends = {key: [starts[key] + i + 1 for i in range(len(path))] for key, path in paths.items()}
+        told: dict[Key, Tensor] = {}
+        before = set(answers.unread)
+        while chunks:
+            told.update(self._forward(batch, chunks, ends, answers))
+            answers.unread = set(before)
+            chunks = {key: c for key, c in chunks.items() if key not in told and key[0] not in answers.errors}
+        return told
+
+    def check(self, answers: Answers) -> None:
+        """Files an error for every row of which a member said something that is no distribution."""
+        keys = [(row, member) for row, told in enumerate(answers.rows) for member in told]
+        if not keys:
+            return
+        # A sum shows NaN anywhere in a row.
+        sums = torch.stack([answers.rows[row][member].sum().float().cpu() for row, member in keys])
+        for (row, member), usable in zip(keys, torch.isfinite(sums).tolist(), strict=True):
+            if not usable:
+                answers.errors.setdefault(row, InvalidLogitsError(self._names[member]))
 
     def _forward(
-        self, batch: Sequence[Request], chunks: Mapping[tuple[int, int], Chunk], answers: Answers
-    ) -> dict[tuple[int, int], Tensor]:
+        self,
+        batch: Sequence[Request],
+        chunks: Mapping[Key, Chunk],
+        ends: Mapping[Key, Sequence[int]],
+        answers: Answers,
+    ) -> dict[Key, Tensor]:
         by_member: dict[int, list[int]] = {}
         for row, member in sorted(chunks, key=lambda key: (key[1], key[0])):
             by_member.setdefault(member, []).append(row)
         if not by_member:
             return {}
         calls = {member: [chunks[row, member] for row in rows] for member, rows in by_member.items()}
-        told: dict[tuple[int, int], Tensor] = {}
+        told: dict[Key, Tensor] = {}
         for member, results in self._executor.forward(calls).items():
             good: list[tuple[int, Tensor]] = []
             for row, result in zip(by_member[member], results, strict=True):
-                if isinstance(result.logits, Exception):
-                    error = result.logits
-                    answers.errors[row] = MemberError(self._names[member], f"{type(error).__name__}: {error}")
-                    continue
-                batch[row].note_forward(member, len(chunks[row, member].token_ids), result.seconds)
-                good.append((row, self._penalised(batch[row], chunks[row, member], member, result.logits)))
+                key = row, member
+                if self._note(batch[row], member, chunks[key], result, row, answers):
+                    assert isinstance(result.logits, Tensor)
+                    good.append((row, self._wanted(batch[row], member, chunks[key], ends[key], result.logits)))
             if good:
-                self._align(member, good, told, answers)
+                aligned = self._alignments[member].align(torch.cat([logits for _, logits in good]))
+                parts = torch.split(aligned, [logits.shape[0] for _, logits in good])
+                told.update({(row, member): part for (row, _), part in zip(good, parts, strict=True)})
         return told
 
-    def _penalised(self, request: Request, chunk: Chunk, member: int, logits: Tensor) -> Tensor:
+    def _note(
+        self, request: Request, member: int, chunk: Chunk, result: ChunkResult, row: int, answers: Answers
+    ) -> bool:
+        """Files what a chunk came to; True if it has logits."""
+        if isinstance(result.logits, Exception):
+            error = result.logits
+            answers.errors[row] = MemberError(self._names[member], f"{type(error).__name__}: {error}")
+            return False
+        if chunk.start == 0 and result.read:
+            request.stats.members[self._names[member]].reused_tokens = result.read - result.computed
+        request.note_forward(member, result.computed, result.seconds)
+        text = request.texts[member]
+        text.num_cached = max(text.num_cached, min(len(text.ids), chunk.start + result.read))
+        if result.logits is None:
+            answers.unread.add(row)
+            return False
+        return True
+
+    def _wanted(self, request: Request, member: int, chunk: Chunk, ends: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits at the stages that were asked for, with the repetition penalty."""
+        if len(ends) < logits.shape[0]:
+            places = torch.tensor([end - ends[-1] + logits.shape[0] - 1 for end in ends], device=logits.device)
+            logits = logits.index_select(0, places)
         penalty = request.params.repetition_penalty
         if penalty == 1:
             return logits
-        seen = set(request.sequences[member].ids) | set(chunk.token_ids)
-        ids = torch.tensor(sorted(seen), device=logits.device)
-        return torch.stack([penalise_repetition(row, ids, penalty) for row in logits])
-
-    def _align(
-        self, member: int, good: list[tuple[int, Tensor]], told: dict[tuple[int, int], Tensor], answers: Answers
-    ) -> None:
-        aligned = self._alignments[member].align(torch.cat([logits for _, logits in good]))
-        # One look at the sums finds NaN anywhere in a row.
-        usable = torch.isfinite(aligned.sum(-1)).tolist()
-        start = 0
-        for row, logits in good:
-            end = start + logits.shape[0]
-            if all(usable[start:end]):
-                told[row, member] = aligned[start:end]
-            else:
-                answers.errors[row] = InvalidLogitsError(self._names[member])
-            start = end
+        text = [*request.texts[member].ids[: chunk.start], *chunk.token_ids]
+        seen = [torch.tensor(sorted(set(text[:end])), device=logits.device) for end in ends]
+        return torch.stack([penalise_repetition(row, ids, penalty) for row, ids in zip(logits, seen, strict=True)])

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from gac_core.detokenizer import Detokenizer
+from gac_core.draft import Tally
 from gac_core.member import Chunk
 from gac_core.output import MemberStats, RequestStats, TokenLogprob
 from gac_core.sampling import Sampler, SamplingParams
 
 
 @dataclass
-class Sequence:
+class MemberText:
     """A request's text in one member's ids.
 
     Attributes:
@@ -44,6 +45,12 @@ class Sequence:
         """Everything the member has not read yet: the prompt, one token, or all since the gate went alone."""
         return Chunk(request_id, self.num_cached, tuple(self.ids[self.num_cached :]))
 
+    def copy(self) -> MemberText:
+        """Returns a copy that can be changed without changing this one."""
+        twin = replace(self, ids=list(self.ids))
+        twin.tail_start = self.tail_start
+        return twin
+
 
 @dataclass
 class Request:
@@ -52,63 +59,73 @@ class Request:
     Attributes:
         request_id: Its id.
         params: What was asked for.
-        sequences: One per member.
+        texts: Its text as each member holds it.
         gate: Index of the gate.
         threshold: None ensembles every step.
         sampler: Picks its tokens.
         seed: Seed of the sampler.
         names: The members' names.
+        written: What the prompt says and what was written since, as bytes: where drafts may be found.
+        told: Per member index what it said of the next token already, while others are still reading; float32, shape
+            ``[stages, union]``.
     """
 
     request_id: str
     params: SamplingParams
-    sequences: list[Sequence]
+    texts: list[MemberText]
     gate: int
     threshold: float | None
     sampler: Sampler
     seed: int
     names: list[str]
+    written: bytearray = field(default_factory=bytearray)
+    told: dict[int, Tensor] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
     stats: RequestStats = field(init=False)
     detokenizer: Detokenizer = field(init=False)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    prompt_bytes: int = field(init=False)
     num_tokens: int = 0
+    started: float = 0.0
 
     def __post_init__(self) -> None:
         self.detokenizer = Detokenizer(self.params.stop)
+        self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
             members={
-                name: MemberStats(prompt_tokens=len(sequence.ids))
-                for name, sequence in zip(self.names, self.sequences, strict=True)
+                name: MemberStats(prompt_tokens=len(text.ids))
+                for name, text in zip(self.names, self.texts, strict=True)
             }
         )
 
     def note_forward(self, member: int, tokens: int, seconds: float) -> None:
-        """Counts a forward of a member over so many tokens."""
+        """Counts a forward of a member over so many tokens, if there were any."""
+        if not tokens:
+            return
         stats = self.stats.members[self.names[member]]
         stats.forwards += 1
         stats.tokens += tokens
         stats.seconds += seconds
 
-    def note_read(self, member: int) -> None:
-        """Marks all of a member's ids as read."""
-        sequence = self.sequences[member]
-        sequence.num_cached = len(sequence.ids)
-
 
 @dataclass(frozen=True)
 class Picked:
-    """One step's choice for one request.
+    """One choice for one request.
 
     Attributes:
         data: The bytes, or None for the end of text.
+        ensembled: Whether all members were asked; else the gate decided alone.
         logprob: Their log-probability, if asked for.
         chosen_by: The members that chose what becomes ids now themselves, as one token.
         waiting: Per member how many of the last bytes do not become ids yet; 0 where it is not here.
         held: Per member what it said, where its next token goes on after the bytes that wait.
+        full: Whether a member's text is longer than it can read now, so that nothing can follow.
     """
 
     data: bytes | None
+    ensembled: bool
     logprob: TokenLogprob | None = None
     chosen_by: frozenset[int] = frozenset()
     waiting: Mapping[int, int] = field(default_factory=dict)
     held: Mapping[int, Tensor] = field(default_factory=dict)
+    full: bool = False

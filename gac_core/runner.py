@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from gac_core.cache import Rows, SlotCache
+from gac_core.slots import SlotStore
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Row:
         slot: The slot.
         start: Position of the first new token; everything the slot holds from there on is dropped.
         token_ids: The new tokens, at least one.
-        num_logits: Logits of the last this many positions are wanted, 1 to ``len(token_ids)``.
+        num_logits: Logits of the last this many positions are wanted, 0 to ``len(token_ids)``.
     """
 
     slot: int
@@ -42,15 +43,11 @@ class Row:
     num_logits: int = 1
 
 
-class Runner(Protocol):
+class Runner(SlotStore, Protocol):
     """Computes logits of rows; one call is one forward of the model."""
 
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
         """Returns per row the logits, shape ``[num_logits, vocabulary rows]``."""
-        ...
-
-    def clear(self, slot: int) -> None:
-        """Forgets all that a slot holds."""
         ...
 
 
@@ -60,6 +57,8 @@ class SlotRunner:
     Args:
         model: A causal LM of transformers, in eval mode.
     """
+
+    can_cut = True
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config(decoder=True)
@@ -75,6 +74,30 @@ class SlotRunner:
     def clear(self, slot: int) -> None:
         """Forgets all that a slot holds."""
         self._cache.clear(slot)
+
+    def bytes_for(self, slots: int, length: int) -> int:
+        """Returns the bytes of so many slots once each can hold a text of this length."""
+        return slots * self._cache.capacity_for(length) * self._cache.position_bytes
+
+    @torch.inference_mode()
+    def make_room(self, slots: int, length: int) -> None:
+        """Makes at least so many slots, each for texts of this length or more."""
+        self._cache.make_room(slots, length)
+
+    @torch.inference_mode()
+    def keep(self, slots: int, length: int) -> None:
+        """Gives back the slots from this one on, and most of what no text of this length needs."""
+        self._cache.keep(slots, length)
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the beginning of a slot over that of another."""
+        self._cache.copy(source, target, length)
+
+    @torch.inference_mode()
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchanges the beginnings of two slots."""
+        self._cache.swap(one, other, length)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -101,7 +124,7 @@ class SlotRunner:
             for index, row in enumerate(ordered)
             for position in range(len(row.token_ids) - row.num_logits, len(row.token_ids))
         ]
-        self._wanted = torch.tensor(flat, device=device)
+        self._wanted = torch.tensor(flat, dtype=torch.long, device=device)
         try:
             out = self._model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
@@ -141,6 +164,8 @@ class RowRunner:
         model: A causal LM of transformers, in eval mode.
     """
 
+    can_cut = False
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._held: dict[int, tuple[list[int], Any]] = {}
@@ -148,6 +173,26 @@ class RowRunner:
     def clear(self, slot: int) -> None:
         """Forgets all that a slot holds."""
         self._held.pop(slot, None)
+
+    def bytes_for(self, slots: int, length: int) -> int:
+        """Returns the bytes of so many slots if each were as large as the largest one."""
+        return slots * max([_state_bytes(cache) for _, cache in self._held.values()], default=0)
+
+    def make_room(self, slots: int, length: int) -> None:
+        """Nothing: each row has a cache of its own, which grows with it."""
+
+    def keep(self, slots: int, length: int) -> None:
+        """Forgets the slots from this one on."""
+        self._held = {slot: held for slot, held in self._held.items() if slot < slots}
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Never asked for: only whole texts can be gone on from, and those are taken over."""
+        raise NotImplementedError
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchanges two slots."""
+        held = {slot: self._held.pop(slot, None) for slot in (one, other)}
+        self._held.update({a: h for a, b in ((one, other), (other, one)) if (h := held[b]) is not None})
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
@@ -164,8 +209,14 @@ class RowRunner:
         device = self._model.get_input_embeddings().weight.device
         out = self._model(input_ids=torch.tensor([new], device=device), past_key_values=cache, use_cache=True)
         self._held[row.slot] = (ids + new, cache)
-        logits: Tensor = out.logits[0, -row.num_logits :]
+        logits: Tensor = out.logits[0, out.logits.shape[1] - row.num_logits :]
         return logits
+
+
+def _state_bytes(cache: Any) -> int:
+    """Bytes of all tensors in a cache's layers, whatever they are called."""
+    tensors = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def choose_runner(model: Any, name: str) -> Runner:
@@ -175,8 +226,7 @@ def choose_runner(model: Any, name: str) -> Runner:
         runner = SlotRunner(model)
         try:
             if _trial(model, runner):
-                runner.clear(0)
-                runner.clear(1)
+                runner.keep(0, 0)
                 return runner
             reason = "its batched logits differ from its plain forward"
         except Exception as error:

@@ -7,6 +7,7 @@ Knows nothing of members or vocabularies. Every function takes and returns proba
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -36,6 +37,8 @@ class SamplingParams:
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
             the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's.
+        drafts: Whether tokens may be drafted and checked several at once; it changes the cost, never the text. Default
+            True: as the ensemble is set up.
 
     Raises:
         RequestError: A value is out of its range.
@@ -52,6 +55,7 @@ class SamplingParams:
     logprobs: int | None = None
     threshold: float | Literal["default"] | None = "default"
     gate: str | None = None
+    drafts: bool = True
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -69,6 +73,8 @@ class SamplingParams:
             _check_int("logprobs", self.logprobs, 0, 100)
         if self.threshold is not None and self.threshold != "default":
             _check_number("threshold", self.threshold, 0, 1)
+        if not isinstance(self.drafts, bool):
+            raise RequestError(f"drafts must be True or False, not {self.drafts!r}")
         if not all(isinstance(s, str) and s for s in stop):
             raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
 
@@ -171,15 +177,25 @@ class Sampler:
     def __init__(self, params: SamplingParams, seed: int) -> None:
         self._params = params
         self._random = random.Random(seed)
+        self._uniforms: deque[float] = deque()
 
-    def pick(self, probs: Tensor) -> int:
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is picked, the smallest id among equals, without a random number."""
+        return self._params.temperature == 0
+
+    def pick(self, probs: Tensor, ahead: int = 0) -> int:
         """Returns the picked index of a distribution of shape ``[vocabulary]``.
 
-        Greedy ties go to the smallest index. Sampling draws one random number per token and inverts the cumulative
-        distribution, so that the text depends on the seed alone.
+        Greedy ties go to the smallest index. Sampling inverts the cumulative distribution at one random number per
+        token, so that the text depends on the seed alone.
+
+        Args:
+            probs: The distribution.
+            ahead: Which token after those that `advance` has passed is picked: 0 is the next one.
         """
         params = self._params
-        if params.temperature == 0:
+        if self.greedy:
             return int(probs.argmax())
         probs = apply_temperature(probs.double(), params.temperature)
         if params.top_k is not None:
@@ -187,7 +203,14 @@ class Sampler:
         probs = keep_top_p(probs, params.top_p)
         if params.min_p > 0:
             probs = keep_min_p(probs, params.min_p)
-        return invert_cumulative(probs, self._random.random())
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        return invert_cumulative(probs, self._uniforms[ahead])
+
+    def advance(self) -> None:
+        """Goes on to the next token's random number."""
+        if self._uniforms:
+            self._uniforms.popleft()
 
 
 def invert_cumulative(probs: Tensor, uniform: float) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gac_core.engine import Engine
-from gac_core.errors import EngineClosedError, GaCError
+from gac_core.errors import EngineClosedError, GaCError, QueueFullError
 from gac_core.output import OutputChunk
 from gac_core.request import Request
 
@@ -38,31 +38,51 @@ class Worker:
 
     Args:
         engine: The engine; after this only the thread touches it.
+        limit: Requests that may run or wait at once.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, limit: int) -> None:
         self._engine = engine
+        self._limit = limit
+        self._open: set[str] = set()
         self._inbox: queue.SimpleQueue[_Add | _Abort | None] = queue.SimpleQueue()
         self._sinks: dict[str, Sink] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="gac-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, sink: Sink) -> None:
+    def submit(self, request: Request, sink: Sink, wait: bool = False) -> None:
         """Queues a request; its chunks, or its error, go to the sink from the engine's thread.
+
+        Args:
+            request: The request.
+            sink: Where its events go.
+            wait: Wait for room in the queue instead of being refused.
 
         Raises:
             EngineClosedError: The ensemble is closed.
+            QueueFullError: As many requests as are allowed run or wait already.
         """
         with self._lock:
+            while wait and not self._closed and len(self._open) >= self._limit:
+                self._lock.wait()
             if self._closed:
                 raise EngineClosedError("the ensemble is closed; load it anew")
+            if len(self._open) >= self._limit:
+                raise QueueFullError(self._limit)
+            self._open.add(request.request_id)
             self._inbox.put(_Add(request, sink))
 
     def abort(self, request_id: str) -> None:
         """Drops a request before the next step; its sink hears nothing more. Unknown ids are no error."""
+        self._done(request_id)
         self._inbox.put(_Abort(request_id))
+
+    def _done(self, request_id: str) -> None:
+        with self._lock:
+            self._open.discard(request_id)
+            self._lock.notify_all()
 
     def close(self) -> None:
         """Stops the thread; requests still there get an `EngineClosedError`."""
@@ -70,6 +90,7 @@ class Worker:
             if self._closed:
                 return
             self._closed = True
+            self._lock.notify_all()
             self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -87,6 +108,7 @@ class Worker:
                 sink = self._sinks.get(request_id)
                 if isinstance(event, GaCError) or event.output is not None:
                     self._sinks.pop(request_id, None)
+                    self._done(request_id)
                 if sink is not None:
                     sink(event)
         self._fail_all(EngineClosedError("the ensemble was closed before the request was done"))
@@ -112,4 +134,5 @@ class Worker:
         sinks, self._sinks = self._sinks, {}
         for request_id, sink in sinks.items():
             self._engine.abort_request(request_id)
+            self._done(request_id)
             sink(error)

@@ -42,6 +42,7 @@ class EnsembleSettings(BaseModel):
     seed: int | None = None
     stop: list[str] | None = None
     logprobs: int | None = None
+    drafts: bool = True
     _loaded: Ensemble = PrivateAttr()
 
     @model_validator(mode="after")
@@ -90,5 +91,6 @@ class EnsembleSettings(BaseModel):
             "ensemble_threshold": config.threshold,
             "commit": config.commit,
             "alignment": config.alignment,
-            **{name: getattr(self, name) for name in sorted(SamplingParams.names())},
+            # Drafts change the cost, never the text.
+            **{name: getattr(self, name) for name in sorted(SamplingParams.names() - {"drafts"})},
         }

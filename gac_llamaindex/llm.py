@@ -78,6 +78,7 @@ class GaCLLM(LLM):
     seed: int | None = None
     stop: list[str] | None = None
     logprobs: int | None = None
+    drafts: bool = True
     _ensemble: Ensemble = PrivateAttr()
 
     def __init__(self, models: Sequence[Any] | None = None, ensemble: Ensemble | None = None, **fields: Any) -> None:

@@ -84,7 +84,9 @@ class OracleExecutor:
         del text[chunk.start :]
         text.extend(chunk.token_ids)
         ends = range(len(text) - chunk.num_logits + 1, len(text) + 1)
-        return ChunkResult(torch.stack([self.members[index].logits(text[1:end]) for end in ends]), 0.0)
+        return ChunkResult(
+            torch.stack([self.members[index].logits(text[1:end]) for end in ends]), 0.0, len(chunk.token_ids)
+        )
 
     def release(self, request_id, clear=False):
         """Forgets a request."""

@@ -10,11 +10,11 @@ from oracle import IdealMember, OracleExecutor, random_chances, train_tokenizer
 
 from gac_core.boundary import View, agreed
 from gac_core.boundary_decoder import BoundaryDecoder
-from gac_core.commit import make_commit
+from gac_core.commit import Writer, make_commit
 from gac_core.decoder import StepDecoder
 from gac_core.engine import Engine
 from gac_core.poll import Poll
-from gac_core.request import Request, Sequence
+from gac_core.request import MemberText, Request
 from gac_core.sampling import Sampler, SamplingParams
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import Alignment, UnionVocabulary
@@ -45,20 +45,21 @@ class Bench:
         poll = Poll(self.executor, [Alignment(union, tokenizer) for tokenizer in tokenizers], names)
         weights = [1.0] * len(cuts)
         commits = [make_commit("canonical", tokenizer) for tokenizer in tokenizers]
+        writer = Writer(commits, [None] * len(cuts))
         decoder = (
-            StepDecoder(poll, union, weights)
+            StepDecoder(poll, union, weights, names, writer)
             if alignment == "token"
-            else BoundaryDecoder(poll, union, weights, tokenizers, commits)
+            else BoundaryDecoder(poll, union, weights, names, tokenizers, writer)
         )
         self.names = names
-        self.engine = Engine(self.executor, decoder, commits, [None] * len(cuts), 16)
+        self.engine = Engine(self.executor, decoder, 16)
 
     def word(self, **asked) -> str:
         params = SamplingParams(max_tokens=30, **asked)
         threshold = None if params.threshold == "default" else params.threshold
-        sequences = [Sequence([0]) for _ in self.names]
+        texts = [MemberText([0]) for _ in self.names]
         sampler = Sampler(params, params.seed or 0)
-        request = Request("r", params, sequences, 0, threshold, sampler, 0, self.names)
+        request = Request("r", params, texts, 0, threshold, sampler, 0, self.names)
         self.engine.add_request(request)
         text = ""
         while self.engine.busy:

@@ -119,7 +119,7 @@ def test_catching_up_equals_never_having_been_skipped(tokenizer):
             alone = both.generate(prompt, max_tokens=40, threshold=0.0, logprobs=0)
             # Between the gate's more and less sure moments, so that both kinds of step happen.
             threshold = statistics.median(math.exp(entry.logprob) for entry in alone.logprobs)
-            output = both.generate(prompt, max_tokens=40, threshold=threshold)
+            output = both.generate(prompt, max_tokens=40, threshold=threshold, drafts=False)
             stats = output.stats
             assert stats.members["m0"].forwards == stats.steps
             assert stats.members["m1"].forwards == stats.steps_ensembled

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from gac_core.commit import make_commit
 from gac_core.errors import UnwritableTextError
-from gac_core.request import Sequence
+from gac_core.request import MemberText
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import UnionVocabulary
 
@@ -142,7 +142,7 @@ def test_canonical_commits_give_the_members_own_tokens(name):
         pieces = pieces_of(load(SHARED / "tokenizers" / other), text)
         held = {}
         for rule in ("canonical", "context-free"):
-            commit, sequence = make_commit(rule, member), Sequence([])
+            commit, sequence = make_commit(rule, member), MemberText([])
             for data in pieces:
                 commit(sequence, data, False)
             assert member.decode(sequence.ids) == b"".join(pieces), (other, rule)
@@ -174,7 +174,7 @@ def test_text_in_is_text_out_through_every_pair(text, cuts, names):
         if not all(can_write(reader, part) for part in parts):
             continue
         for rule in ("canonical", "context-free"):
-            sequence = Sequence([])
+            sequence = MemberText([])
             commit = make_commit(rule, reader)
             for part in parts:
                 commit(sequence, part, False)

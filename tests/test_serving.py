@@ -1,0 +1,307 @@
+"""Many requests over a bounded cache: prefixes reused, prompts read in parts, queues with an end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, random_model
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from gac_core import Ensemble, MemberConfig, QueueFullError
+from gac_core.member import Chunk, Member
+from gac_core.prefill import share
+from gac_core.runner import RowRunner
+from gac_core.slots import SlotTable, common_beginning
+
+LONG = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin. " * 6
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(EMBEDDED[0])
+
+
+def member_of(name, tokenizer, **limits):
+    return Member.from_model(random_model(name, tokenizer), tokenizer, "m", **limits)
+
+
+def ask(member, request_id, ids, start=0, num_logits=1):
+    """One chunk, as often as it takes to read all of it."""
+    while True:
+        (result,) = member.forward([Chunk(request_id, start, tuple(ids[start:]), num_logits)])
+        if result.logits is not None:
+            assert not isinstance(result.logits, Exception), result.logits
+            return result
+
+
+# ---- prefixes
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_reused_beginnings_give_the_logits_of_a_text_read_anew(name, tokenizer):
+    member = member_of(name, tokenizer)
+    ids = torch.randint(3, len(tokenizer), (90,), generator=torch.Generator().manual_seed(2)).tolist()
+    other = [*ids[:50], *ids[:20]]
+    first = ask(member, "a", ids)
+    assert first.computed == 90
+    # Beside a running request its beginning is copied; after it, taken over.
+    second = ask(member, "b", other)
+    assert second.computed == 20
+    member.release("a")
+    third = ask(member, "c", ids)
+    assert third.computed == 1
+    member.release("b")
+    member.release("c")
+    fourth = ask(member, "d", ids[:70])
+    assert fourth.computed == 1
+    plain = Member.from_model(random_model(name, tokenizer), tokenizer, "p", cache_bytes=0)
+    for result, text in ((second, other), (third, ids), (fourth, ids[:70])):
+        cold = ask(plain, "cold", text)
+        plain.release("cold")
+        torch.testing.assert_close(result.logits, cold.logits, rtol=2e-4, atol=2e-4)
+
+
+def test_a_member_without_slots_goes_on_from_a_whole_text_only(tokenizer):
+    member = member_of("llama", tokenizer)
+    member._runner = RowRunner(random_model("llama", tokenizer))
+    member._slots = SlotTable(member._runner, 2**30)
+    ids = list(range(3, 63))
+    first = ask(member, "a", ids[:40])
+    member.release("a")
+    second = ask(member, "b", ids)
+    assert (first.computed, second.computed) == (40, 20)
+    member.release("b")
+    third = ask(member, "c", ids[:50])
+    assert third.computed == 50
+    fresh = member_of("llama", tokenizer)
+    torch.testing.assert_close(second.logits, ask(fresh, "x", ids).logits, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(third.logits, ask(fresh, "y", ids[:50]).logits, rtol=2e-4, atol=2e-4)
+
+
+def test_a_second_question_on_the_same_documents_reads_only_what_is_new():
+    with Ensemble.load(EMBEDDED, dtype="float32") as ensemble:
+        cold = ensemble.generate(LONG + "Where is it?", max_tokens=8)
+        warm = ensemble.generate(LONG + "Who built it?", max_tokens=8)
+        assert all(stats.reused_tokens == 0 for stats in cold.stats.members.values())
+        for stats in warm.stats.members.values():
+            assert stats.reused_tokens > 0.8 * stats.prompt_tokens
+    with Ensemble.load(EMBEDDED, dtype="float32", cache_gib=0) as ensemble:
+        again = ensemble.generate(LONG + "Who built it?", max_tokens=8)
+        assert again.tokens == warm.tokens
+        more = ensemble.generate(LONG + "Who built it?", max_tokens=8)
+        assert more.tokens == warm.tokens
+        assert all(stats.reused_tokens == 0 for stats in more.stats.members.values())
+
+
+def test_equal_prompts_that_arrive_together_are_read_once():
+    with Ensemble.load(EMBEDDED[:1], dtype="float32") as one:
+        outputs = one.generate_batch([LONG + "Who?"] * 6, max_tokens=4)
+        assert len({output.tokens for output in outputs}) == 1
+        read = sum(output.stats.members["ash"].tokens for output in outputs)
+        assert read < 2 * outputs[0].stats.members["ash"].prompt_tokens
+
+
+# ---- the slots
+
+
+class FakeStore:
+    """Slots as lists, to be checked against what the table believes."""
+
+    can_cut = True
+
+    def __init__(self):
+        self.slots = [[] for _ in range(200)]
+        self.kept = 0
+
+    def bytes_for(self, slots, length):
+        return slots * 100
+
+    def make_room(self, slots, length):
+        self.kept = max(self.kept, slots)
+
+    def keep(self, slots, length):
+        self.kept = min(self.kept, slots)
+
+    def copy(self, source, target, length):
+        self.slots[target][:length] = self.slots[source][:length]
+
+    def swap(self, one, other, length):
+        assert len(self.slots) > max(one, other)
+        a, b = list(self.slots[one]), list(self.slots[other])
+        self.slots[one][:length], self.slots[other][:length] = b[:length], a[:length]
+
+    def clear(self, slot):
+        self.slots[slot] = []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(1, 40), st.booleans()), max_size=60))
+def test_the_table_never_believes_what_the_store_does_not_hold(actions):
+    store = FakeStore()
+    table = SlotTable(store, 800)
+    texts: dict[str, list[int]] = {}
+    for number, kind, length, clear in actions:
+        name = str(number)
+        if name in texts:
+            table.release(name, clear)
+            del texts[name]
+        else:
+            ids = [kind] * 20 + [number] * length
+            slot = table.claim(name, ids)
+            held = table.held(slot)
+            known = common_beginning(held, ids)
+            store.slots[slot][known:] = ids[known:]
+            held[known:] = ids[known:]
+            texts[name] = ids
+        for request, ids in texts.items():
+            slot = table.slot(request)
+            assert slot is not None
+            assert slot < table.busy
+            assert table.held(slot) == ids == store.slots[slot][: len(ids)]
+        for slot in range(table.busy, table.busy + table.kept):
+            assert store.slots[slot][: len(table.held(slot))] == table.held(slot)
+        assert table.busy == len(texts)
+        assert table.busy + table.kept <= max(8, table.busy)
+
+
+def test_the_least_recently_used_text_makes_room():
+    store = FakeStore()
+    table = SlotTable(store, 300)
+    texts = {name: [index] * 30 for index, name in enumerate("abcd")}
+    for name in "abc":
+        table.held(table.claim(name, texts[name]))[:] = texts[name]
+        table.release(name)
+    table.held(table.claim("b2", texts["b"]))
+    table.release("b2")
+    table.held(table.claim("d", texts["d"]))[:] = texts["d"]
+    table.release("d")
+    held = [table.held(slot) for slot in range(table.kept)]
+    assert texts["a"] not in held
+    assert all(texts[name] in held for name in "bcd")
+
+
+def test_memory_is_what_its_formula_says_and_does_not_grow(tokenizer):
+    member = member_of("llama", tokenizer, cache_bytes=400_000)
+    cache = member._runner._cache
+    # Two of keys and values, three layers, two heads of 16, four bytes.
+    assert cache.position_bytes == 2 * 3 * 2 * 16 * 4
+    sizes = []
+    for index in range(60):
+        ids = torch.randint(3, len(tokenizer), (40 + index % 7,), generator=torch.Generator().manual_seed(index))
+        ask(member, str(index), ids.tolist())
+        layer = cache._slot_layers[0]
+        assert cache.nbytes == layer.slots * layer.capacity * cache.position_bytes
+        assert cache.nbytes <= 400_000
+        sizes.append(cache.nbytes)
+        member.release(str(index))
+    assert max(sizes) == sizes[-1] == sizes[len(sizes) // 2]
+
+
+def test_room_taken_by_one_long_text_is_given_back(tokenizer):
+    member = member_of("llama", tokenizer, cache_bytes=100_000)
+    cache = member._runner._cache
+    ask(member, "long", [5] * 250)
+    high = cache.nbytes
+    member.release("long")
+    for index in range(3):
+        ask(member, str(index), [7 + index] * 20)
+        member.release(str(index))
+    assert cache.nbytes <= max(high, 100_000)
+    assert cache._slot_layers[0].capacity < 256 or cache.nbytes <= 100_000
+
+
+# ---- reading in parts
+
+
+@pytest.mark.parametrize("threshold", [None, 0.9])
+@pytest.mark.parametrize("alignment", ["token", "boundary"])
+def test_a_prompt_read_in_parts_gives_the_same_text(alignment, threshold):
+    asked = {"max_tokens": 12, "threshold": threshold}
+    prompts = [LONG + "Where is it?", QUESTION, LONG + "Who?", "Who"]
+    with Ensemble.load(EMBEDDED, dtype="float32", alignment=alignment) as whole:
+        want = [whole.generate(prompt, **asked) for prompt in prompts]
+    with Ensemble.load(EMBEDDED, dtype="float32", alignment=alignment, prefill_tokens=16, cache_gib=0) as parts:
+        alone = [parts.generate(prompt, **asked) for prompt in prompts]
+        together = parts.generate_batch(prompts, **asked)
+    assert [o.tokens for o in alone] == [o.tokens for o in together] == [o.tokens for o in want]
+    assert [o.stats.steps_ensembled for o in alone] == [o.stats.steps_ensembled for o in want]
+    assert alone[0].stats.members["ash"].forwards > want[0].stats.members["ash"].forwards + 5
+
+
+def test_a_long_prompt_does_not_stall_what_runs():
+    with Ensemble.load(EMBEDDED[:1], dtype="float32", prefill_tokens=16, max_batch_size=4) as one:
+        engine = one._worker._engine
+        told: list[list[int]] = []
+        decode = engine._decoder.decode
+        engine._decoder.decode = lambda batch: told.append(list(map(len, out := decode(batch)))) or out
+        running = one.stream("passages", temperature=5.0, seed=1, max_tokens=200)
+        next(running)
+        late = one.generate_batch([LONG], max_tokens=1)
+        running.close()
+        assert late[0].stats.members["ash"].forwards > 5
+        both = [lengths for lengths in told if len(lengths) == 2]
+        assert len(both) > 5
+        # The running stream got a token at every step in which the long prompt was being read.
+        assert all(lengths[0] >= 1 for lengths in both)
+
+
+@given(st.lists(st.integers(1, 3000), max_size=20), st.integers(2, 600))
+def test_budgets_are_kept_and_the_oldest_is_never_starved(lengths, budget):
+    shares = share(lengths, budget)
+    assert len(shares) == len(lengths)
+    assert all(0 <= part <= length for part, length in zip(shares, lengths, strict=True))
+    assert sum(shares) == min(sum(lengths), budget)
+    if lengths:
+        assert shares[0] >= min(lengths[0], budget // 2)
+
+
+# ---- the queue
+
+
+def test_a_full_queue_refuses_and_frees_again():
+    with ensemble_of([pair(EMBEDDED[0])], max_batch_size=1, max_queue=1) as one:
+        asked = {"temperature": 5.0, "seed": 1, "max_tokens": 900}
+        first = one.stream("passages " * 20, **asked)
+        next(first)
+        second = one._events(one._request("Who", None, {}), eager=True)
+        with pytest.raises(QueueFullError, match="max_queue") as caught:
+            one.generate("Who")
+        assert caught.value.limit == 2
+        first.close()
+        assert list(second)[-1].output is not None
+        assert one.generate("Who", max_tokens=2).tokens
+        # A batch waits for room instead.
+        assert len(one.generate_batch(["Who"] * 7, max_tokens=3)) == 7
+
+
+def test_waiting_for_room_ends_when_the_ensemble_closes():
+    from gac_core import EngineClosedError
+
+    one = ensemble_of([pair(EMBEDDED[0])], max_batch_size=1, max_queue=0)
+    stream = one.stream("passages " * 20, temperature=5.0, seed=1, max_tokens=900)
+    next(stream)
+    errors = []
+
+    def batch():
+        try:
+            one.generate_batch(["Who"])
+        except EngineClosedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=batch)
+    thread.start()
+    one.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+
+
+def test_settings_reach_the_members():
+    with Ensemble.load([MemberConfig(EMBEDDED[0])], cache_gib=0.5, prefill_tokens=64) as one:
+        assert one._members[0]._prefill_tokens == 64
+        assert one._members[0]._slots._limit == 2**29
