@@ -61,10 +61,9 @@ class Scripted(LlamaForCausalLM):
         return self.next[start]
 
 
-def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layers: int, seed: int) -> Scripted:
-    """Makes a model of a width, with heads of 64."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
+def shape(tokenizer: MemberTokenizer, width: int, layers: int) -> LlamaConfig:
+    """The shape of a Llama of a width, with heads of 64, for a tokenizer."""
+    return LlamaConfig(
         vocab_size=tokenizer.rows,
         hidden_size=width,
         intermediate_size=int(2.75 * width),
@@ -76,4 +75,9 @@ def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layer
         eos_token_id=tokenizer.hf.eos_token_id,
         pad_token_id=tokenizer.hf.eos_token_id,
     )
-    return Scripted(config, tokenizer, prompt, script).eval()
+
+
+def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layers: int, seed: int) -> Scripted:
+    """Makes a scripted model."""
+    torch.manual_seed(seed)
+    return Scripted(shape(tokenizer, width, layers), tokenizer, prompt, script).eval()

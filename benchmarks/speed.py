@@ -77,15 +77,18 @@ class Bench:
         self.models = [make(t, prompt, script, args.width, args.layers, seed) for seed, t in enumerate(tokenizers)]
         self.prompts = [tokenizer.encode_prompt(prompt) for tokenizer in tokenizers]
         self.text = ensemble_of(self.models[:1]).generate(prompt, max_tokens=args.tokens).text
+        # What ends the text in its own place only.
+        lengths = range(24, len(self.text))
+        self.stop = next(end for n in lengths if self.text.find(end := self.text[-n:]) == len(self.text) - n)
         self.counts = [len(t.cut(self.text) or t.write(self.text.encode())) for t in tokenizers]
 
     def engine(self, ensemble: Ensemble, **asked: object) -> float:
         """Seconds of an ensemble."""
         began = time.perf_counter()
-        written = ensemble.generate(self.prompt, max_tokens=4 * self.tokens, stop=(self.text[-24:],), **asked).text
+        written = ensemble.generate(self.prompt, max_tokens=4 * self.tokens, stop=(self.stop,), **asked).text
         seconds = time.perf_counter() - began
         assert self.text.startswith(written), (self.text[-80:], written[-80:])
-        assert len(written) > len(self.text) - 40, (len(self.text), len(written))
+        assert len(written) >= len(self.text) - len(self.stop), (len(self.text), len(written))
         return seconds
 
     def own(self, *which: int) -> float:

@@ -1,0 +1,177 @@
+"""What many requests cost: batches against one after another, cached prefixes, long texts, memory.
+
+Run by ``python -m benchmarks.serving TOKENIZER TOKENIZER`` (folders or hub names), on random models of realistic size.
+Sides of a ratio are run in turn in one process, after a warm-up; a figure is the median of its ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import time
+from itertools import pairwise
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from benchmarks.scripted import shape
+from benchmarks.speed import PROSE
+from gac_core import Ensemble, EnsembleConfig, MemberConfig
+from gac_core.member import Member
+from gac_core.tokenizer import MemberTokenizer
+
+WORDS = PROSE.read_text(encoding="utf-8").split()
+
+
+def prose(length: int, seed: int) -> str:
+    """Random words that no other seed gives."""
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(length))
+
+
+def models_of(args: argparse.Namespace, dtype: torch.dtype) -> list[tuple[LlamaForCausalLM, object]]:
+    """Two random models that never end a text, with their tokenizers."""
+    made = []
+    for seed, name in enumerate(args.tokenizers):
+        hf = AutoTokenizer.from_pretrained(name)
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(shape(MemberTokenizer(hf, name), args.width, args.layers)).to(dtype).eval()
+        with torch.no_grad():
+            model.lm_head.weight[hf.eos_token_id] = 0
+            # Sharp enough that the most probable token has a positive logit, which the end of text then never beats.
+            model.lm_head.weight *= 10
+        made.append((model, hf))
+    return made
+
+
+def ensemble_of(models: list[tuple[LlamaForCausalLM, object]], **settings: object) -> Ensemble:
+    """An ensemble of loaded models, without drafts."""
+    names = [f"m{index}" for index in range(len(models))]
+    members = [Member.from_model(model, hf, name) for (model, hf), name in zip(models, names, strict=True)]
+    return Ensemble(members, EnsembleConfig(tuple(MemberConfig(name) for name in names), drafts=(), **settings))
+
+
+def batches(args: argparse.Namespace, dtype: torch.dtype) -> list[float]:
+    """Tokens per second of 16 requests at once over those of one after another."""
+    with ensemble_of(models_of(args, dtype)) as both:
+        seeds = iter(range(10**6))
+        ratios = []
+        for repeat in range(args.repeats + 1):
+            rates = []
+            for together in (True, False):
+                # Fewer in turn, since all cost the same; no prompt comes twice.
+                prompts = [prose(32, next(seeds)) for _ in range(16 if together else 3)]
+                began = time.perf_counter()
+                outputs = (
+                    both.generate_batch(prompts, max_tokens=args.tokens)
+                    if together
+                    else [both.generate(prompt, max_tokens=args.tokens) for prompt in prompts]
+                )
+                rates.append(sum(len(o.tokens) for o in outputs) / (time.perf_counter() - began))
+            if repeat:
+                ratios.append(rates[0] / rates[1])
+    return ratios
+
+
+def prefixes(args: argparse.Namespace) -> list[float]:
+    """Time to the first token with about 1,000 prompt tokens in the cache, over that without."""
+    with ensemble_of(models_of(args, torch.float32)) as both:
+        ratios = []
+        for repeat in range(args.repeats + 1):
+            document = prose(1000, 1000 + repeat)
+            times = [
+                both.generate(f"{document}\n{question}", max_tokens=1).stats.first_token_seconds
+                for question in ("Where is the bridge?", "When was the museum built?")
+            ]
+            if repeat:
+                ratios.append(times[1] / times[0])
+    return ratios
+
+
+def long_text(args: argparse.Namespace) -> list[tuple[str, float, float]]:
+    """Milliseconds per token at the beginning and at the end of a long text, of the engine and of ``generate``."""
+    models = models_of(args, torch.float32)
+    model, hf = models[0]
+    rows = []
+    with ensemble_of(models[:1]) as one:
+        times = [time.perf_counter() for _ in one.stream("The bridge", max_tokens=args.long)]
+        rows.append(("engine, one member", *ends(times)))
+    times = []
+    hook = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
+    ids = torch.tensor([hf("The bridge").input_ids])
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.long, min_new_tokens=args.long)
+    hook.remove()
+    rows.append(("its own generate", *ends(times)))
+    with ensemble_of(models) as both:
+        times = [time.perf_counter() for _ in both.stream("The bridge", max_tokens=args.long)]
+        rows.append(("engine, two members", *ends(times)))
+    return rows
+
+
+def ends(times: list[float]) -> tuple[float, float]:
+    """Median milliseconds per token of the first and of the last 200."""
+    gaps = [1000 * (after - before) for before, after in pairwise(times)]
+    return statistics.median(gaps[10:210]), statistics.median(gaps[-200:])
+
+
+def memory(args: argparse.Namespace) -> tuple[float, float, float]:
+    """MiB of the caches by formula and in fact, and MiB that a run of many short requests adds at its second half."""
+    small = argparse.Namespace(**{**vars(args), "width": 128, "layers": 2})
+    with ensemble_of(models_of(small, torch.float32), cache_gib=0.03125) as both:
+        peaks = []
+        for index in range(args.requests):
+            both.generate(prose(20 + index % 30, 5000 + index), max_tokens=4)
+            peaks.append(resident())
+        caches = [member._runner._cache for member in both._members]
+        slots = [cache._slot_layers[0].slots * cache._slot_layers[0].capacity for cache in caches]
+        formula = sum(n * 2 * 2 * 1 * 64 * 4 for n in slots) / 2**20
+        return formula, sum(cache.nbytes for cache in caches) / 2**20, peaks[-1] - peaks[len(peaks) // 2]
+
+
+def resident() -> float:
+    """MiB that this process holds."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokenizers", nargs=2)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--long", type=int, default=4000, help="tokens of the long text; 0 leaves it out")
+    parser.add_argument("--requests", type=int, default=1000, help="requests of the memory run; 0 leaves it out")
+    args = parser.parse_args()
+    console = Console(width=110)
+    table = Table("case", "target", "ratio, median", "smallest", "largest")
+    for name, target, ratios in (
+        ("16 requests at once, tokens per second, bfloat16", "6.00", batches(args, torch.bfloat16)),
+        ("16 requests at once, tokens per second, float32", "", batches(args, torch.float32)),
+        ("first token, 1,000 tokens cached", "0.10", prefixes(args)),
+    ):
+        table.add_row(
+            name, target, *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))
+        )
+    console.print(table)
+    if args.long:
+        table = Table(f"a text of {args.long} tokens", "ms/token, first 200", "ms/token, last 200")
+        for name, first, last in long_text(args):
+            table.add_row(name, f"{first:.2f}", f"{last:.2f}")
+        console.print(table)
+    if args.requests:
+        formula, fact, growth = memory(args)
+        console.print(
+            f"caches: {formula:.1f} MiB by the formula, {fact:.1f} MiB in fact; "
+            f"the second half of {args.requests} requests added {growth:.1f} MiB to the process"
+        )
+
+
+if __name__ == "__main__":
+    main()
