@@ -1,11 +1,13 @@
 """Random models of realistic size whose greedy text is a given one: what they compute is real, what they say is forced.
 
 The forced token is the first one of the member's own cut of what is left of the text, whatever tokens stand before it,
-so that members with different tokenizers agree and disagree about tokens as trained ones would.
+so that members with different tokenizers agree and disagree about tokens as trained ones would. How sure a model is
+varies from place to place, so that where members cut a word differently now the one wins and now the other.
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gac_core.tokenizer import MemberTokenizer
 
-OFFSET = 40.0
+# The least and the largest offset of the forced token's logit: it then has a probability of 0.7 to 0.999.
+OFFSETS = (12.0, 18.0)
 
 
 class Scripted(LlamaForCausalLM):
@@ -25,10 +28,12 @@ class Scripted(LlamaForCausalLM):
         tokenizer: Its tokenizer as bytes.
         prompt: Prompts given to it start with this text.
         script: What follows; after its end the script starts again.
+        seed: Of how sure it is where.
     """
 
-    def __init__(self, config: LlamaConfig, tokenizer: MemberTokenizer, prompt: str, script: str) -> None:
+    def __init__(self, config: LlamaConfig, tokenizer: MemberTokenizer, prompt: str, script: str, seed: int) -> None:
         super().__init__(config)
+        self.seed = seed
         self.bytes = tokenizer
         self.skipped = len(tokenizer.decode(tokenizer.encode_prompt(prompt)))
         self.script = script.encode()
@@ -47,7 +52,9 @@ class Scripted(LlamaForCausalLM):
     def _force(self, module: Any, args: tuple[Tensor], logits: Tensor) -> Tensor:
         for back in range(logits.shape[1]):
             written = len(self.bytes.decode(self.ids[: len(self.ids) - back])) - self.skipped
-            logits[0, -1 - back, self._following(max(written, 0) % len(self.script))] += OFFSET
+            start = max(written, 0) % len(self.script)
+            offset = random.Random(f"{self.seed} {start}").uniform(*OFFSETS)
+            logits[0, -1 - back, self._following(start)] += offset
         return logits
 
     def _following(self, start: int) -> int:
@@ -80,4 +87,4 @@ def shape(tokenizer: MemberTokenizer, width: int, layers: int) -> LlamaConfig:
 def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layers: int, seed: int) -> Scripted:
     """Makes a scripted model."""
     torch.manual_seed(seed)
-    return Scripted(shape(tokenizer, width, layers), tokenizer, prompt, script).eval()
+    return Scripted(shape(tokenizer, width, layers), tokenizer, prompt, script, seed).eval()

@@ -93,11 +93,12 @@ class Alignment:
 
     def __init__(self, union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device | str = "cpu") -> None:
         columns = union.columns(tokenizer)
-        # Rows with no place in the union (control tokens, padding rows) are masked before the softmax.
-        self._masked = (columns < 0).to(device)
+        # Rows with no place in the union (control tokens, padding rows) are masked before the softmax, and so is one
+        # column after the last row, which tokens read that the member does not hold.
+        self._masked = torch.nonzero(torch.cat([columns, columns.new_tensor([-1])]) < 0)[:, 0].to(device)
         rows = torch.nonzero(columns >= 0)[:, 0]
         placed = columns[rows]
-        # Column -> its first row; tokens the member does not hold read a column of zeros put after the last row.
+        # Union id -> its first row.
         gather = torch.full((len(union),), tokenizer.rows, dtype=torch.long)
         gather.scatter_reduce_(0, placed, rows, "amin")
         extra = gather[placed] != rows
@@ -115,9 +116,11 @@ class Alignment:
             Probabilities, float32, shape ``[n, len(union)]``. Ids with the same bytes, and all ends of text, are
             summed; control tokens have no mass. A row is NaN where the logits are not usable.
         """
-        probs = torch.softmax(logits.float().masked_fill(self._masked, float("-inf")), dim=-1)
-        padded = torch.nn.functional.pad(probs, (0, 1))
-        out = padded.index_select(1, self._gather)
+        padded = torch.empty((logits.shape[0], logits.shape[1] + 1), dtype=torch.float32, device=logits.device)
+        padded[:, :-1] = logits
+        padded.index_fill_(1, self._masked, float("-inf"))
+        probs = torch.softmax(padded, dim=-1)
+        out = probs.index_select(1, self._gather)
         if self._extra_rows.numel():
             out.index_add_(1, self._extra_columns, probs.index_select(1, self._extra_rows))
         return out
