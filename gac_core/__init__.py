@@ -9,6 +9,7 @@ from gac_core.errors import (
     EmptyPromptError,
     EngineClosedError,
     GaCError,
+    GrammarError,
     InvalidLogitsError,
     MemberError,
     ModelLoadError,
@@ -18,6 +19,7 @@ from gac_core.errors import (
     UnknownArgumentError,
     UnwritableTextError,
 )
+from gac_core.grammar import Grammar
 from gac_core.output import (
     FinishReason,
     MemberStats,
@@ -42,6 +44,8 @@ __all__ = [
     "EnsembleConfig",
     "FinishReason",
     "GaCError",
+    "Grammar",
+    "GrammarError",
     "InvalidLogitsError",
     "MemberConfig",
     "MemberError",

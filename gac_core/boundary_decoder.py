@@ -14,6 +14,7 @@ from torch import Tensor
 from gac_core.aggregation import normalise
 from gac_core.boundary import Ahead, Cut, Text, View, Vote, agreed
 from gac_core.commit import Writer
+from gac_core.decoder import Decoder
 from gac_core.errors import GaCError, InvalidLogitsError, UnwritableTextError
 from gac_core.output import TokenLogprob
 from gac_core.poll import Answers, Poll
@@ -32,6 +33,7 @@ class BoundaryDecoder:
         names: The members' names.
         tokenizers: One per member.
         writer: Commits bytes.
+        plain: Decodes requests with a grammar, whose masks are defined on tokens.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class BoundaryDecoder:
         names: Sequence[str],
         tokenizers: Sequence[MemberTokenizer],
         writer: Writer,
+        plain: Decoder,
     ) -> None:
+        self._plain = plain
         self._poll = poll
         self._union = union
         self._weights = dict(enumerate(normalise(weights)))
@@ -53,7 +57,15 @@ class BoundaryDecoder:
 
     @torch.inference_mode()
     def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
-        """Picks the next bytes of every request, or the error that one of its members met.
+        """Picks the next bytes of every request, or the error that one of its members met."""
+        free = [request for request in batch if request.constraint is None]
+        others = [request for request in batch if request.constraint is not None]
+        decided = iter(self._decide(free) if free else ())
+        constrained = iter(self._plain.decode(others) if others else ())
+        return [next(decided if request.constraint is None else constrained) for request in batch]
+
+    def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Picks the next bytes of requests without a grammar.
 
         As in the paper's alignment, gates are asked first, and members are asked in one forward each; a member that
         waits is not asked at all, since what it said before still holds.

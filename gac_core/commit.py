@@ -134,6 +134,8 @@ class Writer:
         request.written += picked.data
         full = False
         try:
+            if request.constraint is not None:
+                request.constraint.accept(picked.data)
             for member, (text, commit) in enumerate(zip(request.texts, self.commits, strict=True)):
                 data = text.waiting + picked.data
                 ready = len(data) - picked.waiting.get(member, 0)

@@ -7,6 +7,7 @@ does not end requests.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gac_core.aggregation import arithmetic_mean, normalise
 from gac_core.commit import Writer
-from gac_core.errors import GaCError, InvalidLogitsError
+from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
 from gac_core.output import TokenLogprob
 from gac_core.path import Path
 from gac_core.poll import Answers, Poll
@@ -64,6 +65,9 @@ class StepDecoder:
         writer: Commits tokens.
     """
 
+    # Masks of grammars are computed beside the forwards, which leave few cores to them.
+    MASK_THREADS = 4
+
     def __init__(
         self, poll: Poll, union: UnionVocabulary, weights: Sequence[float], names: Sequence[str], writer: Writer
     ) -> None:
@@ -73,16 +77,44 @@ class StepDecoder:
         self._names = list(names)
         self._writer = writer
         self._everyone = tuple(range(len(weights)))
+        self._masking = ThreadPoolExecutor(self.MASK_THREADS, thread_name_prefix="gac-masks")
 
     @torch.inference_mode()
     def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
         """Picks the next tokens of every request, or the error that one of its members met.
+
+        What a grammar forces is committed as it is; members read it with what comes after it.
+        """
+        done = {row: self._forced(request) for row, request in enumerate(batch) if request.constraint is not None}
+        free = [row for row in range(len(batch)) if not done.get(row)]
+        if free:
+            done.update(zip(free, self._decide([batch[row] for row in free]), strict=True))
+        return [done[row] for row in range(len(batch))]
+
+    def _forced(self, request: Request) -> list[Picked | GaCError]:
+        """Commits the tokens that a grammar leaves no choice about."""
+        done: list[Picked | GaCError] = []
+        assert request.constraint is not None
+        try:
+            forced = request.constraint.forced()
+        except GaCError as error:
+            return [error]
+        for data in forced:
+            if not self._writer.write(request, Picked(data, False, sure_logprob(request, data), forced=True), done):
+                break
+        return done
+
+    def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Picks the next tokens of requests that have a choice.
 
         Gates are asked first; a gate that is sure decides alone and the other members do nothing. All others are then
         asked in one forward each, and read whatever they skipped in the same chunk.
         """
         answers = Answers.of(batch)
         paths = self._draft(batch)
+        for row, request in enumerate(batch):
+            if request.constraint is not None:
+                request.constraint.prepare(paths[row].tokens if row in paths else (), self._masking)
         sure = self._ask_gates(batch, answers, paths)
         self._run_ahead(batch, answers, paths, sure)
         since = {row: self._first_unsure(sure.get(row)) for row in range(len(batch)) if answers.open(row)}
@@ -122,7 +154,12 @@ class StepDecoder:
         if not rows:
             return {}
         told = [answers.rows[row][batch[row].gate] for row in rows]
-        tops = torch.cat([part.amax(-1).cpu() for part in told]).tolist()
+        tops = torch.cat(
+            [
+                (part.amax(-1) if batch[row].constraint is None else part.amax(-1) / part.sum(-1)).cpu()
+                for row, part in zip(rows, told, strict=True)
+            ]
+        ).tolist()
         sure: dict[int, list[bool]] = {}
         for row, part in zip(rows, told, strict=True):
             threshold = batch[row].threshold
@@ -160,10 +197,13 @@ class StepDecoder:
                 members = (request.gate,) if row in sure and sure[row][stage] else self._everyone
                 told = [answers.stage(row, member, stage) for member in members]
                 mixed = told[0] if len(members) == 1 else arithmetic_mean(told, self._weights)
+                # What a grammar leaves of the mass is the whole.
+                whole = None if request.constraint is None else mixed.sum()
+                mixed = mixed if whole is None else mixed / whole
                 keys.append((row, stage))
                 asked.append(members)
                 combined.append(mixed)
-                facts.append(self._facts(request, mixed, told, stage))
+                facts.append(self._facts(request, mixed, told, stage, whole))
         if not keys:
             return {}
         width = len(self._everyone)
@@ -174,8 +214,11 @@ class StepDecoder:
         }
 
     @staticmethod
-    def _facts(request: Request, mixed: Tensor, told: Sequence[Tensor], stage: int) -> Tensor:
-        """The picked token, its probability and what each member gives it, float64, shape ``[2 + members]``."""
+    def _facts(request: Request, mixed: Tensor, told: Sequence[Tensor], stage: int, whole: Tensor | None) -> Tensor:
+        """The picked token, its probability and what each member gives it, float64, shape ``[2 + members]``.
+
+        What members give is measured by the whole that a grammar leaves of the combined mass, as the probability is.
+        """
         sampler = request.sampler
         # A draw from a distribution that is none would fail; the probability below tells what is wrong.
         if sampler.greedy or not bool(torch.isfinite(mixed[0])):
@@ -183,6 +226,8 @@ class StepDecoder:
         else:
             token = torch.tensor([sampler.pick(mixed, stage)], device=mixed.device)
         given = [part.index_select(0, token.to(part.device)).to(mixed.device) for part in (mixed, *told)]
+        if whole is not None:
+            given[1:] = [part / whole for part in given[1:]]
         return torch.cat([token.double(), *(part.double() for part in given)])
 
     # ---- settling
@@ -214,7 +259,7 @@ class StepDecoder:
             request.sampler.advance()
             if not self._writer.write(request, picked, done) or path is None or stage + 1 == stages:
                 break
-            if not path.followed(request, stage + 1):
+            if not path.followed(request, stage + 1) or self._is_forced(request):
                 break
         if path is not None:
             path.tally.note(path.drafted, stage)
@@ -222,11 +267,22 @@ class StepDecoder:
             request.stats.accepted += stage
         return done
 
+    @staticmethod
+    def _is_forced(request: Request) -> bool:
+        """Whether a grammar, not a vote, decides what comes next; an error of its is met in the next step."""
+        try:
+            return request.constraint is not None and bool(request.constraint.forced())
+        except GaCError:
+            return True
+
     def _unusable(self, row: int, answers: Answers, choice: Choice, stage: int) -> GaCError:
         for member in choice.members:
             if not bool(torch.isfinite(answers.stage(row, member, stage)).all()):
                 return InvalidLogitsError(self._names[member])
-        return InvalidLogitsError(self._names[choice.members[0]])
+        return GrammarError(
+            "none of the tokens that the grammar allows here has any probability for members "
+            f"{', '.join(self._names[member] for member in choice.members)}; tell them in the prompt what to write"
+        )
 
     def _picked(self, request: Request, choice: Choice) -> Picked:
         half = choice.best / 2
@@ -238,6 +294,13 @@ class StepDecoder:
             logprob=logprob(self._union, request, choice.combined, choice.token),
             chosen_by=chosen_by,
         )
+
+
+def sure_logprob(request: Request, data: bytes | None) -> TokenLogprob | None:
+    """Returns the log-probability of a token without alternative, if the request asks for any."""
+    if request.params.logprobs is None:
+        return None
+    return TokenLogprob(data or b"", 0.0, ((data or b"", 0.0),) if request.params.logprobs else ())
 
 
 def logprob(union: UnionVocabulary, request: Request, combined: Tensor, token: int) -> TokenLogprob | None:

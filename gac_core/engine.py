@@ -77,9 +77,10 @@ class Engine:
                 return
 
     def _emit(self, request: Request, choice: Picked) -> Event:
-        request.stats.steps += 1
+        request.stats.forced += choice.forced
+        request.stats.steps += not choice.forced
         request.stats.steps_ensembled += choice.ensembled
-        if request.stats.steps == 1:
+        if request.stats.steps + request.stats.forced == 1:
             request.stats.first_token_seconds = time.perf_counter() - request.arrived
         logprobs = None if choice.logprob is None else (choice.logprob,)
         data = choice.data

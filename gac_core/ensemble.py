@@ -24,6 +24,7 @@ from gac_core.boundary_decoder import BoundaryDecoder
 from gac_core.chat import Prompt, encode_prompt
 from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
+from gac_core.constraint import Compiler
 from gac_core.decoder import Decoder, StepDecoder
 from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
@@ -70,13 +71,12 @@ class Ensemble:
         tokenizers = [member.tokenizer for member in members]
         commits = [make_commit(config.commit, tokenizer) for tokenizer in tokenizers]
         writer = Writer(commits, [member.context for member in members])
-        decoder: Decoder
+        decoder: Decoder = StepDecoder(poll, self._union, weights, config.names, writer)
         if config.alignment == "boundary":
-            decoder = BoundaryDecoder(poll, self._union, weights, config.names, tokenizers, writer)
+            decoder = BoundaryDecoder(poll, self._union, weights, config.names, tokenizers, writer, decoder)
         elif config.drafts:
             decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
-        else:
-            decoder = StepDecoder(poll, self._union, weights, config.names, writer)
+        self._compiler = Compiler(self._union)
         engine = Engine(executor, decoder, config.max_batch_size)
         self._encoding = threading.Lock()
         self._worker = Worker(engine, config.max_batch_size + config.max_queue)
@@ -301,6 +301,7 @@ class Ensemble:
                 if member.context is not None and len(ids) > member.context:
                     raise PromptTooLongError(member.name, len(ids), member.context)
                 texts.append(MemberText(ids))
+        constraint = None if params.grammar is None else self._compiler.start(params.grammar)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         return Request(
             request_id=uuid.uuid4().hex,
@@ -311,6 +312,7 @@ class Ensemble:
             sampler=Sampler(params, seed),
             seed=seed,
             names=self.names,
+            constraint=constraint,
             written=bytearray(
                 self._members[self.names.index(gate)].tokenizer.decode(texts[self.names.index(gate)].ids)
             ),

@@ -9,7 +9,8 @@ The tree::
     │   ├── UnknownArgumentError
     │   ├── EmptyPromptError
     │   ├── PromptTooLongError
-    │   └── ChatTemplateError
+    │   ├── ChatTemplateError
+    │   └── GrammarError
     ├── MemberError            a member failed while it worked on a request
     │   ├── InvalidLogitsError
     │   └── UnwritableTextError
@@ -103,6 +104,10 @@ class ChatTemplateError(RequestError):
     def __init__(self, member: str, reason: str) -> None:
         super().__init__(f"member {member!r} cannot render the conversation: {reason}")
         self.member = member
+
+
+class GrammarError(RequestError):
+    """A grammar cannot be compiled, or the members cannot write a text in it."""
 
 
 class MemberError(GaCError):

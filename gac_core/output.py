@@ -80,6 +80,7 @@ class RequestStats:
 
     Attributes:
         steps: Union tokens picked, the end of text included.
+        forced: Union tokens that a grammar left no choice about, the end of text included; they cost no step.
         steps_ensembled: Steps at which all members were asked; the others the gate decided alone.
         drafted: Tokens that were guessed before they were picked.
         accepted: How many of them were right.
@@ -90,6 +91,7 @@ class RequestStats:
     """
 
     steps: int = 0
+    forced: int = 0
     steps_ensembled: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -169,6 +171,7 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
         "finish_reason": output.finish_reason.value,
         "gac": {
             "steps": stats.steps,
+            "forced": stats.forced,
             "steps_ensembled": stats.steps_ensembled,
             "share_ensembled": stats.share_ensembled,
             "drafted": stats.drafted,

@@ -28,7 +28,8 @@ class Answers:
 
     Attributes:
         rows: Per row of the batch and member index its distributions over the union, float32, shape
-            ``[stages, union]``. They may hold NaN; `Poll.check` looks.
+            ``[stages, union]``, without the mass of what a grammar does not allow. They may hold NaN; `Poll.check`
+            looks.
         since: Per row and member the stage of the first of them; 0 where it is not here.
         unread: Rows of which a member has not read all of its text yet; they go on in the next step.
         errors: Per row the first error that one of its members met.
@@ -100,7 +101,21 @@ class Poll:
                 chunks[key] = Chunk(batch[row].request_id, start, tuple(ids[start : ends[key][-1]]), wide)
         for (row, member), said in self._forward(batch, chunks, ends, answers).items():
             told = answers.rows[row].get(member)
+            first = answers.since.get((row, member), 0) + (0 if told is None else told.shape[0])
+            try:
+                self._mask(batch[row], (paths or {}).get(row), first, said)
+            except GaCError as error:
+                answers.errors.setdefault(row, error)
             answers.rows[row][member] = said if told is None else torch.cat([told, said])
+
+    @staticmethod
+    def _mask(request: Request, path: Path | None, first: int, said: Tensor) -> None:
+        """Takes the mass of what a grammar does not allow, at the stages from the first on."""
+        if request.constraint is None:
+            return
+        tokens = () if path is None else path.tokens
+        masks = [request.constraint.mask(tokens[:stage]) for stage in range(first, first + said.shape[0])]
+        said.mul_(torch.stack(masks).to(said.device, non_blocking=True))
 
     @staticmethod
     def _ends(request: Request, member: int, path: Path | None, answers: Answers, key: Key, since: int) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from gac_core.constraint import Constraint
 from gac_core.detokenizer import Detokenizer
 from gac_core.draft import Tally
 from gac_core.member import Chunk
@@ -66,6 +67,7 @@ class Request:
         seed: Seed of the sampler.
         names: The members' names.
         written: What the prompt says and what was written since, as bytes: where drafts may be found.
+        constraint: Where it stands in its grammar; None without one.
         told: Per member index what it said of the next token already, while others are still reading; float32, shape
             ``[stages, union]``.
     """
@@ -79,6 +81,7 @@ class Request:
     seed: int
     names: list[str]
     written: bytearray = field(default_factory=bytearray)
+    constraint: Constraint | None = None
     told: dict[int, Tensor] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
     stats: RequestStats = field(init=False)
@@ -119,6 +122,7 @@ class Picked:
         chosen_by: The members that chose what becomes ids now themselves, as one token.
         waiting: Per member how many of the last bytes do not become ids yet; 0 where it is not here.
         held: Per member what it said, where its next token goes on after the bytes that wait.
+        forced: Whether a grammar left nothing else, so that nobody was asked.
         full: Whether a member's text is longer than it can read now, so that nothing can follow.
     """
 
@@ -128,4 +132,5 @@ class Picked:
     chosen_by: frozenset[int] = frozenset()
     waiting: Mapping[int, int] = field(default_factory=dict)
     held: Mapping[int, Tensor] = field(default_factory=dict)
+    forced: bool = False
     full: bool = False

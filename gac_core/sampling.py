@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gac_core.errors import RequestError, UnknownArgumentError
+from gac_core.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ class SamplingParams:
         seed: Makes sampling repeatable, independent of what else runs. None (default) draws one; the output names it.
         stop: Strings that end the text; never part of it. One string is taken as a list of one.
         logprobs: Give the log-probability of each chosen token and of this many most probable ones (0 to 100).
-            None (default) gives none. They are those of the combined distribution, before temperature and cuts.
+            None (default) gives none. They are those of the combined distribution over what a grammar allows, before
+            temperature and cuts.
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
             the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's.
+        grammar: What the text must look like (`gac_core.Grammar`). It restricts the combined distribution (the gate's
+            where it decides alone); what it forces is written without asking any member. None (default): anything.
         drafts: Whether tokens may be drafted and checked several at once; it changes the cost, never the text. Default
             True: as the ensemble is set up.
 
@@ -55,6 +59,7 @@ class SamplingParams:
     logprobs: int | None = None
     threshold: float | Literal["default"] | None = "default"
     gate: str | None = None
+    grammar: Grammar | None = None
     drafts: bool = True
 
     def __post_init__(self) -> None:
@@ -73,6 +78,10 @@ class SamplingParams:
             _check_int("logprobs", self.logprobs, 0, 100)
         if self.threshold is not None and self.threshold != "default":
             _check_number("threshold", self.threshold, 0, 1)
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise RequestError(
+                f"grammar must be a Grammar, for example Grammar.json_schema(...), not a {type(self.grammar).__name__}"
+            )
         if not isinstance(self.drafts, bool):
             raise RequestError(f"drafts must be True or False, not {self.drafts!r}")
         if not all(isinstance(s, str) and s for s in stop):

@@ -96,6 +96,8 @@ class SpeculativeDecoder(StepDecoder):
             if not length:
                 tally.rest()
             path = Path(request, self._writer, tally)
+            if request.constraint is not None:
+                tokens = tokens[: request.constraint.reach(tokens)]
             for data in tokens:
                 if not path.extend(data):
                     break
@@ -122,11 +124,19 @@ class SpeculativeDecoder(StepDecoder):
             going = [row for row in going if lengths[row] > stage and answers.open(row)]
             told = {row: answers.stage(row, drafters[row], stage - 1) for row in going}
             going = [
-                row for row, data in self._picks(batch, told, stage - 1).items() if data and paths[row].extend(data)
+                row
+                for row, data in self._picks(batch, told, stage - 1).items()
+                if data and self._may_follow(batch[row], paths[row], data) and paths[row].extend(data)
             ]
             self._poll.ask(batch, {row: [drafters[row]] for row in going}, answers, paths)
         gated = [row for row in lengths if row in sure and answers.open(row)]
         sure.update(self._sure(batch, answers, gated))
+
+    @staticmethod
+    def _may_follow(request: Request, path: Path, data: bytes) -> bool:
+        """Whether a grammar leaves it to a vote what follows the path, and allows these bytes."""
+        drafted = [*path.tokens, data]
+        return request.constraint is None or request.constraint.reach(drafted) == len(drafted)
 
     def _disprove(self, row: int, request: Request, answers: Answers, path: Path, sure: list[bool]) -> None:
         """Cuts a draft after the first token at which a gate that is sure picks another one."""
@@ -179,7 +189,7 @@ class SpeculativeDecoder(StepDecoder):
         tokens = []
         for row, probs in told.items():
             sampler = batch[row].sampler
-            if sampler.greedy or not bool(torch.isfinite(probs[0])):
+            if sampler.greedy or not bool(probs.sum() > 0):
                 tokens.append(probs.argmax(keepdim=True).cpu())
             else:
                 tokens.append(torch.tensor([sampler.pick(probs, stage)]))

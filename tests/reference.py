@@ -40,7 +40,7 @@ def spelled(tokenizer, byte_level: bool) -> list[bytes | None]:
     return out
 
 
-def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None):
+def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None, grammar=None):
     """Greedy GaC.
 
     Args:
@@ -53,6 +53,7 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, c
         threshold: If given, member 0 decides alone at or above it.
         cutters: If given, per member a function from text to ids: a member that did not choose the token as one of its
             own gets all the text since the prompt cut anew where that can be done, else ``writers`` append.
+        grammar: If given, ``grammar.start(union)`` is a matcher of llguidance over the union and the end after it.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -72,25 +73,48 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, c
         matrices.append(matrix)
     models = [model.double() for model, _ in pairs]
     texts, out = [list(p) for p in prompts], []
-    for _ in range(steps):
+    matcher = None if grammar is None else grammar.start(union)
+
+    def commit(pick, chose):
+        out.append(union[pick])
+        for member, (text, write) in enumerate(zip(texts, writers, strict=True)):
+            anew = None if cutters is None or chose[member] else cutters[member](b"".join(out).decode())
+            if anew is None:
+                text.extend(write(union[pick]))
+            else:
+                text[len(prompts[member]) :] = anew
+
+    while len(out) < steps:
+        if matcher is not None:
+            if matcher.is_stopped():
+                return out, True
+            forced = matcher.compute_ff_tokens()
+            for pick in forced[: steps - len(out)]:
+                matcher.consume_token(pick)
+                commit(pick, [False] * len(pairs))
+            if forced:
+                continue
         mapped = []
         for model, matrix, text in zip(models, matrices, texts, strict=True):
             with torch.no_grad():
                 logits = model(torch.tensor([text]), use_cache=False).logits[0, -1]
             logits[matrix.sum(1) == 0] = float("-inf")
             mapped.append(torch.softmax(logits, -1) @ matrix)
+        if matcher is not None:
+            bits = matcher.compute_bitmask()
+            allowed = torch.tensor([bits[i // 8] >> i % 8 & 1 for i in range(len(union) + 1)], dtype=torch.float64)
+            mapped = [part * allowed for part in mapped]
         total, asked = sum(mapped) / len(mapped), len(mapped)
-        if threshold is not None and mapped[0].max() >= threshold:
+        if threshold is not None and mapped[0].max() >= threshold * mapped[0].sum():
             total, asked = mapped[0], 1
         pick = int(total.argmax())
         if pick == len(union):
             return out, True
-        out.append(union[pick])
-        for member, (text, write) in enumerate(zip(texts, writers, strict=True)):
-            own = member < asked and mapped[member][pick] >= total[pick] / 2 and union[pick] in tables[member]
-            anew = None if cutters is None or own else cutters[member](b"".join(out).decode())
-            if anew is None:
-                text.extend(write(union[pick]))
-            else:
-                text[len(prompts[member]) :] = anew
+        chose = [
+            member < asked and bool(mapped[member][pick] >= total[pick] / 2) and union[pick] in tables[member]
+            for member in range(len(pairs))
+        ]
+        if matcher is not None:
+            matcher.consume_token(pick)
+        commit(pick, chose)
     return out, False

@@ -1,0 +1,183 @@
+"""Grammars run on the union vocabulary: which tokens may come next, which must, and where a request stands.
+
+The masks are llguidance's, over the union's bytes. Knows nothing of members, distributions or requests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from torch import Tensor
+
+from gac_core.errors import GrammarError
+from gac_core.grammar import Grammar
+from gac_core.vocabulary import UnionVocabulary
+
+Text = bytes | None
+
+
+class _Spelling:
+    """The union as llguidance wants a tokenizer to look."""
+
+    bos_token_id = None
+
+    def __init__(self, union: UnionVocabulary) -> None:
+        self._ids = union.ids
+        self._longest = max(len(token) for token in union.tokens)
+        self.eos_token_id = union.end_id
+        self.special_token_ids = [union.end_id]
+        # 0xFF marks what is no text. A token of that byte, if there is one, is then none either: no UTF-8 holds it.
+        self.tokens = [*union.tokens, b"\xff<end>"]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """The longest tokens from the left; stops where the union cannot spell on."""
+        data = text.encode() if isinstance(text, str) else text
+        ids: list[int] = []
+        start = 0
+        while start < len(data):
+            for end in range(min(len(data), start + self._longest), start, -1):
+                index = self._ids.get(data[start:end])
+                if index is not None:
+                    ids.append(index)
+                    start = end
+                    break
+            else:
+                break
+        return ids
+
+
+class Compiler:
+    """Compiles grammars for one union; may be used from many threads.
+
+    Args:
+        union: The union vocabulary.
+    """
+
+    def __init__(self, union: UnionVocabulary) -> None:
+        self._union = union
+        self._lock = threading.Lock()
+        self._compiled = lru_cache(maxsize=64)(self._compile)
+        self._tokenizer: LLTokenizer | None = None
+
+    def start(self, grammar: Grammar) -> Constraint:
+        """Returns the beginning of a grammar.
+
+        Raises:
+            GrammarError: It cannot be compiled, or asks for what cannot be enforced.
+        """
+        with self._lock:
+            return Constraint(self._compiled(grammar).deep_copy(), self._union)
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        if self._tokenizer is None:
+            wrapper = TokenizerWrapper(_Spelling(self._union))
+            self._tokenizer = LLTokenizer(wrapper, slices=LLTokenizer.json_slices())
+        source = LLMatcher.grammar_from_lark(grammar.lark)
+        matcher = LLMatcher(self._tokenizer, source, log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().partition("\n<state>")[0].strip()
+            raise GrammarError(f"the grammar ({grammar.kind}) cannot be compiled: {reason}")
+        return matcher
+
+
+class Constraint:
+    """Where one request stands in its grammar.
+
+    Args:
+        matcher: At its beginning.
+        union: The union vocabulary.
+    """
+
+    def __init__(self, matcher: LLMatcher, union: UnionVocabulary) -> None:
+        self._matcher = matcher
+        self._union = union
+        self._masks: dict[tuple[bytes, ...], Tensor] = {}
+        self._coming: Future[None] | None = None
+        self._words = np.zeros((len(union) + 31) // 32, np.int32)
+
+    def forced(self) -> list[Text]:
+        """Returns the tokens that must come now whatever the members say; None is the end of text."""
+        self._wait()
+        if self._matcher.is_stopped():
+            self._check()
+            return [None]
+        return [self._union.data(index) for index in self._matcher.compute_ff_tokens()]
+
+    def accept(self, data: bytes) -> None:
+        """Goes on by one token that was committed."""
+        self._wait()
+        self._masks.clear()
+        if not self._matcher.consume_token(self._union.ids[data]):
+            self._check()
+
+    def reach(self, tokens: Sequence[bytes]) -> int:
+        """Returns how many of some tokens may be drafted: those allowed, up to where others are forced."""
+        self._wait()
+        taken = 0
+        for data in tokens:
+            index = self._union.ids.get(data)
+            if index is None or self._matcher.try_consume_tokens([index]) == 0:
+                break
+            taken += 1
+            if self._matcher.is_stopped() or self._matcher.compute_ff_tokens():
+                break
+        self._matcher.rollback(taken)
+        return taken
+
+    def prepare(self, tokens: Sequence[bytes], pool: ThreadPoolExecutor) -> None:
+        """Starts to compute the masks after each of some tokens, beginning with none, while members compute.
+
+        Args:
+            tokens: As `reach` allows them.
+            pool: Where to compute.
+        """
+        self._wait()
+        self._coming = pool.submit(self._fill, list(tokens))
+
+    def mask(self, tokens: Sequence[bytes]) -> Tensor:
+        """Returns which tokens may follow after some that are not committed, bool, shape ``[union]``.
+
+        Args:
+            tokens: As `reach` allows them.
+
+        Raises:
+            GrammarError: The grammar became too complex for its limits.
+        """
+        self._wait()
+        key = tuple(tokens)
+        if key not in self._masks:
+            self._fill(key)
+        return self._masks[key]
+
+    def _fill(self, tokens: Sequence[bytes]) -> None:
+        taken = 0
+        for stage in range(len(tokens) + 1):
+            key = tuple(tokens[:stage])
+            if stage:
+                taken += self._matcher.try_consume_tokens([self._union.ids[tokens[stage - 1]]])
+            if key not in self._masks:
+                self._masks[key] = self._next()
+        self._matcher.rollback(taken)
+        self._check()
+
+    def _next(self) -> Tensor:
+        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+        bits = np.unpackbits(self._words.view(np.uint8), bitorder="little", count=len(self._union))
+        return torch.from_numpy(bits).view(torch.bool)
+
+    def _wait(self) -> None:
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            # An error leaves the matcher in a state in which whoever asks for the mask meets it again.
+            coming.exception()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = self._matcher.get_error().partition("\n<state>")[0].strip()
+            raise GrammarError(f"the grammar cannot go on: {reason}")

@@ -1,0 +1,274 @@
+"""Texts in a grammar: always in it, the same however they are computed, and those of the plain reference."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema
+import llguidance
+import pytest
+import reference
+import torch
+from architectures import SMALL
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from schemas import PERSON, SCHEMAS
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from gac_core import Ensemble, Grammar, GrammarError, RequestError
+from gac_core.chat import encode_prompt
+
+TOOLS = {
+    "get_weather": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "add": {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}},
+        "required": ["a"],
+        "additionalProperties": False,
+    },
+}
+CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def random_ensemble():
+    """Random members with different tokenizers and room for long texts."""
+    pairs = []
+    for seed, folder in enumerate(EMBEDDED[:2]):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        torch.manual_seed(seed)
+        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        pairs.append((model, tokenizer))
+    with ensemble_of(pairs) as ensemble:
+        yield ensemble
+
+
+def fits(text, schema):
+    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("threshold", [None, 0.05])
+def test_every_schema_is_kept_in_batches(random_ensemble, threshold, drafts):
+    streams = [
+        random_ensemble._events(
+            random_ensemble._request(
+                "Answer as JSON: ",
+                None,
+                {
+                    "grammar": Grammar.json_schema(schema),
+                    "temperature": 1.0,
+                    "seed": seed,
+                    "max_tokens": 3000,
+                    "threshold": threshold,
+                    "drafts": drafts,
+                },
+            ),
+            eager=True,
+        )
+        for seed, schema in enumerate(SCHEMAS)
+    ]
+    assert len(streams) == 200
+    for stream, schema in zip(streams, SCHEMAS, strict=True):
+        fits("".join(chunk.text for chunk in stream), schema)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("threshold", [None, 0.05])
+def test_constrained_text_is_the_same_alone_in_a_batch_and_with_drafts(random_ensemble, temperature, threshold):
+    asked = {
+        "grammar": Grammar.json_schema({"type": "array", "items": PERSON, "minItems": 2, "maxItems": 3}),
+        "max_tokens": 400,
+        "temperature": temperature,
+        "threshold": threshold,
+        "seed": 3,
+    }
+    prompts = ["People: ", "The same once more: ", "x"]
+    alone = [random_ensemble.generate(prompt, drafts=False, **asked) for prompt in prompts]
+    drafted = [random_ensemble.generate(prompt, **asked) for prompt in prompts]
+    batch = random_ensemble.generate_batch(prompts, **asked)
+    assert [o.tokens for o in drafted] == [o.tokens for o in alone]
+    assert [o.tokens for o in batch] == [o.tokens for o in alone]
+    assert [o.stats.forced for o in batch] == [o.stats.forced for o in alone]
+
+
+class Oracle:
+    """The same grammar over the reference's own union, for `reference.generate`."""
+
+    def __init__(self, grammar):
+        self.grammar = grammar
+
+    def start(self, union):
+        ids = {data: index for index, data in enumerate(union)}
+
+        def spell(text):
+            data, out = text if isinstance(text, bytes) else text.encode(), []
+            while data:
+                piece = next(data[:n] for n in range(len(data), 0, -1) if data[:n] in ids)
+                out.append(ids[piece])
+                data = data[len(piece) :]
+            return out
+
+        spell.eos_token_id, spell.bos_token_id = len(union), None
+        spell.tokens, spell.special_token_ids = [*union, b"\xff<end>"], [len(union)]
+        tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(spell))
+        return llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(self.grammar.lark))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.json_schema(PERSON),
+        Grammar.regex(r"(In|At) [A-Z][a-z]{2,8}, [0-9]{4}/[0-9]{2}"),
+        Grammar.choices(["the Torno Bridge", "the town of Halkus", "the"]),
+        Grammar.tool_calls(TOOLS, required=True, parallel=False),
+    ],
+)
+def test_constrained_greedy_text_equals_the_reference(ensemble, grammar, threshold):
+    tokenizers = [member.tokenizer for member in ensemble._members]
+    tokens, ended = reference.generate(
+        [pair(folder) for folder in EMBEDDED],
+        [tokenizer.byte_level for tokenizer in tokenizers],
+        [encode_prompt(tokenizer, QUESTION) for tokenizer in tokenizers],
+        [tokenizer.end_ids for tokenizer in tokenizers],
+        [tokenizer.write for tokenizer in tokenizers],
+        80,
+        threshold,
+        [tokenizer.cut for tokenizer in tokenizers],
+        Oracle(grammar),
+    )
+    output = ensemble.generate(QUESTION, grammar=grammar, threshold=threshold, max_tokens=80)
+    assert list(output.tokens) == tokens
+    assert ended == (output.finish_reason.value == "stop")
+
+
+def test_choices_regex_and_lark(random_ensemble):
+    choices = ["yes", "no", "yes, but", "Größe"]
+    for seed in range(8):
+        asked = {"temperature": 1.0, "seed": seed, "max_tokens": 60}
+        assert random_ensemble.generate("x", grammar=Grammar.choices(choices), **asked).text in choices
+        text = random_ensemble.generate("x", grammar=Grammar.regex(r"[ab]{2,4}/[0-9]{1,9}é?"), **asked).text
+        assert re.fullmatch(r"[ab]{2,4}/[0-9]{1,9}é?", text)
+        lark = 'start: expr\nexpr: NUM | "(" expr "+" expr ")"\nNUM: /[0-9]{1,2}/'
+        output = random_ensemble.generate("x", grammar=Grammar.lark_grammar(lark), **asked)
+        if output.finish_reason.value == "stop":
+            assert eval(output.text, {"__builtins__": {}}) >= 0  # the grammar leaves sums alone
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_required_calls_are_valid(random_ensemble, parallel, drafts):
+    grammar = Grammar.tool_calls(TOOLS, required=True, parallel=parallel)
+    for seed in range(12):
+        output = random_ensemble.generate(
+            "Call: ", grammar=grammar, temperature=1.0, seed=seed, max_tokens=1500, drafts=drafts
+        )
+        calls = [json.loads(text) for text in CALL.findall(output.text)]
+        assert output.finish_reason.value == "stop"
+        assert not CALL.sub("", output.text).strip()
+        assert len(calls) >= 1 if parallel else len(calls) == 1
+        for call in calls:
+            assert list(call) == ["name", "arguments"]
+            fits(json.dumps(call["arguments"]), TOOLS[call["name"]])
+
+
+def test_text_is_free_until_a_call_begins(ensemble, random_ensemble):
+    grammar = Grammar.tool_calls(TOOLS)
+    free = ensemble.generate(QUESTION, grammar=grammar, max_tokens=30)
+    assert free.tokens == ensemble.generate(QUESTION, max_tokens=30).tokens
+    # Whoever opens a call goes through with it.
+    lead = Grammar.lark_grammar(
+        grammar.lark.replace("start: ", 'start: "I look. <tool_call>" body called* text\nrest: ')
+    )
+    output = random_ensemble.generate("Once", grammar=lead, max_tokens=600, temperature=1.0, seed=1)
+    call = json.loads(CALL.findall(output.text)[0])
+    fits(json.dumps(call["arguments"]), TOOLS[call["name"]])
+
+
+def test_forced_tokens_cost_no_forward(random_ensemble):
+    grammar = Grammar.json_schema(PERSON)
+    output = random_ensemble.generate("x", grammar=grammar, max_tokens=300, drafts=False, logprobs=1)
+    stats = output.stats
+    assert stats.forced > stats.steps > 0
+    assert stats.steps + stats.forced == len(output.tokens) + 1
+    assert all(member.forwards == stats.steps for member in stats.members.values())
+    assert len(output.logprobs) == len(output.tokens) + 1
+    assert output.logprobs[0].logprob == 0.0
+    everything_forced = random_ensemble.generate("x", grammar=Grammar.choices(["only this"]))
+    assert everything_forced.text == "only this"
+    assert all(member.forwards == 0 for member in everything_forced.stats.members.values())
+
+
+def test_boundary_alignment_takes_grammars_too(ensembles):
+    outputs = [
+        each.generate(QUESTION, grammar=Grammar.json_schema(PERSON), max_tokens=80) for each in ensembles.values()
+    ]
+    assert outputs[0].text == outputs[1].text
+    free = ensembles["boundary"].generate(QUESTION, max_tokens=20)
+    both = ensembles["boundary"]
+    request = both._request(QUESTION, None, {"grammar": Grammar.json_schema(PERSON), "max_tokens": 80})
+    stream = both._events(request, eager=True)
+    assert both.generate(QUESTION, max_tokens=20).text == free.text
+    assert "".join(chunk.text for chunk in stream) == outputs[1].text
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Grammar.regex("(a"), "unclosed group"),
+        (lambda: Grammar.json_schema({"type": "object", "not": {"required": ["a"]}}), "not"),
+        (lambda: Grammar.json_schema({"$ref": "#/$defs/none"}), "none"),
+        (lambda: Grammar.json_schema({"type": "integer", "minimum": 3, "maximum": 2}), "[Uu]nsatisf"),
+        (lambda: Grammar.lark_grammar("start: nothing"), "nothing"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_before_any_work(ensemble, make, told):
+    with pytest.raises(GrammarError, match=told):
+        ensemble.generate("x", grammar=make())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Grammar.json_schema("[1"),
+        lambda: Grammar.json_schema([1]),
+        lambda: Grammar.json_schema({"enum": [{1, 2}]}),
+        lambda: Grammar.regex(""),
+        lambda: Grammar.lark_grammar(" "),
+        lambda: Grammar.choices([]),
+        lambda: Grammar.choices("yes"),
+        lambda: Grammar.tool_calls({}),
+    ],
+)
+def test_what_is_no_grammar_is_refused(make):
+    with pytest.raises(GrammarError):
+        make()
+
+
+def test_a_grammar_must_be_one(ensemble):
+    with pytest.raises(RequestError, match=r"Grammar\.json_schema"):
+        ensemble.generate("x", grammar={"type": "object"})
+
+
+def test_what_members_give_no_probability_ends_the_request_alone():
+    model, tokenizer = pair(EMBEDDED[0])
+    with torch.no_grad():
+        model.lm_head.weight *= 1000
+    with ensemble_of([(model, tokenizer)]) as sharp:
+        other = sharp._events(sharp._request("The bridge", None, {"max_tokens": 20}), eager=True)
+        with pytest.raises(GrammarError, match="any probability"):
+            sharp.generate("The bridge", grammar=Grammar.choices(["~", "}{", "QQ"]))
+        assert list(other)[-1].output is not None
+
+
+def test_a_grammar_that_only_one_member_can_spell_is_still_kept():
+    with Ensemble.load(EMBEDDED[:1], dtype="float32") as one:
+        assert one.generate("x", grammar=Grammar.choices(["😀", "漢字"])).text in {"😀", "漢字"}
