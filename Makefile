@@ -34,6 +34,8 @@ bench: install
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.vocabulary $(TOKENIZERS)
 	$(BIN)/python -m benchmarks.speed $(TOKENIZERS)
+	$(BIN)/python -m benchmarks.serving $(TOKENIZERS)
+	$(BIN)/python -m benchmarks.grammar $(TOKENIZERS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
