@@ -93,29 +93,39 @@ def prefixes(args: argparse.Namespace) -> list[float]:
 
 
 def long_text(args: argparse.Namespace) -> list[tuple[str, float, float]]:
-    """Milliseconds per token at the beginning and at the end of a long text, of the engine and of ``generate``."""
+    """Milliseconds per token after a short and after a long text, of the engine and of ``generate``, run in turn."""
     models = models_of(args, torch.float32)
-    model, hf = models[0]
-    rows = []
-    with ensemble_of(models[:1]) as one:
-        times = [time.perf_counter() for _ in one.stream("The bridge", max_tokens=args.long)]
-        rows.append(("engine, one member", *ends(times)))
-    times = []
+    text = prose(2 * args.long, 77)
+    found: dict[str, list[list[float]]] = {}
+    with ensemble_of(models[:1]) as one, ensemble_of(models) as both:
+        for _ in range(args.repeats):
+            for place, length in enumerate((64, args.long)):
+                ids = models[0][1](text).input_ids[:length]
+                prompt = models[0][1].decode(ids, skip_special_tokens=True)
+                runs = {
+                    "engine, one member": lambda prompt=prompt: engine_gaps(one, prompt),
+                    "its own generate": lambda ids=ids: own_gaps(models[0][0], ids),
+                    "engine, two members": lambda prompt=prompt: engine_gaps(both, prompt),
+                }
+                for name, run in runs.items():
+                    found.setdefault(name, [[], []])[place].append(statistics.median(run()))
+    return [(name, statistics.median(short), statistics.median(long)) for name, (short, long) in found.items()]
+
+
+def engine_gaps(ensemble: Ensemble, prompt: str) -> list[float]:
+    """Milliseconds between the tokens of a short answer."""
+    times = [time.perf_counter() for _ in ensemble.stream(prompt, max_tokens=32)]
+    return [1000 * (after - before) for before, after in pairwise(times[1:])]
+
+
+def own_gaps(model: LlamaForCausalLM, ids: list[int]) -> list[float]:
+    """Milliseconds between the tokens of the model's own generate."""
+    times: list[float] = []
     hook = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
-    ids = torch.tensor([hf("The bridge").input_ids])
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.long, min_new_tokens=args.long)
+    prompt = torch.tensor([ids])
+    model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=32, min_new_tokens=32)
     hook.remove()
-    rows.append(("its own generate", *ends(times)))
-    with ensemble_of(models) as both:
-        times = [time.perf_counter() for _ in both.stream("The bridge", max_tokens=args.long)]
-        rows.append(("engine, two members", *ends(times)))
-    return rows
-
-
-def ends(times: list[float]) -> tuple[float, float]:
-    """Median milliseconds per token of the first and of the last 200."""
-    gaps = [1000 * (after - before) for before, after in pairwise(times)]
-    return statistics.median(gaps[10:210]), statistics.median(gaps[-200:])
+    return [1000 * (after - before) for before, after in pairwise(times[1:])]
 
 
 def memory(args: argparse.Namespace) -> tuple[float, float, float]:
@@ -146,7 +156,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--long", type=int, default=4000, help="tokens of the long text; 0 leaves it out")
+    parser.add_argument("--long", type=int, default=4000, help="tokens of a long text; 0 leaves it out")
     parser.add_argument("--requests", type=int, default=1000, help="requests of the memory run; 0 leaves it out")
     args = parser.parse_args()
     console = Console(width=110)
@@ -161,7 +171,7 @@ def main() -> None:
         )
     console.print(table)
     if args.long:
-        table = Table(f"a text of {args.long} tokens", "ms/token, first 200", "ms/token, last 200")
+        table = Table("cost of a token", "ms after 64 tokens", f"ms after {args.long}")
         for name, first, last in long_text(args):
             table.add_row(name, f"{first:.2f}", f"{last:.2f}")
         console.print(table)

@@ -1,6 +1,6 @@
 """GaC: several open language models that answer as one, token by token."""
 
-from gac_core.chat import Message, Prompt
+from gac_core.chat import Conversation, Message, Prompt
 from gac_core.config import EnsembleConfig, MemberConfig
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
@@ -27,17 +27,22 @@ from gac_core.output import (
     RequestOutput,
     RequestStats,
     TokenLogprob,
+    ToolCallChunk,
     Usage,
     as_metadata,
     fold,
 )
 from gac_core.sampling import SamplingParams
+from gac_core.settings import PARAMETERS, request_params, use_threshold
+from gac_core.tools import InvalidToolCall, Tool, ToolCall
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PARAMETERS",
     "ChatTemplateError",
     "ConfigError",
+    "Conversation",
     "EmptyPromptError",
     "EngineClosedError",
     "Ensemble",
@@ -47,6 +52,7 @@ __all__ = [
     "Grammar",
     "GrammarError",
     "InvalidLogitsError",
+    "InvalidToolCall",
     "MemberConfig",
     "MemberError",
     "MemberStats",
@@ -61,9 +67,14 @@ __all__ = [
     "RequestStats",
     "SamplingParams",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallChunk",
     "UnknownArgumentError",
     "UnwritableTextError",
     "Usage",
     "as_metadata",
     "fold",
+    "request_params",
+    "use_threshold",
 ]

@@ -78,8 +78,7 @@ class Compiler:
         if self._tokenizer is None:
             wrapper = TokenizerWrapper(_Spelling(self._union))
             self._tokenizer = LLTokenizer(wrapper, slices=LLTokenizer.json_slices())
-        source = LLMatcher.grammar_from_lark(grammar.lark)
-        matcher = LLMatcher(self._tokenizer, source, log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n<state>")[0].strip()
             raise GrammarError(f"the grammar ({grammar.kind}) cannot be compiled: {reason}")

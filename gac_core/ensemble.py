@@ -8,38 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import secrets
-import threading
-import uuid
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from gac_core.boundary_decoder import BoundaryDecoder
-from gac_core.chat import Prompt, encode_prompt
+from gac_core.chat import Prompt
 from gac_core.commit import Writer, make_commit
-from gac_core.config import EnsembleConfig, MemberConfig, as_member
-from gac_core.constraint import Compiler
+from gac_core.config import EnsembleConfig
 from gac_core.decoder import Decoder, StepDecoder
 from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
-from gac_core.errors import ConfigError, PromptTooLongError, RequestError
+from gac_core.errors import ConfigError
 from gac_core.executor import LocalExecutor
+from gac_core.intake import Intake
+from gac_core.loading import ModelLike, configured, from_environment, load_members
 from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.poll import Poll
-from gac_core.request import MemberText, Request
-from gac_core.sampling import Sampler, SamplingParams
+from gac_core.reply import Reply
+from gac_core.request import Request
+from gac_core.sampling import SamplingParams
+from gac_core.sharing import Shelf
 from gac_core.speculation import Drafting, SpeculativeDecoder
 from gac_core.vocabulary import Alignment, UnionVocabulary
 from gac_core.worker import Event, Worker
 
-ModelLike = str | Path | Mapping[str, Any] | MemberConfig
+_shelf = Shelf()
 
 
 class Ensemble:
@@ -76,9 +73,8 @@ class Ensemble:
             decoder = BoundaryDecoder(poll, self._union, weights, config.names, tokenizers, writer, decoder)
         elif config.drafts:
             decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
-        self._compiler = Compiler(self._union)
         engine = Engine(executor, decoder, config.max_batch_size)
-        self._encoding = threading.Lock()
+        self._intake = Intake(members, self._union, config)
         self._worker = Worker(engine, config.max_batch_size + config.max_queue)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._worker.close)
@@ -122,22 +118,9 @@ class Ensemble:
             UnknownArgumentError: A setting is not known.
             ModelLoadError: A model cannot be loaded.
         """
-        if isinstance(models, (str, Path, Mapping, MemberConfig)):
-            raise ConfigError("models must be a list, for example ['model-a', 'model-b'], not a single one")
-        members = [as_member(model) for model in models]
-        if weights is not None:
-            if len(weights) != len(members):
-                raise ConfigError(f"{len(weights)} weights for {len(members)} members; give one each")
-            members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]
-        for index, member in enumerate(members):
-            changes: dict[str, Any] = {}
-            if dtype is not None and member.dtype == "auto":
-                changes["dtype"] = dtype
-            if member.device is None and member.device_map is None:
-                changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
-            members[index] = replace(member, **changes)
-        given = {key: value for key, value in settings.items() if value is not None}
-        return cls.from_config(EnsembleConfig.from_dict({"members": members, **given}))
+        return cls.from_config(
+            configured(models, weights=weights, dtype=dtype, device=device, device_map=device_map, **settings)
+        )
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
@@ -149,19 +132,44 @@ class Ensemble:
         """
         if not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        members = [
-            Member.load(
-                member,
-                f"cuda:{index % gpus}" if gpus else "cpu",
-                cache_bytes=int(config.cache_gib * 2**30),
-                prefill_tokens=config.prefill_tokens,
-            )
-            for index, member in enumerate(config.members)
-        ]
-        return cls(members, config)
+        return cls(load_members(config), config)
+
+    @classmethod
+    def shared(
+        cls,
+        models: Sequence[ModelLike] | None = None,
+        *,
+        weights: Sequence[float] | None = None,
+        device: str | None = None,
+        **settings: Any,
+    ) -> Ensemble:
+        """Returns a loaded ensemble of these settings: the one that somebody holds already, or a new one.
+
+        Args:
+            models: As in `load`; None takes the configuration that the environment variable ``GAC_CONFIG`` names.
+            weights: As in `load`.
+            device: As in `load`; None takes that of the environment variable ``GAC_DEVICE``, if it is set.
+            **settings: As in `load`.
+
+        Raises:
+            ConfigError: A setting is wrong, or there are neither models nor ``GAC_CONFIG``.
+            ModelLoadError: A model cannot be loaded.
+        """
+        return cls.shared_config(from_environment(models, weights=weights, device=device, **settings))
+
+    @classmethod
+    def shared_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
+        """`from_config`, but one ensemble for all who ask for the same configuration while anybody holds it."""
+        if not isinstance(config, EnsembleConfig):
+            config = EnsembleConfig.from_yaml(config)
+        return _shelf.get(config.to_yaml(), lambda: cls.from_config(config))
 
     # ---- facts
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._finalizer.alive
 
     @property
     def names(self) -> list[str]:
@@ -191,8 +199,7 @@ class Ensemble:
 
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens; for counting."""
-        with self._encoding:
-            return self._members[self.names.index(self.gate)].tokenizer.encode_rendered(text)
+        return self._intake.encode(text)
 
     # ---- asking
 
@@ -215,12 +222,13 @@ class Ensemble:
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
     ) -> list[RequestOutput]:
         """Answers several prompts at once, as one batch; arguments and errors as in `generate`."""
-        streams = [self._events(self._request(prompt, params, overrides), eager=True) for prompt in prompts]
+        requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
+        streams = [self._events(*request, eager=True) for request in requests]
         return [fold(stream) for stream in streams]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return self._events(self._request(prompt, params, overrides))
+        return self._events(*self._intake.request(prompt, params, overrides))
 
     async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
@@ -230,7 +238,7 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        request = await asyncio.to_thread(self._request, prompt, params, overrides)
+        request, reply = await asyncio.to_thread(self._intake.request, prompt, params, overrides)
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -245,7 +253,7 @@ class Ensemble:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
-                yield event
+                yield reply.read(event)
                 if event.output is not None:
                     return
         finally:
@@ -265,7 +273,7 @@ class Ensemble:
 
     # ---- within
 
-    def _events(self, request: Request, eager: bool = False) -> Iterator[OutputChunk]:
+    def _events(self, request: Request, reply: Reply, eager: bool = False) -> Iterator[OutputChunk]:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         if eager:
             self._worker.submit(request, events.put, wait=True)
@@ -279,41 +287,10 @@ class Ensemble:
                     event = events.get()
                     if isinstance(event, Exception):
                         raise event
-                    yield event
+                    yield reply.read(event)
                     if event.output is not None:
                         return
             finally:
                 self._worker.abort(request.request_id)
 
         return read()
-
-    def _request(self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]) -> Request:
-        params = (params or SamplingParams()).with_overrides(overrides)
-        gate = params.gate or self.gate
-        if gate not in self.names:
-            raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self.names)}")
-        if not isinstance(prompt, str) and (isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Sequence)):
-            raise RequestError(f"a prompt is a string or a list of messages, not a {type(prompt).__name__}")
-        texts = []
-        with self._encoding:
-            for member in self._members:
-                ids = encode_prompt(member.tokenizer, prompt)
-                if member.context is not None and len(ids) > member.context:
-                    raise PromptTooLongError(member.name, len(ids), member.context)
-                texts.append(MemberText(ids))
-        constraint = None if params.grammar is None else self._compiler.start(params.grammar)
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        return Request(
-            request_id=uuid.uuid4().hex,
-            params=params,
-            texts=texts,
-            gate=self.names.index(gate),
-            threshold=self.config.threshold if params.threshold == "default" else params.threshold,
-            sampler=Sampler(params, seed),
-            seed=seed,
-            names=self.names,
-            constraint=constraint,
-            written=bytearray(
-                self._members[self.names.index(gate)].tokenizer.decode(texts[self.names.index(gate)].ids)
-            ),
-        )

@@ -25,10 +25,20 @@ class Grammar:
     Attributes:
         kind: How it was made: ``"json_schema"``, ``"regex"``, ``"lark"``, ``"choices"`` or ``"tools"``.
         lark: The grammar in llguidance's dialect of Lark.
+        answer: The grammar that ``lark`` calls ``@answer``, if it does.
     """
 
     kind: str
     lark: str = field(repr=False)
+    answer: Grammar | None = None
+
+    @property
+    def source(self) -> str:
+        """What llguidance compiles."""
+        parts = [{"name": "main", "lark_grammar": self.lark}]
+        if self.answer is not None:
+            parts.append({"name": "answer", "lark_grammar": self.answer.lark})
+        return json.dumps({"grammars": parts})
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str) -> Grammar:
@@ -78,7 +88,11 @@ class Grammar:
 
     @classmethod
     def tool_calls(
-        cls, tools: Mapping[str, Mapping[str, Any]], required: bool = False, parallel: bool = True
+        cls,
+        tools: Mapping[str, Mapping[str, Any]],
+        required: bool = False,
+        parallel: bool = True,
+        answer: Grammar | None = None,
     ) -> Grammar:
         """Any text and calls of tools, each as ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
 
@@ -86,12 +100,15 @@ class Grammar:
             tools: Per tool's name the JSON schema of its arguments, at least one.
             required: Calls only, one or more. Default False: text, which may go over into calls.
             parallel: Whether more than one call may follow. Default True.
+            answer: What a text without calls must look like. Default None: anything; it may then go over into calls.
 
         Raises:
-            GrammarError: There is no tool, or a schema is no JSON object.
+            GrammarError: There is no tool, a schema is no JSON object, or calls are required beside an answer.
         """
         if not tools:
             raise GrammarError("tool calls need at least one tool")
+        if answer is not None and (required or answer.answer is not None):
+            raise GrammarError("where tool calls are required there is no other answer; give one of both")
         bodies = [
             f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " %json {_json(schema)} "}}"'
             for name, schema in tools.items()
@@ -101,12 +118,15 @@ class Grammar:
         rules.append(f'body: GAP ({body}) GAP "</tool_call>"')
         # A template may put a line break on either side of the call; more white space has no use.
         rules.append("GAP: /\\n?/")
+        calls = '"<tool_call>" body' + (' (GAP "<tool_call>" body)*' if parallel else "")
         if required:
-            rules.append('start: "<tool_call>" body' + (' (GAP "<tool_call>" body)*' if parallel else ""))
+            rules.append(f"start: {calls}")
+        elif answer is not None:
+            rules.append(f"start: {calls} | @answer")
         else:
             rules.append("start: called* text" if parallel else "start: called | text")
             rules += ["called: opening body", 'opening[lazy]: TEXT "<tool_call>"', "text: TEXT", "TEXT: /(.|\\n)*/"]
-        return cls("tools", "\n".join(rules))
+        return cls("tools", "\n".join(rules), answer)
 
 
 def _json(schema: Mapping[str, Any] | str) -> str:

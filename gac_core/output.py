@@ -10,16 +10,19 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from gac_core.tools import InvalidToolCall, ToolCall
+
 
 class FinishReason(str, Enum):
     """Why a text ended.
 
     ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was
-    reached.
+    reached. ``TOOL_CALLS``: the models ended it after calling tools.
     """
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,30 @@ class RequestStats:
 
 
 @dataclass(frozen=True)
+class ToolCallChunk:
+    """A piece of a tool call.
+
+    Attributes:
+        index: Which call of the answer it belongs to, from 0.
+        id: The call's id, on its first piece.
+        name: The tool's name, on the first piece.
+        arguments: A piece of the arguments' JSON, as the models write it.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """A finished request.
 
     Attributes:
         request_id: Its id.
-        text: What the models wrote, without any stop string.
+        text: What the models wrote, without any stop string; of an answer in a conversation without its reasoning and
+            tool calls.
         tokens: The union tokens as bytes; unlike ``text`` they keep bytes that are not valid UTF-8.
         finish_reason: Why it ended.
         stopped_by: The stop string that ended it, if one did.
@@ -120,6 +141,9 @@ class RequestOutput:
         stats: What it cost.
         logprobs: One entry per token (and the end of text, if reached); None unless asked for.
         seed: The seed used; None where nothing was drawn.
+        reasoning: What stood in a ``<think>`` block at the answer's beginning.
+        tool_calls: The tools that the answer calls, in order.
+        invalid_tool_calls: What began as a call and is none.
     """
 
     request_id: str
@@ -131,6 +155,9 @@ class RequestOutput:
     stats: RequestStats
     logprobs: tuple[TokenLogprob, ...] | None
     seed: int | None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,13 +168,18 @@ class OutputChunk:
         text: New text, perhaps empty (half a character, or what may become a stop string, is held back).
         tokens: Union tokens picked since the last chunk.
         logprobs: Their log-probabilities; None unless asked for.
-        output: On the last chunk the finished request (without text and tokens, which the chunks carried); else None.
+        output: On the last chunk the finished request (without text, reasoning and tokens, which the chunks carried);
+            else None.
+        reasoning: New text of the reasoning.
+        tool_calls: New pieces of tool calls.
     """
 
     text: str
     tokens: tuple[bytes, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     output: RequestOutput | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallChunk, ...] = ()
 
 
 def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
@@ -159,6 +191,7 @@ def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
     return replace(
         last,
         text="".join(part.text for part in parts),
+        reasoning="".join(part.reasoning for part in parts),
         tokens=tuple(token for part in parts for token in part.tokens),
         logprobs=logprobs,
     )

@@ -1,0 +1,68 @@
+"""How defaults, the caller's surroundings and a call's own arguments become one request's parameters.
+
+What wrappers for frameworks share; knows nothing of ensembles or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from gac_core.errors import UnknownArgumentError
+from gac_core.sampling import SamplingParams
+
+PARAMETERS = SamplingParams.names()
+"""The names of all parameters of a request."""
+
+Threshold = float | Literal["default"] | None
+_ambient: ContextVar[tuple[Threshold] | None] = ContextVar("gac_threshold", default=None)
+
+
+@contextmanager
+def use_threshold(threshold: Threshold) -> Iterator[None]:
+    """Sets the threshold of every request made within, through frameworks that pass no arguments on.
+
+    It stands above a wrapper's own default and below a call's argument. Threads and tasks see it where their starter
+    hands its context on, as asyncio does.
+
+    Args:
+        threshold: As `SamplingParams.threshold`.
+
+    Raises:
+        RequestError: It is out of range.
+    """
+    SamplingParams(threshold=threshold)
+    token = _ambient.set((threshold,))
+    try:
+        yield
+    finally:
+        _ambient.reset(token)
+
+
+def ambient_threshold(otherwise: Threshold) -> Threshold:
+    """Returns the threshold that `use_threshold` set here, or another one where it did not."""
+    ambient = _ambient.get()
+    return otherwise if ambient is None else ambient[0]
+
+
+def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> SamplingParams:
+    """Returns the parameters of one call.
+
+    Args:
+        defaults: A wrapper's own values; names that are no parameters are left aside.
+        overrides: The call's arguments.
+
+    Raises:
+        UnknownArgumentError: A call's argument has a name that is no parameter.
+        RequestError: A value is out of its range.
+    """
+    unknown = set(overrides) - PARAMETERS
+    if unknown:
+        raise UnknownArgumentError(unknown, PARAMETERS)
+    values = {name: value for name, value in defaults.items() if name in PARAMETERS}
+    values["threshold"] = ambient_threshold(values.get("threshold", "default"))
+    values.update(overrides)
+    values["stop"] = values.get("stop") or ()
+    return SamplingParams(**values)

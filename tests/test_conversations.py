@@ -1,0 +1,164 @@
+"""Conversations with tools through the engine: calls are valid, streams say what the whole says, nothing leaks."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import torch
+from architectures import SMALL
+from conftest import EMBEDDED, ensemble_of
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
+
+WEATHER = Tool(
+    "get_weather",
+    "Tells the weather of a city.",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "unit": {"enum": ["celsius", "fahrenheit"]},
+            "days": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 6}, "maxItems": 2},
+        },
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    },
+)
+CLOCK = Tool("clock", "Tells the time.")
+TOOLS = (WEATHER, CLOCK)
+ASKED = [Message("user", "How is the weather in Rome?")]
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["x"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def talkers():
+    """Random members with different tokenizers, chat templates, and room for long conversations."""
+    pairs = []
+    for seed, folder in enumerate(EMBEDDED[:2]):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        torch.manual_seed(seed)
+        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        pairs.append((model, tokenizer))
+    with ensemble_of(pairs) as ensemble:
+        yield ensemble
+
+
+def check(call):
+    tool = next(tool for tool in TOOLS if tool.name == call.name)
+    jsonschema.validate(call.values, dict(tool.parameters))
+
+
+@pytest.mark.parametrize("asked", [{}, {"drafts": False}, {"threshold": 0.05}])
+def test_required_calls_are_valid_calls(talkers, asked):
+    talk = Conversation(ASKED, TOOLS, tool_choice="required")
+    outputs = talkers.generate_batch([talk] * 12, temperature=1.0, max_tokens=1500, **asked)
+    for output in outputs:
+        assert output.finish_reason is FinishReason.TOOL_CALLS
+        assert output.text == ""
+        assert output.tool_calls
+        assert not output.invalid_tool_calls
+        assert len({call.id for call in output.tool_calls}) == len(output.tool_calls)
+        for call in output.tool_calls:
+            check(call)
+
+
+def test_a_named_tool_is_called_once(talkers):
+    for seed in range(6):
+        talk = Conversation(ASKED, TOOLS, tool_choice="clock")
+        output = talkers.generate(talk, temperature=1.0, seed=seed, max_tokens=600)
+        assert [call.name for call in output.tool_calls] == ["clock"]
+
+
+def test_one_call_at_a_time(talkers):
+    talk = Conversation(ASKED, TOOLS, tool_choice="required", parallel_tool_calls=False)
+    for seed in range(6):
+        assert len(talkers.generate(talk, temperature=1.0, seed=seed, max_tokens=600).tool_calls) == 1
+
+
+def test_the_stream_says_what_the_whole_says(talkers):
+    talk = Conversation(ASKED, TOOLS, tool_choice="required")
+    chunks = list(talkers.stream(talk, temperature=1.0, seed=4, max_tokens=1500))
+    output = fold(chunks)
+    whole = talkers.generate(talk, temperature=1.0, seed=4, max_tokens=1500)
+    assert [(c.name, c.arguments) for c in output.tool_calls] == [(c.name, c.arguments) for c in whole.tool_calls]
+    pieces = [piece for chunk in chunks for piece in chunk.tool_calls]
+    for index, call in enumerate(output.tool_calls):
+        own = [piece for piece in pieces if piece.index == index]
+        assert (own[0].id, own[0].name) == (call.id, call.name)
+        assert all(piece.name is None and piece.id is None for piece in own[1:])
+        assert json.loads("".join(piece.arguments for piece in own)) == call.values
+    assert len(pieces) > len(output.tool_calls)
+
+
+async def test_the_asynchronous_stream_says_the_same(talkers):
+    talk = Conversation(ASKED, TOOLS, tool_choice="required")
+    output = await talkers.agenerate(talk, temperature=1.0, seed=4, max_tokens=1500)
+    whole = talkers.generate(talk, temperature=1.0, seed=4, max_tokens=1500)
+    assert [c.arguments for c in output.tool_calls] == [c.arguments for c in whole.tool_calls]
+
+
+def test_calls_or_an_answer_of_a_schema(talkers):
+    talk = Conversation(ASKED, TOOLS)
+    seen = set()
+    for seed in range(24):
+        output = talkers.generate(talk, temperature=1.5, seed=seed, max_tokens=1500, grammar=Grammar.json_schema(POINT))
+        if output.tool_calls:
+            seen.add("call")
+            assert output.text == ""
+            for call in output.tool_calls:
+                check(call)
+        else:
+            seen.add("answer")
+            jsonschema.validate(json.loads(output.text), POINT)
+    assert seen == {"call", "answer"}
+    with pytest.raises(GrammarError, match="required"):
+        talkers.generate(Conversation(ASKED, TOOLS, tool_choice="required"), grammar=Grammar.json_schema(POINT))
+
+
+def test_without_choice_tools_are_not_told(talkers):
+    plain = talkers.generate(ASKED, max_tokens=12)
+    assert talkers.generate(Conversation(ASKED, TOOLS, tool_choice="none"), max_tokens=12).tokens == plain.tokens
+    assert talkers.generate(Conversation(ASKED), max_tokens=12).tokens == plain.tokens
+
+
+def test_a_call_that_is_cut_off_is_reported(talkers):
+    talk = Conversation(ASKED, (WEATHER,), tool_choice="required")
+    output = talkers.generate(talk, max_tokens=12)
+    assert output.finish_reason is FinishReason.LENGTH
+    assert not output.tool_calls
+    assert len(output.invalid_tool_calls) == 1
+
+
+def test_schemas_that_cannot_be_kept_are_refused_before_any_work(talkers):
+    bad = Tool("bad", "", {"type": "object", "not": {"required": ["a"]}})
+    with pytest.raises(GrammarError, match="not"):
+        talkers.generate(Conversation(ASKED, (bad,)))
+    with pytest.raises(RequestError, match="nobody"):
+        Conversation(ASKED, TOOLS, tool_choice="nobody")
+
+
+def test_a_plain_string_is_never_taken_apart(talkers):
+    grammar = Grammar.choices(['<tool_call>{"name": "clock", "arguments": {}}</tool_call>'])
+    output = talkers.generate("Say: ", grammar=grammar)
+    assert output.text.startswith("<tool_call>")
+    assert not output.tool_calls
+
+
+def test_reasoning_is_kept_apart(talkers):
+    grammar = Grammar.choices(["<think>\nIt may rain.\n</think>\n\nTake a coat."])
+    output = talkers.generate(ASKED, grammar=grammar)
+    assert output.text == "Take a coat."
+    assert output.reasoning.strip() == "It may rain."
+    chunks = list(talkers.stream(ASKED, grammar=grammar))
+    assert "".join(chunk.text for chunk in chunks) == output.text
+    assert "".join(chunk.reasoning for chunk in chunks) == output.reasoning

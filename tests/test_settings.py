@@ -1,0 +1,81 @@
+"""Defaults, the ambient threshold and a call's arguments; ensembles that are loaded once for all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from conftest import EMBEDDED
+
+from gac_core import ConfigError, Ensemble, RequestError, UnknownArgumentError, request_params, use_threshold
+
+
+def test_a_call_stands_above_its_surroundings_and_those_above_defaults():
+    defaults = {"threshold": 0.2, "max_tokens": 7, "models": ["not a parameter"], "stop": None}
+    assert request_params(defaults, {}).threshold == 0.2
+    with use_threshold(0.6):
+        assert request_params(defaults, {}).threshold == 0.6
+        assert request_params(defaults, {"threshold": None}).threshold is None
+        with use_threshold(None):
+            assert request_params(defaults, {}).threshold is None
+        assert request_params(defaults, {}).threshold == 0.6
+    assert request_params(defaults, {}).threshold == 0.2
+    assert request_params(defaults, {"stop": "end"}).stop == ("end",)
+    assert request_params({}, {"stop": ["a", "b"]}).stop == ("a", "b")
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(UnknownArgumentError, match="did you mean 'threshold'"):
+        request_params({}, {"treshold": 0.5})
+    with pytest.raises(RequestError, match="threshold"), use_threshold(1.5):
+        pass
+
+
+async def test_tasks_see_the_threshold_of_their_starter():
+    async def seen():
+        await asyncio.sleep(0)
+        return request_params({}, {}).threshold
+
+    with use_threshold(0.3):
+        inner = asyncio.create_task(seen())
+    assert await inner == 0.3
+    assert await seen() == "default"
+
+
+def test_the_same_settings_share_one_loaded_ensemble(monkeypatch):
+    loads = []
+    original = Ensemble.from_config
+    monkeypatch.setattr(Ensemble, "from_config", lambda config: loads.append(config) or original(config))
+    held: list[Ensemble] = []
+    threads = [threading.Thread(target=lambda: held.append(Ensemble.shared(EMBEDDED[:1]))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+    assert len({id(each) for each in held}) == 1
+    assert Ensemble.shared(EMBEDDED[:1], threshold=0.5) is not held[0]
+    held[0].close()
+    assert held[0].closed
+    assert Ensemble.shared(EMBEDDED[:1]) is not held[0]
+    held.clear()
+    gc.collect()
+    before = len(loads)
+    assert Ensemble.shared(EMBEDDED[:1]).generate("x", max_tokens=1).usage.completion_tokens <= 1
+    assert len(loads) == before + 1
+
+
+def test_the_environment_names_a_configuration(monkeypatch, tmp_path):
+    monkeypatch.delenv("GAC_CONFIG", raising=False)
+    with pytest.raises(ConfigError, match="GAC_CONFIG"):
+        Ensemble.shared()
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [{EMBEDDED[0]}, {EMBEDDED[1]}]\nthreshold: 0.5\n", encoding="utf-8")
+    monkeypatch.setenv("GAC_CONFIG", str(path))
+    monkeypatch.setenv("GAC_DEVICE", "cpu")
+    loaded = Ensemble.shared(gate="birch")
+    assert loaded.names == ["ash", "birch"]
+    assert (loaded.config.threshold, loaded.gate) == (0.5, "birch")
+    assert all(member.device == "cpu" for member in loaded.config.members)
