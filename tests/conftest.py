@@ -79,6 +79,11 @@ def ensemble_of(models, **settings) -> Ensemble:
     return Ensemble(members, EnsembleConfig(configs, **settings))
 
 
+def start(ensemble: Ensemble, prompt, **asked):
+    """A stream whose request has begun before it is read."""
+    return ensemble._events(*ensemble._intake.request(prompt, None, asked), eager=True)
+
+
 QUESTION = [
     {"role": "system", "content": "Answer the question from the passages. If the passages do not tell, say so."},
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, random_pair
+from conftest import EMBEDDED, QUESTION, ensemble_of, random_pair, start
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -164,9 +164,7 @@ def test_bad_logits_fail_their_request_alone(value):
         good = both.generate("In which town", max_tokens=8)
         assert good.tokens
         Broken(pairs[1][0], marker, value)
-        streams = [
-            both._events(both._request(p, None, {"max_tokens": 8}), eager=True) for p in ("100 %", "In which town")
-        ]
+        streams = [start(both, p, max_tokens=8) for p in ("100 %", "In which town")]
         with pytest.raises(InvalidLogitsError, match="'m1'"):
             list(streams[0])
         assert tuple(t for chunk in streams[1] for t in chunk.tokens) == good.tokens

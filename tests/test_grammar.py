@@ -11,7 +11,7 @@ import pytest
 import reference
 import torch
 from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair, start
 from schemas import PERSON, SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -61,20 +61,15 @@ def fits(text, schema):
 @pytest.mark.parametrize("threshold", [None, 0.05])
 def test_every_schema_is_kept_in_batches(random_ensemble, threshold, drafts):
     streams = [
-        random_ensemble._events(
-            random_ensemble._request(
-                "Answer as JSON: ",
-                None,
-                {
-                    "grammar": Grammar.json_schema(schema),
-                    "temperature": 1.0,
-                    "seed": seed,
-                    "max_tokens": 3000,
-                    "threshold": threshold,
-                    "drafts": drafts,
-                },
-            ),
-            eager=True,
+        start(
+            random_ensemble,
+            "Answer as JSON: ",
+            grammar=Grammar.json_schema(schema),
+            temperature=1.0,
+            seed=seed,
+            max_tokens=3000,
+            threshold=threshold,
+            drafts=drafts,
         )
         for seed, schema in enumerate(SCHEMAS)
     ]
@@ -217,8 +212,7 @@ def test_boundary_alignment_takes_grammars_too(ensembles):
     assert outputs[0].text == outputs[1].text
     free = ensembles["boundary"].generate(QUESTION, max_tokens=20)
     both = ensembles["boundary"]
-    request = both._request(QUESTION, None, {"grammar": Grammar.json_schema(PERSON), "max_tokens": 80})
-    stream = both._events(request, eager=True)
+    stream = start(both, QUESTION, grammar=Grammar.json_schema(PERSON), max_tokens=80)
     assert both.generate(QUESTION, max_tokens=20).text == free.text
     assert "".join(chunk.text for chunk in stream) == outputs[1].text
 
@@ -266,7 +260,7 @@ def test_what_members_give_no_probability_ends_the_request_alone():
     with torch.no_grad():
         model.lm_head.weight *= 1000
     with ensemble_of([(model, tokenizer)]) as sharp:
-        other = sharp._events(sharp._request("The bridge", None, {"max_tokens": 20}), eager=True)
+        other = start(sharp, "The bridge", max_tokens=20)
         with pytest.raises(GrammarError, match="any probability"):
             sharp.generate("The bridge", grammar=Grammar.choices(["~", "}{", "QQ"]))
         assert list(other)[-1].output is not None

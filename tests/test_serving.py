@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -268,7 +268,7 @@ def test_a_full_queue_refuses_and_frees_again():
         asked = {"temperature": 5.0, "seed": 1, "max_tokens": 900}
         first = one.stream("passages " * 20, **asked)
         next(first)
-        second = one._events(one._request("Who", None, {}), eager=True)
+        second = start(one, "Who")
         with pytest.raises(QueueFullError, match="max_queue") as caught:
             one.generate("Who")
         assert caught.value.limit == 2
