@@ -1,0 +1,196 @@
+"""Tools that models may call, their calls, and how both are told to members that know no tools of their own.
+
+Plain values and text; knows nothing of tokenizers, templates or grammars.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gac_core.errors import RequestError
+
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+RESULT, END_RESULT = "<tool_response>", "</tool_response>"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that models may call.
+
+    Attributes:
+        name: Its name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
+        description: What it does, for the models.
+        parameters: JSON schema of its arguments, an object. Default: no arguments.
+
+    Raises:
+        RequestError: A field is none of these.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise RequestError(f"a tool's name is 1 to 64 letters, digits, '_', '.' and '-', not {self.name!r}")
+        if not isinstance(self.description, str):
+            raise RequestError(f"the description of tool {self.name!r} must be a string, not {self.description!r}")
+        if not isinstance(self.parameters, Mapping):
+            raise RequestError(f"the parameters of tool {self.name!r} must be a JSON schema, not {self.parameters!r}")
+        if self.parameters.get("type", "object") != "object":
+            raise RequestError(
+                f"the parameters of tool {self.name!r} must be a schema of type 'object', "
+                f"not {self.parameters['type']!r}; wrap the value in a property"
+            )
+        try:
+            json.dumps(dict(self.parameters))
+        except (TypeError, ValueError) as error:
+            raise RequestError(
+                f"the parameters of tool {self.name!r} hold a value that JSON cannot: {error}; give a plain JSON schema"
+            ) from error
+
+    @classmethod
+    def from_openai(cls, value: Mapping[str, Any]) -> Tool:
+        """Makes a tool from ``{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}``.
+
+        Raises:
+            RequestError: The mapping has another form.
+        """
+        function = value.get("function") if isinstance(value, Mapping) else None
+        if not isinstance(function, Mapping) or value.get("type") != "function" or "name" not in function:
+            raise RequestError(
+                'a tool has the form {"type": "function", "function": {"name": ..., "description": ..., '
+                f'"parameters": {{...}}}}}}, not {value!r}'
+            )
+        parameters = function.get("parameters")
+        described = function.get("description") or ""
+        return cls(function["name"], described) if parameters is None else cls(function["name"], described, parameters)
+
+    def as_openai(self) -> dict[str, Any]:
+        """Returns the form that `from_openai` takes and chat templates expect."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool.
+
+    Attributes:
+        id: What its result refers to; unique within a conversation.
+        name: The tool's name.
+        arguments: The arguments as a JSON object, in text, letter for letter as the models wrote them.
+
+    Raises:
+        RequestError: The arguments are no JSON object, or id or name is no string or empty.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+    def __post_init__(self) -> None:
+        for label, value in (("id", self.id), ("name", self.name)):
+            if not isinstance(value, str) or not value:
+                raise RequestError(f"the {label} of a tool call must be a string that is not empty, not {value!r}")
+        if not isinstance(self.arguments, str) or not is_object(self.arguments):
+            raise RequestError(
+                f"the arguments of call {self.id!r} of tool {self.name!r} must be the text of a JSON object, "
+                f"not {self.arguments!r}; json.dumps makes one of a dict"
+            )
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments as Python values, made anew each time."""
+        values: dict[str, Any] = json.loads(self.arguments)
+        return values
+
+    @classmethod
+    def from_openai(cls, value: Any) -> ToolCall:
+        """Makes a call from ``{"id": ..., "type": "function", "function": {"name": ..., "arguments": "..."}}``.
+
+        Raises:
+            RequestError: The mapping has another form.
+        """
+        function = value.get("function") if isinstance(value, Mapping) else None
+        if not isinstance(function, Mapping) or not {"name", "arguments"} <= set(function) or "id" not in value:
+            raise RequestError(
+                'a tool call has the form {"id": ..., "type": "function", "function": {"name": ..., "arguments": '
+                f'"{{...}}"}}}}, not {value!r}'
+            )
+        return cls(value["id"], function["name"], function["arguments"])
+
+
+@dataclass(frozen=True)
+class InvalidToolCall:
+    """What began as a call and is none.
+
+    Attributes:
+        id: An id as a call's.
+        name: The tool's name, as far as it was written; else None.
+        arguments: The arguments as written up to the call's end; where they had not begun, all of the call's text.
+        error: What is wrong with it.
+    """
+
+    id: str
+    name: str | None
+    arguments: str
+    error: str
+
+
+def is_object(text: str) -> bool:
+    """Returns whether a text is a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def describe(tools: Sequence[Tool], choice: str = "auto", parallel: bool = True) -> str:
+    """Returns what members are told of tools in plain words.
+
+    Args:
+        tools: The tools, at least one.
+        choice: ``"auto"``, ``"required"`` or the name of the one to call. Default ``"auto"``.
+        parallel: Whether several calls may be made at once. Default True.
+    """
+    schemas = [json.dumps(tool.as_openai()["function"], ensure_ascii=False) for tool in tools]
+    if choice == "auto":
+        rule = "Call tools only where they help; otherwise answer in plain text."
+    elif choice == "required":
+        rule = "Answer with a call of a tool now, not in plain text."
+    else:
+        rule = f"Answer with a call of the tool {choice} now, not in plain text."
+    number = (
+        "You may make several calls, one after the other."
+        if parallel and choice in ("auto", "required")
+        else "Make only one call at a time."
+    )
+    return "\n".join(
+        [
+            "# Tools",
+            "",
+            "You can call the following tools. Each line is one tool, with the JSON schema of its parameters:",
+            *schemas,
+            "",
+            "To call a tool, write its name and arguments as JSON between these tags:",
+            f'{CALL}{{"name": <name of the tool>, "arguments": <its arguments as a JSON object>}}{END_CALL}',
+            f"The result comes back between {RESULT} and {END_RESULT}. {rule} {number}",
+        ]
+    )
+
+
+def spell_calls(content: str, calls: Sequence[ToolCall]) -> str:
+    """Returns an assistant's words with its calls behind them, one a line."""
+    lines = [f'{CALL}{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}{END_CALL}' for call in calls]
+    return "\n".join([content, *lines] if content else lines)
+
+
+def spell_result(content: str) -> str:
+    """Returns a tool's result between its tags."""
+    return f"{RESULT}\n{content}\n{END_RESULT}"
