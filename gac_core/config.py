@@ -35,6 +35,8 @@ class MemberConfig:
         tokenizer: Name or folder of the tokenizer; default ``model``.
         chat_template: A Jinja chat template in place of the tokenizer's own.
         context: The longest text it may read, in tokens; default what the model's config says.
+        quantization: ``"8bit"`` or ``"4bit"`` (nf4) loads the weights through bitsandbytes, which the extra
+            ``quantized`` installs. None (default): as stored.
         trust_remote_code: Run code that the model's folder brings along. Default False.
     """
 
@@ -48,6 +50,7 @@ class MemberConfig:
     tokenizer: str | None = None
     chat_template: str | None = None
     context: int | None = None
+    quantization: str | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +63,10 @@ class MemberConfig:
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(
                 f"the dtype of member {self.called!r} must be auto, float32, bfloat16 or float16, not {self.dtype!r}"
+            )
+        if self.quantization not in (None, "8bit", "4bit"):
+            raise ConfigError(
+                f"the quantization of member {self.called!r} must be '8bit', '4bit' or None, not {self.quantization!r}"
             )
         if self.device is not None and self.device_map is not None:
             raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")

@@ -101,6 +101,7 @@ class Ensemble:
         dtype: str | None = None,
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
+        quantization: str | None = None,
         **settings: Any,
     ) -> Ensemble:
         """Loads models by name or folder.
@@ -111,6 +112,7 @@ class Ensemble:
             dtype: For members that do not set their own: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
+            quantization: For members that do not set their own: ``"8bit"`` or ``"4bit"``.
             **settings: Fields of `EnsembleConfig`, such as ``gate``, ``threshold``, ``alignment``; None: default.
 
         Raises:
@@ -119,7 +121,15 @@ class Ensemble:
             ModelLoadError: A model cannot be loaded.
         """
         return cls.from_config(
-            configured(models, weights=weights, dtype=dtype, device=device, device_map=device_map, **settings)
+            configured(
+                models,
+                weights=weights,
+                dtype=dtype,
+                device=device,
+                device_map=device_map,
+                quantization=quantization,
+                **settings,
+            )
         )
 
     @classmethod

@@ -79,6 +79,7 @@ def configured(
     dtype: str | None = None,
     device: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    quantization: str | None = None,
     **settings: Any,
 ) -> EnsembleConfig:
     """Returns the configuration of `Ensemble.load`'s arguments.
@@ -98,6 +99,8 @@ def configured(
         changes: dict[str, Any] = {}
         if dtype is not None and member.dtype == "auto":
             changes["dtype"] = dtype
+        if quantization is not None and member.quantization is None:
+            changes["quantization"] = quantization
         if member.device is None and member.device_map is None:
             changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
         members[index] = replace(member, **changes)

@@ -5,6 +5,7 @@ Knows nothing of the union vocabulary, of other members, or of what a request wa
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,7 +117,11 @@ class Member:
         place = config.device_map if config.device_map is not None else {"": config.device or device}
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model, **common)
+            if config.quantization is not None:
+                common["quantization_config"] = _quantization(config)
             model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, device_map=place, **common)
+        except ModelLoadError:
+            raise
         except Exception as error:
             # transformers raises OSError, ValueError, ImportError, RuntimeError and more; the user needs one kind.
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -244,3 +249,23 @@ class Member:
             clear: Overwrite what the slot holds, after a failure.
         """
         self._slots.release(request_id, clear)
+
+
+def _quantization(config: MemberConfig) -> Any:
+    """How bitsandbytes is to store the weights."""
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelLoadError(
+            config.model,
+            f"quantization={config.quantization!r} needs bitsandbytes: pip install 'gac-ensemble[quantized]', "
+            "or leave quantization out",
+        )
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype),
+    )
