@@ -44,6 +44,9 @@ class Grammar:
     def json_schema(cls, schema: Mapping[str, Any] | str) -> Grammar:
         """A JSON text that a schema allows, spaced as ``{"a": 1, "b": [2, 3]}``.
 
+        An object whose ``properties`` are listed gets no others unless the schema speaks of ``additionalProperties``:
+        what the schema merely does not forbid, nobody who reads the answer waits for.
+
         Args:
             schema: A JSON schema (draft 2020-12 and older) as a mapping or as JSON.
 
@@ -136,10 +139,41 @@ def _json(schema: Mapping[str, Any] | str) -> str:
             value = {} if value else {"not": {}}
         if not isinstance(value, Mapping):
             raise TypeError(f"it is a {type(value).__name__}")
+        text = json.dumps(value)
+        # Where schemas are joined, one that is closed would forbid what the others list.
+        value = json.loads(text) if '"allOf"' in text else _closed(json.loads(text))
         asked = value.get("x-guidance")
         return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, Mapping) else {})}})
     except (TypeError, ValueError) as error:
         raise GrammarError(f"a JSON schema is an object that JSON can hold: {error}") from error
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with every object closed that lists its properties and says nothing of others."""
+    if not isinstance(schema, dict):
+        return schema
+    out = dict(schema)
+    for key in ("properties", "$defs", "definitions", "patternProperties"):
+        if isinstance(out.get(key), dict):
+            out[key] = {name: _closed(part) for name, part in out[key].items()}
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(out.get(key), list):
+            out[key] = [_closed(part) for part in out[key]]
+    for key in ("items", "additionalProperties"):
+        out.update({key: _closed(out[key])} if key in out else {})
+    speaks = (
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "anyOf",
+        "oneOf",
+        "$ref",
+        "enum",
+        "const",
+    )
+    if isinstance(out.get("properties"), dict) and not any(key in out for key in speaks):
+        out["additionalProperties"] = False
+    return out
 
 
 def _escape(pattern: str) -> str:

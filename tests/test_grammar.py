@@ -269,3 +269,16 @@ def test_what_members_give_no_probability_ends_the_request_alone():
 def test_a_grammar_that_only_one_member_can_spell_is_still_kept():
     with Ensemble.load(EMBEDDED[:1], dtype="float32") as one:
         assert one.generate("x", grammar=Grammar.choices(["😀", "漢字"])).text in {"😀", "漢字"}
+
+
+def test_objects_get_no_properties_that_nobody_listed(random_ensemble):
+    inner = {"type": "object", "properties": {"b": {"type": "boolean"}}}
+    schema = {"type": "object", "properties": {"a": inner, "c": {"$ref": "#/$defs/d"}}, "$defs": {"d": inner}}
+    for seed in range(8):
+        asked = {"temperature": 1.0, "seed": seed, "max_tokens": 400}
+        values = json.loads(random_ensemble.generate("x", grammar=Grammar.json_schema(schema), **asked).text)
+        assert set(values) <= {"a", "c"}
+        assert all(set(value) <= {"b"} for value in values.values())
+    joined = {"allOf": [{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}, {"required": ["z"]}]}
+    joined["allOf"].append({"properties": {"z": {"const": 2}}, "additionalProperties": True})
+    assert '"additionalProperties": false' not in Grammar.json_schema(joined).lark

@@ -33,7 +33,7 @@ def test_a_quantized_member_writes_what_its_model_writes(quantization):
 
 @needed
 def test_quantization_of_members_that_set_none(ensemble):
-    with Ensemble.load(EMBEDDED[:2], quantization="4bit", device="cpu") as both:
+    with Ensemble.load(EMBEDDED[1:], quantization="4bit", device="cpu") as both:
         assert [member.quantization for member in both.config.members] == ["4bit", "4bit"]
         assert both.generate(QUESTION, max_tokens=4).stats.steps > 0
 
