@@ -94,15 +94,14 @@ class Intake:
     def _parser(self, talk: Conversation, gate: int, native: bool) -> AnswerParser:
         tokenizer = self._members[gate].tokenizer
         inside = opens_thinking(tokenizer, render(tokenizer, talk, native))
-        told = () if talk.tool_choice == "none" else talk.tools
-        return AnswerParser(tools=[tool.name for tool in told], thinking=True, inside=inside)
+        return AnswerParser(tools=[tool.name for tool in talk.told_tools], thinking=True, inside=inside)
 
 
 def _grammar(talk: Conversation, answer: Grammar | None) -> Grammar | None:
     """What an answer must look like: calls of the tools it may call, or the text that was asked for."""
-    if not talk.tools or talk.tool_choice == "none":
+    if not talk.told_tools:
         return answer
     named = talk.tool_choice not in ("auto", "required")
-    tools = {tool.name: tool.parameters for tool in talk.tools if not named or tool.name == talk.tool_choice}
+    tools = {tool.name: tool.parameters for tool in talk.told_tools if not named or tool.name == talk.tool_choice}
     required = talk.tool_choice != "auto"
     return Grammar.tool_calls(tools, required=required, parallel=talk.parallel_tool_calls and not named, answer=answer)

@@ -26,6 +26,7 @@ FLOORS = {
     "callreader": 0,
     "template": 2,
     "chat": 2,
+    "conversation": 1,
     "slots": 1,
     "prefill": 1,
     "runner": 2,
