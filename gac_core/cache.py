@@ -6,12 +6,18 @@ positions; cutting a text back is only a smaller start. Knows nothing of request
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def on_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Returns whole numbers as int64 on a device, without waiting for what the device has to do before."""
+    return torch.tensor(numbers, dtype=torch.long).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             start = rows.starts[0]
             store[rows.slots[0] : rows.slots[-1] + 1, :, start : start + rows.width] = new
         else:
-            slots = torch.tensor(rows.slots, device=new.device)[:, None]
-            positions = torch.tensor(rows.starts, device=new.device)[:, None] + torch.arange(
-                rows.width, device=new.device
-            )
+            slots = on_device(rows.slots, new.device)[:, None]
+            positions = on_device(rows.starts, new.device)[:, None] + torch.arange(rows.width, device=new.device)
             store[slots, :, positions] = new.transpose(1, 2)
 
     def _read(self, store: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         rows = self.rows
         if rows.contiguous:
             return store[rows.slots[0] : rows.slots[-1] + 1, :, : rows.length]
-        return store[:, :, : rows.length].index_select(0, torch.tensor(rows.slots, device=store.device))
+        return store[:, :, : rows.length].index_select(0, on_device(rows.slots, store.device))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what attention reads."""

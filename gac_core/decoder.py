@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gac_core.aggregation import arithmetic_mean, normalise
+from gac_core.choice import Choice, logprob, sure_logprob
 from gac_core.commit import Writer
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
-from gac_core.output import TokenLogprob
 from gac_core.path import Path
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
@@ -33,25 +32,6 @@ class Decoder(Protocol):
         None where a member is still reading; an error may follow tokens, and comes last.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What one stage of one request comes to.
-
-    Attributes:
-        combined: The distribution, shape ``[union]``.
-        token: The picked token's union id.
-        best: Its probability; not finite where a member's logits are not usable.
-        members: The members that were asked.
-        own: What each of them gives the token.
-    """
-
-    combined: Tensor
-    token: int
-    best: float
-    members: Sequence[int]
-    own: Sequence[float]
 
 
 class StepDecoder:
@@ -294,30 +274,3 @@ class StepDecoder:
             logprob=logprob(self._union, request, choice.combined, choice.token),
             chosen_by=chosen_by,
         )
-
-
-def sure_logprob(request: Request, data: bytes | None) -> TokenLogprob | None:
-    """Returns the log-probability of a token without alternative, if the request asks for any."""
-    if request.params.logprobs is None:
-        return None
-    return TokenLogprob(data or b"", 0.0, ((data or b"", 0.0),) if request.params.logprobs else ())
-
-
-def logprob(union: UnionVocabulary, request: Request, combined: Tensor, token: int) -> TokenLogprob | None:
-    """Returns a token's log-probability and the most probable ones, as far as the request asks for them.
-
-    Args:
-        union: The union vocabulary.
-        request: The request.
-        combined: Shape ``[union]``.
-        token: Union id of the token.
-    """
-    if request.params.logprobs is None:
-        return None
-    best = torch.topk(combined, min(request.params.logprobs, combined.numel()))
-    top = tuple(
-        (union.data(int(index)) or b"", float(value))
-        for value, index in zip(best.values.log(), best.indices, strict=True)
-        if value > float("-inf")
-    )
-    return TokenLogprob(union.data(token) or b"", float(combined[token].log()), top)

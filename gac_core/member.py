@@ -261,9 +261,10 @@ def _quantization(config: MemberConfig) -> Any:
             f"quantization={config.quantization!r} needs bitsandbytes: pip install 'gac-ensemble[quantized]', "
             "or leave quantization out",
         )
+    make: Any = BitsAndBytesConfig
     if config.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return make(load_in_8bit=True)
+    return make(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

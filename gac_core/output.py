@@ -67,7 +67,8 @@ class MemberStats:
         forwards: Forwards of the model in which the request took part.
         tokens: Tokens the model read for it, prompt included.
         reused_tokens: Tokens at the prompt's beginning that it did not have to read: its cache held them.
-        seconds: Its share of those forwards' wall time (a batch's time is split evenly over its rows).
+        seconds: Its share of those forwards' wall time (a batch's time is split evenly over its rows); on a GPU the
+            time to launch them, since nobody waits for the end of each.
     """
 
     prompt_tokens: int = 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gac_core.answer import AnswerParser, CallPiece, Piece, ReasoningPiece, TextPiece
+from gac_core.answer import AnswerParser, Piece, ReasoningPiece, TextPiece
+from gac_core.callreader import CallPiece
 from gac_core.output import FinishReason, OutputChunk, ToolCallChunk
 
 

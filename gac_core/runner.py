@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from gac_core.cache import Rows, SlotCache
+from gac_core.cache import Rows, SlotCache, on_device
 from gac_core.slots import SlotStore
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ class SlotRunner:
         )
         self._cache.reserve(plan)
         device = self._model.get_input_embeddings().weight.device
-        ids = torch.tensor([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in ordered], device=device)
-        positions = torch.tensor(plan.starts, device=device)[:, None] + torch.arange(width, device=device)
+        ids = on_device([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in ordered], device)
+        positions = on_device(plan.starts, device)[:, None] + torch.arange(width, device=device)
         mask = self._mask(positions, plan.length)
         if self._context is not None:
             # Only padding can lie past the context; learned position tables have no row for it.
@@ -124,7 +124,7 @@ class SlotRunner:
             for index, row in enumerate(ordered)
             for position in range(len(row.token_ids) - row.num_logits, len(row.token_ids))
         ]
-        self._wanted = torch.tensor(flat, dtype=torch.long, device=device)
+        self._wanted = on_device(flat, device)
         try:
             out = self._model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from gac_core import ConfigError, Ensemble, SamplingParams, UnknownArgumentError
+from gac_core import PARAMETERS, ConfigError, Ensemble, SamplingParams, request_params
 
 
 class EnsembleSettings(BaseModel):
@@ -42,6 +42,7 @@ class EnsembleSettings(BaseModel):
     seed: int | None = None
     stop: list[str] | None = None
     logprobs: int | None = None
+    grammar: Any = None
     drafts: bool = True
     _loaded: Ensemble = PrivateAttr()
 
@@ -54,7 +55,7 @@ class EnsembleSettings(BaseModel):
                 raise ConfigError(f"ensemble must be a gac_core.Ensemble, not a {type(self.ensemble).__name__}")
             self._loaded = self.ensemble
         else:
-            self._loaded = Ensemble.load(
+            self._loaded = Ensemble.shared(
                 self.models or [],
                 weights=self.weights,
                 dtype=self.dtype,
@@ -69,16 +70,8 @@ class EnsembleSettings(BaseModel):
 
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
-        names = SamplingParams.names()
-        unknown = set(overrides) - names
-        if unknown:
-            raise UnknownArgumentError(unknown, names)
-        values = {name: getattr(self, name) for name in names}
-        if stop is not None:
-            values["stop"] = stop
-        values.update(overrides)
-        values["stop"] = tuple(values["stop"] or ()) if not isinstance(values["stop"], str) else (values["stop"],)
-        return SamplingParams(**values)
+        defaults = {name: getattr(self, name) for name in PARAMETERS}
+        return request_params(defaults, overrides if stop is None else {"stop": stop, **overrides})
 
     def _identity(self) -> dict[str, Any]:
         """Everything that decides the text, for caches."""
@@ -92,5 +85,5 @@ class EnsembleSettings(BaseModel):
             "commit": config.commit,
             "alignment": config.alignment,
             # Drafts change the cost, never the text.
-            **{name: getattr(self, name) for name in sorted(SamplingParams.names() - {"drafts"})},
+            **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts"})},
         }

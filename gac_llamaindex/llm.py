@@ -22,6 +22,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM
 
 from gac_core import (
+    PARAMETERS,
     ConfigError,
     Ensemble,
     Message,
@@ -32,6 +33,7 @@ from gac_core import (
     UnknownArgumentError,
     as_metadata,
     fold,
+    request_params,
 )
 
 _ROLES: dict[MessageRole, Literal["system", "user", "assistant"]] = {
@@ -78,6 +80,7 @@ class GaCLLM(LLM):
     seed: int | None = None
     stop: list[str] | None = None
     logprobs: int | None = None
+    grammar: Any = None
     drafts: bool = True
     _ensemble: Ensemble = PrivateAttr()
 
@@ -88,7 +91,7 @@ class GaCLLM(LLM):
         if (models is None) == (ensemble is None):
             raise ConfigError("give either models=[...] or ensemble=..., and not both")
         super().__init__(**{"models": None if models is None else list(models), **fields})
-        self._ensemble = ensemble or Ensemble.load(
+        self._ensemble = ensemble or Ensemble.shared(
             self.models or [],
             weights=self.weights,
             dtype=self.dtype,
@@ -192,9 +195,7 @@ class GaCLLM(LLM):
         return responses()
 
     def _params(self, overrides: Mapping[str, Any]) -> SamplingParams:
-        values = {name: getattr(self, name) for name in SamplingParams.names()}
-        values["stop"] = tuple(values["stop"] or ())
-        return SamplingParams(**values).with_overrides(overrides)
+        return request_params({name: getattr(self, name) for name in PARAMETERS}, overrides)
 
 
 def convert_messages(messages: Sequence[ChatMessage]) -> list[Message]:

@@ -46,11 +46,9 @@ class Bench:
         weights = [1.0] * len(cuts)
         commits = [make_commit("canonical", tokenizer) for tokenizer in tokenizers]
         writer = Writer(commits, [None] * len(cuts))
-        decoder = (
-            StepDecoder(poll, union, weights, names, writer)
-            if alignment == "token"
-            else BoundaryDecoder(poll, union, weights, names, tokenizers, writer)
-        )
+        decoder = StepDecoder(poll, union, weights, names, writer)
+        if alignment == "boundary":
+            decoder = BoundaryDecoder(poll, union, weights, names, tokenizers, writer, decoder)
         self.names = names
         self.engine = Engine(self.executor, decoder, 16)
 

@@ -36,6 +36,7 @@ FLOORS = {
     "constraint": 3,
     "request": 4,
     "aggregation": 4,
+    "choice": 4,
     "executor": 4,
     "commit": 5,
     "path": 5,
