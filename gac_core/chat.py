@@ -1,80 +1,71 @@
-"""Conversations, and their rendering with each member's own chat template.
+"""Conversations rendered with each member's own chat template, and prompts in each member's ids.
 
-Knows tokenizers only through `MemberTokenizer`; knows nothing of models or requests.
+Tools are told by the members' templates where all of them do it alike (the native form), else in words that any model
+reads (the common form); either way a call is ``<tool_call>`` with JSON. Knows tokenizers only through
+`MemberTokenizer`; knows nothing of models or requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Literal, cast
 
+from gac_core.answer import THINK
+from gac_core.conversation import Conversation, Message, Prompt, as_conversation, as_messages
 from gac_core.errors import ChatTemplateError, EmptyPromptError, RequestError
+from gac_core.template import Turn, as_template_call, encode_marked, free_mark, marker, render_turns, traits_of
 from gac_core.tokenizer import MemberTokenizer
+from gac_core.tools import ToolCall, describe, spell_calls, spell_result
 
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: ``"system"``, ``"user"`` or ``"assistant"``.
-        content: Its text.
-    """
-
-    role: Role
-    content: str
-
-    def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise RequestError(f"a message's role must be one of {', '.join(get_args(Role))}, not {self.role!r}")
-        if not isinstance(self.content, str):
-            raise RequestError(f"a message's content must be a string, not {type(self.content).__name__}")
+__all__ = [
+    "Conversation",
+    "Message",
+    "Prompt",
+    "as_conversation",
+    "as_messages",
+    "encode_prompt",
+    "opens_thinking",
+    "render",
+    "shared_format",
+]
 
 
-Prompt = str | Sequence[Message | Mapping[str, str]]
+def shared_format(tokenizers: Sequence[MemberTokenizer]) -> Literal["native", "common"]:
+    """Returns in which form all of some members can be told of tools: ``"native"`` where each template does it."""
+    native = all(tokenizer.hf.chat_template and traits_of(tokenizer).tools for tokenizer in tokenizers)
+    return "native" if native else "common"
 
 
-def as_messages(prompt: Sequence[Message | Mapping[str, str]]) -> list[Message]:
-    """Checks a conversation and returns it as messages.
-
-    Raises:
-        EmptyPromptError: There is no message.
-        RequestError: A message is not one, or has an unknown key or role.
-    """
-    messages: list[Message] = []
-    for item in prompt:
-        if isinstance(item, Message):
-            messages.append(item)
-        elif isinstance(item, Mapping):
-            if set(item) != {"role", "content"}:
-                raise RequestError(f"a message has the keys 'role' and 'content', not {sorted(map(str, item))}")
-            messages.append(Message(cast(Role, item["role"]), item["content"]))
-        else:
-            raise RequestError(f"a prompt is a string or a list of messages; found a {type(item).__name__} in the list")
-    if not messages:
-        raise EmptyPromptError("the conversation has no message; give at least one of role 'user'")
-    return messages
+def opens_thinking(tokenizer: MemberTokenizer, rendered: str) -> bool:
+    """Returns whether a rendered conversation ends inside a block of reasoning that the template has opened."""
+    return rendered.rstrip().endswith(THINK) and traits_of(tokenizer).closes
 
 
-def encode_prompt(tokenizer: MemberTokenizer, prompt: Prompt) -> list[int]:
+def encode_prompt(tokenizer: MemberTokenizer, prompt: Prompt, native: bool = False) -> list[int]:
     """Returns a prompt in one member's ids.
 
     A string is encoded as the tokenizer does by itself. Messages go through the member's chat template, which must end
-    with its generation prompt.
+    with its generation prompt; words in them that spell a control token are encoded as words.
+
+    Args:
+        tokenizer: The member's.
+        prompt: The prompt.
+        native: Whether tools are told by the template itself (see `shared_format`). Default False.
 
     Raises:
         ChatTemplateError: The member has no chat template, or its template refuses this conversation.
         EmptyPromptError: The prompt is empty.
     """
-    if isinstance(prompt, str):
+    talk = as_conversation(prompt)
+    if talk is None:
         if not prompt:
             raise EmptyPromptError("the prompt is empty; give at least one character")
-        ids = tokenizer.encode_prompt(prompt)
+        ids = tokenizer.encode_prompt(cast(str, prompt))
     else:
-        ids = tokenizer.encode_rendered(render(tokenizer, as_messages(prompt)))
+        ids = encode_marked(tokenizer, *_render(tokenizer, talk, native))
     if not ids:
         raise EmptyPromptError(f"the prompt has no token for member {tokenizer.name!r}; give some visible text")
     bad = [i for i in ids if i >= tokenizer.rows]
@@ -86,15 +77,137 @@ def encode_prompt(tokenizer: MemberTokenizer, prompt: Prompt) -> list[int]:
     return ids
 
 
-def render(tokenizer: MemberTokenizer, messages: Sequence[Message]) -> str:
-    """Renders a conversation with the member's chat template and its generation prompt."""
-    if not tokenizer.hf.chat_template:
+def render(
+    tokenizer: MemberTokenizer, prompt: Conversation | Sequence[Message | Mapping[str, Any]], native: bool = False
+) -> str:
+    """Renders a conversation with the member's chat template and its generation prompt.
+
+    Args:
+        tokenizer: The member's.
+        prompt: The conversation.
+        native: Whether tools are told by the template itself (see `shared_format`). Default False.
+
+    Raises:
+        ChatTemplateError: The member has no chat template, or its template refuses this conversation.
+    """
+    talk = prompt if isinstance(prompt, Conversation) else Conversation(prompt)
+    text, mark = _render(tokenizer, talk, native)
+    return text.replace(mark, "")
+
+
+def _render(tokenizer: MemberTokenizer, talk: Conversation, native: bool) -> tuple[str, str]:
+    """The rendered conversation, and the mark that stands in what would else become a control token."""
+    traits = traits_of(tokenizer)
+    if native and not traits.tools:
         raise ChatTemplateError(
-            tokenizer.name, "it has no chat template; give the prompt as a string, or set MemberConfig.chat_template"
+            tokenizer.name,
+            "its chat template does not write calls of tools as <tool_call> with JSON; set tool_format='common'",
         )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return str(tokenizer.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:
-        # Templates raise whatever they like; the sandbox they run in is transformers' own.
-        raise ChatTemplateError(tokenizer.name, str(error)) from error
+    talk, mark = _guarded(tokenizer, talk)
+    tools = talk.told_tools
+    turns = _native_turns(talk.turns) if native else _common_turns(talk)
+    settings = {} if talk.enable_thinking is None else {"enable_thinking": talk.enable_thinking}
+    return render_turns(tokenizer, turns, tools if native else (), settings), mark
+
+
+def _native_turns(messages: Sequence[Message]) -> list[Turn]:
+    """Turns as templates with tools of their own expect them."""
+    turns = []
+    for message in _results_in_order(messages):
+        turn = _plain_turn(message, message.content)
+        if message.tool_calls:
+            turn["tool_calls"] = [as_template_call(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            turn["tool_call_id"] = message.tool_call_id
+        turns.append(turn)
+    return turns
+
+
+def _common_turns(talk: Conversation) -> list[Turn]:
+    """Turns of the three roles that every template knows, with tools, calls and results in words."""
+    messages = _results_in_order(talk.turns)
+    turns: list[Turn] = []
+    if talk.told_tools:
+        told = describe(talk.told_tools, talk.tool_choice, talk.parallel_tool_calls)
+        if messages[0].role == "system":
+            told = f"{messages[0].content}\n\n{told}" if messages[0].content else told
+            messages = messages[1:]
+        turns.append({"role": "system", "content": told})
+    for is_result, group in groupby(messages, lambda message: message.role == "tool"):
+        if is_result:
+            turns.append({"role": "user", "content": "\n".join(spell_result(message.content) for message in group)})
+        else:
+            turns += [_plain_turn(message, spell_calls(message.content, message.tool_calls)) for message in group]
+    return turns
+
+
+def _plain_turn(message: Message, content: str) -> Turn:
+    turn: Turn = {"role": message.role, "content": content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.reasoning:
+        # Templates of reasoning models tell it where their model is to see it; others do not look at it.
+        turn["reasoning_content"] = message.reasoning
+    return turn
+
+
+def _results_in_order(messages: Sequence[Message]) -> list[Message]:
+    """Puts neighbouring results into the order of the calls, by which alone models can tell them apart."""
+    order = {call.id: place for place, call in enumerate(call for m in messages for call in m.tool_calls)}
+    ordered: list[Message] = []
+    for is_result, group in groupby(messages, lambda message: message.role == "tool"):
+        neighbours = list(group)
+        if is_result and all(message.tool_call_id in order for message in neighbours):
+            neighbours.sort(key=lambda message: order[cast(str, message.tool_call_id)])
+        ordered += neighbours
+    return ordered
+
+
+def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversation, str]:
+    """The conversation with a mark in every word that spells a control token, and the mark.
+
+    Users and tools may not write the tags of calls and reasoning either; system and assistants may.
+    """
+    traits = traits_of(tokenizer)
+    mark = free_mark(_texts(talk))
+    plain, strict = marker(traits.control, mark), marker(traits.tags, mark)
+    messages = [_rewritten(m, strict if m.role in ("user", "tool") else plain) for m in talk.turns]
+    tools = [
+        replace(tool, description=plain(tool.description), parameters=_rewritten_json(tool.parameters, plain))
+        for tool in talk.told_tools
+    ]
+    return replace(talk, messages=messages, tools=tools, tool_choice=talk.tool_choice), mark
+
+
+def _texts(talk: Conversation) -> list[str]:
+    """Every text that may come into the rendered conversation."""
+    texts = [json.dumps(dict(tool.parameters), ensure_ascii=False) for tool in talk.told_tools]
+    texts += [tool.description for tool in talk.told_tools]
+    for message in talk.turns:
+        texts += [message.content, message.name or "", message.reasoning or "", message.tool_call_id or ""]
+        texts += [text for call in message.tool_calls for text in (call.id, call.name, call.arguments)]
+    return texts
+
+
+def _rewritten(message: Message, rewrite: Callable[[str], str]) -> Message:
+    def each(text: str | None) -> str | None:
+        return None if text is None else rewrite(text)
+
+    return replace(
+        message,
+        content=rewrite(message.content),
+        tool_calls=tuple(ToolCall(rewrite(c.id), rewrite(c.name), rewrite(c.arguments)) for c in message.tool_calls),
+        tool_call_id=each(message.tool_call_id),
+        name=each(message.name),
+        reasoning=each(message.reasoning),
+    )
+
+
+def _rewritten_json(value: Any, rewrite: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return rewrite(value)
+    if isinstance(value, Mapping):
+        return {rewrite(key) if isinstance(key, str) else key: _rewritten_json(v, rewrite) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rewritten_json(item, rewrite) for item in value]
+    return value
