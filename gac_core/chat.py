@@ -7,6 +7,7 @@ reads (the common form); either way a call is ``<tool_call>`` with JSON. Knows t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -180,7 +181,7 @@ def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversati
 
 def _texts(talk: Conversation) -> list[str]:
     """Every text that may come into the rendered conversation."""
-    texts = [repr(tool.parameters) for tool in talk.told_tools]
+    texts = [json.dumps(dict(tool.parameters), ensure_ascii=False) for tool in talk.told_tools]
     texts += [tool.description for tool in talk.told_tools]
     for message in talk.turns:
         texts += [message.content, message.name or "", message.reasoning or "", message.tool_call_id or ""]

@@ -67,13 +67,17 @@ def _joined_parts(content: Any) -> str:
         raise RequestError(f"a message's content must be a string or a list of parts, not {type(content).__name__}")
     texts: list[str] = []
     for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        text = part.get("text") if isinstance(part, Mapping) and kind == "text" else part
-        if not isinstance(text, str):
+        if kind != "text":
             raise RequestError(
                 f"a message's content has a part of type {kind!r}; members read parts of type 'text' only"
             )
-        texts.append(text)
+        if not isinstance(part.get("text"), str):
+            raise RequestError(f"a part of type 'text' needs a string as its 'text'; found {part!r}")
+        texts.append(part["text"])
     return "".join(texts)
 
 
@@ -83,7 +87,7 @@ class Conversation:
 
     Attributes:
         messages: The turns so far, at least one; mappings are made messages.
-        tools: What may be called; mappings in OpenAI's form are made tools. Default none.
+        tools: What may be called; may be given as mappings in OpenAI's form. Default none.
         tool_choice: ``"auto"``: as the models see fit (default); ``"none"``: no calls, tools are not told;
             ``"required"``: calls only; or the name of the tool to call.
         parallel_tool_calls: Whether one answer may hold several calls. Default True.
@@ -97,7 +101,7 @@ class Conversation:
     """
 
     messages: Sequence[Message | Mapping[str, Any]]
-    tools: Sequence[Tool | Mapping[str, Any]] = ()
+    tools: Sequence[Tool] = ()
     tool_choice: str = "auto"
     parallel_tool_calls: bool = True
     tool_format: ToolFormat = "auto"
@@ -107,7 +111,8 @@ class Conversation:
         object.__setattr__(self, "messages", tuple(as_messages(self.messages)))
         if isinstance(self.tools, (str, Mapping)) or not isinstance(self.tools, Sequence):
             raise RequestError(f"tools must be a list of tools, not {self.tools!r}")
-        tools = tuple(tool if isinstance(tool, Tool) else Tool.from_openai(tool) for tool in self.tools)
+        given: Sequence[Any] = self.tools
+        tools = tuple(tool if isinstance(tool, Tool) else Tool.from_openai(tool) for tool in given)
         object.__setattr__(self, "tools", tools)
         names = [tool.name for tool in tools]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -137,7 +142,7 @@ class Conversation:
     @property
     def told_tools(self) -> tuple[Tool, ...]:
         """The tools that members are told of: all of them, or none where none may be called."""
-        return () if self.tool_choice == "none" else cast(tuple[Tool, ...], self.tools)
+        return () if self.tool_choice == "none" else tuple(self.tools)
 
 
 Prompt = str | Sequence[Message | Mapping[str, Any]] | Conversation

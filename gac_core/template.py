@@ -71,7 +71,10 @@ def traits_of(tokenizer: MemberTokenizer) -> Traits:
 
 
 def _probe(tokenizer: MemberTokenizer) -> Traits:
-    user, system, other = ({"role": role, "content": f"xyzzy {role}"} for role in ("user", "system", "assistant"))
+    def turn(role: str) -> Turn:
+        return {"role": role, "content": f"xyzzy {role}"}
+
+    user, system, other = turn("user"), turn("system"), turn("assistant")
     parts = "xyzzy user" not in _try(tokenizer, [user]) and "xyzzy user" in _try(tokenizer, [user], parts=True)
 
     def shows(turns: Sequence[Turn], word: str) -> bool:
@@ -92,7 +95,7 @@ def _tells_tools(tokenizer: MemberTokenizer, parts: bool) -> bool:
     """Whether a probe call comes out as the tags with name and arguments, beside the tool and the result."""
     call = {"role": "assistant", "content": "", "tool_calls": [as_template_call(_CALL)]}
     result = {"role": "tool", "content": "xyzzy result", "tool_call_id": _CALL.id, "name": _CALL.name}
-    turns = [{"role": "user", "content": "xyzzy user"}, call, result]
+    turns: list[Turn] = [{"role": "user", "content": "xyzzy user"}, call, result]
     text = _try(tokenizer, turns, [_TOOL.as_openai()], parts)
     if not all(word in text for word in (_TOOL.description, "xyzzy result")):
         return False

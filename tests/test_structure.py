@@ -24,6 +24,7 @@ FLOORS = {
     "tokenizer": 1,
     "jsontext": 0,
     "callreader": 0,
+    "conversation": 1,
     "template": 2,
     "chat": 2,
     "conversation": 1,
