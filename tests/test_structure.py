@@ -27,7 +27,6 @@ FLOORS = {
     "conversation": 1,
     "template": 2,
     "chat": 2,
-    "conversation": 1,
     "slots": 1,
     "prefill": 1,
     "runner": 2,
