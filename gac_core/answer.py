@@ -14,6 +14,8 @@ from gac_core.callreader import CallPiece, CallReader
 from gac_core.jsontext import SPACE
 from gac_core.tools import CALL, InvalidToolCall, ToolCall
 
+__all__ = ["AnswerParser", "CallPiece", "InvalidPiece", "Piece", "ReasoningPiece", "TextPiece"]
+
 THINK, END_THINK = "<think>", "</think>"
 
 
