@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 import torch
 from architectures import SMALL
-from conftest import EMBEDDED, ensemble_of
+from conftest import EMBEDDED, ensemble_of, start
+from schemas import SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
@@ -70,6 +71,31 @@ def test_required_calls_are_valid_calls(talkers, asked):
         assert len({call.id for call in output.tool_calls}) == len(output.tool_calls)
         for call in output.tool_calls:
             check(call)
+
+
+@pytest.mark.parametrize("asked", [{}, {"drafts": False, "threshold": 0.05}])
+def test_arguments_keep_to_any_schema(talkers, asked):
+    schemas = [schema for schema in SCHEMAS if "$defs" not in schema]
+    tools = [
+        Tool(f"tool{n}", "", {"type": "object", "properties": {"value": schema}, "required": ["value"]})
+        for n, schema in enumerate(schemas)
+    ]
+    streams = [
+        start(
+            talkers,
+            Conversation(ASKED, [tool], tool_choice=tool.name),
+            temperature=1.0,
+            seed=n,
+            max_tokens=2500,
+            **asked,
+        )
+        for n, tool in enumerate(tools)
+    ]
+    assert len(streams) > 190
+    for stream, tool, schema in zip(streams, tools, schemas, strict=True):
+        output = fold(stream)
+        assert [call.name for call in output.tool_calls] == [tool.name], output
+        jsonschema.Draft202012Validator(schema).validate(output.tool_calls[0].values["value"])
 
 
 def test_a_named_tool_is_called_once(talkers):
