@@ -53,7 +53,7 @@ class PredictingLLM(EnsembleLLM):
         _dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
-        asked = ask_for(output_cls, llm_kwargs)
+        asked = self._asked(output_cls, llm_kwargs)
         response: Response
         if self.metadata.is_chat_model:
             response = self.chat(self._asking(output_cls, prompt, prompt_args), **asked)
@@ -77,7 +77,7 @@ class PredictingLLM(EnsembleLLM):
         _dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
-        asked = ask_for(output_cls, llm_kwargs)
+        asked = self._asked(output_cls, llm_kwargs)
         response: Response
         if self.metadata.is_chat_model:
             response = await self.achat(self._asking(output_cls, prompt, prompt_args), **asked)
@@ -98,7 +98,7 @@ class PredictingLLM(EnsembleLLM):
         """What `stream_structured_predict` yields: the object as far as it is written, and at the end the whole one."""
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return super()._structured_stream_call(output_cls, prompt, dict(llm_kwargs or {}), **prompt_args)
-        return self._objects(output_cls, prompt, ask_for(output_cls, llm_kwargs), prompt_args)
+        return self._objects(output_cls, prompt, self._asked(output_cls, llm_kwargs), prompt_args)
 
     def _objects(
         self, output_cls: type[Model], prompt: PromptTemplate, asked: Mapping[str, Any], prompt_args: Mapping[str, Any]
@@ -122,7 +122,7 @@ class PredictingLLM(EnsembleLLM):
         """`_structured_stream_call` for event loops."""
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return await super()._structured_astream_call(output_cls, prompt, dict(llm_kwargs or {}), **prompt_args)
-        return self._aobjects(output_cls, prompt, ask_for(output_cls, llm_kwargs), prompt_args)
+        return self._aobjects(output_cls, prompt, self._asked(output_cls, llm_kwargs), prompt_args)
 
     async def _aobjects(
         self, output_cls: type[Model], prompt: PromptTemplate, asked: Mapping[str, Any], prompt_args: Mapping[str, Any]
@@ -137,6 +137,13 @@ class PredictingLLM(EnsembleLLM):
             async for continued in await self.astream_complete(text, formatted=True, **asked):
                 for value in reader.read(continued):
                     yield value
+
+    def _asked(self, output_cls: type[Model], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+        asked = ask_for(output_cls, llm_kwargs)
+        if self.metadata.is_chat_model and self.enable_thinking is None:
+            # The object is the whole answer: templates that can are told to leave no room for thoughts before it.
+            asked.setdefault("enable_thinking", False)
+        return asked
 
     def _asking(
         self, output_cls: type[Model], prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]
