@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -18,6 +18,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, Runn
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import model_validator
 
 from gac_core import Conversation, OutputChunk, RequestError, SamplingParams, UnknownArgumentError, fold
 from gac_langchain import convert
@@ -121,6 +122,13 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         if context is not None:
             profile["max_input_tokens"] = context
         return profile
+
+    @model_validator(mode="after")
+    def _profile_of_the_loaded(self) -> Self:
+        # The base class asks for the profile before there is an ensemble.
+        if self.profile is None:
+            self.profile = self._resolve_model_profile()
+        return self
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = self._params(stop, {name: value for name, value in kwargs.items() if name in CALL_NAMES})
