@@ -18,6 +18,7 @@ from gac_core.errors import ConfigError, UnknownArgumentError
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token", "boundary")
 DRAFTS = ("lookup", "ahead")
+QUANTIZATIONS = ("8bit", "4bit")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class MemberConfig:
         chat_template: A Jinja chat template in place of the tokenizer's own.
         context: The longest text it may read, in tokens; default what the model's config says.
         trust_remote_code: Run code that the model's folder brings along. Default False.
+        quantization: ``"8bit"`` or ``"4bit"`` packs the weights through bitsandbytes (the extra ``quantized``). None
+            (default) leaves them as they are.
     """
 
     model: str
@@ -49,6 +52,7 @@ class MemberConfig:
     chat_template: str | None = None
     context: int | None = None
     trust_remote_code: bool = False
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -60,6 +64,11 @@ class MemberConfig:
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(
                 f"the dtype of member {self.called!r} must be auto, float32, bfloat16 or float16, not {self.dtype!r}"
+            )
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise ConfigError(
+                f"the quantization of member {self.called!r} must be {' or '.join(QUANTIZATIONS)} or None, "
+                f"not {self.quantization!r}"
             )
         if self.device is not None and self.device_map is not None:
             raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")

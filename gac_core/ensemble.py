@@ -105,6 +105,7 @@ class Ensemble:
         dtype: str | None = None,
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
+        quantization: str | None = None,
         **settings: Any,
     ) -> Ensemble:
         """Loads models by name or folder.
@@ -115,6 +116,7 @@ class Ensemble:
             dtype: For members that do not set their own: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
+            quantization: For members that do not set their own: ``"8bit"`` or ``"4bit"``.
             **settings: Fields of `EnsembleConfig`, such as ``gate``, ``threshold``, ``alignment``; None: default.
 
         Raises:
@@ -129,13 +131,12 @@ class Ensemble:
             if len(weights) != len(members):
                 raise ConfigError(f"{len(weights)} weights for {len(members)} members; give one each")
             members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]
+        placed = {"device": device, "device_map": device_map}
         for index, member in enumerate(members):
-            changes: dict[str, Any] = {}
-            if dtype is not None and member.dtype == "auto":
-                changes["dtype"] = dtype
-            if member.device is None and member.device_map is None:
-                changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
-            members[index] = replace(member, **changes)
+            own = {} if member.device or member.device_map else {k: v for k, v in placed.items() if v is not None}
+            own["dtype"] = dtype if dtype is not None and member.dtype == "auto" else member.dtype
+            own["quantization"] = member.quantization or quantization
+            members[index] = replace(member, **own)
         given = {key: value for key, value in settings.items() if value is not None}
         return cls.from_config(EnsembleConfig.from_dict({"members": members, **given}))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from gac_core.config import MemberConfig
 from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.prefill import share
+from gac_core.quantization import loading_options
 from gac_core.runner import Row, Runner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
 from gac_core.tokenizer import MemberTokenizer
@@ -113,10 +114,13 @@ class Member:
 
         common: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+        packing = loading_options(config)
         place = config.device_map if config.device_map is not None else {"": config.device or device}
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model, **common)
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, device_map=place, **common)
+            model = AutoModelForCausalLM.from_pretrained(
+                config.model, dtype=dtype, device_map=place, **packing, **common
+            )
         except Exception as error:
             # transformers raises OSError, ValueError, ImportError, RuntimeError and more; the user needs one kind.
             first_line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -276,7 +276,9 @@ def _trial(model: Any, runner: SlotRunner) -> bool:
     device = model.get_input_embeddings().weight.device
     for logits, ids in zip(got, (a, b[:3]), strict=True):
         plain = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
-        limit = 1e-3 if logits.dtype == torch.float32 else 0.1
+        # Packed weights round, and 8-bit ones round by what else is in the batch.
+        exact = logits.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+        limit = 1e-3 if exact else 0.1
         if not torch.allclose(logits[-1].float(), plain, rtol=limit, atol=limit * float(plain.abs().max())):
             return False
     return True

@@ -21,7 +21,10 @@ from gac_core.chat import encode_prompt
 TOOLS = {
     "get_weather": {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        },
         "required": ["city"],
         "additionalProperties": False,
     },

@@ -23,6 +23,7 @@ FLOORS = {
     "chat": 2,
     "slots": 1,
     "prefill": 1,
+    "quantization": 2,
     "runner": 2,
     "draft": 2,
     "member": 3,
