@@ -39,6 +39,8 @@ class MemberConfig:
         trust_remote_code: Run code that the model's folder brings along. Default False.
         quantization: ``"8bit"`` or ``"4bit"`` packs the weights through bitsandbytes (the extra ``quantized``). None
             (default) leaves them as they are.
+        compile: Compile the forwards of a few tokens, for CUDA graphs on a GPU; each shape takes seconds to minutes
+            when it is first met. Default False.
     """
 
     model: str
@@ -53,6 +55,7 @@ class MemberConfig:
     context: int | None = None
     trust_remote_code: bool = False
     quantization: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -70,6 +73,8 @@ class MemberConfig:
                 f"the quantization of member {self.called!r} must be {' or '.join(QUANTIZATIONS)} or None, "
                 f"not {self.quantization!r}"
             )
+        if not isinstance(self.compile, bool):
+            raise ConfigError(f"compile of member {self.called!r} must be True or False, not {self.compile!r}")
         if self.device is not None and self.device_map is not None:
             raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")
         if self.context is not None and self.context < 1:

@@ -131,7 +131,7 @@ class Ensemble:
             if len(weights) != len(members):
                 raise ConfigError(f"{len(weights)} weights for {len(members)} members; give one each")
             members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]
-        placed = {"device": device, "device_map": device_map}
+        placed: dict[str, Any] = {"device": device, "device_map": device_map}
         for index, member in enumerate(members):
             own = {} if member.device or member.device_map else {k: v for k, v in placed.items() if v is not None}
             own["dtype"] = dtype if dtype is not None and member.dtype == "auto" else member.dtype

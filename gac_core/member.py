@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_core.compiled import CompiledRunner
 from gac_core.config import MemberConfig
 from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.prefill import share
 from gac_core.quantization import loading_options
-from gac_core.runner import Row, Runner, choose_runner
+from gac_core.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
 from gac_core.tokenizer import MemberTokenizer
 
@@ -129,10 +130,18 @@ class Member:
             ) from error
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
-        return cls.from_model(model, tokenizer, config.called, config.context, **settings)
+        return cls.from_model(model, tokenizer, config.called, config.context, config.compile, **settings)
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, name: str, context: int | None = None, **settings: int) -> Member:
+    def from_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        context: int | None = None,
+        compile: bool = False,
+        **settings: int,
+    ) -> Member:
         """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile.
 
         Args:
@@ -140,6 +149,7 @@ class Member:
             tokenizer: Its tokenizer.
             name: What the member is called.
             context: The longest text it may read, in tokens; default what the model's config says.
+            compile: Compile its forwards of a few tokens.
             **settings: ``cache_bytes`` and ``prefill_tokens``.
         """
         model.eval()
@@ -155,7 +165,7 @@ class Member:
         return cls(
             name=name,
             tokenizer=MemberTokenizer(tokenizer, name, end_ids, rows),
-            runner=choose_runner(model, name),
+            runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
             context=context or limit,
             device=next(model.parameters()).device if head is None else head.weight.device,
             cost=sum(parameter.nbytes for parameter in model.parameters()),

@@ -25,6 +25,7 @@ FLOORS = {
     "prefill": 1,
     "quantization": 2,
     "runner": 2,
+    "compiled": 2,
     "draft": 2,
     "member": 3,
     "vocabulary": 3,
