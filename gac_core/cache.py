@@ -6,12 +6,20 @@ positions; cutting a text back is only a smaller start. Knows nothing of request
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def send(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Returns whole numbers as a tensor on a device, int64, shape ``[n]``, without waiting for what runs there."""
+    tensor = torch.tensor(numbers, dtype=torch.long)
+    # From ordinary memory a GPU's copy makes this thread wait until all that was launched before is done.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Rows:
     starts: tuple[int, ...]
     width: int
     length: int
+    _sent: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def contiguous(self) -> bool:
@@ -46,17 +55,22 @@ class Rows:
             start = self.starts[0]
             store[self.slots[0] : self.slots[-1] + 1, :, start : start + self.width] = new
         else:
-            slots = torch.tensor(self.slots, device=new.device)[:, None]
-            positions = torch.tensor(self.starts, device=new.device)[:, None] + torch.arange(
-                self.width, device=new.device
-            )
-            store[slots, :, positions] = new.transpose(1, 2)
+            slots, starts = self._on(new.device)
+            positions = starts[:, None] + torch.arange(self.width, device=new.device)
+            store[slots[:, None], :, positions] = new.transpose(1, 2)
 
     def read(self, store: Tensor) -> Tensor:
         """Returns what attention reads of a store, ``[rows, kv_heads, length, head_dim]``."""
         if self.contiguous:
             return store[self.slots[0] : self.slots[-1] + 1, :, : self.length]
-        return store[:, :, : self.length].index_select(0, torch.tensor(self.slots, device=store.device))
+        return store[:, :, : self.length].index_select(0, self._on(store.device)[0])
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Slots and starts on a device; sent once for all layers there."""
+        if device not in self._sent:
+            slots, starts = send([*self.slots, *self.starts], device).view(2, -1)
+            self._sent[device] = slots, starts
+        return self._sent[device]
 
 
 @dataclass(frozen=True)

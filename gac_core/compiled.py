@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_core.cache import SlotCache, StaticRows
+from gac_core.cache import SlotCache, StaticRows, send
 from gac_core.runner import Row, SlotRunner, same_logits
 
 logger = logging.getLogger(__name__)
@@ -103,14 +103,16 @@ class CompiledRunner(SlotRunner):
             places[row.slot][:new] = range(row.start, row.start + new)
             starts[row.slot] = row.start
         device = self._model.get_input_embeddings().weight.device
-        sent = _send([*ids, *places, [*starts, *[0] * (-count % width)]], width, device)
-        positions = sent[2 * count :].flatten()[:count, None] + torch.arange(width, device=device)
+        numbers = [number for part in (*ids, *places, starts) for number in part]
+        sent = send(numbers, device)
+        read, written, begun = torch.split(sent, [count * width, count * width, count])
+        positions = begun[:, None] + torch.arange(width, device=device)
         mask = self._mask(positions, length)
         if self._context is not None:
             positions = positions.clamp(max=self._context - 1)
         slots = torch.arange(count, device=device)[:, None]
-        self._cache.announce(StaticRows(slots, sent[count : 2 * count].clone(), length))
-        logits = self._compiled(count, width, length)(self, sent[:count].clone(), positions, mask)
+        self._cache.announce(StaticRows(slots, written.view(count, width).clone(), length))
+        logits = self._compiled(count, width, length)(self, read.view(count, width).clone(), positions, mask)
         # Copies: the next replay of the same graph overwrites what this one gave.
         return [logits[row.slot, len(row.token_ids) - row.num_logits : len(row.token_ids)].clone() for row in rows]
 
@@ -143,14 +145,6 @@ def _forward(runner: CompiledRunner, ids: Tensor, positions: Tensor, mask: Any) 
     )
     logits: Tensor = out.logits
     return logits
-
-
-def _send(numbers: list[list[int]], width: int, device: torch.device) -> Tensor:
-    """Numbers in rows of a width on a device, in one copy that nobody waits for; the last list may fill several."""
-    flat = torch.tensor([number for part in numbers for number in part])
-    if device.type == "cuda":
-        flat = flat.pin_memory()
-    return flat.to(device, non_blocking=True).view(-1, width)
 
 
 def _bucket(size: int, buckets: Sequence[int]) -> int | None:

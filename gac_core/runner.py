@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from gac_core.cache import Rows, SlotCache
+from gac_core.cache import Rows, SlotCache, send
 from gac_core.slots import SlotStore
 
 logger = logging.getLogger(__name__)
@@ -113,21 +113,27 @@ class SlotRunner:
         )
         self._cache.reserve(plan)
         device = self._model.get_input_embeddings().weight.device
-        ids = torch.tensor([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in ordered], device=device)
-        positions = torch.tensor(plan.starts, device=device)[:, None] + torch.arange(width, device=device)
-        mask = self._mask(positions, plan.length)
-        if self._context is not None:
-            # Only padding can lie past the context; learned position tables have no row for it.
-            positions = positions.clamp(max=self._context - 1)
         flat = [
             index * width + position
             for index, row in enumerate(ordered)
             for position in range(len(row.token_ids) - row.num_logits, len(row.token_ids))
         ]
-        self._wanted = torch.tensor(flat, dtype=torch.long, device=device)
+        padded = [token for row in ordered for token in (*row.token_ids, *[0] * (width - len(row.token_ids)))]
+        sent = send([*padded, *plan.starts, *flat], device)
+        ids, starts, wanted = torch.split(sent, [len(padded), len(ordered), len(flat)])
+        positions = starts[:, None] + torch.arange(width, device=device)
+        mask = self._mask(positions, plan.length)
+        if self._context is not None:
+            # Only padding can lie past the context; learned position tables have no row for it.
+            positions = positions.clamp(max=self._context - 1)
+        self._wanted = wanted
         try:
             out = self._model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
+                input_ids=ids.view(-1, width),
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
             )
         finally:
             self._wanted = None
