@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -11,18 +10,15 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers import JsonOutputKeyToolsParser, JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.openai_tools import PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import model_validator
 
-from gac_core import Conversation, OutputChunk, RequestError, SamplingParams, UnknownArgumentError, fold
+from gac_core import Conversation, SamplingParams, UnknownArgumentError
 from gac_langchain import convert
 from gac_langchain.settings import CALL_NAMES, EnsembleSettings, with_configured
+from gac_langchain.structured import structured
 
 _TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "enable_thinking")
 
@@ -222,7 +218,7 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
-        read = _Chunks(name)
+        read = convert.ChunkReader(name)
         for part in self._loaded.stream(talk, params):
             chunk = read(part)
             if run_manager:
@@ -237,7 +233,7 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
-        read = _Chunks(name)
+        read = convert.ChunkReader(name)
         async for part in self._loaded.astream(talk, params):
             chunk = read(part)
             if run_manager:
@@ -326,55 +322,4 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         Raises:
             RequestError: The method is none of these.
         """
-        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
-        shown = {"kwargs": {"method": method}, "schema": schema}
-        parser: Any
-        if method == "function_calling":
-            tool = convert_to_openai_tool(schema, strict=strict)
-            name = tool["function"]["name"]
-            bound = self.bind_tools(
-                [tool], tool_choice=name, parallel_tool_calls=False, ls_structured_output_format=shown, **kwargs
-            )
-            parser = (
-                PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
-                if is_class
-                else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-            )
-        elif method in ("json_schema", "json_mode"):
-            wanted: dict[str, Any] = {"type": "json_object"}
-            if method == "json_schema":
-                json_schema = convert_to_json_schema(schema, strict=strict)
-                wanted = {
-                    "type": "json_schema",
-                    "json_schema": {"name": json_schema.get("title", "answer"), "schema": json_schema},
-                }
-            bound = self.bind(response_format=wanted, ls_structured_output_format=shown, **kwargs)
-            parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()  # type: ignore[arg-type]
-        else:
-            raise RequestError(f"method must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}")
-        if not include_raw:
-            plain: Runnable[LanguageModelInput, Any] = bound | parser
-            return plain
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        with_error = parsed.with_fallbacks([failed], exception_key="parsing_error")
-        both: Runnable[LanguageModelInput, Any] = RunnableMap(raw=bound) | with_error
-        return both
-
-
-class _Chunks:
-    """Turns the pieces of one stream into chunks.
-
-    Args:
-        model: The model's name.
-    """
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._parts: list[OutputChunk] = []
-        self._told: set[str] = set()
-
-    def __call__(self, part: OutputChunk) -> ChatGenerationChunk:
-        self._parts.append(part)
-        output = None if part.output is None else fold(self._parts)
-        return ChatGenerationChunk(message=convert.to_chunk(part, output, self._model, self._told))
+        return structured(self, schema, method, include_raw, strict, kwargs)

@@ -22,9 +22,10 @@ from langchain_core.messages import (
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from gac_core import Grammar, Message, OutputChunk, RequestError, RequestOutput, Tool, ToolCall, as_metadata
+from gac_core import Grammar, Message, OutputChunk, RequestError, RequestOutput, Tool, ToolCall, as_metadata, fold
 
 PROVIDER = "gac"
 # Parts of a message that stand for what its fields say already, or for what no model is told.
@@ -231,3 +232,22 @@ def to_chunk(part: OutputChunk, output: RequestOutput | None, model: str, told: 
         response_metadata=metadata(output, model),
         chunk_position="last",
     )
+
+
+class ChunkReader:
+    """Turns the pieces of one stream into chunks.
+
+    Args:
+        model: The model's name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._parts: list[OutputChunk] = []
+        self._told: set[str] = set()
+
+    def __call__(self, part: OutputChunk) -> ChatGenerationChunk:
+        """Returns the next piece as a chunk."""
+        self._parts.append(part)
+        output = None if part.output is None else fold(self._parts)
+        return ChatGenerationChunk(message=to_chunk(part, output, self._model, self._told))
