@@ -143,49 +143,25 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
 
     # ---- calls
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answers; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
-        return super().invoke(input, config, stop=stop, **with_configured(config, kwargs))
+        return super().invoke(input, config, **with_configured(config, kwargs))
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """`invoke` for event loops."""
-        return await super().ainvoke(input, config, stop=stop, **with_configured(config, kwargs))
+        return await super().ainvoke(input, config, **with_configured(config, kwargs))
 
-    def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Streams an answer; the threshold as in `invoke`."""
-        return super().stream(input, config, stop=stop, **with_configured(config, kwargs))
+        return super().stream(input, config, **with_configured(config, kwargs))
 
     async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """`stream` for event loops."""
-        async for chunk in super().astream(input, config, stop=stop, **with_configured(config, kwargs)):
+        async for chunk in super().astream(input, config, **with_configured(config, kwargs)):
             yield chunk
 
     def _generate(
@@ -255,16 +231,7 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         if name != self.model_name:
             # One member alone is a gate that is always sure.
             overrides.update(gate=name, threshold=0.0)
-        tools = convert.core_tools(kwargs.get("tools") or ())
-        parallel = kwargs.get("parallel_tool_calls")
-        talk = Conversation(
-            convert.to_messages(messages),
-            tools,
-            tool_choice=convert.to_choice(kwargs.get("tool_choice"), [tool.name for tool in tools]) or "auto",
-            parallel_tool_calls=True if parallel is None else parallel,
-            enable_thinking=kwargs.get("enable_thinking"),
-        )
-        return talk, self._params(stop, overrides), name
+        return convert.to_conversation(messages, kwargs), self._params(stop, overrides), name
 
     # ---- tools and structured output
 

@@ -25,7 +25,18 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from gac_core import Grammar, Message, OutputChunk, RequestError, RequestOutput, Tool, ToolCall, as_metadata, fold
+from gac_core import (
+    Conversation,
+    Grammar,
+    Message,
+    OutputChunk,
+    RequestError,
+    RequestOutput,
+    Tool,
+    ToolCall,
+    as_metadata,
+    fold,
+)
 
 PROVIDER = "gac"
 # Parts of a message that stand for what its fields say already, or for what no model is told.
@@ -133,6 +144,27 @@ def to_choice(choice: Any, names: Sequence[str]) -> str | None:
     raise RequestError(
         f"tool_choice must be 'auto', 'any', 'required', 'none', True, or the name of a tool ({', '.join(names)}), "
         f"not {choice!r}"
+    )
+
+
+def to_conversation(messages: Sequence[BaseMessage], asked: Mapping[str, Any]) -> Conversation:
+    """Turns messages, and what a call says of tools, into a conversation.
+
+    Args:
+        messages: The messages.
+        asked: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls`` and ``enable_thinking``, as far as given.
+
+    Raises:
+        RequestError: Something in them has a form that is not known.
+    """
+    tools = core_tools(asked.get("tools") or ())
+    parallel = asked.get("parallel_tool_calls")
+    return Conversation(
+        to_messages(messages),
+        tools,
+        tool_choice=to_choice(asked.get("tool_choice"), [tool.name for tool in tools]) or "auto",
+        parallel_tool_calls=True if parallel is None else parallel,
+        enable_thinking=asked.get("enable_thinking"),
     )
 
 
