@@ -4,6 +4,7 @@ from gac_core.chat import Conversation, Message, Prompt
 from gac_core.config import EnsembleConfig, MemberConfig
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
+    AnswerError,
     ChatTemplateError,
     ConfigError,
     EmptyPromptError,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PARAMETERS",
+    "AnswerError",
     "ChatTemplateError",
     "ConfigError",
     "Conversation",

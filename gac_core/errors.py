@@ -14,6 +14,7 @@ The tree::
     ├── MemberError            a member failed while it worked on a request
     │   ├── InvalidLogitsError
     │   └── UnwritableTextError
+    ├── AnswerError            an answer is not what was asked for, for example cut short (also a ValueError)
     ├── QueueFullError         too many requests wait already
     └── EngineClosedError      the ensemble was closed before the request was done
 
@@ -149,6 +150,19 @@ class UnwritableTextError(MemberError):
             "leave this member out or use one whose tokenizer has byte fallback",
         )
         self.value = value
+
+
+class AnswerError(GaCError, ValueError):
+    """An answer was generated and is not what was asked for, for example JSON that was cut short.
+
+    Args:
+        what: What is wrong with it and what to do about it.
+        text: The answer as far as it was written.
+    """
+
+    def __init__(self, what: str, text: str) -> None:
+        super().__init__(what)
+        self.text = text
 
 
 class QueueFullError(GaCError):

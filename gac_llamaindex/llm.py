@@ -1,9 +1,12 @@
-"""`GaCLLM`: an ensemble as a LlamaIndex LLM, with async methods of its own."""
+"""`GaCLLM`: an ensemble as a LlamaIndex LLM, with async methods of its own, tools and structured answers.
+
+Knows LlamaIndex's methods and events; how requests and responses look is told by the modules beside this one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -13,146 +16,101 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
-    LLMMetadata,
     MessageRole,
-    TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.llm import ToolSelection
 
-from gac_core import (
-    PARAMETERS,
-    ConfigError,
-    Ensemble,
-    Message,
-    OutputChunk,
-    RequestError,
-    RequestOutput,
-    SamplingParams,
-    UnknownArgumentError,
-    as_metadata,
-    fold,
-    request_params,
+from gac_llamaindex.messages import chosen
+from gac_llamaindex.predict import PredictingLLM
+from gac_llamaindex.responses import (
+    ChatReader,
+    CompletionReader,
+    chat_response,
+    check_calls,
+    completion_response,
+    tool_selections,
 )
 
-_ROLES: dict[MessageRole, Literal["system", "user", "assistant"]] = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.USER: "user",
-    MessageRole.ASSISTANT: "assistant",
-}
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
 
 
-class GaCLLM(LLM):
+class GaCLLM(PredictingLLM):
     """An ensemble for LlamaIndex.
+
+    Models with the same settings share one loaded ensemble. Without ``models``, ``config`` and ``ensemble`` the
+    configuration is that which the environment variable ``GAC_CONFIG`` names.
 
     Args:
         models: Names on a model hub, folders, mappings or `gac_core.MemberConfig`; or
+        config: a `gac_core.EnsembleConfig`, a mapping of its fields, or the path of a YAML file; or
         ensemble: a loaded `gac_core.Ensemble`, shared with whoever else holds it.
         weights: One per model. Default 1 each.
         dtype: For example ``"float32"``; default as stored.
         device: For example ``"cuda:0"``.
         device_map: As in accelerate.
+        quantization: ``"8bit"`` or ``"4bit"``.
         commit: ``"canonical"`` or ``"context-free"``; default the library's, see `gac_core.EnsembleConfig`.
         alignment: ``"token"`` or ``"boundary"``; likewise.
-        **fields: Defaults of `gac_core.SamplingParams`, by name; each call may override them.
+        tool_format: As in `gac_core.Conversation`; calls may override it.
+        enable_thinking: Likewise.
+        **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar``), by name, which each call may override;
+            and what every LlamaIndex LLM has, such as ``system_prompt`` and ``callback_manager``.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        UnknownArgumentError: A field is not known.
+        ModelLoadError: A model cannot be loaded.
 
     Example:
         >>> llm = GaCLLM(models=["model-a", "model-b"], threshold=0.5)  # doctest: +SKIP
         >>> llm.complete("The capital of France is", max_tokens=5).text  # doctest: +SKIP
     """
 
-    models: list[Any] | None = Field(default=None, description="Names, folders or member configs.")
-    weights: list[float] | None = None
-    dtype: str | None = None
-    device: str | None = None
-    device_map: Any = None
-    commit: str | None = None
-    alignment: str | None = None
-    gate: str | None = None
-    threshold: float | Literal["default"] | None = "default"
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: list[str] | None = None
-    logprobs: int | None = None
-    grammar: Any = None
-    drafts: bool = True
-    _ensemble: Ensemble = PrivateAttr()
-
-    def __init__(self, models: Sequence[Any] | None = None, ensemble: Ensemble | None = None, **fields: Any) -> None:
-        known = set(type(self).model_fields)
-        if set(fields) - known:
-            raise UnknownArgumentError(set(fields) - known, known | {"ensemble"})
-        if (models is None) == (ensemble is None):
-            raise ConfigError("give either models=[...] or ensemble=..., and not both")
-        super().__init__(**{"models": None if models is None else list(models), **fields})
-        self._ensemble = ensemble or Ensemble.shared(
-            self.models or [],
-            weights=self.weights,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            commit=self.commit,
-            alignment=self.alignment,
-        )
-        # Wrong defaults are told now, not at the first question.
-        self._params({})
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Name used by LlamaIndex."""
-        return "GaCLLM"
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        """The smallest context of the members; a chat model if every member has a chat template."""
-        return LLMMetadata(
-            context_window=self._ensemble.context or 1_000_000,
-            num_output=self.max_tokens,
-            is_chat_model=self._ensemble.has_chat_templates,
-            model_name="+".join(self._ensemble.names),
-        )
-
     # ---- chat
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answers a conversation."""
-        return _chat_response(self._ensemble.generate(convert_messages(messages), self._params(kwargs)))
+        """Answers a conversation.
+
+        Args:
+            messages: The conversation.
+            **kwargs: Fields of `gac_core.SamplingParams`; ``tools`` (in OpenAI's form), ``tool_choice``,
+                ``parallel_tool_calls``, ``tool_format`` and ``enable_thinking`` as in `gac_core.Conversation`.
+
+        Raises:
+            UnknownArgumentError: An argument is none of these.
+            RequestError: A message or an argument is wrong.
+        """
+        return chat_response(self._ensemble.generate(*self._talk(messages, kwargs)))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answers a conversation without blocking the event loop."""
-        return _chat_response(await self._ensemble.agenerate(convert_messages(messages), self._params(kwargs)))
+        """`chat` without blocking the event loop; cancelling it frees the engine."""
+        return chat_response(await self._ensemble.agenerate(*self._talk(messages, kwargs)))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Streams the answer; each response holds the text so far and what is new."""
-        stream = self._ensemble.stream(convert_messages(messages), self._params(kwargs))
+        """Streams the answer; each response holds the text so far and what is new. Arguments as in `chat`."""
+        stream = self._ensemble.stream(*self._talk(messages, kwargs))
 
         def responses() -> ChatResponseGen:
-            parts: list[OutputChunk] = []
-            for part in stream:
-                parts.append(part)
-                yield _chat_delta(part, parts)
+            reader = ChatReader()
+            for chunk in stream:
+                yield reader.read(chunk)
 
         return responses()
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` for event loops."""
-        stream = self._ensemble.astream(convert_messages(messages), self._params(kwargs))
+        stream = self._ensemble.astream(*self._talk(messages, kwargs))
 
         async def responses() -> ChatResponseAsyncGen:
-            parts: list[OutputChunk] = []
-            async for part in stream:
-                parts.append(part)
-                yield _chat_delta(part, parts)
+            reader = ChatReader()
+            async for chunk in stream:
+                yield reader.read(chunk)
 
         return responses()
 
@@ -160,86 +118,98 @@ class GaCLLM(LLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Continues a text as it stands; no chat template is applied."""
-        return _completion(self._ensemble.generate(prompt, self._params(kwargs)))
+        """Continues a text as it stands; no chat template is applied.
+
+        Args:
+            prompt: The text.
+            formatted: Whether ``completion_to_prompt`` was applied to it. Default False.
+            **kwargs: Fields of `gac_core.SamplingParams`.
+
+        Raises:
+            UnknownArgumentError: An argument is none of these.
+            RequestError: The prompt or an argument is wrong.
+        """
+        return completion_response(self._ensemble.generate(self._text(prompt, formatted), self._params(kwargs)))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """`complete` without blocking the event loop."""
-        return _completion(await self._ensemble.agenerate(prompt, self._params(kwargs)))
+        """`complete` without blocking the event loop; cancelling it frees the engine."""
+        return completion_response(await self._ensemble.agenerate(self._text(prompt, formatted), self._params(kwargs)))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Streams a continuation; each response holds the text so far and what is new."""
-        stream = self._ensemble.stream(prompt, self._params(kwargs))
+        """Streams a continuation; each response holds the text so far and what is new. Arguments as in `complete`."""
+        stream = self._ensemble.stream(self._text(prompt, formatted), self._params(kwargs))
 
         def responses() -> CompletionResponseGen:
-            parts: list[OutputChunk] = []
-            for part in stream:
-                parts.append(part)
-                yield _completion_delta(part, parts)
+            reader = CompletionReader()
+            for chunk in stream:
+                yield reader.read(chunk)
 
         return responses()
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for event loops."""
-        stream = self._ensemble.astream(prompt, self._params(kwargs))
+        stream = self._ensemble.astream(self._text(prompt, formatted), self._params(kwargs))
 
         async def responses() -> CompletionResponseAsyncGen:
-            parts: list[OutputChunk] = []
-            async for part in stream:
-                parts.append(part)
-                yield _completion_delta(part, parts)
+            reader = CompletionReader()
+            async for chunk in stream:
+                yield reader.read(chunk)
 
         return responses()
 
-    def _params(self, overrides: Mapping[str, Any]) -> SamplingParams:
-        return request_params({name: getattr(self, name) for name in PARAMETERS}, overrides)
+    # ---- tools
 
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Returns the arguments of `chat`; calls are held to the tools' schemas by a grammar."""
+        messages = list(chat_history or ())
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        if user_msg is not None:
+            messages.append(user_msg)
+        return {
+            **kwargs,
+            "messages": messages,
+            # LlamaIndex's limit on descriptions is OpenAI's; a member's is its context.
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tool_choice": chosen(tool_choice, tool_required),
+            "parallel_tool_calls": allow_parallel_tool_calls,
+        }
 
-def convert_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Turns LlamaIndex messages into the ensemble's.
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        """Refuses an answer whose calls are all broken; all else the grammar has seen to."""
+        check_calls(response)
+        return response
 
-    Raises:
-        RequestError: A message's role is not system, user or assistant, or it holds something other than text.
-    """
-    converted: list[Message] = []
-    for message in messages:
-        role = _ROLES.get(message.role)
-        if role is None:
-            raise RequestError(f"a message of role {message.role.value!r} cannot be told to the members")
-        for block in message.blocks:
-            if not isinstance(block, TextBlock):
-                raise RequestError(f"the members read text only; a message holds a {type(block).__name__}")
-        converted.append(Message(role, message.content or ""))
-    return converted
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Returns the tool calls of a response; of one that still streams with arguments as far as they are written.
 
+        Args:
+            response: The response.
+            error_on_no_tool_call: Whether an answer without calls is an error. Default True.
+            **kwargs: Ignored; LlamaIndex's interface has them.
 
-def _raw(output: RequestOutput) -> dict[str, Any]:
-    usage = output.usage
-    counts = {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-    return {**as_metadata(output), "usage": counts}
-
-
-def _chat_response(output: RequestOutput) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=output.text)
-    return ChatResponse(message=message, raw=_raw(output))
-
-
-def _completion(output: RequestOutput) -> CompletionResponse:
-    return CompletionResponse(text=output.text, raw=_raw(output))
-
-
-def _chat_delta(part: OutputChunk, parts: list[OutputChunk]) -> ChatResponse:
-    message = ChatMessage(role=MessageRole.ASSISTANT, content="".join(chunk.text for chunk in parts))
-    return ChatResponse(message=message, delta=part.text, raw=_raw(fold(parts)) if part.output else None)
-
-
-def _completion_delta(part: OutputChunk, parts: list[OutputChunk]) -> CompletionResponse:
-    text = "".join(chunk.text for chunk in parts)
-    return CompletionResponse(text=text, delta=part.text, raw=_raw(fold(parts)) if part.output else None)
+        Raises:
+            AnswerError: There is no call and one was needed, or there are only calls that were cut short.
+        """
+        return tool_selections(response, error_on_no_tool_call)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import EMBEDDED, QUESTION
 from llama_index.core import Document, SummaryIndex
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage
 
 from gac_core import ConfigError, RequestError, UnknownArgumentError
 from gac_llamaindex import GaCLLM
@@ -78,10 +78,14 @@ def test_wrong_things_are_refused(ensemble, llm):
         llm.chat(MESSAGES, treshold=0.5)
     with pytest.raises(UnknownArgumentError, match="treshold"):
         GaCLLM(ensemble=ensemble, treshold=0.5)
-    with pytest.raises(ConfigError, match="either models"):
+    with pytest.raises(ConfigError, match="GAC_CONFIG"):
         GaCLLM()
-    with pytest.raises(RequestError, match="'tool'"):
-        llm.chat([ChatMessage(role=MessageRole.TOOL, content="x")])
+    with pytest.raises(ConfigError, match="one of models"):
+        GaCLLM(EMBEDDED, ensemble=ensemble)
+    with pytest.raises(ConfigError, match="dtype goes with models"):
+        GaCLLM(ensemble=ensemble, dtype="float32")
+    with pytest.raises(RequestError, match="threshold"):
+        llm.with_threshold(1.5)
 
 
 def test_the_callers_messages_stay_as_they_were(llm):

@@ -1,0 +1,114 @@
+"""Answers as objects of a pydantic class: the request that asks for one, and its answer read.
+
+Knows no ensemble. The schema is enforced by the grammar; the models are told it as well, so that what they are led to
+write is what they would have written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
+from llama_index.core.bridge.pydantic import BaseModel, ValidationError
+from llama_index.core.program.utils import FlexibleModel, create_flexible_model
+from llama_index.core.types import Model
+from pydantic_core import from_json
+
+from gac_core import AnswerError, Grammar, RequestError
+from gac_llamaindex.responses import partial_json
+
+Response = ChatResponse | CompletionResponse
+# What LlamaIndex's own programs set themselves, and take out of a caller's arguments.
+_OF_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
+
+
+def ask_for(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the arguments of a call whose answer is an object of a class.
+
+    Raises:
+        RequestError: The caller gives a grammar of its own.
+        GrammarError: The class has no JSON schema that can be enforced.
+    """
+    given = {key: value for key, value in (llm_kwargs or {}).items() if key not in _OF_PROGRAMS}
+    if "grammar" in given:
+        raise RequestError(
+            f"structured_predict makes its grammar of {output_cls.__name__}; leave 'grammar' out of llm_kwargs"
+        )
+    return {**given, "grammar": Grammar.json_schema(output_cls.model_json_schema())}
+
+
+def told(output_cls: type[BaseModel]) -> str:
+    """Returns what the models are told of a class."""
+    schema = json.dumps(output_cls.model_json_schema(), ensure_ascii=False)
+    return f"Answer with a JSON object that fits this JSON schema, and with nothing else:\n{schema}"
+
+
+def with_schema(messages: Sequence[ChatMessage], output_cls: type[BaseModel]) -> list[ChatMessage]:
+    """Returns messages whose last one tells of a class, as a new list; a message of its own where that is no user's."""
+    told_block = TextBlock(text=f"\n{told(output_cls)}")
+    if messages and messages[-1].role == MessageRole.USER:
+        last = messages[-1]
+        return [*messages[:-1], last.model_copy(update={"blocks": [*last.blocks, told_block]})]
+    return [*messages, ChatMessage(role=MessageRole.USER, content=told(output_cls))]
+
+
+def read_object(output_cls: type[Model], response: Response) -> Model:
+    """Returns the object of a finished answer.
+
+    Raises:
+        AnswerError: The answer ended before its JSON did.
+        ValidationError: The class refuses what its schema allows.
+    """
+    text = _text(response)
+    try:
+        values = from_json(text)
+    except ValueError as error:
+        reason = (response.raw or {}).get("finish_reason")
+        raise AnswerError(
+            f"the answer is no whole {output_cls.__name__}: it ended ({reason}) after {text[-40:]!r}; raise max_tokens "
+            "and give no stop strings",
+            text,
+        ) from error
+    return output_cls.model_validate(values)
+
+
+@dataclass
+class ObjectReader(Generic[Model]):
+    """Makes the objects of one stream.
+
+    Attributes:
+        output_cls: Their class.
+    """
+
+    output_cls: type[Model]
+
+    def __post_init__(self) -> None:
+        self._flexible = create_flexible_model(self.output_cls)
+        self._values: Any = None
+
+    def read(self, response: Response) -> Iterator[Model | FlexibleModel]:
+        """Yields what a response adds: an object as far as it is written, or at the end the whole one.
+
+        An object that its class does not accept yet is a `FlexibleModel` with the same fields.
+
+        Raises:
+            AnswerError: The answer ended before its JSON did.
+            ValidationError: The class refuses what its schema allows.
+        """
+        if response.raw is not None:
+            yield read_object(self.output_cls, response)
+            return
+        values = partial_json(_text(response))
+        if isinstance(values, dict) and values != self._values:
+            self._values = values
+            try:
+                yield self.output_cls.model_validate(values)
+            except ValidationError:
+                yield self._flexible.model_validate(values)
+
+
+def _text(response: Response) -> str:
+    return response.text if isinstance(response, CompletionResponse) else response.message.content or ""

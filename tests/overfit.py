@@ -1,0 +1,109 @@
+"""Members that know a few answers by heart, for tests of frameworks whose loops only a capable model can go through.
+
+A loop is run on a `Recorder`, which answers from a script and keeps what it was asked; `overfit` trains small models,
+in seconds, until they write the script's answers to just these prompts. They know nothing else. The loops are then run
+on the real engine.
+
+The models see a window of `WINDOW` tokens a layer, so that an answer depends on the last ``2 * WINDOW`` tokens alone:
+training on the ends of prompts is then the same as training on the whole of them, and fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from conftest import EMBEDDED, ensemble_of
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+from gac_core import Ensemble, EnsembleConfig, OutputChunk, RequestOutput, fold
+from gac_core.answer import AnswerParser
+from gac_core.chat import as_conversation, encode_prompt
+from gac_core.output import FinishReason, RequestStats, Usage
+from gac_core.reply import Reply
+from gac_core.tokenizer import MemberTokenizer
+
+WINDOW = 48
+Script = Callable[[str], str]
+
+
+class Recorder:
+    """Stands where an ensemble stands while a loop is recorded: asks the script, and keeps prompts and answers.
+
+    Args:
+        script: Returns the answer to a prompt, given the text of its last message.
+    """
+
+    config = EnsembleConfig.from_dict({"members": ["recorder"]})
+    names = config.names
+    context = 8192
+    has_chat_templates = True
+
+    def __init__(self, script: Script) -> None:
+        self.pairs: list[tuple[Any, str]] = []
+        self._script = script
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def stream(self, prompt: Any, params: Any) -> Iterator[OutputChunk]:
+        talk = as_conversation(prompt)
+        answer = self._script(talk.turns[-1].content)
+        self.pairs.append((talk, answer))
+        done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
+        yield Reply(AnswerParser([tool.name for tool in talk.told_tools])).read(OutputChunk(answer, output=done))
+
+    def generate(self, prompt: Any, params: Any) -> RequestOutput:
+        return fold(self.stream(prompt, params))
+
+    async def astream(self, prompt: Any, params: Any):
+        for chunk in self.stream(prompt, params):
+            yield chunk
+
+    async def agenerate(self, prompt: Any, params: Any) -> RequestOutput:
+        return self.generate(prompt, params)
+
+
+def overfit(pairs: list[tuple[Any, str]], folders: list[str] = EMBEDDED[:2], steps: int = 400) -> Ensemble:
+    """Returns an ensemble whose members write the given answers to the given conversations."""
+    return ensemble_of([_train(folder, pairs, steps, seed) for seed, folder in enumerate(folders)])
+
+
+def _train(folder: str, pairs: list[tuple[Any, str]], steps: int, seed: int):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(seed)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        sliding_window=WINDOW,
+        max_position_embeddings=8192,
+        attn_implementation="eager",
+    )
+    model = MistralForCausalLM(config)
+    wrapped = MemberTokenizer(tokenizer, folder)
+    rows = []
+    for talk, answer in pairs:
+        prompt = encode_prompt(wrapped, talk)[-3 * WINDOW :]
+        said = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        rows.append((prompt + said, [-100] * len(prompt) + said))
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([row + [tokenizer.eos_token_id] * (longest - len(row)) for row, _ in rows])
+    labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 2e-3:
+            break
+    else:
+        raise AssertionError(f"{folder} did not learn its answers in {steps} steps: loss {float(loss):.4f}")
+    model.eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, tokenizer
