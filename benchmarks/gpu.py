@@ -1,7 +1,8 @@
-"""Milliseconds per token on a GPU, beside the floor that memory bandwidth sets: all weights read once a step.
+"""Milliseconds per token of two large random models as one, beside the time it takes to read their weights once.
 
-Run by ``python -m benchmarks.gpu TOKENIZER TOKENIZER`` (folders or hub names) where a CUDA device is. Models have
-random weights in bfloat16, made on the device. ``--device cpu --shapes tiny`` tries the script itself without a GPU.
+Run by ``python -m benchmarks.gpu TOKENIZER TOKENIZER`` (folders or hub names) on a machine with a CUDA device. The
+models are made on the device from a config alone; one greedy request runs, drafts off. ``--device cpu --shapes tiny``
+shows that the script runs, no more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from itertools import pairwise
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,115 +20,122 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
 from gac_core.member import Member
-from gac_core.tokenizer import MemberTokenizer
 
-# hidden size, size of the feed-forward, layers, heads, heads of keys and values
+# Width, width of the feed-forward layers, layers, heads, heads of keys and values; what the vocabulary has at least.
 SHAPES = {
-    "tiny": [(128, 256, 2, 4, 2), (128, 256, 2, 4, 2)],
-    "1B": [(2048, 8192, 16, 32, 8), (2048, 8192, 16, 32, 8)],
-    "8B+7B": [(4096, 14336, 32, 32, 8), (4096, 11008, 32, 32, 32)],
+    "tiny": ((64, 128, 2, 4, 2), (512, 512)),
+    "1b": ((2048, 8192, 16, 32, 8), (128_256, 32_000)),
+    "8b": ((4096, 14_336, 32, 32, 8), (128_256,)),
+    "7b": ((4096, 11_008, 32, 32, 32), (32_000,)),
 }
+PAIRS = {"tiny": ("tiny", "tiny"), "1b": ("1b", "1b"), "8b+7b": ("8b", "7b")}
 PROMPT = "The text goes on from here as it does in the document that everybody has read before:\n"
 
 
-def make(shape: tuple[int, int, int, int, int], name: str, device: str) -> tuple[LlamaForCausalLM, object]:
-    """A random model of a shape for a tokenizer, which never ends a text."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    hidden, inner, layers, heads, kv_heads = shape
+def make(name: str, index: int, tokenizer: Any, device: torch.device) -> LlamaForCausalLM:
+    """Makes a random model in bf16 on the device; it never ends its text."""
+    (width, inner, layers, heads, kv_heads), rows = SHAPES[name]
     config = LlamaConfig(
-        vocab_size=MemberTokenizer(tokenizer, name).rows,
-        hidden_size=hidden,
+        vocab_size=max(len(tokenizer), rows[min(index, len(rows) - 1)]),
+        hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=8192,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=4096,
+        eos_token_id=None,
+        bos_token_id=None,
+        dtype="bfloat16",
     )
-    before = torch.get_default_dtype()
+    torch.manual_seed(index)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device(device):
-            model = LlamaForCausalLM(config).eval()
+        with device:
+            return LlamaForCausalLM(config).eval()
     finally:
-        torch.set_default_dtype(before)
-    with torch.no_grad():
-        model.lm_head.weight[tokenizer.eos_token_id] = 0
-        # Sharp enough that the most probable token has a positive logit, which the end of text then never beats.
-        model.lm_head.weight *= 10
-    return model, tokenizer
+        torch.set_default_dtype(torch.float32)
 
 
-def bandwidth(device: str) -> float:
-    """Bytes per second that a copy reads and writes on the device."""
-    source = torch.empty(2**28 if device == "cuda" else 2**22, dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
-    rates = []
-    for _ in range(10):
-        wait(device)
+def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of some work, everything it launched included, after one run that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
         began = time.perf_counter()
-        target.copy_(source)
-        wait(device)
-        rates.append(2 * source.nbytes / (time.perf_counter() - began))
-    return max(rates)
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
 
 
-def wait(device: str) -> None:
-    """Waits for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second that a copy reads and writes."""
+    source = torch.zeros(2**31 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds(lambda: target.copy_(source), device, 5)
 
 
-def own(model: LlamaForCausalLM, tokenizer: object, tokens: int) -> float:
-    """Milliseconds per token of the model's own generate."""
-    ids = torch.tensor([MemberTokenizer(tokenizer, "own").encode_prompt(PROMPT)], device=model.device)
-    times: list[float] = []
-    hook = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
-    model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
-    )
-    hook.remove()
-    return gaps(times)
+def read_bytes(model: LlamaForCausalLM) -> int:
+    """Bytes of weights that one step reads: all but the table of input embeddings."""
+    table = model.get_input_embeddings().weight
+    return sum(weight.nbytes for weight in model.parameters()) - table.nbytes
 
 
-def gaps(times: list[float]) -> float:
-    """Median milliseconds between times, the first ones left out."""
-    return statistics.median(1000 * (after - before) for before, after in pairwise(times[4:]))
+def own(model: LlamaForCausalLM, tokenizer: Any, tokens: int) -> Callable[[], object]:
+    """The model's own greedy ``generate``."""
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids.to(model.device)
+    asked = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+    return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
+
+
+def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argparse.Namespace) -> list[str]:
+    """One row of the table."""
+    models = [
+        make(name, index, tokenizer, device)
+        for index, (name, tokenizer) in enumerate(zip(PAIRS[pair], tokenizers, strict=True))
+    ]
+    alone = [
+        seconds(own(model, tokenizer, args.tokens), device, args.repeats) / args.tokens
+        for model, tokenizer in zip(models, tokenizers, strict=True)
+    ]
+    floor = sum(read_bytes(model) for model in models) / bandwidth(device)
+    members = [
+        Member.from_model(model, tokenizer, f"m{index}", compile=args.compile, cache_bytes=0)
+        for index, (model, tokenizer) in enumerate(zip(models, tokenizers, strict=True))
+    ]
+    config = EnsembleConfig(tuple(MemberConfig(member.name) for member in members), drafts=())
+    with Ensemble(members, config) as ensemble:
+        counts: list[int] = []
+
+        def work() -> None:
+            counts.append(ensemble.generate(PROMPT, max_tokens=args.tokens).usage.completion_tokens)
+
+        # The same text every time, so that every shape is compiled before the first run that counts.
+        took = seconds(work, device, args.repeats) / args.tokens
+        assert set(counts) == {args.tokens}, counts
+    figures = [took, floor, *alone, sum(alone)]
+    return [pair, *(f"{1000 * figure:.2f}" for figure in figures), f"{took / floor:.2f}", f"{took / sum(alone):.2f}"]
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tokenizers", nargs=2)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["1B", "8B+7B"])
+    parser.add_argument("--shapes", nargs="+", choices=sorted(PAIRS), default=["1b", "8b+7b"])
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device here; --device cpu --shapes tiny tries the script itself")
-    card = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    rate = bandwidth(args.device)
-    table = Table("models", "own generate, ms", "engine, ms/token", "floor, ms", "engine / floor (target 1.25)")
-    for name in args.shapes:
-        pairs = [
-            make(shape, tokenizer, args.device) for shape, tokenizer in zip(SHAPES[name], args.tokenizers, strict=True)
-        ]
-        alone = [own(model, tokenizer, args.tokens) for model, tokenizer in pairs]
-        members = [Member.from_model(model, tokenizer, f"m{i}") for i, (model, tokenizer) in enumerate(pairs)]
-        # The embeddings are looked up, not read.
-        weights = sum(model.num_parameters() - model.model.embed_tokens.weight.numel() for model, _ in pairs) * 2
-        config = EnsembleConfig(tuple(MemberConfig(member.name) for member in members), drafts=())
-        with Ensemble(members, config) as both:
-            steps = []
-            for _ in range(3):
-                steps.append(gaps([time.perf_counter() for _ in both.stream(PROMPT, max_tokens=args.tokens)]))
-        floor, step = 1000 * weights / rate, statistics.median(steps[1:])
-        table.add_row(
-            name, " + ".join(f"{ms:.2f}" for ms in alone), f"{step:.2f}", f"{floor:.2f}", f"{step / floor:.2f}"
-        )
-        del members, pairs
-    Console(width=110).print(f"{card}, bfloat16, {rate / 1e9:.0f} GB/s by copying", table, sep="\n")
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device is here; run it where there is one (python -m benchmarks.speed measures on a CPU)")
+    tokenizers = [AutoTokenizer.from_pretrained(name) for name in args.tokenizers]
+    names = ("ms per token: both as one", "weights read once", "generate, first", "generate, second", "their sum")
+    table = Table("models", *names, "as one / read once", "as one / sum", title="compiled" if args.compile else "eager")
+    for pair in args.shapes:
+        table.add_row(*measure(pair, tokenizers, device, args))
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

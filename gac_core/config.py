@@ -18,6 +18,7 @@ from gac_core.errors import ConfigError, UnknownArgumentError
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token", "boundary")
 DRAFTS = ("lookup", "ahead")
+QUANTIZATIONS = ("8bit", "4bit")
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class MemberConfig:
         tokenizer: Name or folder of the tokenizer; default ``model``.
         chat_template: A Jinja chat template in place of the tokenizer's own.
         context: The longest text it may read, in tokens; default what the model's config says.
-        quantization: ``"8bit"`` or ``"4bit"`` (nf4) loads the weights through bitsandbytes, which the extra
-            ``quantized`` installs. None (default): as stored.
         trust_remote_code: Run code that the model's folder brings along. Default False.
+        quantization: ``"8bit"`` or ``"4bit"`` packs the weights through bitsandbytes (the extra ``quantized``). None
+            (default) leaves them as they are.
+        compile: Compile the forwards of a few tokens, for CUDA graphs on a GPU; each shape takes seconds to minutes
+            when it is first met. Default False.
     """
 
     model: str
@@ -50,8 +53,9 @@ class MemberConfig:
     tokenizer: str | None = None
     chat_template: str | None = None
     context: int | None = None
-    quantization: str | None = None
     trust_remote_code: bool = False
+    quantization: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -64,10 +68,13 @@ class MemberConfig:
             raise ConfigError(
                 f"the dtype of member {self.called!r} must be auto, float32, bfloat16 or float16, not {self.dtype!r}"
             )
-        if self.quantization not in (None, "8bit", "4bit"):
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ConfigError(
-                f"the quantization of member {self.called!r} must be '8bit', '4bit' or None, not {self.quantization!r}"
+                f"the quantization of member {self.called!r} must be {' or '.join(QUANTIZATIONS)} or None, "
+                f"not {self.quantization!r}"
             )
+        if not isinstance(self.compile, bool):
+            raise ConfigError(f"compile of member {self.called!r} must be True or False, not {self.compile!r}")
         if self.device is not None and self.device_map is not None:
             raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")
         if self.context is not None and self.context < 1:

@@ -5,7 +5,6 @@ Knows nothing of the union vocabulary, of other members, or of what a request wa
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_core.compiled import CompiledRunner
 from gac_core.config import MemberConfig
 from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.prefill import share
-from gac_core.runner import Row, Runner, choose_runner
+from gac_core.quantization import loading_options
+from gac_core.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
 from gac_core.tokenizer import MemberTokenizer
 
@@ -114,14 +115,13 @@ class Member:
 
         common: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+        packing = loading_options(config)
         place = config.device_map if config.device_map is not None else {"": config.device or device}
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model, **common)
-            if config.quantization is not None:
-                common["quantization_config"] = _quantization(config)
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, device_map=place, **common)
-        except ModelLoadError:
-            raise
+            model = AutoModelForCausalLM.from_pretrained(
+                config.model, dtype=dtype, device_map=place, **packing, **common
+            )
         except Exception as error:
             # transformers raises OSError, ValueError, ImportError, RuntimeError and more; the user needs one kind.
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -130,10 +130,18 @@ class Member:
             ) from error
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
-        return cls.from_model(model, tokenizer, config.called, config.context, **settings)
+        return cls.from_model(model, tokenizer, config.called, config.context, config.compile, **settings)
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, name: str, context: int | None = None, **settings: int) -> Member:
+    def from_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        context: int | None = None,
+        compile: bool = False,
+        **settings: int,
+    ) -> Member:
         """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile.
 
         Args:
@@ -141,6 +149,7 @@ class Member:
             tokenizer: Its tokenizer.
             name: What the member is called.
             context: The longest text it may read, in tokens; default what the model's config says.
+            compile: Compile its forwards of a few tokens.
             **settings: ``cache_bytes`` and ``prefill_tokens``.
         """
         model.eval()
@@ -156,7 +165,7 @@ class Member:
         return cls(
             name=name,
             tokenizer=MemberTokenizer(tokenizer, name, end_ids, rows),
-            runner=choose_runner(model, name),
+            runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
             context=context or limit,
             device=next(model.parameters()).device if head is None else head.weight.device,
             cost=sum(parameter.nbytes for parameter in model.parameters()),
@@ -249,24 +258,3 @@ class Member:
             clear: Overwrite what the slot holds, after a failure.
         """
         self._slots.release(request_id, clear)
-
-
-def _quantization(config: MemberConfig) -> Any:
-    """How bitsandbytes is to store the weights."""
-    from transformers import BitsAndBytesConfig
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelLoadError(
-            config.model,
-            f"quantization={config.quantization!r} needs bitsandbytes: pip install 'gac-ensemble[quantized]', "
-            "or leave quantization out",
-        )
-    make: Any = BitsAndBytesConfig
-    if config.quantization == "8bit":
-        return make(load_in_8bit=True)
-    return make(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype),
-    )

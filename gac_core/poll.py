@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gac_core.cache import on_device
+from gac_core.cache import send
 from gac_core.errors import GaCError, InvalidLogitsError, MemberError
 from gac_core.executor import Executor
 from gac_core.member import Chunk, ChunkResult
@@ -215,11 +215,11 @@ class Poll:
     def _wanted(self, request: Request, member: int, chunk: Chunk, ends: Sequence[int], logits: Tensor) -> Tensor:
         """The logits at the stages that were asked for, with the repetition penalty."""
         if len(ends) < logits.shape[0]:
-            places = on_device([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
+            places = send([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
             logits = logits.index_select(0, places)
         penalty = request.params.repetition_penalty
         if penalty == 1:
             return logits
         text = [*request.texts[member].ids[: chunk.start], *chunk.token_ids]
-        seen = [on_device(sorted(set(text[:end])), logits.device) for end in ends]
+        seen = [send(sorted(set(text[:end])), logits.device) for end in ends]
         return torch.stack([penalise_repetition(row, ids, penalty) for row, ids in zip(logits, seen, strict=True)])

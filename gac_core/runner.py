@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from gac_core.cache import Rows, SlotCache, on_device
+from gac_core.cache import Rows, SlotCache, send
 from gac_core.slots import SlotStore
 
 logger = logging.getLogger(__name__)
@@ -113,21 +113,27 @@ class SlotRunner:
         )
         self._cache.reserve(plan)
         device = self._model.get_input_embeddings().weight.device
-        ids = on_device([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in ordered], device)
-        positions = on_device(plan.starts, device)[:, None] + torch.arange(width, device=device)
-        mask = self._mask(positions, plan.length)
-        if self._context is not None:
-            # Only padding can lie past the context; learned position tables have no row for it.
-            positions = positions.clamp(max=self._context - 1)
         flat = [
             index * width + position
             for index, row in enumerate(ordered)
             for position in range(len(row.token_ids) - row.num_logits, len(row.token_ids))
         ]
-        self._wanted = on_device(flat, device)
+        padded = [token for row in ordered for token in (*row.token_ids, *[0] * (width - len(row.token_ids)))]
+        sent = send([*padded, *plan.starts, *flat], device)
+        ids, starts, wanted = torch.split(sent, [len(padded), len(ordered), len(flat)])
+        positions = starts[:, None] + torch.arange(width, device=device)
+        mask = self._mask(positions, plan.length)
+        if self._context is not None:
+            # Only padding can lie past the context; learned position tables have no row for it.
+            positions = positions.clamp(max=self._context - 1)
+        self._wanted = wanted
         try:
             out = self._model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
+                input_ids=ids.view(-1, width),
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
             )
         finally:
             self._wanted = None
@@ -219,11 +225,17 @@ def _state_bytes(cache: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def choose_runner(model: Any, name: str) -> Runner:
-    """Returns the fastest runner whose logits equal the model's plain forward on a short trial."""
+def choose_runner(model: Any, name: str, kind: type[SlotRunner] | None = None) -> Runner:
+    """Returns the fastest runner whose logits equal the model's plain forward on a short trial.
+
+    Args:
+        model: A causal LM of transformers, in eval mode.
+        name: What its member is called.
+        kind: The batched runner to try; default `SlotRunner`.
+    """
     reason = _why_not_slots(model)
     if reason is None:
-        runner = SlotRunner(model)
+        runner = (kind or SlotRunner)(model)
         try:
             if _trial(model, runner):
                 runner.keep(0, 0)
@@ -270,13 +282,22 @@ def _trial(model: Any, runner: SlotRunner) -> bool:
     """Whether ragged rows, two tokens at once and a cut give the logits of a plain forward."""
     rows = int(model.get_output_embeddings().weight.shape[0])
     a, b = ([(7 * i + shift) % rows for i in range(6)] for shift in (3, 5))
-    runner.forward([Row(0, 0, tuple(a[:4])), Row(1, 0, tuple(b[:2]))])
-    runner.forward([Row(1, 2, (a[0], a[1], a[2]))])
-    got = runner.forward([Row(0, 4, tuple(a[4:])), Row(1, 2, tuple(b[2:3]))])
+    # Without what a kind of runner compiles: that is checked against this when it is made.
+    SlotRunner.forward(runner, [Row(0, 0, tuple(a[:4])), Row(1, 0, tuple(b[:2]))])
+    SlotRunner.forward(runner, [Row(1, 2, (a[0], a[1], a[2]))])
+    got = SlotRunner.forward(runner, [Row(0, 4, tuple(a[4:])), Row(1, 2, tuple(b[2:3]))])
     device = model.get_input_embeddings().weight.device
     for logits, ids in zip(got, (a, b[:3]), strict=True):
-        plain = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
-        limit = 1e-3 if logits.dtype == torch.float32 else 0.1
-        if not torch.allclose(logits[-1].float(), plain, rtol=limit, atol=limit * float(plain.abs().max())):
+        plain = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
+        if not same_logits(model, logits[-1], plain):
             return False
     return True
+
+
+def same_logits(model: Any, one: Tensor, other: Tensor) -> bool:
+    """Whether two ways to compute a model's logits agree as far as its dtype and its packing let them."""
+    # Packed weights round, and 8-bit ones round by what else is in the batch.
+    exact = one.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    limit = 1e-3 if exact else 0.1
+    other = other.float()
+    return torch.allclose(one.float(), other, rtol=limit, atol=limit * float(other.abs().max()))

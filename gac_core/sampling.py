@@ -226,6 +226,6 @@ def invert_cumulative(probs: Tensor, uniform: float) -> int:
     """Returns the index at which the cumulative distribution passes a uniform number in [0, 1)."""
     cumulative = probs.cumsum(-1)
     target = uniform * float(cumulative[-1])
-    index = int(torch.searchsorted(cumulative, torch.tensor(target, dtype=cumulative.dtype), right=True))
+    index = int(torch.searchsorted(cumulative, cumulative.new_tensor(target), right=True))
     # Rounding can only overshoot past the last token that has any mass.
     return min(index, int(torch.nonzero(probs)[-1]))

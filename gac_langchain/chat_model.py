@@ -2,27 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.tools import BaseTool
+from pydantic import model_validator
 
-from gac_core import Message, OutputChunk, RequestError, RequestOutput, as_metadata, fold
-from gac_langchain.settings import EnsembleSettings
+from gac_core import Conversation, SamplingParams, UnknownArgumentError
+from gac_langchain import convert
+from gac_langchain.settings import CALL_NAMES, EnsembleSettings, with_configured
+from gac_langchain.structured import structured
+
+_TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "enable_thinking")
 
 
 class ChatGaC(EnsembleSettings, BaseChatModel):
-    """Chat with an ensemble; each member sees the conversation in its own chat template.
+    """Chat with an ensemble of open models; each member sees the conversation in its own chat template.
 
-    Calls that arrive together, from ``batch``, threads or tasks, run as one batch.
+    Setup:
+        Install the package with its extra ``langchain``. Models are folders, or names on a model hub.
 
-    Example:
-        >>> chat = ChatGaC(models=["model-a", "model-b"])  # doctest: +SKIP
-        >>> chat.invoke("Who built the bridge?", threshold=0.5).content  # doctest: +SKIP
+        .. code-block:: bash
+
+            pip install 'gac-ensemble[langchain]'
+
+    Instantiate:
+        Models, or a loaded ensemble, or a YAML file; without any, the file that ``GAC_CONFIG`` names. Models of the
+        same settings share one loaded ensemble, and so do copies.
+
+        .. code-block:: python
+
+            from gac_langchain import ChatGaC
+
+            chat = ChatGaC(models=["model-a", "model-b"], threshold=0.5, max_tokens=256)
+            chat = ChatGaC(ensemble=ensemble)
+            chat = ChatGaC.from_config("ensemble.yaml", temperature=0.7)
+
+    Invoke:
+        .. code-block:: python
+
+            chat.invoke("Who built the bridge?")
+            chat.invoke([("system", "Be brief."), ("human", "Who built the bridge?")], threshold=0.8)
+
+        ``batch``, threads and tasks that call at the same time run as one batch. Every parameter of
+        `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not known is refused.
+        The threshold may also come by ``config={"configurable": {"gac_threshold": 0.8}}``, which reaches every model in
+        a chain or agent, by `gac_core.use_threshold`, or by ``chat.with_threshold(0.8)``. ``model="NAME"`` asks one
+        member alone.
+
+    Stream:
+        .. code-block:: python
+
+            for chunk in chat.stream("Who built the bridge?"):
+                print(chunk.text, end="")
+
+    Async:
+        .. code-block:: python
+
+            await chat.ainvoke("Who built the bridge?")
+            async for chunk in chat.astream("Who built the bridge?"):
+                print(chunk.text, end="")
+
+        Cancelling a task or giving a stream up frees the engine.
+
+    Tool calling:
+        .. code-block:: python
+
+            chat.bind_tools([get_weather], tool_choice="any").invoke("How is the weather?").tool_calls
+
+        A grammar keeps every call to its tool's schema. A call that ``max_tokens`` cuts off is in
+        ``invalid_tool_calls``.
+
+    Structured output:
+        .. code-block:: python
+
+            chat.with_structured_output(Joke).invoke("Tell me a joke about cats.")
+
+        The schema is enforced token by token (``method="json_schema"``, the default).
+
+    Response metadata:
+        ``finish_reason``, ``model_name``, ``logprobs`` if asked for, and under ``gac`` the steps, the share of them
+        that was ensembled, drafted and accepted tokens, and what each member did. Token counts are in
+        ``usage_metadata``.
     """
 
     @property
@@ -33,9 +101,68 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return self._identity()
 
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        context = self._loaded.context
+        profile: ModelProfile = {
+            "max_output_tokens": self.max_tokens,
+            "text_inputs": True,
+            "text_outputs": True,
+            "image_inputs": False,
+            "audio_inputs": False,
+            "video_inputs": False,
+            "pdf_inputs": False,
+            "tool_calling": True,
+            "tool_choice": True,
+            "structured_output": True,
+        }
+        if context is not None:
+            profile["max_input_tokens"] = context
+        return profile
+
+    @model_validator(mode="after")
+    def _profile_of_the_loaded(self) -> Self:
+        # The base class asks for the profile before there is an ensemble.
+        if self.profile is None:
+            self.profile = self._resolve_model_profile()
+        return self
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = self._params(stop, {name: value for name, value in kwargs.items() if name in CALL_NAMES})
+        return LangSmithParams(
+            ls_provider=convert.PROVIDER,
+            ls_model_name=kwargs.get("model") or self.model_name,
+            ls_model_type="chat",
+            ls_temperature=params.temperature,
+            ls_max_tokens=params.max_tokens,
+            ls_stop=list(params.stop) or None,
+        )
+
     def get_token_ids(self, text: str) -> list[int]:
         """Returns a text in the gate's ids."""
         return self._loaded.encode(text)
+
+    # ---- calls
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """Answers; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
+        return super().invoke(input, config, **with_configured(config, kwargs))
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """`invoke` for event loops."""
+        return await super().ainvoke(input, config, **with_configured(config, kwargs))
+
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """Streams an answer; the threshold as in `invoke`."""
+        return super().stream(input, config, **with_configured(config, kwargs))
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """`stream` for event loops."""
+        async for chunk in super().astream(input, config, **with_configured(config, kwargs)):
+            yield chunk
 
     def _generate(
         self,
@@ -44,8 +171,9 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        output = self._loaded.generate(convert_messages(messages), self._params(stop, kwargs))
-        return self._result(output)
+        talk, params, name = self._asked(messages, stop, kwargs)
+        message = convert.to_message(self._loaded.generate(talk, params), name)
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
         self,
@@ -54,8 +182,9 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        output = await self._loaded.agenerate(convert_messages(messages), self._params(stop, kwargs))
-        return self._result(output)
+        talk, params, name = self._asked(messages, stop, kwargs)
+        message = convert.to_message(await self._loaded.agenerate(talk, params), name)
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
         self,
@@ -64,10 +193,10 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        parts: list[OutputChunk] = []
-        for part in self._loaded.stream(convert_messages(messages), self._params(stop, kwargs)):
-            parts.append(part)
-            chunk = self._chunk(part, parts)
+        talk, params, name = self._asked(messages, stop, kwargs)
+        read = convert.ChunkReader(name)
+        for part in self._loaded.stream(talk, params):
+            chunk = read(part)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -79,70 +208,85 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        parts: list[OutputChunk] = []
-        async for part in self._loaded.astream(convert_messages(messages), self._params(stop, kwargs)):
-            parts.append(part)
-            chunk = self._chunk(part, parts)
+        talk, params, name = self._asked(messages, stop, kwargs)
+        read = convert.ChunkReader(name)
+        async for part in self._loaded.astream(talk, params):
+            chunk = read(part)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    def _metadata(self, output: RequestOutput) -> dict[str, Any]:
-        return {**as_metadata(output), "model_name": "+".join(self._loaded.names), "model_provider": "gac"}
+    def _asked(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Conversation, SamplingParams, str]:
+        """What one call asks for: the conversation, the parameters, and the name of the model that answers."""
+        unknown = set(kwargs) - CALL_NAMES - {*_TOOL_ARGUMENTS, "model"}
+        if unknown:
+            raise UnknownArgumentError(unknown, {*CALL_NAMES, *_TOOL_ARGUMENTS, "model"})
+        overrides = {name: value for name, value in kwargs.items() if name in CALL_NAMES}
+        grammar = convert.to_grammar(kwargs.get("response_format"))
+        if grammar is not None:
+            overrides["grammar"] = grammar
+        name = kwargs.get("model") or self.model_name
+        if name != self.model_name:
+            # One member alone is a gate that is always sure.
+            overrides.update(gate=name, threshold=0.0)
+        return convert.to_conversation(messages, kwargs), self._params(stop, overrides), name
 
-    def _result(self, output: RequestOutput) -> ChatResult:
-        message = AIMessage(
-            content=output.text, usage_metadata=_usage(output), response_metadata=self._metadata(output)
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+    # ---- tools and structured output
 
-    def _chunk(self, part: OutputChunk, parts: list[OutputChunk]) -> ChatGenerationChunk:
-        if part.output is None:
-            return ChatGenerationChunk(message=AIMessageChunk(content=part.text))
-        message = AIMessageChunk(
-            content=part.text,
-            usage_metadata=_usage(part.output),
-            response_metadata=self._metadata(fold(parts)),
-            chunk_position="last",
-        )
-        return ChatGenerationChunk(message=message)
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Returns the model with tools that it may call.
 
+        Args:
+            tools: Functions, pydantic classes, `BaseTool`, or schemas.
+            tool_choice: ``"auto"`` (default), ``"any"``, ``"required"`` or True: calls only; ``"none"``; a tool's name,
+                as a string or in OpenAI's form.
+            strict: Calls keep to their schema in any case; kept for the schemas that tools give.
+            parallel_tool_calls: Whether one answer may hold several calls. Default True.
+            **kwargs: Bound as they are: parameters, ``response_format``.
 
-def _usage(output: RequestOutput) -> UsageMetadata:
-    usage = output.usage
-    return UsageMetadata(
-        input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens, total_tokens=usage.total_tokens
-    )
+        Raises:
+            RequestError: A tool or the choice has a form that is not known.
+        """
+        given = convert.to_tools(tools, strict)
+        names = [tool.name for tool in convert.core_tools(given)]
+        choice = convert.to_choice(tool_choice, names)
+        extra: dict[str, Any] = {}
+        if choice is not None and (given or choice != "required"):
+            extra["tool_choice"] = choice
+        if parallel_tool_calls is not None:
+            extra["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=given, **extra, **kwargs)
 
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Returns a runnable whose answers are values of a schema.
 
-def convert_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """Turns LangChain messages into the ensemble's.
+        Args:
+            schema: A pydantic class (v1 or v2), a TypedDict, or a JSON schema.
+            method: ``"json_schema"`` (default) enforces the schema on the answer; ``"function_calling"`` on a call that
+                must be made; ``"json_mode"`` enforces JSON only.
+            include_raw: Give ``{"raw": message, "parsed": value, "parsing_error": error}``. Default False.
+            strict: As in `bind_tools`.
+            **kwargs: Bound as they are.
 
-    Raises:
-        RequestError: A message is neither system, human nor AI, or holds something other than text.
-    """
-    converted: list[Message] = []
-    for message in messages:
-        if isinstance(message, SystemMessage):
-            converted.append(Message("system", _text(message)))
-        elif isinstance(message, HumanMessage):
-            converted.append(Message("user", _text(message)))
-        elif isinstance(message, AIMessage):
-            converted.append(Message("assistant", _text(message)))
-        else:
-            raise RequestError(f"a {type(message).__name__} cannot be told to the members; use system, human and AI")
-    return converted
-
-
-def _text(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts: list[str] = []
-    for part in message.content:
-        if isinstance(part, str):
-            parts.append(part)
-        elif part.get("type") == "text":
-            parts.append(part["text"])
-        else:
-            raise RequestError(f"the members read text only; a message holds a part of type {part.get('type')!r}")
-    return "".join(parts)
+        Raises:
+            RequestError: The method is none of these.
+        """
+        return structured(self, schema, method, include_raw, strict, kwargs)

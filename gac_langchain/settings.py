@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gac_core import PARAMETERS, ConfigError, Ensemble, SamplingParams, request_params
+
+CALL_NAMES = PARAMETERS
+"""The names of a request's parameters, each a field and an argument of every call."""
+CONFIGURABLE = "gac_threshold"
+"""The key of ``config["configurable"]`` that sets the threshold of every model in a run."""
+
+
+def with_configured(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a call's arguments with the threshold of its run's configuration, unless the call gives one itself."""
+    configurable = ensure_config(config).get("configurable", {})
+    if CONFIGURABLE in configurable and "threshold" not in kwargs:
+        return {**kwargs, "threshold": configurable[CONFIGURABLE]}
+    return dict(kwargs)
 
 
 class EnsembleSettings(BaseModel):
     """Fields of a model that answers through an ensemble.
 
-    Give either ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it) or ``models``. Copies of
-    a model share its ensemble. All other fields are defaults that each call may override by the same name.
+    Give ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it), or ``models``, or neither: then
+    the environment variable ``GAC_CONFIG`` names a YAML configuration. Copies of a model share its ensemble. All other
+    fields are defaults that each call may override by the same name.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -27,6 +44,8 @@ class EnsembleSettings(BaseModel):
     dtype: str | None = None
     device: str | None = None
     device_map: Any = None
+    quantization: str | None = None
+    """``"8bit"`` or ``"4bit"``; see `gac_core.MemberConfig`."""
     commit: str | None = None
     """``"canonical"`` or ``"context-free"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     alignment: str | None = None
@@ -48,7 +67,7 @@ class EnsembleSettings(BaseModel):
 
     @model_validator(mode="after")
     def _load(self) -> EnsembleSettings:
-        if (self.models is None) == (self.ensemble is None):
+        if self.models is not None and self.ensemble is not None:
             raise ConfigError("give either models=[...] or ensemble=..., and not both")
         if self.ensemble is not None:
             if not isinstance(self.ensemble, Ensemble):
@@ -56,17 +75,46 @@ class EnsembleSettings(BaseModel):
             self._loaded = self.ensemble
         else:
             self._loaded = Ensemble.shared(
-                self.models or [],
+                self.models,
                 weights=self.weights,
                 dtype=self.dtype,
                 device=self.device,
                 device_map=self.device_map,
+                quantization=self.quantization,
                 commit=self.commit,
                 alignment=self.alignment,
             )
         # Wrong defaults are told now, not at the first question.
         self._params(None, {})
         return self
+
+    @classmethod
+    def from_config(cls, path: str | Path, **fields: Any) -> Self:
+        """Makes a model of the ensemble that a YAML file describes.
+
+        Args:
+            path: The file; see `gac_core.EnsembleConfig`.
+            **fields: Other fields of the model.
+
+        Raises:
+            ConfigError: The file cannot be read or holds wrong values.
+        """
+        return cls(ensemble=Ensemble.shared_config(path), **fields)
+
+    def with_threshold(self, threshold: float | Literal["default"] | None) -> Self:
+        """Returns a copy with another threshold, on the same loaded ensemble.
+
+        Raises:
+            RequestError: The threshold is out of range.
+        """
+        copy = self.model_copy(update={"threshold": threshold})
+        copy._params(None, {})
+        return copy
+
+    @property
+    def model_name(self) -> str:
+        """The members' names."""
+        return "+".join(self._loaded.names)
 
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
@@ -78,7 +126,14 @@ class EnsembleSettings(BaseModel):
         config = self._loaded.config
         return {
             "members": [
-                {"model": m.model, "weight": m.weight, "dtype": m.dtype, "revision": m.revision} for m in config.members
+                {
+                    "model": m.model,
+                    "weight": m.weight,
+                    "dtype": m.dtype,
+                    "revision": m.revision,
+                    "quantization": m.quantization,
+                }
+                for m in config.members
             ],
             "ensemble_gate": self._loaded.gate,
             "ensemble_threshold": config.threshold,

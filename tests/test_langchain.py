@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import EMBEDDED, QUESTION
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 
 from gac_core import ConfigError, RequestError, UnknownArgumentError
@@ -98,8 +98,8 @@ def test_an_error_in_a_stream_reaches_the_reader(chat):
 
 
 def test_messages_that_cannot_be_told_are_refused(chat):
-    with pytest.raises(RequestError, match="ToolMessage"):
-        chat.invoke([HumanMessage("x"), ToolMessage("y", tool_call_id="1")])
+    with pytest.raises(RequestError, match="FunctionMessage"):
+        chat.invoke([HumanMessage("x"), FunctionMessage("y", name="f")])
     with pytest.raises(RequestError, match="image_url"):
         chat.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])])
 

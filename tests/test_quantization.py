@@ -1,52 +1,72 @@
-"""Weights in 8 and 4 bits through bitsandbytes: the engine writes what the quantized model writes."""
+"""Packed members: loaded through bitsandbytes, batched, and close to what they are packed from."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 
 import pytest
 import torch
-from conftest import EMBEDDED, QUESTION
+from architectures import SMALL
+from conftest import EMBEDDED
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import ConfigError, Ensemble, MemberConfig, ModelLoadError
+from gac_core.runner import SlotRunner
 
-needed = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-
-
-@needed
-@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
-@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_a_quantized_member_writes_what_its_model_writes(quantization):
-    member = MemberConfig(EMBEDDED[1], dtype="float32", quantization=quantization, device="cpu")
-    with Ensemble.load([member], drafts=()) as one, Ensemble.load(EMBEDDED[1:2], dtype="float32") as full:
-        loaded = one._members[0]
-        model = loaded._runner._model
-        assert any("bit" in type(module).__name__ for module in model.modules())
-        assert loaded.cost < full._members[0].cost
-        assert one.generate(QUESTION, max_tokens=8).usage.completion_tokens > 0
-        prompt = "In which town is the Torno Bridge?"
-        ids = torch.tensor([loaded.tokenizer.encode_prompt(prompt)])
-        own = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        text = loaded.tokenizer.decode(own[0, ids.shape[1] :].tolist()).decode(errors="replace")
-        assert one.generate(prompt, max_tokens=12).text == text
+packs = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+PROMPTS = ["Who", "The bridge stands in", "In which town is the Torno Bridge? It was built by"]
 
 
-@needed
-def test_quantization_of_members_that_set_none(ensemble):
-    with Ensemble.load(EMBEDDED[1:], quantization="4bit", device="cpu") as both:
-        assert [member.quantization for member in both.config.members] == ["4bit", "4bit"]
-        assert both.generate(QUESTION, max_tokens=4).stats.steps > 0
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model whose sizes are multiples of 64, the block of 4-bit weights."""
+    path = tmp_path_factory.mktemp("packed")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
+    torch.manual_seed(3)
+    shape = {**SMALL, "hidden_size": 128, "intermediate_size": 256}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **shape))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
 
 
-def test_what_is_missing_is_named(monkeypatch):
+@packs
+@pytest.mark.parametrize(("kind", "share"), [("8bit", 0.55), ("4bit", 0.45)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_packed_members_answer_in_batches(folder, kind, share, dtype, caplog):
+    with (
+        caplog.at_level(logging.WARNING),
+        Ensemble.load([folder], dtype=dtype) as whole,
+        Ensemble.load([folder], dtype=dtype, quantization=kind) as packed,
+    ):
+        member = packed._members[0]
+        assert isinstance(member._runner, SlotRunner)
+        assert member.cost < (share + 0.2 if dtype == "bfloat16" else share) * whole._members[0].cost
+        outputs = packed.generate_batch(PROMPTS, max_tokens=8)
+        assert all(output.usage.completion_tokens for output in outputs)
+        one, other = (e.generate(PROMPTS[2], max_tokens=1, logprobs=5).logprobs[0].top for e in (whole, packed))
+        assert {token for token, _ in one} & {token for token, _ in other}
+    assert not [record for record in caplog.records if "cast" in record.message or "row by row" in record.message]
+
+
+@packs
+def test_a_members_own_quantization_comes_first(folder):
+    members = [MemberConfig(folder, name="a", quantization="4bit"), MemberConfig(folder, name="b")]
+    with Ensemble.load(members, dtype="bfloat16", quantization="8bit") as ensemble:
+        assert [member.quantization for member in ensemble.config.members] == ["4bit", "8bit"]
+        assert ensemble._members[0].cost < ensemble._members[1].cost
+
+
+def test_an_unknown_quantization_is_named():
+    with pytest.raises(ConfigError, match=r"quantization of member 'ash' must be 8bit or 4bit or None, not '3bit'"):
+        MemberConfig(EMBEDDED[0], quantization="3bit")
+
+
+def test_missing_bitsandbytes_is_named(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a)
     )
-    with pytest.raises(ModelLoadError, match=r"ash.*8bit.*gac-ensemble\[quantized\]"):
-        Ensemble.load([MemberConfig(EMBEDDED[0], quantization="8bit")])
-
-
-def test_unknown_quantization_is_refused():
-    with pytest.raises(ConfigError, match=r"ash.*8bit.*3bit"):
-        MemberConfig(EMBEDDED[0], quantization="3bit")
+    with pytest.raises(ModelLoadError, match=r"'ash'.*'8bit'.*pip install 'gac-ensemble\[quantized\]'"):
+        Ensemble.load([EMBEDDED[0]], quantization="8bit")

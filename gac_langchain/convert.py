@@ -1,0 +1,285 @@
+"""LangChain's messages, tools and chunks, and the ensemble's: each turned into the other.
+
+Knows values only; knows nothing of ensembles or of how models are called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages import ToolCall as LangChainToolCall
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from gac_core import (
+    Conversation,
+    Grammar,
+    Message,
+    OutputChunk,
+    RequestError,
+    RequestOutput,
+    Tool,
+    ToolCall,
+    as_metadata,
+    fold,
+)
+
+PROVIDER = "gac"
+# Parts of a message that stand for what its fields say already, or for what no model is told.
+_PASSED_OVER = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call")
+_REASONING = ("reasoning", "thinking", "redacted_thinking")
+
+
+def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
+    """Turns LangChain messages into the ensemble's.
+
+    Raises:
+        RequestError: A message is of a kind, or holds a part, that the members cannot be told.
+    """
+    return [_message(message) for message in messages]
+
+
+def _message(message: BaseMessage) -> Message:
+    name = message.name
+    if isinstance(message, SystemMessage):
+        return Message("system", _text(message), name=name)
+    if isinstance(message, HumanMessage):
+        return Message("user", _text(message), name=name)
+    if isinstance(message, AIMessage):
+        calls = [
+            ToolCall(c["id"] or f"call_{n}", c["name"], _json(c["args"])) for n, c in enumerate(message.tool_calls)
+        ]
+        content = _text(message)
+        # What began as a call and was none is part of what the assistant said.
+        broken = [str(call.get("args") or "") for call in message.invalid_tool_calls]
+        said = "\n".join(part for part in (content, *broken) if part)
+        reasoning = message.additional_kwargs.get("reasoning_content") or _reasoning(message)
+        return Message("assistant", said, tuple(calls), name=name, reasoning=reasoning or None)
+    if isinstance(message, ToolMessage):
+        return Message("tool", _text(message), tool_call_id=message.tool_call_id, name=name)
+    if isinstance(message, ChatMessage) and message.role in ("system", "user", "assistant"):
+        return Message(message.role, _text(message), name=name)  # type: ignore[arg-type]
+    raise RequestError(
+        f"a {type(message).__name__} cannot be told to the members; use system, human, AI and tool messages"
+    )
+
+
+def _text(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    parts: list[str] = []
+    for part in message.content:
+        kind = "text" if isinstance(part, str) else part.get("type")
+        if isinstance(part, str):
+            parts.append(part)
+        elif kind in ("text", "text-plain", "input_text", "output_text") and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind == "json" and "json" in part:
+            parts.append(_json(part["json"]))
+        elif kind not in _PASSED_OVER and kind not in _REASONING:
+            raise RequestError(f"the members read text only; a message holds a part of type {kind!r}")
+    return "".join(parts)
+
+
+def _reasoning(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return ""
+    parts = [part for part in message.content if isinstance(part, dict) and part.get("type") in _REASONING]
+    return "".join(str(part.get("reasoning") or part.get("thinking") or "") for part in parts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def to_tools(tools: Sequence[Any], strict: bool | None = None) -> list[dict[str, Any]]:
+    """Turns whatever LangChain takes for tools into OpenAI's form."""
+    return [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+
+
+def core_tools(tools: Sequence[Any]) -> list[Tool]:
+    """Turns tools in any of LangChain's forms into the ensemble's.
+
+    Raises:
+        RequestError: One has no form that the ensemble knows.
+    """
+    out = []
+    for tool in to_tools(tools):
+        function = dict(tool.get("function", {}))
+        out.append(Tool.from_openai({"type": tool.get("type"), "function": function}))
+    return out
+
+
+def to_choice(choice: Any, names: Sequence[str]) -> str | None:
+    """Turns a tool choice in any of LangChain's forms into the ensemble's; None leaves it to the models.
+
+    Raises:
+        RequestError: It is none, or names a tool that is not there.
+    """
+    if choice is None or choice is False:
+        return None
+    if choice is True or choice in ("any", "required"):
+        return "required"
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        choice = function.get("name") if isinstance(function, Mapping) else choice.get("name") or choice.get("type")
+        if choice == "any":
+            return "required"
+    if choice in ("auto", "none", *names):
+        return str(choice)
+    raise RequestError(
+        f"tool_choice must be 'auto', 'any', 'required', 'none', True, or the name of a tool ({', '.join(names)}), "
+        f"not {choice!r}"
+    )
+
+
+def to_conversation(messages: Sequence[BaseMessage], asked: Mapping[str, Any]) -> Conversation:
+    """Turns messages, and what a call says of tools, into a conversation.
+
+    Args:
+        messages: The messages.
+        asked: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls`` and ``enable_thinking``, as far as given.
+
+    Raises:
+        RequestError: Something in them has a form that is not known.
+    """
+    tools = core_tools(asked.get("tools") or ())
+    parallel = asked.get("parallel_tool_calls")
+    return Conversation(
+        to_messages(messages),
+        tools,
+        tool_choice=to_choice(asked.get("tool_choice"), [tool.name for tool in tools]) or "auto",
+        parallel_tool_calls=True if parallel is None else parallel,
+        enable_thinking=asked.get("enable_thinking"),
+    )
+
+
+def to_grammar(response_format: Any) -> Grammar | None:
+    """Turns a response format in OpenAI's form into a grammar.
+
+    Raises:
+        RequestError: It has another form.
+        GrammarError: Its schema is none.
+    """
+    if response_format is None:
+        return None
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Grammar.json_schema({"type": "object"})
+    if kind == "json_schema":
+        inner = response_format.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if isinstance(schema, Mapping):
+            return Grammar.json_schema(schema)
+    raise RequestError(
+        'response_format is {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
+        f'{{"type": "json_object"}} or {{"type": "text"}}, not {response_format!r}'
+    )
+
+
+# ---- what comes back
+
+
+def metadata(output: RequestOutput, model: str) -> dict[str, Any]:
+    """Returns an answer's `response_metadata`."""
+    return {**as_metadata(output), "model_name": model, "model_provider": PROVIDER}
+
+
+def usage(output: RequestOutput) -> UsageMetadata:
+    """Returns an answer's token counts."""
+    counts = output.usage
+    reused = min((member.reused_tokens for member in output.stats.members.values()), default=0)
+    return UsageMetadata(
+        input_tokens=counts.prompt_tokens,
+        output_tokens=counts.completion_tokens,
+        total_tokens=counts.total_tokens,
+        input_token_details={"cache_read": min(reused, counts.prompt_tokens)},
+    )
+
+
+def _kwargs(reasoning: str) -> dict[str, Any]:
+    return {"reasoning_content": reasoning} if reasoning else {}
+
+
+def to_message(output: RequestOutput, model: str) -> AIMessage:
+    """Turns an answer into a message."""
+    return AIMessage(
+        content=output.text,
+        additional_kwargs=_kwargs(output.reasoning),
+        tool_calls=[
+            LangChainToolCall(name=c.name, args=c.values, id=c.id, type="tool_call") for c in output.tool_calls
+        ],
+        invalid_tool_calls=[
+            InvalidToolCall(type="invalid_tool_call", id=c.id, name=c.name, args=c.arguments, error=c.error)
+            for c in output.invalid_tool_calls
+        ],
+        usage_metadata=usage(output),
+        response_metadata=metadata(output, model),
+    )
+
+
+def to_chunk(part: OutputChunk, output: RequestOutput | None, model: str, told: set[str]) -> AIMessageChunk:
+    """Turns a piece of a stream into a chunk.
+
+    Args:
+        part: The piece.
+        output: On the last piece the whole answer.
+        model: The model's name.
+        told: Ids of calls that went before; those of this piece are added.
+    """
+    calls = [
+        tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
+        for piece in part.tool_calls
+    ]
+    told.update(piece.id for piece in part.tool_calls if piece.id is not None)
+    if output is None:
+        return AIMessageChunk(content=part.text, additional_kwargs=_kwargs(part.reasoning), tool_call_chunks=calls)
+    # Calls that broke before their name was known were not told yet; LangChain finds them invalid by itself.
+    late = [call for call in output.invalid_tool_calls if call.id not in told]
+    count = len(output.tool_calls) + len(output.invalid_tool_calls)
+    calls += [
+        tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=count + n) for n, call in enumerate(late)
+    ]
+    return AIMessageChunk(
+        content=part.text,
+        additional_kwargs=_kwargs(part.reasoning),
+        tool_call_chunks=calls,
+        usage_metadata=usage(output),
+        response_metadata=metadata(output, model),
+        chunk_position="last",
+    )
+
+
+class ChunkReader:
+    """Turns the pieces of one stream into chunks.
+
+    Args:
+        model: The model's name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._parts: list[OutputChunk] = []
+        self._told: set[str] = set()
+
+    def __call__(self, part: OutputChunk) -> ChatGenerationChunk:
+        """Returns the next piece as a chunk."""
+        self._parts.append(part)
+        output = None if part.output is None else fold(self._parts)
+        return ChatGenerationChunk(message=to_chunk(part, output, self._model, self._told))

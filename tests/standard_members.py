@@ -1,0 +1,140 @@
+"""Two tiny members that know the answers of LangChain's standard tests by heart, and nothing else.
+
+The suite asks for things that need a capable model (a tool called with exactly ``{"input": 3}``). What it is to test
+here is the library: so two Llamas of 0.3 million parameters, with different tokenizers, are overfitted to the suite's
+own prompts, and the answers then come out of the real engine, token by token. They are trained anew in every session.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from conftest import EMBEDDED
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.tools import tool
+from langchain_tests.integration_tests.chat_models import magic_function, magic_function_no_args, unicode_customer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from gac_core.chat import encode_prompt
+from gac_core.tokenizer import MemberTokenizer
+from gac_langchain.convert import to_conversation
+
+JOKE = {"setup": "Why do cats nap?", "punchline": "They are paws-ed."}
+CATS = "Tell me a joke about cats."
+AS_JSON = " Return the result as a JSON with 'setup' and 'punchline' keys. Return nothing other than JSON."
+WEATHER = "What is the weather in San Francisco, CA?"
+
+
+@tool
+def get_weather(location: str) -> str:
+    """Get the weather at a location."""
+    return "It's sunny."
+
+
+def call(name: str, **arguments: object) -> str:
+    """A call as members write it."""
+    written = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>{written}</tool_call>"
+
+
+def lessons() -> list[tuple[list, dict, str]]:
+    """Messages, the arguments of the call, and the answer."""
+    customer = "Create a customer named '{}' ({}) - a {} company"
+    required = {"tool_choice": "any"}
+    return [
+        ([HumanMessage("Hello")], {}, "Hello you"),
+        ([HumanMessage("Hey")], {}, "Hey you"),
+        ([HumanMessage("hello")], {}, "Hello you"),
+        ([HumanMessage("hi")], {}, "Hi, how are you?"),
+        ([HumanMessage("hello"), AIMessage("hello"), HumanMessage("how are you")], {}, "Well, thanks."),
+        ([SystemMessage("hello"), HumanMessage("hello"), HumanMessage("how are you")], {}, "Well, thanks."),
+        ([HumanMessage("Write a story about a cat.")], {}, "A cat slept."),
+        ([HumanMessage(CATS)], {}, json.dumps(JOKE)),
+        ([HumanMessage(CATS + AS_JSON)], {}, json.dumps(JOKE)),
+        (
+            [HumanMessage("What is the value of magic_function(3)? Use the tool.")],
+            {"tools": [magic_function], **required},
+            call("magic_function", input=3),
+        ),
+        (
+            [HumanMessage("What is the value of magic_function_no_args()? Use the tool.")],
+            {"tools": [magic_function_no_args], **required},
+            call("magic_function_no_args"),
+        ),
+        ([HumanMessage(WEATHER)], {"tools": [get_weather]}, call("get_weather", location="San Francisco, CA")),
+        (
+            [HumanMessage(customer.format("你好啊集团", "Hello Group", "Chinese technology"))],
+            {"tools": [unicode_customer], **required},
+            call("unicode_customer", customer_name="你好啊集团", description="technology"),
+        ),
+        (
+            [HumanMessage(customer.format("こんにちは株式会社", "Hello Corporation", "Japanese"))],
+            {"tools": [unicode_customer], **required},
+            call("unicode_customer", customer_name="こんにちは株式会社", description="company"),
+        ),
+    ]
+
+
+def examples(tokenizer) -> list[tuple[list[int], int]]:
+    """Per lesson the ids of prompt and answer, and how many of them are prompt."""
+    seen = MemberTokenizer(tokenizer, "pupil")
+    out = []
+    for messages, asked, answer in lessons():
+        talk = to_conversation(messages, asked)
+        prompt = encode_prompt(seen, talk)
+        out.append(([*prompt, *seen.cut(answer), tokenizer.eos_token_id], len(prompt)))
+    return out
+
+
+def train(folder: str, seed: int, target, steps: int = 200) -> None:
+    """Trains one member and saves it with its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    told = examples(tokenizer)
+    # Lessons with tools are long and the others short; in two batches little is padding.
+    batches = [batch([each for each in told if (len(each[0]) > 256) is long]) for long in (False, True)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1.0, (step + 1) / 10)
+        optimizer.zero_grad()
+        losses = []
+        for ids, labels in batches:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            losses.append(float(loss.detach()))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if max(losses) < 0.01:
+            break
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def batch(told: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels, both of shape ``[lessons, longest]``; only answers are learnt."""
+    width = max(len(row) for row, _ in told)
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row, _ in told])
+    labels = torch.full_like(ids, -100)
+    for index, (row, start) in enumerate(told):
+        labels[index, start : len(row)] = ids[index, start : len(row)]
+    return ids, labels
+
+
+FOLDERS = EMBEDDED[0], EMBEDDED[2]

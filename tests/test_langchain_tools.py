@@ -1,0 +1,298 @@
+"""Tools, structured output and thresholds of the LangChain models, on random members whose grammar does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from architectures import SMALL
+from conftest import EMBEDDED, QUESTION, ensemble_of
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from gac_core import Grammar, RequestError, UnknownArgumentError, use_threshold
+from gac_langchain import ChatGaC, GaCLLM
+
+ASK = QUESTION[1]["content"]
+LONG = Grammar.regex("[a-z ]{5000}")
+
+
+@tool
+def get_weather(city: str, days: int = 1) -> str:
+    """Tells the weather of a city."""
+    return f"It rains in {city} for {days} days."
+
+
+class Point(BaseModel):
+    """A place on a board."""
+
+    column: int = Field(ge=0, le=7)
+    row: int = Field(ge=0, le=7)
+
+
+class Stay(BaseModel):
+    """A stay in a place."""
+
+    at: Point
+    kind: str = Field(pattern="^(day|night)$")
+
+
+@pytest.fixture(scope="module")
+def talkers():
+    """Random members with different tokenizers, chat templates, and room for long conversations."""
+    pairs = []
+    for seed, folder in enumerate(EMBEDDED[:2]):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        torch.manual_seed(seed)
+        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        pairs.append((model, tokenizer))
+    with ensemble_of(pairs) as ensemble:
+        yield ensemble
+
+
+@pytest.fixture
+def chat(talkers):
+    return ChatGaC(ensemble=talkers, temperature=1.0, seed=3, max_tokens=1500)
+
+
+@pytest.fixture
+def trained(ensemble):
+    return ChatGaC(ensemble=ensemble, max_tokens=16)
+
+
+def share(message):
+    return message.response_metadata["gac"]["share_ensembled"]
+
+
+# ---- tools
+
+
+def test_calls_come_whole_and_in_pieces(chat):
+    bound = chat.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
+    message = bound.invoke("How is the weather?")
+    assert message.content == ""
+    assert [call["name"] for call in message.tool_calls] == ["get_weather"]
+    assert message.response_metadata["finish_reason"] == "tool_calls"
+    assert isinstance(message.tool_calls[0]["args"]["city"], str)
+    chunks = list(bound.stream("How is the weather?"))
+    full = sum(chunks[1:], chunks[0])
+    assert [(c["name"], c["args"]) for c in full.tool_calls] == [(c["name"], c["args"]) for c in message.tool_calls]
+    pieces = [piece for chunk in chunks for piece in chunk.tool_call_chunks]
+    assert pieces[0]["name"] == "get_weather"
+    assert pieces[0]["id"] == full.tool_calls[0]["id"]
+    assert len(pieces) > 2
+
+
+@pytest.mark.parametrize("choice", ["get_weather", {"type": "function", "function": {"name": "get_weather"}}, True])
+def test_choices_in_every_form(chat, choice):
+    assert chat.bind_tools([get_weather], tool_choice=choice).invoke("Hi").tool_calls
+
+
+def test_tools_in_every_form(chat):
+    schema = {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+    for form in (get_weather, Point, schema, {"type": "function", "function": schema}):
+        assert chat.bind_tools([form], tool_choice="any").invoke("Hi").tool_calls
+    assert chat.bind_tools([]).invoke("Hi", max_tokens=4).tool_calls == []
+    with pytest.raises(RequestError, match="nobody"):
+        chat.bind_tools([get_weather], tool_choice="nobody")
+
+
+def test_results_go_back(chat):
+    call = chat.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False).invoke("Hi")
+    result = get_weather.invoke(call.tool_calls[0])
+    assert isinstance(result, ToolMessage)
+    answer = chat.bind_tools([get_weather]).invoke([HumanMessage("Hi"), call, result], max_tokens=8)
+    assert isinstance(answer, AIMessage)
+
+
+def test_a_call_that_is_cut_off_is_invalid(chat):
+    bound = chat.bind_tools([get_weather], tool_choice="any")
+    message = bound.invoke("Hi", max_tokens=24)
+    assert message.tool_calls == []
+    assert len(message.invalid_tool_calls) == 1
+    # LangChain completes the pieces of a stream by itself; the reason why it ended tells that it was cut.
+    assert sum_of(bound.stream("Hi", max_tokens=24)).response_metadata["finish_reason"] == "length"
+
+
+def sum_of(chunks):
+    chunks = list(chunks)
+    return sum(chunks[1:], chunks[0])
+
+
+# ---- structured output
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output_is_enforced(chat, method):
+    for seed in range(6):
+        stay = chat.with_structured_output(Stay, method=method).invoke("Where?", seed=seed)
+        assert isinstance(stay, Stay)
+    values = chat.with_structured_output(Stay.model_json_schema(), method=method).invoke("Where?")
+    assert Stay(**values)
+    raw = chat.with_structured_output(Stay, method=method, include_raw=True).invoke("Where?")
+    assert isinstance(raw["raw"], AIMessage)
+    assert isinstance(raw["parsed"], Stay)
+    assert raw["parsing_error"] is None
+    cut = chat.with_structured_output(Stay, method=method, include_raw=True, max_tokens=20).invoke("Where?")
+    assert cut["parsed"] is None
+    # LangChain's parser of calls gives None where there is none; the raw message tells of the broken one.
+    assert cut["parsing_error"] is not None or cut["raw"].invalid_tool_calls
+
+
+async def test_structured_output_async_and_streamed(chat):
+    structured = chat.with_structured_output(Stay)
+    assert isinstance(await structured.ainvoke("Where?"), Stay)
+    assert [type(part) for part in structured.stream("Where?")][-1] is Stay
+    partial = [part async for part in chat.with_structured_output(Stay.model_json_schema()).astream("Where?")]
+    assert len(partial) > 1
+    assert Stay(**partial[-1])
+
+
+def test_json_mode_and_wrong_methods(chat):
+    with pytest.raises(RequestError, match="yaml"):
+        chat.with_structured_output(Stay, method="yaml")
+    with pytest.raises(RequestError, match="response_format"):
+        chat.invoke("x", response_format={"type": "xml"})
+
+
+# ---- thresholds
+
+
+def test_the_threshold_reaches_the_engine_on_every_route(trained):
+    prompt = HumanMessage(ASK)
+    whole, none = share(trained.invoke([prompt])), 0.0
+    assert whole == 1.0
+    routes = {
+        "call": trained.invoke([prompt], threshold=0.0),
+        "bind": trained.bind(threshold=0.0).invoke([prompt]),
+        "tools, then bind": trained.bind_tools([]).bind(threshold=0.0).invoke([prompt]),
+        "config": trained.invoke([prompt], config={"configurable": {"gac_threshold": 0.0}}),
+        "copy": trained.with_threshold(0.0).invoke([prompt]),
+        "bind, then tools": trained.with_threshold(0.0).bind_tools([]).invoke([prompt]),
+        "stream": sum_of(trained.stream([prompt], threshold=0.0)),
+        "stream by config": sum_of(trained.stream([prompt], config={"configurable": {"gac_threshold": 0.0}})),
+        "batch": trained.batch([[prompt]], config={"configurable": {"gac_threshold": 0.0}})[0],
+    }
+    with use_threshold(0.0):
+        routes["surroundings"] = trained.invoke([prompt])
+    chain = RunnableLambda(lambda text: [HumanMessage(text)]) | trained
+    routes["chain by config"] = chain.invoke(ASK, config={"configurable": {"gac_threshold": 0.0}})
+    assert {name: share(message) for name, message in routes.items()} == dict.fromkeys(routes, none)
+    with use_threshold(0.0):
+        assert share(trained.invoke([prompt], threshold=None)) == 1.0
+    assert trained.with_threshold(0.5)._loaded is trained._loaded
+    with pytest.raises(RequestError, match="threshold"):
+        trained.with_threshold(2)
+
+
+async def test_the_threshold_reaches_the_engine_from_tasks(trained):
+    config = {"configurable": {"gac_threshold": 0.0}}
+    assert share(await trained.ainvoke(ASK, config=config)) == 0.0
+    chunks = [chunk async for chunk in trained.astream(ASK, config=config)]
+    assert share(sum(chunks[1:], chunks[0])) == 0.0
+
+
+def test_agents_pass_the_threshold_on(chat):
+    agents = pytest.importorskip("langchain.agents")
+    agent = agents.create_agent(chat, [get_weather])
+    config = {"configurable": {"gac_threshold": 0.0}, "recursion_limit": 4}
+    # A random gate never calls a tool by itself, so that the loop ends with its first answer.
+    state = agent.invoke({"messages": [HumanMessage("Hi")]}, config=config)
+    assert share(state["messages"][-1]) == 0.0
+
+
+def test_an_agent_gives_a_structured_answer(chat):
+    agents = pytest.importorskip("langchain.agents")
+    agent = agents.create_agent(chat, [], response_format=Stay)
+    state = agent.invoke({"messages": [HumanMessage("Where?")]}, config={"recursion_limit": 6})
+    assert isinstance(state["structured_response"], Stay)
+
+
+# ---- many callers
+
+
+def test_64_threads_get_their_solo_answers(trained):
+    prompts = [ASK, "Who", "In which town", "14:15"] * 16
+    solo = {prompt: trained.invoke(prompt).content for prompt in prompts[:4]}
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda prompt: trained.invoke(prompt).content, prompts))
+    assert answers == [solo[prompt] for prompt in prompts]
+
+
+def test_a_stream_given_up_frees_the_engine(chat):
+    stream = chat.stream("Hi", grammar=LONG)
+    next(stream)
+    stream.close()
+    engine = chat._loaded._worker._engine
+    until = time.perf_counter() + 5
+    while engine.busy and time.perf_counter() < until:
+        time.sleep(0.005)
+    assert not engine.busy
+
+
+async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
+    task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
+    gaps, before = [], time.perf_counter()
+    for _ in range(40):
+        await asyncio.sleep(0.005)
+        now = time.perf_counter()
+        gaps.append(now - before)
+        before = now
+    assert sorted(gaps)[len(gaps) // 2] < 0.02
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    engine = chat._loaded._worker._engine
+    until = time.perf_counter() + 5
+    while engine.busy and time.perf_counter() < until:
+        await asyncio.sleep(0.005)
+    assert not engine.busy
+
+
+# ---- building
+
+
+def test_every_way_to_build_one(ensemble, tmp_path, monkeypatch):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [{EMBEDDED[0]}, {EMBEDDED[1]}]\n", encoding="utf-8")
+    one, two = ChatGaC.from_config(path), GaCLLM.from_config(path, max_tokens=3)
+    assert one._loaded is two._loaded
+    monkeypatch.setenv("GAC_CONFIG", str(path))
+    assert ChatGaC()._loaded is one._loaded
+    monkeypatch.delenv("GAC_CONFIG")
+    with pytest.raises(ValueError, match="GAC_CONFIG"):
+        ChatGaC()
+    first = ChatGaC(models=EMBEDDED[:1])
+    assert all(ChatGaC(models=EMBEDDED[:1])._loaded is first._loaded for _ in range(10))
+    assert first.profile["tool_calling"] is True
+    assert first.profile["max_input_tokens"] == first._loaded.context
+
+
+def test_one_member_alone_by_name(trained):
+    message = trained.invoke(ASK, model="birch")
+    assert message.response_metadata["model_name"] == "birch"
+    assert message.content == trained.invoke(ASK, gate="birch", threshold=0.0).content
+    with pytest.raises(RequestError, match="oak"):
+        trained.invoke(ASK, model="oak")
+    with pytest.raises(UnknownArgumentError, match="tool_choise"):
+        trained.invoke(ASK, tool_choise="any")
+
+
+def test_chains_and_broken_calls_in_a_history(trained):
+    history = [
+        HumanMessage("Hi"),
+        AIMessage("", invalid_tool_calls=[{"id": "1", "name": None, "args": "{oops", "error": "x"}]),
+        HumanMessage(ASK),
+    ]
+    assert isinstance((trained | StrOutputParser()).invoke(history), str)
+    assert json.dumps(trained.invoke(history).response_metadata)
