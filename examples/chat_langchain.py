@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=32)
     args = parser.parse_args()
-    chat = ChatGaC(models=args.models, max_tokens=args.max_tokens)
+    chat = ChatGaC(models=args.models, dtype="float32", max_tokens=args.max_tokens)
     retriever = retriever_of(args.documents, args.embeddings, args.passages)
     history: list[BaseMessage] = []
     for question in args.question:
