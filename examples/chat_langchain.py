@@ -22,7 +22,7 @@ from retrieval import SYSTEM, USER
 from gac_langchain import ChatGaC
 
 HERE = Path(__file__).parent
-QUESTIONS = ["Where is the Torno Bridge?", "And who built the Torno Bridge?"]
+QUESTIONS = ["In which town is the Velgin Bridge?", "Who founded the Haldo Festival?"]
 
 
 def retriever_of(folder: Path, embeddings: str | None, k: int) -> BaseRetriever:
