@@ -28,6 +28,15 @@ def test_examples_answer_a_question(name):
     assert "source" in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("chat_langchain.py", ["And who built", "source:"]), ("agent_langchain.py", ["call:", "year="])]
+)
+def test_examples_run(name, shown):
+    run = subprocess.run([sys.executable, f"examples/{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert all(text in run.stdout for text in shown), run.stdout
+
+
 def test_the_handbook_is_what_its_script_writes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import make_handbook

@@ -229,15 +229,26 @@ def test_64_threads_get_their_solo_answers(trained):
     assert answers == [solo[prompt] for prompt in prompts]
 
 
+def counted(engine):
+    """The engine's steps from now on, one entry each."""
+    steps, step = [], engine.step
+    engine.step = lambda: steps.append(None) or step()
+    return steps
+
+
 def test_a_stream_given_up_frees_the_engine(chat):
+    engine = chat._loaded._worker._engine
     stream = chat.stream("Hi", grammar=LONG)
     next(stream)
+    steps = counted(engine)
     stream.close()
-    engine = chat._loaded._worker._engine
+    before = len(steps)
     until = time.perf_counter() + 5
     while engine.busy and time.perf_counter() < until:
         time.sleep(0.005)
+    del engine.step
     assert not engine.busy
+    assert len(steps) - before <= 2
 
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
@@ -249,14 +260,18 @@ async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
         gaps.append(now - before)
         before = now
     assert sorted(gaps)[len(gaps) // 2] < 0.02
+    engine = chat._loaded._worker._engine
+    steps = counted(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    engine = chat._loaded._worker._engine
+    before = len(steps)
     until = time.perf_counter() + 5
     while engine.busy and time.perf_counter() < until:
         await asyncio.sleep(0.005)
+    del engine.step
     assert not engine.busy
+    assert len(steps) - before <= 2
 
 
 # ---- building
