@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import time
+from pathlib import Path
+
 import pytest
 from conftest import EMBEDDED, QUESTION
 from llama_index.core import Document, SummaryIndex
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
 
-from gac_core import ConfigError, RequestError, UnknownArgumentError
+from gac_core import (
+    ConfigError,
+    FinishReason,
+    MemberConfig,
+    OutputChunk,
+    RequestError,
+    RequestOutput,
+    RequestStats,
+    UnknownArgumentError,
+    Usage,
+)
 from gac_llamaindex import GaCLLM
+from gac_llamaindex.responses import ChatReader
 
 DRAWN = {"max_tokens": 16, "temperature": 3.0, "seed": 5}
 MESSAGES = [ChatMessage(role=m["role"], content=m["content"]) for m in QUESTION]
@@ -106,3 +122,84 @@ def test_a_query_engine_answers_from_its_documents(llm, streaming):
     text = "".join(response.response_gen) if streaming else str(response)
     assert text.strip()
     assert response.source_nodes[0].text == "The Torno Bridge stands in Halkus."
+
+
+def test_every_response_holds_the_text_so_far(llm):
+    text, responses = "", list(llm.stream_chat(MESSAGES))
+    for response in responses:
+        text += response.delta
+        assert response.message.content == text
+    assert [response.raw is None for response in responses] == [True] * (len(responses) - 1) + [False]
+
+
+def test_reading_a_stream_takes_time_that_grows_with_its_length():
+    def seconds(length):
+        reader, chunk = ChatReader(), OutputChunk("word ")
+        begun = time.perf_counter()
+        for _ in range(length):
+            reader.read(chunk)
+        return time.perf_counter() - begun
+
+    seconds(100)
+    assert seconds(8000) < 12 * seconds(2000)
+
+
+def test_thoughts_stand_beside_the_answer():
+    done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
+    reader = ChatReader()
+    first = reader.read(OutputChunk("", reasoning="let me "))
+    reader.read(OutputChunk("", reasoning="see"))
+    last = reader.read(OutputChunk("yes", output=done))
+    assert first.additional_kwargs == {"thinking_delta": "let me "}
+    assert [type(block) for block in last.message.blocks] == [ThinkingBlock, TextBlock]
+    assert (last.message.blocks[0].content, last.message.content) == ("let me see", "yes")
+
+
+def test_logprobs(llm):
+    whole = llm.chat(MESSAGES, logprobs=2).logprobs
+    assert whole == [entry for r in llm.stream_chat(MESSAGES, logprobs=2) for entry in r.logprobs]
+    assert all(2 <= len(entry) <= 3 and entry[0].logprob <= 0 for entry in whole)
+    assert llm.chat(MESSAGES).logprobs is None
+
+
+def test_copies_share_the_engine(ensemble, llm):
+    for copied in (llm.with_threshold(0.5), copy.copy(llm), copy.deepcopy(llm), llm.model_copy(deep=True)):
+        assert copied.ensemble is ensemble
+        assert copied.chat(MESSAGES, threshold=None).message.content
+    assert llm.with_threshold(0.5).threshold == 0.5
+    assert llm.threshold == "default"
+
+
+def test_ten_models_load_once():
+    models = [GaCLLM(EMBEDDED, dtype="float32", threshold=number / 10) for number in range(10)]
+    assert len({id(model.ensemble) for model in models}) == 1
+
+
+def test_it_is_written_down_without_its_engine(tmp_path, monkeypatch, ensemble):
+    fields = {"max_tokens": 12, "threshold": 0.25, "stop": ["x"], "system_prompt": "Be brief."}
+    path = tmp_path / "gac.yaml"
+    path.write_text(ensemble.config.to_yaml(), encoding="utf-8")
+    monkeypatch.setenv("GAC_CONFIG", str(path))
+    made = [
+        GaCLLM([MemberConfig(EMBEDDED[0], dtype="float32"), *map(Path, EMBEDDED[1:])], **fields),
+        GaCLLM(ensemble=ensemble, **fields),
+        GaCLLM.from_config(path, **fields),
+        GaCLLM.from_config(ensemble.config, **fields),
+        GaCLLM(config={"members": EMBEDDED}, **fields),
+        GaCLLM(**fields),
+    ]
+    monkeypatch.delenv("GAC_CONFIG")
+    for one in made:
+        for again in (
+            GaCLLM.from_json(one.to_json()),
+            GaCLLM.from_dict(one.to_dict()),
+            pickle.loads(pickle.dumps(one)),
+        ):
+            assert {name: getattr(again, name) for name in fields} == fields
+            assert again.ensemble.config == one.ensemble.config
+    # Whoever asks for the same configuration holds the same members.
+    assert made[2].ensemble is made[3].ensemble is made[5].ensemble
+
+
+def test_tokens_are_told(ensemble, llm):
+    assert llm.encode("In which town") == ensemble.encode("In which town") != []
