@@ -1,0 +1,61 @@
+"""A LlamaIndex agent on an ensemble: a `FunctionAgent` that looks something up and answers from what it found.
+
+The embedded models were trained to answer from passages, not to use tools: the first call is therefore asked for
+(``initial_tool_choice``), a grammar keeps it valid, and what they make of its result says little. Give ``--models`` of
+your own for an agent that thinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ToolCallResult
+from llama_index.core.tools import FunctionTool
+from pydantic import create_model
+from retrieval import SYSTEM, arguments, read_documents
+from transformers.utils import logging as transformers_logging
+
+from gac_core import use_threshold
+from gac_llamaindex import GaCLLM
+
+
+def build_agent(llm: GaCLLM, texts: dict[str, str]) -> FunctionAgent:
+    """Builds an agent that can look into the handbook; its first step is to do so."""
+    chapters = tuple(sorted(texts))
+
+    def look_up(chapter: str) -> str:
+        return texts[chapter].split("\n\n")[0]
+
+    # Calls cannot name a chapter that is not there.
+    schema = create_model("LookUp", chapter=(Literal[chapters], ...))
+    described = "Reads the first lines of a chapter of the handbook."
+    tool = FunctionTool.from_defaults(look_up, description=described, fn_schema=schema)
+    return FunctionAgent(llm=llm, tools=[tool], system_prompt=SYSTEM, initial_tool_choice="look_up")
+
+
+async def ask(agent: FunctionAgent, question: str) -> None:
+    """Runs the agent and prints what it does while it does it."""
+    handler = agent.run(question)
+    async for event in handler.stream_events():
+        if isinstance(event, ToolCallResult):
+            print(f"call: {event.tool_name}({event.tool_kwargs}) -> {str(event.tool_output)[:60]}...")
+        elif isinstance(event, AgentStream):
+            print(event.delta, end="", flush=True)
+    print(f"\nanswer: {await handler}")
+
+
+def main() -> None:
+    """Asks the agent."""
+    args = arguments(__doc__ or "")
+    transformers_logging.disable_progress_bar()
+    llm = GaCLLM(args.models, dtype=args.dtype, max_tokens=args.max_tokens)
+    agent = build_agent(llm, read_documents(args.documents))
+    # An agent passes no arguments on to its model; the threshold that is set around it reaches every step.
+    with use_threshold(args.threshold):
+        for question in args.question or ["In which town is the Delkus Bridge?"]:
+            asyncio.run(ask(agent, question))
+
+
+if __name__ == "__main__":
+    main()
