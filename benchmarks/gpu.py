@@ -100,7 +100,7 @@ def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argpar
     ]
     floor = sum(read_bytes(model) for model in models) / bandwidth(device)
     members = [
-        Member.from_model(model, tokenizer, f"m{index}", compile=args.compile, cache_bytes=0)
+        Member.from_model(model, tokenizer, f"m{index}", compile=args.compile)
         for index, (model, tokenizer) in enumerate(zip(models, tokenizers, strict=True))
     ]
     config = EnsembleConfig(tuple(MemberConfig(member.name) for member in members), drafts=())

@@ -134,19 +134,16 @@ class StepDecoder:
         if not rows:
             return {}
         told = [answers.rows[row][batch[row].gate] for row in rows]
-        tops = torch.cat(
-            [
-                (part.amax(-1) if batch[row].constraint is None else part.amax(-1) / part.sum(-1)).cpu()
-                for row, part in zip(rows, told, strict=True)
-            ]
-        ).tolist()
-        sure: dict[int, list[bool]] = {}
-        for row, part in zip(rows, told, strict=True):
-            threshold = batch[row].threshold
-            assert threshold is not None
-            sure[row] = [float(top) >= threshold for top in tops[: part.shape[0]]]
-            del tops[: part.shape[0]]
-        return sure
+        tops = [
+            (part.amax(-1) if batch[row].constraint is None else part.amax(-1) / part.sum(-1)).to(told[0].device)
+            for row, part in zip(rows, told, strict=True)
+        ]
+        looks = torch.split(torch.cat(tops).cpu(), [len(top) for top in tops])
+        return {
+            # Only requests with a threshold are asked for.
+            row: [top >= (batch[row].threshold or 0.0) for top in look.tolist()]
+            for row, look in zip(rows, looks, strict=True)
+        }
 
     @staticmethod
     def _first_unsure(sure: Sequence[bool] | None) -> int | None:

@@ -162,9 +162,10 @@ class Poll:
         if not keys:
             return
         # A sum shows NaN anywhere in a row.
-        sums = torch.stack([answers.rows[row][member].sum().float().cpu() for row, member in keys])
-        for (row, member), usable in zip(keys, torch.isfinite(sums).tolist(), strict=True):
-            if not usable:
+        sums = [answers.rows[row][member].sum().float() for row, member in keys]
+        usable = torch.isfinite(torch.stack([each.to(sums[0].device) for each in sums])).tolist()
+        for (row, member), fine in zip(keys, usable, strict=True):
+            if not fine:
                 answers.errors.setdefault(row, InvalidLogitsError(self._names[member]))
 
     def _forward(
