@@ -34,7 +34,7 @@ from gac_core.output import (
     fold,
 )
 from gac_core.sampling import SamplingParams
-from gac_core.settings import PARAMETERS, request_params, use_threshold
+from gac_core.settings import PARAMETERS, ambient_threshold, request_params, use_threshold
 from gac_core.tools import InvalidToolCall, Tool, ToolCall
 
 __version__ = "0.1.0"
@@ -75,6 +75,7 @@ __all__ = [
     "UnknownArgumentError",
     "UnwritableTextError",
     "Usage",
+    "ambient_threshold",
     "as_metadata",
     "fold",
     "request_params",

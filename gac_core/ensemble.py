@@ -1,13 +1,12 @@
 """`Ensemble`: several models that answer as one. The door to this package.
 
 Each way in is a fold over the one below it: ``generate`` joins ``stream``, ``agenerate`` joins ``astream``, and both
-streams read one queue that the engine's thread fills.
+streams read what the engine's thread delivers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from gac_core.chat import Prompt
 from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig
 from gac_core.decoder import Decoder, StepDecoder
+from gac_core.delivery import adelivered, delivered
 from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError
@@ -28,13 +28,11 @@ from gac_core.loading import ModelLike, configured, from_environment, load_membe
 from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.poll import Poll
-from gac_core.reply import Reply
-from gac_core.request import Request
 from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf
 from gac_core.speculation import Drafting, SpeculativeDecoder
 from gac_core.vocabulary import Alignment, UnionVocabulary
-from gac_core.worker import Event, Worker
+from gac_core.worker import Worker
 
 _shelf = Shelf()
 
@@ -231,43 +229,50 @@ class Ensemble:
     def generate_batch(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
     ) -> list[RequestOutput]:
-        """Answers several prompts at once, as one batch; arguments and errors as in `generate`."""
+        """Answers several prompts at once, as one batch; arguments and errors as in `generate`.
+
+        An error of one ends them all.
+        """
         requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
-        streams = [self._events(*request, eager=True) for request in requests]
-        return [fold(stream) for stream in streams]
+        try:
+            streams = [delivered(self._worker, *request, eager=True) for request in requests]
+            return [fold(stream) for stream in streams]
+        except BaseException:
+            for request, _ in requests:
+                self._worker.abort(request.request_id)
+            raise
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return self._events(*self._intake.request(prompt, params, overrides))
+        return delivered(self._worker, *self._intake.request(prompt, params, overrides))
 
     async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
         return fold([chunk async for chunk in self.astream(prompt, params, **overrides)])
 
-    async def astream(
+    async def agenerate_batch(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
+    ) -> list[RequestOutput]:
+        """`generate_batch` for event loops; cancelling it frees the engine."""
+        room = asyncio.Semaphore(self.config.max_batch_size)
+
+        async def ask(prompt: Prompt) -> RequestOutput:
+            async with room:
+                return await self.agenerate(prompt, params, **overrides)
+
+        tasks = [asyncio.ensure_future(ask(prompt)) for prompt in prompts]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def astream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        request, reply = await asyncio.to_thread(self._intake.request, prompt, params, overrides)
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def sink(event: Event) -> None:
-            # A loop that was closed under us has nobody left to tell.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        self._worker.submit(request, sink)
-        try:
-            while True:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield reply.read(event)
-                if event.output is not None:
-                    return
-        finally:
-            self._worker.abort(request.request_id)
+        return adelivered(self._worker, lambda: self._intake.request(prompt, params, overrides))
 
     def close(self) -> None:
         """Stops the engine; requests still running get an `EngineClosedError`. May be called twice."""
@@ -280,27 +285,3 @@ class Ensemble:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # ---- within
-
-    def _events(self, request: Request, reply: Reply, eager: bool = False) -> Iterator[OutputChunk]:
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        if eager:
-            self._worker.submit(request, events.put, wait=True)
-
-        def read() -> Iterator[OutputChunk]:
-            # Submitted at the first read: an iterator nobody reads costs nothing.
-            if not eager:
-                self._worker.submit(request, events.put)
-            try:
-                while True:
-                    event = events.get()
-                    if isinstance(event, Exception):
-                        raise event
-                    yield reply.read(event)
-                    if event.output is not None:
-                        return
-            finally:
-                self._worker.abort(request.request_id)
-
-        return read()

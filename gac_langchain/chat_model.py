@@ -6,24 +6,25 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import model_validator
 
 from gac_core import Conversation, SamplingParams, UnknownArgumentError
 from gac_langchain import convert
-from gac_langchain.settings import CALL_NAMES, EnsembleSettings, with_configured
+from gac_langchain.configured import ConfiguredChat
+from gac_langchain.settings import CALL_NAMES
 from gac_langchain.structured import structured
 
 _TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "enable_thinking")
 
 
-class ChatGaC(EnsembleSettings, BaseChatModel):
+class ChatGaC(ConfiguredChat):
     """Chat with an ensemble of open models; each member sees the conversation in its own chat template.
 
     Setup:
@@ -142,27 +143,6 @@ class ChatGaC(EnsembleSettings, BaseChatModel):
         return self._loaded.encode(text)
 
     # ---- calls
-
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answers; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
-        return super().invoke(input, config, **with_configured(config, kwargs))
-
-    async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AIMessage:
-        """`invoke` for event loops."""
-        return await super().ainvoke(input, config, **with_configured(config, kwargs))
-
-    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Streams an answer; the threshold as in `invoke`."""
-        return super().stream(input, config, **with_configured(config, kwargs))
-
-    async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """`stream` for event loops."""
-        async for chunk in super().astream(input, config, **with_configured(config, kwargs)):
-            yield chunk
 
     def _generate(
         self,

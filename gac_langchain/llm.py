@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM
+from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
 
 from gac_core import OutputChunk, RequestOutput, as_metadata, fold
-from gac_langchain.settings import EnsembleSettings
+from gac_langchain.settings import EnsembleSettings, with_configured
 
 
 class GaCLLM(EnsembleSettings, BaseLLM):
-    """Text completion by an ensemble; all prompts of one call run as one batch.
+    """Continue texts with an ensemble of open models; no chat template is applied. For conversations: `ChatGaC`.
 
-    Example:
-        >>> llm = GaCLLM(models=["model-a", "model-b"])  # doctest: +SKIP
-        >>> llm.invoke("The capital of France is", threshold=0.5, max_tokens=5)  # doctest: +SKIP
+    Setup:
+        Install the package with its extra ``langchain``. Models are folders, or names on a model hub.
+
+        .. code-block:: bash
+
+            pip install 'gac-ensemble[langchain]'
+
+    Instantiate:
+        Models, or a loaded ensemble, or a YAML file; without any, the file that ``GAC_CONFIG`` names. Models of the
+        same settings share one loaded ensemble, with `ChatGaC` too.
+
+        .. code-block:: python
+
+            from gac_langchain import GaCLLM
+
+            llm = GaCLLM(models=["model-a", "model-b"], threshold=0.5, max_tokens=256)
+            llm = GaCLLM(ensemble=ensemble)
+            llm = GaCLLM.from_config("ensemble.yaml", temperature=0.7)
+
+    Invoke:
+        Every parameter of `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not
+        known is refused. The threshold may also come as in `ChatGaC`.
+
+        .. code-block:: python
+
+            llm.invoke("The capital of France is", threshold=0.8, max_tokens=5)
+            llm.batch(["The capital of France is", "The capital of Peru is"])  # one batch of the engine
+
+    Stream:
+        .. code-block:: python
+
+            for piece in llm.stream("The capital of France is"):
+                print(piece, end="")
+
+    Async:
+        .. code-block:: python
+
+            await llm.ainvoke("The capital of France is")
+            async for piece in llm.astream("The capital of France is"):
+                print(piece, end="")
+
+    Structured output:
+        .. code-block:: python
+
+            llm.invoke("Yes or no? ", grammar=gac_core.Grammar.choices(["yes", "no"]))
+
+    Response metadata:
+        ``llm.generate([...]).generations[0][0].generation_info`` holds what `ChatGaC` has in ``response_metadata``, and
+        the token counts under ``usage``.
     """
 
     @property
@@ -33,6 +79,66 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def get_token_ids(self, text: str) -> list[int]:
         """Returns a text in the gate's ids."""
         return self._loaded.encode(text)
+
+    # ---- calls; a run's configuration holds the threshold
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """Continues a text; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
+        return super().invoke(input, config, **with_configured(config, kwargs))
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """`invoke` for event loops."""
+        return await super().ainvoke(input, config, **with_configured(config, kwargs))
+
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
+        """Streams a continuation; the threshold as in `invoke`."""
+        return super().stream(input, config, **with_configured(config, kwargs))
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[str]:
+        """`stream` for event loops."""
+        async for piece in super().astream(input, config, **with_configured(config, kwargs)):
+            yield piece
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Continues several texts as one batch.
+
+        Args:
+            inputs: The texts.
+            config: One configuration, or one for each.
+            return_exceptions: Return the error of a text in its place. Default False: the first one is raised and ends
+                them all.
+            **kwargs: As in `invoke`.
+        """
+        shared = _shared(config, kwargs)
+        if shared is None or return_exceptions:
+            # Each is a run of its own; the engine batches what arrives together.
+            configs = self._side_by_side(config, len(inputs))
+            return Runnable.batch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
+        return super().batch(inputs, config, **shared)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """`batch` for event loops."""
+        shared = _shared(config, kwargs)
+        if shared is None or return_exceptions:
+            configs = self._side_by_side(config, len(inputs))
+            return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
+        return await super().abatch(inputs, config, **shared)
 
     def _generate(
         self,
@@ -50,8 +156,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        params = self._params(stop, kwargs)
-        return _result(await asyncio.gather(*(self._loaded.agenerate(prompt, params) for prompt in prompts)))
+        return _result(await self._loaded.agenerate_batch(prompts, self._params(stop, kwargs)))
 
     def _stream(
         self,
@@ -79,6 +184,13 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
+
+
+def _shared(config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of all runs of a batch; None where their configurations differ in the threshold."""
+    configs = config if isinstance(config, list) else [config]
+    asked = [with_configured(each, kwargs) for each in configs] or [kwargs]
+    return asked[0] if all(each == asked[0] for each in asked) else None
 
 
 def _chunks(stream: Iterator[OutputChunk]) -> Iterator[GenerationChunk]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from gac_core import PARAMETERS, ConfigError, Ensemble, SamplingParams, request_params
+from gac_core import PARAMETERS, ConfigError, Ensemble, SamplingParams, ambient_threshold, request_params
 
 CALL_NAMES = PARAMETERS
 """The names of a request's parameters, each a field and an argument of every call."""
@@ -116,6 +116,15 @@ class EnsembleSettings(BaseModel):
         """The members' names."""
         return "+".join(self._loaded.names)
 
+    def _side_by_side(self, config: RunnableConfig | list[RunnableConfig] | None, count: int) -> list[RunnableConfig]:
+        """Configurations of the runs of a batch, which use all of the engine's places unless they say otherwise."""
+        places = min(count, self._loaded.config.max_batch_size)
+        # LangChain's own default is a few threads more than the machine has cores.
+        return [
+            {**each, "max_concurrency": each.get("max_concurrency") or places}
+            for each in get_config_list(config, count)
+        ]
+
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
         defaults = {name: getattr(self, name) for name in PARAMETERS}
@@ -141,4 +150,5 @@ class EnsembleSettings(BaseModel):
             "alignment": config.alignment,
             # Drafts change the cost, never the text.
             **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts"})},
+            "threshold": ambient_threshold(self.threshold),
         }

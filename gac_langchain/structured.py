@@ -61,5 +61,6 @@ def structured(
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     with_error = parsed.with_fallbacks([failed], exception_key="parsing_error")
-    both: Runnable[LanguageModelInput, Any] = RunnableMap(raw=bound) | with_error
+    # The model stands first, since that is the only step which gets a later call's arguments.
+    both: Runnable[LanguageModelInput, Any] = bound | RunnableMap(raw=RunnablePassthrough()) | with_error
     return both

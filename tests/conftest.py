@@ -10,6 +10,7 @@ from architectures import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
+from gac_core.delivery import delivered
 from gac_core.member import Member
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def ensemble_of(models, **settings) -> Ensemble:
 
 def start(ensemble: Ensemble, prompt, **asked):
     """A stream whose request has begun before it is read."""
-    return ensemble._events(*ensemble._intake.request(prompt, None, asked), eager=True)
+    return delivered(ensemble._worker, *ensemble._intake.request(prompt, None, asked), eager=True)
 
 
 QUESTION = [

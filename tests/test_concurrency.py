@@ -6,7 +6,10 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+
+from gac_core import GaCError, RequestError
 
 ASKED = {"max_tokens": 16, "temperature": 2.0, "seed": 3}
 
@@ -105,3 +108,47 @@ def test_counts_and_logprobs(ensemble):
         assert member.seconds > 0
         assert member.tokens + member.reused_tokens >= member.prompt_tokens
     assert ensemble.generate(QUESTION, **ASKED).logprobs is None
+
+
+async def test_an_error_ends_its_whole_batch():
+    """What the others would still have written is not written."""
+    asked = {"temperature": 5.0, "seed": 1, "max_tokens": 900}
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        submit, submitted = one._worker.submit, []
+
+        def the_first_fails(request, sink, wait=False):
+            submit(request, sink, wait)
+            submitted.append(sink)
+            if len(submitted) == 3:
+                submitted[0](GaCError("out of luck"))
+
+        one._worker.submit = the_first_fails
+        with pytest.raises(GaCError, match="out of luck"):
+            one.generate_batch([long_prompt()] * 3, **asked)
+        assert idle(one)
+        submitted.clear()
+        with pytest.raises(GaCError, match="out of luck"):
+            await one.agenerate_batch([long_prompt()] * 3, **asked)
+        assert await asyncio.to_thread(idle, one)
+        del one._worker.submit
+        with pytest.raises(RequestError, match="context"):
+            await one.agenerate_batch([*[long_prompt()] * 2, "word " * 3000], **asked)
+        assert await asyncio.to_thread(idle, one)
+
+
+async def test_a_cancelled_batch_frees_the_engine():
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        task = asyncio.create_task(one.agenerate_batch([long_prompt()] * 3, temperature=5.0, seed=1, max_tokens=900))
+        await asyncio.sleep(0.2)
+        assert one._worker._engine.busy
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(idle, one)
+
+
+async def test_asynchronous_batches_say_what_others_say(ensemble):
+    prompts = [QUESTION, "Who", "In which town"] * 3
+    together = await ensemble.agenerate_batch(prompts, **ASKED)
+    assert [o.tokens for o in together] == [o.tokens for o in ensemble.generate_batch(prompts, **ASKED)]
+    assert await ensemble.agenerate_batch([]) == ensemble.generate_batch([]) == []

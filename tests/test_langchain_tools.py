@@ -13,12 +13,11 @@ from architectures import SMALL
 from conftest import EMBEDDED, QUESTION, ensemble_of
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gac_core import Grammar, RequestError, UnknownArgumentError, use_threshold
+from gac_core import Grammar, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
 
 ASK = QUESTION[1]["content"]
@@ -165,50 +164,7 @@ def test_json_mode_and_wrong_methods(chat):
         chat.invoke("x", response_format={"type": "xml"})
 
 
-# ---- thresholds
-
-
-def test_the_threshold_reaches_the_engine_on_every_route(trained):
-    prompt = HumanMessage(ASK)
-    whole, none = share(trained.invoke([prompt])), 0.0
-    assert whole == 1.0
-    routes = {
-        "call": trained.invoke([prompt], threshold=0.0),
-        "bind": trained.bind(threshold=0.0).invoke([prompt]),
-        "tools, then bind": trained.bind_tools([]).bind(threshold=0.0).invoke([prompt]),
-        "config": trained.invoke([prompt], config={"configurable": {"gac_threshold": 0.0}}),
-        "copy": trained.with_threshold(0.0).invoke([prompt]),
-        "bind, then tools": trained.with_threshold(0.0).bind_tools([]).invoke([prompt]),
-        "stream": sum_of(trained.stream([prompt], threshold=0.0)),
-        "stream by config": sum_of(trained.stream([prompt], config={"configurable": {"gac_threshold": 0.0}})),
-        "batch": trained.batch([[prompt]], config={"configurable": {"gac_threshold": 0.0}})[0],
-    }
-    with use_threshold(0.0):
-        routes["surroundings"] = trained.invoke([prompt])
-    chain = RunnableLambda(lambda text: [HumanMessage(text)]) | trained
-    routes["chain by config"] = chain.invoke(ASK, config={"configurable": {"gac_threshold": 0.0}})
-    assert {name: share(message) for name, message in routes.items()} == dict.fromkeys(routes, none)
-    with use_threshold(0.0):
-        assert share(trained.invoke([prompt], threshold=None)) == 1.0
-    assert trained.with_threshold(0.5)._loaded is trained._loaded
-    with pytest.raises(RequestError, match="threshold"):
-        trained.with_threshold(2)
-
-
-async def test_the_threshold_reaches_the_engine_from_tasks(trained):
-    config = {"configurable": {"gac_threshold": 0.0}}
-    assert share(await trained.ainvoke(ASK, config=config)) == 0.0
-    chunks = [chunk async for chunk in trained.astream(ASK, config=config)]
-    assert share(sum(chunks[1:], chunks[0])) == 0.0
-
-
-def test_agents_pass_the_threshold_on(chat):
-    agents = pytest.importorskip("langchain.agents")
-    agent = agents.create_agent(chat, [get_weather])
-    config = {"configurable": {"gac_threshold": 0.0}, "recursion_limit": 4}
-    # A random gate never calls a tool by itself, so that the loop ends with its first answer.
-    state = agent.invoke({"messages": [HumanMessage("Hi")]}, config=config)
-    assert share(state["messages"][-1]) == 0.0
+# ---- agents
 
 
 def test_an_agent_gives_a_structured_answer(chat):

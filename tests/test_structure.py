@@ -50,14 +50,15 @@ FLOORS = {
     "scheduler": 5,
     "engine": 6,
     "worker": 7,
+    "delivery": 8,
     "reply": 1,
     "settings": 2,
     "sharing": 0,
     "loading": 4,
     "intake": 5,
-    "ensemble": 8,
+    "ensemble": 9,
     "inspection": 4,
-    "cli": 9,
+    "cli": 10,
 }
 
 

@@ -1,0 +1,80 @@
+"""How what the engine's thread finds out reaches the threads and event loops that asked.
+
+Knows queues; knows nothing of prompts or models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from gac_core.output import OutputChunk
+from gac_core.reply import Reply
+from gac_core.request import Request
+from gac_core.worker import Event, Worker
+
+
+def delivered(worker: Worker, request: Request, reply: Reply, eager: bool = False) -> Iterator[OutputChunk]:
+    """Returns the chunks of a request's answer; giving the iterator up frees the engine.
+
+    Args:
+        worker: Who does the request.
+        request: What is asked.
+        reply: Reads the engine's events into chunks.
+        eager: Hand the request in now, waiting for room in the queue, not at the first read. Whoever does so and reads
+            nothing must abort it. Default False: an iterator nobody reads costs nothing.
+
+    Raises:
+        QueueFullError: There is no room, and ``eager`` is False.
+        EngineClosedError: The ensemble is closed.
+        GaCError: Whatever ended the request.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    if eager:
+        worker.submit(request, events.put, wait=True)
+
+    def read() -> Iterator[OutputChunk]:
+        if not eager:
+            worker.submit(request, events.put)
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield reply.read(event)
+                if event.output is not None:
+                    return
+        finally:
+            worker.abort(request.request_id)
+
+    return read()
+
+
+async def adelivered(worker: Worker, ask: Callable[[], tuple[Request, Reply]]) -> AsyncIterator[OutputChunk]:
+    """`delivered` for event loops; closing or cancelling it frees the engine.
+
+    Args:
+        worker: Who does the request.
+        ask: Makes the request and its reader; called in a thread, since rendering a long prompt takes time.
+    """
+    request, reply = await asyncio.to_thread(ask)
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def sink(event: Event) -> None:
+        # A loop that was closed under us has nobody left to tell.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    worker.submit(request, sink)
+    try:
+        while True:
+            event = await events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield reply.read(event)
+            if event.output is not None:
+                return
+    finally:
+        worker.abort(request.request_id)

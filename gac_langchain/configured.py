@@ -1,0 +1,85 @@
+"""The ways in on which a run's configuration reaches the chat model: its threshold, and how many calls run at once.
+
+LangChain hands ``config["configurable"]`` to a model's public methods and drops it before the model's own ones. Knows
+no messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+
+from gac_langchain.settings import EnsembleSettings, with_configured
+
+
+class ConfiguredChat(EnsembleSettings, BaseChatModel):
+    """A chat model whose calls take their threshold from their run's configuration, unless they give one."""
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """Answers; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
+        return super().invoke(input, config, **with_configured(config, kwargs))
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """`invoke` for event loops."""
+        return await super().ainvoke(input, config, **with_configured(config, kwargs))
+
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """Streams an answer; the threshold as in `invoke`."""
+        return super().stream(input, config, **with_configured(config, kwargs))
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """`stream` for event loops."""
+        async for chunk in super().astream(input, config, **with_configured(config, kwargs)):
+            yield chunk
+
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Streams events of any ``version``; the threshold as in `invoke`."""
+        return super().stream_events(input, config, **self._of_events(config, kwargs))
+
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """`stream_events` for event loops."""
+        return super().astream_events(input, config, **self._of_events(config, kwargs))
+
+    @staticmethod
+    def _of_events(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        # Older versions come by `astream`.
+        return with_configured(config, kwargs) if kwargs.get("version") == "v3" else kwargs
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answers several inputs as one batch of the engine.
+
+        Args:
+            inputs: What to answer.
+            config: One configuration, or one for each. Default ``max_concurrency``: what the engine runs at once.
+            return_exceptions: Return errors in place of answers. Default False: the first one is raised.
+            **kwargs: As in `invoke`.
+        """
+        configs = self._side_by_side(config, len(inputs))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """`batch` for event loops."""
+        configs = self._side_by_side(config, len(inputs))
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
