@@ -1,9 +1,9 @@
 """Conversational retrieval through LangChain: a vector store, follow-up questions with the history, sources.
 
-The vector store needs an embedding model: name one with ``--embeddings`` (any sentence-transformers model, which the
-package langchain-huggingface loads). Without one, passages are found by BM25. The embedded models answer from passages
-but were never trained on conversations: a follow-up must name what it asks about; with ``--models`` of your own it need
-not.
+The vector store (Chroma) needs an embedding model: name one with ``--embeddings`` (any sentence-transformers model; the
+package's extra ``vectors`` holds what loads it). Without one, passages are found by BM25. The embedded models answer
+from passages but were never trained on conversations: a follow-up must name what it asks about; with ``--models`` of
+your own it need not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.vectorstores import InMemoryVectorStore
 from rag_langchain import build_retriever, join
 from retrieval import SYSTEM, USER
 
@@ -30,10 +29,15 @@ def retriever_of(folder: Path, embeddings: str | None, k: int) -> BaseRetriever:
     lexical = build_retriever(folder, k)
     if embeddings is None:
         return lexical
+    from chromadb.config import Settings
+    from langchain_chroma import Chroma
     from langchain_huggingface import HuggingFaceEmbeddings
 
-    store = InMemoryVectorStore(HuggingFaceEmbeddings(model_name=embeddings))
-    store.add_documents(lexical.documents)
+    store = Chroma.from_documents(
+        lexical.documents,
+        HuggingFaceEmbeddings(model_name=embeddings),
+        client_settings=Settings(anonymized_telemetry=False),
+    )
     return store.as_retriever(search_kwargs={"k": k})
 
 

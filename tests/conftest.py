@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +95,19 @@ QUESTION = [
         "It was built in 1874. It is made of stone.\n\nQuestion: In which town is the Torno Bridge?",
     },
 ]
+
+
+async def gaps_of_ticks(seconds):
+    """The times between the ticks of an event loop that wants to tick every millisecond, in seconds."""
+    gaps, begun = [], time.perf_counter()
+    last = begun
+    while last - begun < seconds:
+        await asyncio.sleep(0.001)
+        gaps.append(time.perf_counter() - last)
+        last += gaps[-1]
+    return gaps
+
+
+def nearly_all(gaps):
+    """The longest of the shortest nine tenths: a machine that does other things may stand still now and then."""
+    return sorted(gaps)[len(gaps) * 9 // 10]

@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
@@ -39,6 +45,30 @@ def test_examples_run(name, shown):
     run = subprocess.run([sys.executable, f"examples/{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert all(text in run.stdout for text in shown), run.stdout
+
+
+def test_an_existing_app_takes_three_lines():
+    """The diff of the examples' README, as it stands after the change, run on embedded members."""
+    diff = re.search(r"```diff\n(.*?)```", (ROOT / "examples" / "README.md").read_text(encoding="utf-8"), flags=re.S)[1]
+    after = "".join(line[1:] + "\n" for line in diff.splitlines() if not line.startswith("-"))
+    for name, member in (("model-a", "ash"), ("model-b", "birch")):
+        after = after.replace(f'"{name}"', repr(str(ROOT / "examples" / "models" / member)))
+    names = {"prompt": ChatPromptTemplate.from_messages([("human", "{question}")]), "StrOutputParser": StrOutputParser}
+    exec(after, names)
+    assert "Torno" in names["chain"].invoke({"question": "In which town is the Torno Bridge?"})
+    assert sum(line.startswith("+") for line in diff.splitlines()) <= 3
+
+
+def test_the_vector_store_finds_the_passages(tmp_path):
+    """With an embedding model that averages random vectors of tokens, so that texts with the same words are near."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "examples" / "models" / "ash" / "tokenizer.json"))
+    torch.manual_seed(0)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=256)], device="cpu").save(str(tmp_path))
+    command = [sys.executable, "examples/chat_langchain.py", "--embeddings", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "A: The Velgin Bridge crosses the river in Borfen." in run.stdout
+    assert "source: bridges.md" in run.stdout
 
 
 def test_the_handbook_is_what_its_script_writes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of
+from conftest import EMBEDDED, QUESTION, ensemble_of, gaps_of_ticks, nearly_all
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tools import tool
@@ -209,13 +209,7 @@ def test_a_stream_given_up_frees_the_engine(chat):
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
     task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
-    gaps, before = [], time.perf_counter()
-    for _ in range(40):
-        await asyncio.sleep(0.005)
-        now = time.perf_counter()
-        gaps.append(now - before)
-        before = now
-    assert sorted(gaps)[len(gaps) // 2] < 0.02
+    assert nearly_all(await gaps_of_ticks(0.4)) < 0.02
     engine = chat._loaded._worker._engine
     steps = counted(engine)
     task.cancel()
