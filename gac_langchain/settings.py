@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,12 +11,27 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from gac_core import PARAMETERS, ConfigError, Ensemble, SamplingParams, ambient_threshold, request_params
+from gac_core import (
+    PARAMETERS,
+    ConfigError,
+    Ensemble,
+    SamplingParams,
+    UnknownArgumentError,
+    ambient_threshold,
+    request_params,
+)
 
 CALL_NAMES = PARAMETERS
 """The names of a request's parameters, each a field and an argument of every call."""
 CONFIGURABLE = "gac_threshold"
 """The key of ``config["configurable"]`` that sets the threshold of every model in a run."""
+
+# What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
+_OF_SERVICES = frozenset(
+    {"api_key", "base_url", "timeout", "max_retries", "streaming", "stream_usage", "model_provider"}
+)
+# Where and how a member is computed, not what it says.
+_WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 
 
 def with_configured(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +47,8 @@ class EnsembleSettings(BaseModel):
 
     Give ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it), or ``models``, or neither: then
     the environment variable ``GAC_CONFIG`` names a YAML configuration. Copies of a model share its ensemble. All other
-    fields are defaults that each call may override by the same name.
+    fields are defaults that each call may override by the same name. A name that is not known is refused, but for those
+    that only remote services have (``api_key``, ``timeout``, ...), which mean nothing here.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -64,6 +81,16 @@ class EnsembleSettings(BaseModel):
     grammar: Any = None
     drafts: bool = True
     _loaded: Ensemble = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            known = set(cls.model_fields)
+            unknown = set(values) - known - _OF_SERVICES
+            if unknown:
+                raise UnknownArgumentError(unknown, known)
+        return values
 
     @model_validator(mode="after")
     def _load(self) -> EnsembleSettings:
@@ -135,14 +162,8 @@ class EnsembleSettings(BaseModel):
         config = self._loaded.config
         return {
             "members": [
-                {
-                    "model": m.model,
-                    "weight": m.weight,
-                    "dtype": m.dtype,
-                    "revision": m.revision,
-                    "quantization": m.quantization,
-                }
-                for m in config.members
+                {name: value for name, value in asdict(member).items() if name not in _WITHOUT_EFFECT}
+                for member in config.members
             ],
             "ensemble_gate": self._loaded.gate,
             "ensemble_threshold": config.threshold,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# No test asks a hub: what is not there is told at once. Must be known before transformers is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from architectures import random_model

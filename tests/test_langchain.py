@@ -7,7 +7,7 @@ from conftest import EMBEDDED, QUESTION
 from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 
-from gac_core import ConfigError, RequestError, UnknownArgumentError
+from gac_core import ConfigError, MemberConfig, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
 
 # Sampled hot: as bare text the embedded members mostly end at once, which would prove little.
@@ -142,11 +142,19 @@ def test_settings_are_checked_at_once(ensemble):
         ChatGaC()
     with pytest.raises((ConfigError, ValueError), match="max_tokens"):
         ChatGaC(ensemble=ensemble, max_tokens=0)
+    with pytest.raises(ValueError, match=r"treshold.*did you mean 'threshold'"):
+        ChatGaC(ensemble=ensemble, treshold=0.5)
+    assert ChatGaC(ensemble=ensemble, timeout=60, api_key="x", max_retries=2).max_tokens == 256
 
 
 def test_the_cache_key_tells_ensembles_apart(ensemble):
     one, two = ChatGaC(ensemble=ensemble), ChatGaC(ensemble=ensemble, threshold=0.5)
     assert one._identifying_params != two._identifying_params
+    template = MemberConfig(EMBEDDED[0], chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    same = [
+        ChatGaC(models=[model])._get_llm_string() for model in (EMBEDDED[0], MemberConfig(EMBEDDED[0], device="cpu"))
+    ]
+    assert same[0] == same[1] != ChatGaC(models=[template])._get_llm_string()
     assert one.get_num_tokens("In which town") == len(ensemble.encode("In which town")) > 0
 
 
