@@ -224,6 +224,21 @@ async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
     assert len(steps) - before <= 2
 
 
+async def test_an_async_stream_given_up_frees_the_engine(chat):
+    engine = chat._loaded._worker._engine
+    for stream in (chat.astream("Hi", grammar=LONG), (chat.bind(grammar=LONG) | StrOutputParser()).astream("Hi")):
+        await anext(stream)
+        steps = counted(engine)
+        await stream.aclose()
+        before = len(steps)
+        until = time.perf_counter() + 5
+        while engine.busy and time.perf_counter() < until:
+            await asyncio.sleep(0.002)
+        del engine.step
+        assert not engine.busy
+        assert len(steps) - before <= 2
+
+
 # ---- building
 
 
