@@ -34,8 +34,9 @@ from gac_core.output import (
     fold,
 )
 from gac_core.sampling import SamplingParams
+from gac_core.schema import is_recursive
 from gac_core.settings import PARAMETERS, ambient_threshold, request_params, use_threshold
-from gac_core.tools import InvalidToolCall, Tool, ToolCall
+from gac_core.tools import InvalidToolCall, Tool, ToolCall, tell_schema
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,8 @@ __all__ = [
     "ambient_threshold",
     "as_metadata",
     "fold",
+    "is_recursive",
     "request_params",
+    "tell_schema",
     "use_threshold",
 ]

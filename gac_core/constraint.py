@@ -52,6 +52,14 @@ class _Spelling:
         return ids
 
 
+def _culprit(grammar: Grammar) -> str:
+    """What to name in an error: the tool whose schema cannot be compiled, if there is one, else the grammar."""
+    for name, schema in grammar.tools:
+        if LLMatcher.validate_grammar(Grammar.json_schema(schema).source):
+            return f"the schema of tool {name!r}'s arguments"
+    return f"the grammar ({grammar.kind})"
+
+
 class Compiler:
     """Compiles grammars for one union; may be used from many threads.
 
@@ -81,7 +89,7 @@ class Compiler:
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n<state>")[0].strip()
-            raise GrammarError(f"the grammar ({grammar.kind}) cannot be compiled: {reason}")
+            raise GrammarError(f"{_culprit(grammar)} cannot be compiled: {reason}")
         return matcher
 
 

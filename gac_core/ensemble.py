@@ -209,6 +209,26 @@ class Ensemble:
         """Returns a text in the gate's ids, without special tokens; for counting."""
         return self._intake.encode(text)
 
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Returns how long a prompt is for the member that reads most tokens in it, chat template and tools included.
+
+        Raises:
+            RequestError: The prompt is none.
+        """
+        return self._intake.count(prompt)
+
+    def check(self, params: SamplingParams) -> None:
+        """Checks parameters against this ensemble, for wrappers that are told of them before there is a prompt.
+
+        Raises:
+            RequestError: The gate is no member.
+        """
+        self._intake.gate(params.gate)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
+        # Models are loaded once; who copies what holds an ensemble shares it.
+        return self
+
     # ---- asking
 
     def generate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:

@@ -6,16 +6,14 @@ vocabularies or requests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gac_core.errors import GrammarError
-
-# How JSON is spaced, and that it is never spaced otherwise: as models were trained to write it, and so that everything
-# between two values is decided by the schema.
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+from gac_core.schema import enforceable
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,17 @@ class Grammar:
         kind: How it was made: ``"json_schema"``, ``"regex"``, ``"lark"``, ``"choices"`` or ``"tools"``.
         lark: The grammar in llguidance's dialect of Lark.
         answer: The grammar that ``lark`` calls ``@answer``, if it does.
+        tools: Of tool calls the names and the schemas of the arguments, as JSON.
     """
 
     kind: str
-    lark: str = field(repr=False)
+    lark: str
     answer: Grammar | None = None
+    tools: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        # Short, but never the same for two: frameworks' caches go by it.
+        return f"Grammar(kind={self.kind!r}, digest={hashlib.sha256(self.source.encode()).hexdigest()[:16]!r})"
 
     @property
     def source(self) -> str:
@@ -45,7 +49,8 @@ class Grammar:
         """A JSON text that a schema allows, spaced as ``{"a": 1, "b": [2, 3]}``.
 
         An object whose ``properties`` are listed gets no others unless the schema speaks of ``additionalProperties``:
-        what the schema merely does not forbid, nobody who reads the answer waits for.
+        what the schema merely does not forbid, nobody who reads the answer waits for. A ``format`` that is not among
+        date-time, time, date, duration, email, hostname, ipv4, ipv6, uri and uuid is an annotation.
 
         Args:
             schema: A JSON schema (draft 2020-12 and older) as a mapping or as JSON.
@@ -54,7 +59,7 @@ class Grammar:
             GrammarError: The schema is no JSON object. What a schema asks for that cannot be enforced is refused when
                 a request comes with it, before any work.
         """
-        return cls("json_schema", f"start: %json {_json(schema)}")
+        return cls("json_schema", f"start: %json {enforceable(schema)}")
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -112,9 +117,10 @@ class Grammar:
             raise GrammarError("tool calls need at least one tool")
         if answer is not None and (required or answer.answer is not None):
             raise GrammarError("where tool calls are required there is no other answer; give one of both")
+        schemas = {name: enforceable(schema) for name, schema in tools.items()}
         bodies = [
-            f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " %json {_json(schema)} "}}"'
-            for name, schema in tools.items()
+            f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " %json {schema} "}}"'
+            for name, schema in schemas.items()
         ]
         rules = [f"call{index}: {body}" for index, body in enumerate(bodies)]
         body = " | ".join(f"call{index}" for index in range(len(bodies)))
@@ -129,51 +135,7 @@ class Grammar:
         else:
             rules.append("start: called* text" if parallel else "start: called | text")
             rules += ["called: opening body", 'opening[lazy]: TEXT "<tool_call>"', "text: TEXT", "TEXT: /(.|\\n)*/"]
-        return cls("tools", "\n".join(rules), answer)
-
-
-def _json(schema: Mapping[str, Any] | str) -> str:
-    try:
-        value = json.loads(schema) if isinstance(schema, str) else schema
-        if isinstance(value, bool):
-            value = {} if value else {"not": {}}
-        if not isinstance(value, Mapping):
-            raise TypeError(f"it is a {type(value).__name__}")
-        text = json.dumps(value)
-        # Where schemas are joined, one that is closed would forbid what the others list.
-        value = json.loads(text) if '"allOf"' in text else _closed(json.loads(text))
-        asked = value.get("x-guidance")
-        return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, Mapping) else {})}})
-    except (TypeError, ValueError) as error:
-        raise GrammarError(f"a JSON schema is an object that JSON can hold: {error}") from error
-
-
-def _closed(schema: Any) -> Any:
-    """The schema with every object closed that lists its properties and says nothing of others."""
-    if not isinstance(schema, dict):
-        return schema
-    out = dict(schema)
-    for key in ("properties", "$defs", "definitions", "patternProperties"):
-        if isinstance(out.get(key), dict):
-            out[key] = {name: _closed(part) for name, part in out[key].items()}
-    for key in ("anyOf", "oneOf", "prefixItems"):
-        if isinstance(out.get(key), list):
-            out[key] = [_closed(part) for part in out[key]]
-    for key in ("items", "additionalProperties"):
-        out.update({key: _closed(out[key])} if key in out else {})
-    speaks = (
-        "additionalProperties",
-        "unevaluatedProperties",
-        "patternProperties",
-        "anyOf",
-        "oneOf",
-        "$ref",
-        "enum",
-        "const",
-    )
-    if isinstance(out.get("properties"), dict) and not any(key in out for key in speaks):
-        out["additionalProperties"] = False
-    return out
+        return cls("tools", "\n".join(rules), answer, tuple(schemas.items()))
 
 
 def _escape(pattern: str) -> str:

@@ -45,7 +45,22 @@ class Intake:
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens."""
         with self._encoding:
-            return self._members[self._names.index(self._gate)].tokenizer.encode_rendered(text)
+            return self._members[self.gate(None)].tokenizer.encode_rendered(text)
+
+    def gate(self, name: str | None) -> int:
+        """Returns which member a request's gate is; None: the ensemble's own.
+
+        Raises:
+            RequestError: No member is called so.
+        """
+        gate = name or self._gate
+        if gate not in self._names:
+            raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self._names)}")
+        return self._names.index(gate)
+
+    def count(self, prompt: Prompt) -> int:
+        """Returns the tokens of a prompt for the member that reads most in it."""
+        return max(len(ids) for ids in self._encoded(prompt)[1])
 
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]
@@ -56,15 +71,11 @@ class Intake:
             RequestError: The prompt or an argument is wrong.
         """
         params = (params or SamplingParams()).with_overrides(overrides)
-        gate = params.gate or self._gate
-        if gate not in self._names:
-            raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self._names)}")
-        index = self._names.index(gate)
-        talk = as_conversation(prompt)
+        index = self.gate(params.gate)
+        talk, ids = self._encoded(prompt)
+        texts = [self._text(member, own) for member, own in zip(self._members, ids, strict=True)]
         with self._encoding:
-            native = talk is not None and self._native(talk)
-            texts = [self._text(member, prompt if talk is None else talk, native) for member in self._members]
-            reply = Reply(None if talk is None else self._parser(talk, index, native))
+            reply = Reply(None if talk is None else self._parser(talk, index))
         grammar = params.grammar if talk is None else _grammar(talk, params.grammar)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(
@@ -85,15 +96,23 @@ class Intake:
         tokenizers = [member.tokenizer for member in self._members]
         return talk.tool_format != "common" and (talk.tool_format == "native" or shared_format(tokenizers) == "native")
 
-    def _text(self, member: Member, prompt: Prompt, native: bool) -> MemberText:
-        ids = encode_prompt(member.tokenizer, prompt, native)
+    def _encoded(self, prompt: Prompt) -> tuple[Conversation | None, list[list[int]]]:
+        """The prompt as a conversation, if it is one, and in each member's ids."""
+        talk = as_conversation(prompt)
+        with self._encoding:
+            native = talk is not None and self._native(talk)
+            told = prompt if talk is None else talk
+            return talk, [encode_prompt(member.tokenizer, told, native) for member in self._members]
+
+    @staticmethod
+    def _text(member: Member, ids: list[int]) -> MemberText:
         if member.context is not None and len(ids) > member.context:
             raise PromptTooLongError(member.name, len(ids), member.context)
         return MemberText(ids)
 
-    def _parser(self, talk: Conversation, gate: int, native: bool) -> AnswerParser:
+    def _parser(self, talk: Conversation, gate: int) -> AnswerParser:
         tokenizer = self._members[gate].tokenizer
-        inside = opens_thinking(tokenizer, render(tokenizer, talk, native))
+        inside = opens_thinking(tokenizer, render(tokenizer, talk, self._native(talk)))
         return AnswerParser(tools=[tool.name for tool in talk.told_tools], thinking=True, inside=inside)
 
 

@@ -182,6 +182,11 @@ class OutputChunk:
     reasoning: str = ""
     tool_calls: tuple[ToolCallChunk, ...] = ()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing in it to show: something is held back, or belongs to a call's frame."""
+        return not (self.text or self.reasoning or self.tool_calls or self.logprobs) and self.output is None
+
 
 def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
     """Joins a stream into the finished request."""

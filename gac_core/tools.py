@@ -25,7 +25,7 @@ class Tool:
     Attributes:
         name: Its name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
         description: What it does, for the models.
-        parameters: JSON schema of its arguments, an object. Default: no arguments.
+        parameters: JSON schema of its arguments, an object. Default, and where it is empty: no arguments.
 
     Raises:
         RequestError: A field is none of these.
@@ -47,6 +47,10 @@ class Tool:
                 f"the parameters of tool {self.name!r} must be a schema of type 'object', "
                 f"not {self.parameters['type']!r}; wrap the value in a property"
             )
+        if not self.parameters:
+            object.__setattr__(self, "parameters", {"type": "object", "properties": {}})
+        elif not {"type", "$ref", "anyOf", "oneOf", "allOf"} & set(self.parameters):
+            object.__setattr__(self, "parameters", {"type": "object", **self.parameters})
         try:
             json.dumps(dict(self.parameters))
         except (TypeError, ValueError) as error:
@@ -141,6 +145,21 @@ class InvalidToolCall:
     name: str | None
     arguments: str
     error: str
+
+
+def tell_schema(schema: Mapping[str, Any], tools: bool = False) -> str:
+    """Returns what members are told of a JSON schema that their answer must fit.
+
+    A grammar enforces it; told, they also know what its fields are for, and are led to write what they would have
+    written.
+
+    Args:
+        schema: The schema.
+        tools: Whether they may call tools instead. Default False.
+    """
+    when = "Where you call no tool, answer" if tools else "Answer"
+    told = json.dumps(schema, ensure_ascii=False)
+    return f"{when} with JSON that fits this JSON schema, and with nothing else:\n{told}"
 
 
 def is_object(text: str) -> bool:

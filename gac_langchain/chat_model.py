@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import model_validator
 
-from gac_core import Conversation, SamplingParams, UnknownArgumentError
+from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError
 from gac_langchain import convert
 from gac_langchain.configured import ConfiguredChat
 from gac_langchain.settings import CALL_NAMES
@@ -86,7 +86,8 @@ class ChatGaC(ConfiguredChat):
 
             chat.with_structured_output(Joke).invoke("Tell me a joke about cats.")
 
-        The schema is enforced token by token (``method="json_schema"``, the default).
+        The schema is enforced token by token (``method="json_schema"``, the default), and the members are told it in
+        the system message. An answer that ``max_tokens`` cuts off is an error.
 
     Response metadata:
         ``finish_reason``, ``model_name``, ``logprobs`` if asked for, and under ``gac`` the steps, the share of them
@@ -138,9 +139,17 @@ class ChatGaC(ConfiguredChat):
             ls_stop=list(params.stop) or None,
         )
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """Returns a text in the gate's ids."""
-        return self._loaded.encode(text)
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Returns how long a conversation is for the member that reads most tokens in it, template and tools included.
+
+        Args:
+            messages: The conversation.
+            tools: Tools that would be bound, in any of LangChain's forms. Default none.
+
+        Raises:
+            RequestError: A message or a tool cannot be told to the members.
+        """
+        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}))
 
     # ---- calls
 
@@ -177,6 +186,8 @@ class ChatGaC(ConfiguredChat):
         read = convert.ChunkReader(name)
         for part in self._loaded.stream(talk, params):
             chunk = read(part)
+            if chunk is None:
+                continue
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -192,6 +203,8 @@ class ChatGaC(ConfiguredChat):
         read = convert.ChunkReader(name)
         async for part in self._loaded.astream(talk, params):
             chunk = read(part)
+            if chunk is None:
+                continue
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -206,9 +219,13 @@ class ChatGaC(ConfiguredChat):
         overrides = {name: value for name, value in kwargs.items() if name in CALL_NAMES}
         grammar = convert.to_grammar(kwargs.get("response_format"))
         if grammar is not None:
+            if overrides.get("grammar", self.grammar) is not None:
+                raise RequestError("give a grammar or a response_format (structured output), and not both")
             overrides["grammar"] = grammar
         name = kwargs.get("model") or self.model_name
         if name != self.model_name:
+            if overrides.get("gate", name) != name:
+                raise RequestError(f"model={name!r} asks one member alone; leave gate={overrides['gate']!r} out")
             # One member alone is a gate that is always sure.
             overrides.update(gate=name, threshold=0.0)
         return convert.to_conversation(messages, kwargs), self._params(stop, overrides), name

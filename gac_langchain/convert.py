@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import (
@@ -23,7 +24,9 @@ from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
 
 from gac_core import (
     Conversation,
@@ -36,6 +39,8 @@ from gac_core import (
     ToolCall,
     as_metadata,
     fold,
+    is_recursive,
+    tell_schema,
 )
 
 PROVIDER = "gac"
@@ -103,12 +108,32 @@ def _reasoning(message: BaseMessage) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"the members are told JSON, which cannot hold {value!r}: {error}") from error
 
 
 def to_tools(tools: Sequence[Any], strict: bool | None = None) -> list[dict[str, Any]]:
     """Turns whatever LangChain takes for tools into OpenAI's form."""
-    return [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+    return [_to_tool(tool, strict) for tool in tools]
+
+
+def _to_tool(tool: Any, strict: bool | None) -> dict[str, Any]:
+    converted = convert_to_openai_tool(tool, strict=strict)
+    arguments = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
+    own = recursive_schema(arguments)
+    if own is not None:
+        converted["function"]["parameters"] = own
+    return converted
+
+
+def recursive_schema(model: Any) -> dict[str, Any] | None:
+    """Returns the JSON schema of a pydantic class that refers to itself, whose references LangChain would drop."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    schema = model.model_json_schema()
+    return schema if is_recursive(schema) else None
 
 
 def core_tools(tools: Sequence[Any]) -> list[Tool]:
@@ -152,20 +177,30 @@ def to_conversation(messages: Sequence[BaseMessage], asked: Mapping[str, Any]) -
 
     Args:
         messages: The messages.
-        asked: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls`` and ``enable_thinking``, as far as given.
+        asked: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format`` and
+            ``enable_thinking``, as far as given.
 
     Raises:
         RequestError: Something in them has a form that is not known.
     """
     tools = core_tools(asked.get("tools") or ())
     parallel = asked.get("parallel_tool_calls")
+    schema = _asked_schema(asked.get("response_format"))
+    told = to_messages(messages)
     return Conversation(
-        to_messages(messages),
+        told if schema is None else _with_schema(told, tell_schema(schema, tools=bool(tools))),
         tools,
         tool_choice=to_choice(asked.get("tool_choice"), [tool.name for tool in tools]) or "auto",
         parallel_tool_calls=True if parallel is None else parallel,
         enable_thinking=asked.get("enable_thinking"),
     )
+
+
+def _with_schema(messages: list[Message], told: str) -> list[Message]:
+    """Adds to the system's words, which stay the same while a conversation grows."""
+    if messages and messages[0].role == "system":
+        return [replace(messages[0], content=f"{messages[0].content}\n\n{told}"), *messages[1:]]
+    return [Message("system", told), *messages]
 
 
 def to_grammar(response_format: Any) -> Grammar | None:
@@ -175,22 +210,29 @@ def to_grammar(response_format: Any) -> Grammar | None:
         RequestError: It has another form.
         GrammarError: Its schema is none.
     """
-    if response_format is None:
+    schema = _asked_schema(response_format)
+    if schema is not None:
+        return Grammar.json_schema(schema)
+    return Grammar.json_schema({"type": "object"}) if _kind(response_format) == "json_object" else None
+
+
+def _asked_schema(response_format: Any) -> Mapping[str, Any] | None:
+    """The schema of a response format, if it has one."""
+    kind = _kind(response_format)
+    if response_format is None or kind in ("text", "json_object"):
         return None
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return Grammar.json_schema({"type": "object"})
-    if kind == "json_schema":
-        inner = response_format.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, Mapping) else None
-        if isinstance(schema, Mapping):
-            return Grammar.json_schema(schema)
+    inner = response_format.get("json_schema") if kind == "json_schema" else None
+    schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    if isinstance(schema, Mapping):
+        return schema
     raise RequestError(
         'response_format is {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
         f'{{"type": "json_object"}} or {{"type": "text"}}, not {response_format!r}'
     )
+
+
+def _kind(response_format: Any) -> Any:
+    return response_format.get("type") if isinstance(response_format, Mapping) else None
 
 
 # ---- what comes back
@@ -278,8 +320,10 @@ class ChunkReader:
         self._parts: list[OutputChunk] = []
         self._told: set[str] = set()
 
-    def __call__(self, part: OutputChunk) -> ChatGenerationChunk:
-        """Returns the next piece as a chunk."""
+    def __call__(self, part: OutputChunk) -> ChatGenerationChunk | None:
+        """Returns the next piece as a chunk; None where there is nothing in it to show."""
         self._parts.append(part)
+        if part.is_silent:
+            return None
         output = None if part.output is None else fold(self._parts)
         return ChatGenerationChunk(message=to_chunk(part, output, self._model, self._told))

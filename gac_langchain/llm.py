@@ -8,10 +8,15 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from gac_core import OutputChunk, RequestOutput, as_metadata, fold
+from gac_langchain.convert import to_messages
 from gac_langchain.settings import EnsembleSettings, with_configured
+
+# What LangChain's `generate` takes for the run, not for the model.
+_OF_RUNS = ("tags", "metadata", "run_name", "run_id")
 
 
 class GaCLLM(EnsembleSettings, BaseLLM):
@@ -76,10 +81,6 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         return self._identity()
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """Returns a text in the gate's ids."""
-        return self._loaded.encode(text)
-
     # ---- calls; a run's configuration holds the threshold
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
@@ -140,6 +141,34 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
         return await super().abatch(inputs, config, **shared)
 
+    def generate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """Continues texts, as `batch` does, with all that is known of them; arguments as in `invoke`."""
+        asked, rest = self._with_arguments(kwargs)
+        return super(GaCLLM, asked).generate(prompts, stop, callbacks, **rest)
+
+    async def agenerate(
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        """`generate` for event loops."""
+        asked, rest = self._with_arguments(kwargs)
+        return await super(GaCLLM, asked).agenerate(prompts, stop, callbacks, **rest)
+
+    def _with_arguments(self, kwargs: dict[str, Any]) -> tuple[GaCLLM, dict[str, Any]]:
+        """This model with a call's parameters as its fields: LangChain's cache looks at fields only."""
+        rest = {name: value for name, value in kwargs.items() if name in _OF_RUNS}
+        given = {name: value for name, value in kwargs.items() if name not in _OF_RUNS}
+        params = self._params(None, given)
+        return self.model_copy(update={name: getattr(params, name) for name in given}), rest
+
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        value = super()._convert_input(model_input)
+        if isinstance(value, ChatPromptValue):
+            # LangChain makes a text of them, and drops what is none.
+            to_messages(value.messages)
+        return value
+
     def _generate(
         self,
         prompts: list[str],
@@ -180,6 +209,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         parts: list[OutputChunk] = []
         async for part in self._loaded.astream(prompt, self._params(stop, kwargs)):
             parts.append(part)
+            if part.is_silent:
+                continue
             chunk = _chunk(part, parts)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -197,7 +228,8 @@ def _chunks(stream: Iterator[OutputChunk]) -> Iterator[GenerationChunk]:
     parts: list[OutputChunk] = []
     for part in stream:
         parts.append(part)
-        yield _chunk(part, parts)
+        if not part.is_silent:
+            yield _chunk(part, parts)
 
 
 def _chunk(part: OutputChunk, parts: list[OutputChunk]) -> GenerationChunk:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,11 +16,14 @@ from gac_core import (
     PARAMETERS,
     ConfigError,
     Ensemble,
+    EnsembleConfig,
     SamplingParams,
     UnknownArgumentError,
     ambient_threshold,
     request_params,
 )
+
+logger = logging.getLogger(__name__)
 
 CALL_NAMES = PARAMETERS
 """The names of a request's parameters, each a field and an argument of every call."""
@@ -28,7 +32,7 @@ CONFIGURABLE = "gac_threshold"
 
 # What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
 _OF_SERVICES = frozenset(
-    {"api_key", "base_url", "timeout", "max_retries", "streaming", "stream_usage", "model_provider"}
+    {"api_key", "base_url", "timeout", "max_retries", "stream_usage", "model_provider"}
 )
 # Where and how a member is computed, not what it says.
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
@@ -37,9 +41,14 @@ _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 def with_configured(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a call's arguments with the threshold of its run's configuration, unless the call gives one itself."""
     configurable = ensure_config(config).get("configurable", {})
+_LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
     if CONFIGURABLE in configurable and "threshold" not in kwargs:
         return {**kwargs, "threshold": configurable[CONFIGURABLE]}
     return dict(kwargs)
+
+
+def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) -> Any:
+    return cls(ensemble=Ensemble.shared_config(config), **fields)
 
 
 class EnsembleSettings(BaseModel):
@@ -48,7 +57,7 @@ class EnsembleSettings(BaseModel):
     Give ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it), or ``models``, or neither: then
     the environment variable ``GAC_CONFIG`` names a YAML configuration. Copies of a model share its ensemble. All other
     fields are defaults that each call may override by the same name. A name that is not known is refused, but for those
-    that only remote services have (``api_key``, ``timeout``, ...), which mean nothing here.
+    that only remote services have (``api_key``, ``timeout``, ...), which mean nothing here and are logged.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -80,6 +89,8 @@ class EnsembleSettings(BaseModel):
     logprobs: int | None = None
     grammar: Any = None
     drafts: bool = True
+    streaming: bool = False
+    """Whether ``invoke`` tells callbacks every token as ``stream`` does."""
     _loaded: Ensemble = PrivateAttr()
 
     @model_validator(mode="before")
@@ -90,30 +101,33 @@ class EnsembleSettings(BaseModel):
             unknown = set(values) - known - _OF_SERVICES
             if unknown:
                 raise UnknownArgumentError(unknown, known)
+            ignored = sorted(_OF_SERVICES & set(values))
+            if ignored:
+                logger.warning("%s means nothing to models in this process and is ignored", ", ".join(ignored))
         return values
 
     @model_validator(mode="after")
     def _load(self) -> EnsembleSettings:
         if self.models is not None and self.ensemble is not None:
             raise ConfigError("give either models=[...] or ensemble=..., and not both")
+        loading = {name: getattr(self, name) for name in _LOADING}
         if self.ensemble is not None:
             if not isinstance(self.ensemble, Ensemble):
                 raise ConfigError(f"ensemble must be a gac_core.Ensemble, not a {type(self.ensemble).__name__}")
+            unused = sorted(name for name, value in loading.items() if value is not None)
+            if unused:
+                raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
             self._loaded = self.ensemble
         else:
-            self._loaded = Ensemble.shared(
-                self.models,
-                weights=self.weights,
-                dtype=self.dtype,
-                device=self.device,
-                device_map=self.device_map,
-                quantization=self.quantization,
-                commit=self.commit,
-                alignment=self.alignment,
-            )
+            self._loaded = Ensemble.shared(self.models, **loading)
         # Wrong defaults are told now, not at the first question.
-        self._params(None, {})
+        self._loaded.check(self._params(None, {}))
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The settings, by which another process loads the members anew.
+        fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *_LOADING}}
+        return _restored, (type(self), self._loaded.config, fields)
 
     @classmethod
     def from_config(cls, path: str | Path, **fields: Any) -> Self:
@@ -138,6 +152,11 @@ class EnsembleSettings(BaseModel):
         copy._params(None, {})
         return copy
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Returns a text in the gate's ids, or as ``custom_get_token_ids`` has them."""
+        own: Callable[[str], list[int]] | None = getattr(self, "custom_get_token_ids", None)
+        return self._loaded.encode(text) if own is None else own(text)
+
     @property
     def model_name(self) -> str:
         """The members' names."""
@@ -155,7 +174,11 @@ class EnsembleSettings(BaseModel):
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
         defaults = {name: getattr(self, name) for name in PARAMETERS}
-        return request_params(defaults, overrides if stop is None else {"stop": stop, **overrides})
+        given = overrides if stop is None else {"stop": stop, **overrides}
+        if isinstance(given.get("logprobs"), bool):
+            # As LangChain's other models have it: whether there shall be any.
+            given = {**given, "logprobs": 1 if given["logprobs"] else None}
+        return request_params(defaults, given)
 
     def _identity(self) -> dict[str, Any]:
         """Everything that decides the text, for caches."""

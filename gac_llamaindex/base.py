@@ -96,7 +96,7 @@ class EnsembleLLM(FunctionCallingLLM):
         else:
             self.models = [_plain(model) for model in models]
         # Wrong defaults are told now, not at the first question.
-        self._params({})
+        self._ensemble.check(self._params({}))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path, **fields: Any) -> Self:
@@ -151,11 +151,6 @@ class EnsembleLLM(FunctionCallingLLM):
         """
         SamplingParams(threshold=threshold)
         return self.model_copy(update={"threshold": threshold})
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        memo[id(self._ensemble)] = self._ensemble
-        return super().__deepcopy__(memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As to_dict and from_dict have it: the settings, by which another process loads the members anew.

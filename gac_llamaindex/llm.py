@@ -98,7 +98,9 @@ class GaCLLM(PredictingLLM):
         def responses() -> ChatResponseGen:
             reader = ChatReader()
             for chunk in stream:
-                yield reader.read(chunk)
+                response = reader.read(chunk)
+                if not chunk.is_silent:
+                    yield response
 
         return responses()
 
@@ -110,7 +112,9 @@ class GaCLLM(PredictingLLM):
         async def responses() -> ChatResponseAsyncGen:
             reader = ChatReader()
             async for chunk in stream:
-                yield reader.read(chunk)
+                response = reader.read(chunk)
+                if not chunk.is_silent:
+                    yield response
 
         return responses()
 
@@ -144,7 +148,9 @@ class GaCLLM(PredictingLLM):
         def responses() -> CompletionResponseGen:
             reader = CompletionReader()
             for chunk in stream:
-                yield reader.read(chunk)
+                response = reader.read(chunk)
+                if not chunk.is_silent:
+                    yield response
 
         return responses()
 
@@ -156,7 +162,9 @@ class GaCLLM(PredictingLLM):
         async def responses() -> CompletionResponseAsyncGen:
             reader = CompletionReader()
             async for chunk in stream:
-                yield reader.read(chunk)
+                response = reader.read(chunk)
+                if not chunk.is_silent:
+                    yield response
 
         return responses()
 

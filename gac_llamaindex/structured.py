@@ -6,7 +6,6 @@ write is what they would have written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -17,7 +16,7 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.types import Model
 from pydantic_core import from_json
 
-from gac_core import AnswerError, Grammar, RequestError
+from gac_core import AnswerError, Grammar, RequestError, tell_schema
 from gac_llamaindex.responses import partial_json
 
 Response = ChatResponse | CompletionResponse
@@ -42,8 +41,7 @@ def ask_for(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -
 
 def told(output_cls: type[BaseModel]) -> str:
     """Returns what the models are told of a class."""
-    schema = json.dumps(output_cls.model_json_schema(), ensure_ascii=False)
-    return f"Answer with a JSON object that fits this JSON schema, and with nothing else:\n{schema}"
+    return tell_schema(output_cls.model_json_schema())
 
 
 def with_schema(messages: Sequence[ChatMessage], output_cls: type[BaseModel]) -> list[ChatMessage]:

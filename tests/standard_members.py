@@ -8,21 +8,34 @@ own prompts, and the answers then come out of the real engine, token by token. T
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import torch
 from conftest import EMBEDDED
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
-from langchain_tests.integration_tests.chat_models import magic_function, magic_function_no_args, unicode_customer
+from langchain_tests.integration_tests.chat_models import (
+    _get_joke_class,
+    magic_function,
+    magic_function_no_args,
+    unicode_customer,
+)
+from pydantic import BaseModel, Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typing_extensions import TypedDict
 
 from gac_core.chat import encode_prompt
 from gac_core.tokenizer import MemberTokenizer
 from gac_langchain.convert import to_conversation
+from gac_langchain.structured import response_format
 
 JOKE = {"setup": "Why do cats nap?", "punchline": "They are paws-ed."}
 CATS = "Tell me a joke about cats."
 AS_JSON = " Return the result as a JSON with 'setup' and 'punchline' keys. Return nothing other than JSON."
+OPTIONAL = (
+    "Give me the setup to a joke about cats, no punchline.",
+    "Give me a joke about cats, include the punchline.",
+)
 WEATHER = "What is the weather in San Francisco, CA?"
 
 
@@ -38,6 +51,33 @@ def call(name: str, **arguments: object) -> str:
     return f"<tool_call>{written}</tool_call>"
 
 
+class OptionalJoke(BaseModel):
+    """Joke to tell user."""
+
+    setup: str = Field(description="question to set up a joke")
+    punchline: str | None = Field(default=None, description="answer to resolve the joke")
+
+
+OptionalJoke.__name__ = "Joke"
+
+
+class OptionalJokeDict(TypedDict):
+    """Joke to tell user."""
+
+    setup: Annotated[str, ..., "question to set up a joke"]
+    punchline: Annotated[str | None, None, "answer to resolve the joke"]
+
+
+def jokes() -> list[tuple[list, dict, str]]:
+    """Structured answers, whose schema the members are told."""
+    shapes = [_get_joke_class(form)[0] for form in ("pydantic", "typeddict", "json_schema")]
+    formats = [response_format(shape, "json_schema") for shape in [*shapes, OptionalJoke, OptionalJokeDict]]
+    told = list({json.dumps(each): each for each in formats}.values())
+    return [([HumanMessage(CATS)], {"response_format": each}, json.dumps(JOKE)) for each in told] + [
+        ([HumanMessage(question)], {"response_format": formats[3]}, json.dumps(JOKE)) for question in OPTIONAL
+    ]
+
+
 def lessons() -> list[tuple[list, dict, str]]:
     """Messages, the arguments of the call, and the answer."""
     customer = "Create a customer named '{}' ({}) - a {} company"
@@ -50,7 +90,7 @@ def lessons() -> list[tuple[list, dict, str]]:
         ([HumanMessage("hello"), AIMessage("hello"), HumanMessage("how are you")], {}, "Well, thanks."),
         ([SystemMessage("hello"), HumanMessage("hello"), HumanMessage("how are you")], {}, "Well, thanks."),
         ([HumanMessage("Write a story about a cat.")], {}, "A cat slept."),
-        ([HumanMessage(CATS)], {}, json.dumps(JOKE)),
+        *jokes(),
         ([HumanMessage(CATS + AS_JSON)], {}, json.dumps(JOKE)),
         (
             [HumanMessage("What is the value of magic_function(3)? Use the tool.")],

@@ -15,6 +15,7 @@ FLOORS = {
     "table_cache": 0,
     "cache": 0,
     "grammar": 0,
+    "schema": 0,
     "tools": 0,
     "answer": 0,
     "detokenizer": 0,

@@ -1,0 +1,129 @@
+"""JSON schemas made ready to be enforced: what is left open is closed, what cannot bind anybody is left out.
+
+Whatever the result allows, the schema allows. Plain values; knows nothing of grammars or models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from gac_core.errors import GrammarError
+
+# How JSON is spaced, and that it is never spaced otherwise: as models were trained to write it, and so that everything
+# between two values is decided by the schema.
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# Those that llguidance knows; to a validator, too, others are annotations.
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown")
+_NAMED = ("properties", "$defs", "definitions", "patternProperties")
+_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+
+Schema = dict[str, Any]
+
+
+def enforceable(schema: Mapping[str, Any] | str) -> str:
+    """Returns a schema, as JSON, that llguidance can compile if it can compile the given one at all.
+
+    Raises:
+        GrammarError: It is no JSON object.
+    """
+    try:
+        value = json.loads(schema) if isinstance(schema, str) else schema
+        if isinstance(value, bool):
+            value = {} if value else {"not": {}}
+        if not isinstance(value, Mapping):
+            raise TypeError(f"it is a {type(value).__name__}")
+        text = json.dumps(value)
+        value = _changed(json.loads(text), _without_annotations)
+        _require_tags(value)
+        # Where schemas are joined, one that is closed would forbid what the others list.
+        value = value if '"allOf"' in text else _changed(value, _closed)
+        asked = value.get("x-guidance")
+        return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, Mapping) else {})}})
+    except (TypeError, ValueError) as error:
+        raise GrammarError(f"a JSON schema is an object that JSON can hold: {error}") from error
+
+
+def _changed(schema: Any, change: Callable[[Schema], Schema]) -> Any:
+    """The schema with it and each one within it changed."""
+    if not isinstance(schema, dict):
+        return schema
+    out = dict(schema)
+    for key in _NAMED:
+        if isinstance(out.get(key), dict):
+            out[key] = {name: _changed(part, change) for name, part in out[key].items()}
+    for key in _LISTED:
+        if isinstance(out.get(key), list):
+            out[key] = [_changed(part, change) for part in out[key]]
+    for key in _SINGLE:
+        out.update({key: _changed(out[key], change)} if key in out else {})
+    return change(out)
+
+
+def _without_annotations(schema: Schema) -> Schema:
+    if schema.get("format", "unknown") in _FORMATS:
+        return schema
+    return {key: value for key, value in schema.items() if key != "format"}
+
+
+def _closed(schema: Schema) -> Schema:
+    """Closed, if it lists its properties and says nothing of others."""
+    speaks = (
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "anyOf",
+        "oneOf",
+        "$ref",
+        "enum",
+        "const",
+    )
+    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in speaks):
+        schema["additionalProperties"] = False
+    return schema
+
+
+def _require_tags(schema: Schema) -> None:
+    """Makes the tag of a tagged union required where it has a default, so that no value fits two of its branches."""
+    definitions = {
+        f"#/{key}/{name}": part
+        for key in ("$defs", "definitions")
+        for name, part in schema.get(key, {}).items()
+        if isinstance(part, dict)
+    }
+    for union in _within(schema):
+        told = union.get("discriminator")
+        tag = told.get("propertyName") if isinstance(told, dict) else None
+        for branch in union.get("oneOf", ()) if isinstance(tag, str) else ():
+            target = definitions.get(branch.get("$ref", ""), branch)
+            if tag in target.get("properties", {}) and tag not in target.get("required", ()):
+                target["required"] = [*target.get("required", ()), tag]
+
+
+def _within(schema: Any) -> Iterator[Schema]:
+    """The schema and each one within it."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    parts = [schema.get(key) for key in _SINGLE]
+    parts += [part for key in _NAMED if isinstance(schema.get(key), dict) for part in schema[key].values()]
+    parts += [part for key in _LISTED if isinstance(schema.get(key), list) for part in schema[key]]
+    for part in parts:
+        yield from _within(part)
+
+
+def is_recursive(schema: Mapping[str, Any]) -> bool:
+    """Returns whether a schema refers to itself, directly or through others."""
+    told = {name: json.dumps(part) for key in ("$defs", "definitions") for name, part in schema.get(key, {}).items()}
+    leads = {name: {other for other in told if f'/{other}"' in text} for name, text in told.items()}
+    for name in told:
+        seen: set[str] = set()
+        ahead = set(leads[name])
+        while ahead:
+            seen |= ahead
+            ahead = {further for other in ahead for further in leads[other]} - seen
+        if name in seen:
+            return True
+    return '"$ref": "#"' in json.dumps(schema)
