@@ -16,7 +16,7 @@ from langchain_core.tools import BaseTool
 from pydantic import model_validator
 
 from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError
-from gac_langchain import convert
+from gac_langchain import answers, convert
 from gac_langchain.configured import ConfiguredChat
 from gac_langchain.settings import CALL_NAMES
 from gac_langchain.structured import structured
@@ -131,7 +131,7 @@ class ChatGaC(ConfiguredChat):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = self._params(stop, {name: value for name, value in kwargs.items() if name in CALL_NAMES})
         return LangSmithParams(
-            ls_provider=convert.PROVIDER,
+            ls_provider=answers.PROVIDER,
             ls_model_name=kwargs.get("model") or self.model_name,
             ls_model_type="chat",
             ls_temperature=params.temperature,
@@ -161,7 +161,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._asked(messages, stop, kwargs)
-        message = convert.to_message(self._loaded.generate(talk, params), name)
+        message = answers.to_message(self._loaded.generate(talk, params), name)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -172,7 +172,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._asked(messages, stop, kwargs)
-        message = convert.to_message(await self._loaded.agenerate(talk, params), name)
+        message = answers.to_message(await self._loaded.agenerate(talk, params), name)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -183,7 +183,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
-        read = convert.ChunkReader(name)
+        read = answers.ChunkReader(name)
         for part in self._loaded.stream(talk, params):
             chunk = read(part)
             if chunk is None:
@@ -200,7 +200,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
-        read = convert.ChunkReader(name)
+        read = answers.ChunkReader(name)
         async for part in self._loaded.astream(talk, params):
             chunk = read(part)
             if chunk is None:

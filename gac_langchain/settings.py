@@ -31,9 +31,8 @@ CONFIGURABLE = "gac_threshold"
 """The key of ``config["configurable"]`` that sets the threshold of every model in a run."""
 
 # What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
-_OF_SERVICES = frozenset(
-    {"api_key", "base_url", "timeout", "max_retries", "stream_usage", "model_provider"}
-)
+_OF_SERVICES = frozenset({"api_key", "base_url", "timeout", "max_retries", "stream_usage"})
+_LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
 # Where and how a member is computed, not what it says.
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 
@@ -41,7 +40,6 @@ _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 def with_configured(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a call's arguments with the threshold of its run's configuration, unless the call gives one itself."""
     configurable = ensure_config(config).get("configurable", {})
-_LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
     if CONFIGURABLE in configurable and "threshold" not in kwargs:
         return {**kwargs, "threshold": configurable[CONFIGURABLE]}
     return dict(kwargs)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from conftest import QUESTION
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from pydantic import BaseModel
 
 from gac_core import PromptTooLongError, RequestError, use_threshold
 from gac_langchain import ChatGaC, GaCLLM
 
 ASK = QUESTION[1]["content"]
 GATE_ALONE = {"configurable": {"gac_threshold": 0.0}}
+
+
+class Day(BaseModel):
+    """A day."""
+
+    kind: Literal["sunny", "rainy"]
 
 
 @tool
@@ -123,12 +132,9 @@ async def test_the_threshold_reaches_streams_of_events(chat, asked):
 
 
 async def test_the_threshold_reaches_structured_answers(chat, asked):
-    schema = {"title": "answer", "enum": ["x", "y"]}
     for raw in (False, True):
         for method in ("json_schema", "function_calling"):
-            bound = chat.with_structured_output(
-                schema if method == "json_schema" else get_weather.args_schema, method=method, include_raw=raw
-            ).bind(threshold=0.0, max_tokens=60)
+            bound = chat.with_structured_output(Day, method=method, include_raw=raw).bind(threshold=0.0, max_tokens=60)
             bound.invoke(ASK)
             list(bound.stream(ASK))
             bound.batch([ASK])
