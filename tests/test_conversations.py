@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import jsonschema
 import pytest
 import torch
 from architectures import SMALL
-from conftest import EMBEDDED, ensemble_of, start
+from conftest import EMBEDDED, QUESTION, ensemble_of, start
 from schemas import SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -188,3 +189,15 @@ def test_reasoning_is_kept_apart(talkers):
     chunks = list(talkers.stream(ASKED, grammar=grammar))
     assert "".join(chunk.text for chunk in chunks) == output.text
     assert "".join(chunk.reasoning for chunk in chunks) == output.reasoning
+
+
+def test_tokens_of_a_prompt_are_those_of_the_longest_member(ensemble):
+    for prompt in ("In which town", QUESTION, Conversation(QUESTION, tools=[Tool("now", "Tells the time.")])):
+        counted = [ensemble.generate(prompt, gate=name, max_tokens=1).usage.prompt_tokens for name in ensemble.names]
+        assert ensemble.count_tokens(prompt) == max(counted)
+    with pytest.raises(RequestError):
+        ensemble.count_tokens([{"role": "oracle", "content": "x"}])
+
+
+def test_copies_of_an_ensemble_are_the_ensemble(ensemble):
+    assert copy.deepcopy({"held": ensemble})["held"] is ensemble

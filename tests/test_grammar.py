@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
 import json
 import re
 
@@ -17,6 +19,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Ensemble, Grammar, GrammarError, RequestError
 from gac_core.chat import encode_prompt
+from gac_core.schema import is_recursive
 
 TOOLS = {
     "get_weather": {
@@ -282,3 +285,50 @@ def test_objects_get_no_properties_that_nobody_listed(random_ensemble):
     joined = {"allOf": [{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}, {"required": ["z"]}]}
     joined["allOf"].append({"properties": {"z": {"const": 2}}, "additionalProperties": True})
     assert '"additionalProperties": false' not in Grammar.json_schema(joined).lark
+
+
+def test_formats_that_nobody_enforces_are_annotations(ensemble):
+    schema = {"type": "string", "format": "file-path", "maxLength": 3}
+    assert len(json.loads(ensemble.generate("x", grammar=Grammar.json_schema(schema), max_tokens=20).text)) <= 3
+    day = {"type": "string", "format": "date"}
+    datetime.date.fromisoformat(json.loads(ensemble.generate("x", grammar=Grammar.json_schema(day)).text))
+    # A property may be called so.
+    named = {"type": "object", "properties": {"format": {"enum": ["path"]}}, "required": ["format"]}
+    assert ensemble.generate("x", grammar=Grammar.json_schema(named)).text == '{"format": "path"}'
+
+
+def test_tags_with_defaults_are_written_out(ensemble):
+    def branch(tag):
+        return {"type": "object", "properties": {"kind": {"const": tag, "default": tag}}}
+
+    union = {"oneOf": [branch("a"), {"$ref": "#/$defs/b"}], "discriminator": {"propertyName": "kind"}}
+    schema = {"type": "object", "properties": {"v": union}, "required": ["v"], "$defs": {"b": branch("b")}}
+    before = copy.deepcopy(schema)
+    texts = {
+        ensemble.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
+        for seed in range(8)
+    }
+    assert texts == {'{"v": {"kind": "a"}}', '{"v": {"kind": "b"}}'}
+    assert schema == before
+
+
+@pytest.mark.parametrize(
+    ("schema", "want"),
+    [
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, True),
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"$ref": "#/$defs/a"}}}, True),
+        ({"items": {"$ref": "#"}}, True),
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"type": "string"}}}, False),
+        ({"type": "object"}, False),
+    ],
+)
+def test_schemas_that_refer_to_themselves(schema, want):
+    assert is_recursive(schema) is want
+
+
+def test_grammars_show_that_they_differ():
+    one, two = Grammar.choices(["a"]), Grammar.choices(["b"])
+    assert repr(one) != repr(two)
+    assert repr(one) == repr(Grammar.choices(["a"]))
+    assert repr(Grammar.tool_calls({"a": {}}, answer=one)) != repr(Grammar.tool_calls({"a": {}}, answer=two))
+    assert len(repr(Grammar.json_schema(PERSON))) < 80
