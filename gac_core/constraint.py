@@ -89,6 +89,9 @@ class Compiler:
         matcher = LLMatcher(self._tokenizer, grammar.source, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n<state>")[0].strip()
+            if grammar.kind != "lark":
+                # What follows quotes the grammar that was made of what the caller gave.
+                reason = reason.partition("\n")[0]
             raise GrammarError(f"{_culprit(grammar)} cannot be compiled: {reason}")
         return matcher
 

@@ -172,11 +172,7 @@ class EnsembleSettings(BaseModel):
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
         defaults = {name: getattr(self, name) for name in PARAMETERS}
-        given = overrides if stop is None else {"stop": stop, **overrides}
-        if isinstance(given.get("logprobs"), bool):
-            # As LangChain's other models have it: whether there shall be any.
-            given = {**given, "logprobs": 1 if given["logprobs"] else None}
-        return request_params(defaults, given)
+        return request_params(defaults, overrides if stop is None else {"stop": stop, **overrides})
 
     def _identity(self) -> dict[str, Any]:
         """Everything that decides the text, for caches."""

@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 
-from gac_llamaindex.messages import chosen
+from gac_llamaindex.messages import chosen, told_tools
 from gac_llamaindex.predict import PredictingLLM
 from gac_llamaindex.responses import (
     ChatReader,
@@ -190,8 +190,7 @@ class GaCLLM(PredictingLLM):
         return {
             **kwargs,
             "messages": messages,
-            # LlamaIndex's limit on descriptions is OpenAI's; a member's is its context.
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "tools": told_tools(tools),
             "tool_choice": chosen(tool_choice, tool_required),
             "parallel_tool_calls": allow_parallel_tool_calls,
         }

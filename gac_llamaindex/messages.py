@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import (
     CachePoint,
@@ -18,7 +18,10 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from gac_core import Message, RequestError, ToolCall
+from gac_core import Message, RequestError, ToolCall, is_recursive
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
 
 _ROLES: dict[MessageRole, Literal["system", "user", "assistant", "tool"]] = {
     MessageRole.SYSTEM: "system",
@@ -94,6 +97,21 @@ def _given_call(call: Any, place: int) -> ToolCall:
 def _call(call_id: str | None, name: str, arguments: Any, place: int) -> ToolCall:
     text = arguments if isinstance(arguments, str) and arguments else json.dumps(arguments or {}, ensure_ascii=False)
     return ToolCall(call_id or f"call_{place}", name, text)
+
+
+def told_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+    """Returns tools in OpenAI's form."""
+    return [_told(tool) for tool in tools]
+
+
+def _told(tool: BaseTool) -> dict[str, Any]:
+    # LlamaIndex's limit on descriptions is OpenAI's; a member's is its context.
+    told = tool.metadata.to_openai_tool(skip_length_check=True)
+    schema = tool.metadata.fn_schema.model_json_schema() if tool.metadata.fn_schema is not None else {}
+    if is_recursive(schema):
+        # LlamaIndex keeps the definitions and drops what refers to them.
+        told["function"]["parameters"] = schema
+    return told
 
 
 def chosen(tool_choice: str | Mapping[str, Any] | None, tool_required: bool) -> str:

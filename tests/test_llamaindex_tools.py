@@ -1,5 +1,6 @@
 """Tools and structured answers on random members, so that all they get right is the grammar's doing."""
 
+import itertools
 import json
 from typing import Literal
 
@@ -105,6 +106,37 @@ async def test_a_tool_is_chosen_by_name(llm, choice):
         llm.chat_with_tools([WEATHER], "Well?", tool_choice="umbrella")
     with pytest.raises(RequestError, match="tool_choice"):
         llm.chat_with_tools([WEATHER], "Well?", tool_choice={"name": "clock"})
+
+
+class Node(BaseModel):
+    """Refers to itself."""
+
+    value: Literal[1]
+    children: list["Node"] = Field(max_length=1)
+
+
+def test_arguments_that_refer_to_themselves_are_enforced(llm):
+    tool = FunctionTool.from_defaults(lambda value, children: "seen", name="see", fn_schema=Node)
+    for seed in range(4):
+        response = llm.chat_with_tools([tool], "Well?", tool_required=True, seed=seed)
+        assert Node(**llm.get_tool_calls_from_response(response)[0].tool_kwargs)
+
+
+def test_a_tool_whose_arguments_cannot_be_enforced_is_named(llm):
+    def tag(words: set[str]) -> str:
+        """Tags."""
+        return ""
+
+    with pytest.raises(RequestError, match=r"tool 'tag'.*uniqueItems") as caught:
+        llm.chat_with_tools([CLOCK, FunctionTool.from_defaults(tag)], "Well?")
+    assert "\n" not in str(caught.value)
+
+
+def test_streams_hold_no_empty_responses(llm):
+    responses = list(llm.stream_chat_with_tools([WEATHER], "Well?", tool_required=True, seed=8))
+    assert len(responses) > 2
+    seen = [str(response.message.blocks) for response in responses[:-1]]
+    assert all(one != two for one, two in itertools.pairwise(seen))
 
 
 def test_one_call_unless_several_are_allowed(llm):
