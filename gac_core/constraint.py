@@ -5,6 +5,7 @@ The masks are llguidance's, over the union's bytes. Knows nothing of members, di
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from gac_core.grammar import Grammar
 from gac_core.vocabulary import UnionVocabulary
 
 Text = bytes | None
+_QUOTED = re.compile(r"^\s*\d+ \|", re.MULTILINE)
 
 
 class _Spelling:
@@ -90,8 +92,8 @@ class Compiler:
         if matcher.is_error():
             reason = matcher.get_error().partition("\n<state>")[0].strip()
             if grammar.kind != "lark":
-                # What follows quotes the grammar that was made of what the caller gave.
-                reason = reason.partition("\n")[0]
+                # Numbered lines quote the grammar that was made of what the caller gave.
+                reason = " ".join(_QUOTED.split(reason)[0].split())
             raise GrammarError(f"{_culprit(grammar)} cannot be compiled: {reason}")
         return matcher
 
