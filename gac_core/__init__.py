@@ -36,11 +36,13 @@ from gac_core.output import (
 from gac_core.sampling import SamplingParams
 from gac_core.schema import is_recursive
 from gac_core.settings import PARAMETERS, ambient_threshold, request_params, use_threshold
+from gac_core.sources import LOADING, open_ensemble
 from gac_core.tools import InvalidToolCall, Tool, ToolCall, tell_schema
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LOADING",
     "PARAMETERS",
     "AnswerError",
     "ChatTemplateError",
@@ -80,6 +82,7 @@ __all__ = [
     "as_metadata",
     "fold",
     "is_recursive",
+    "open_ensemble",
     "request_params",
     "tell_schema",
     "use_threshold",

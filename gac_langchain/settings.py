@@ -13,13 +13,14 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gac_core import (
+    LOADING,
     PARAMETERS,
-    ConfigError,
     Ensemble,
     EnsembleConfig,
     SamplingParams,
     UnknownArgumentError,
     ambient_threshold,
+    open_ensemble,
     request_params,
 )
 
@@ -32,7 +33,6 @@ CONFIGURABLE = "gac_threshold"
 
 # What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
 _OF_SERVICES = frozenset({"api_key", "base_url", "timeout", "max_retries", "stream_usage"})
-_LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
 # Where and how a member is computed, not what it says.
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 
@@ -106,25 +106,15 @@ class EnsembleSettings(BaseModel):
 
     @model_validator(mode="after")
     def _load(self) -> EnsembleSettings:
-        if self.models is not None and self.ensemble is not None:
-            raise ConfigError("give either models=[...] or ensemble=..., and not both")
-        loading = {name: getattr(self, name) for name in _LOADING}
-        if self.ensemble is not None:
-            if not isinstance(self.ensemble, Ensemble):
-                raise ConfigError(f"ensemble must be a gac_core.Ensemble, not a {type(self.ensemble).__name__}")
-            unused = sorted(name for name, value in loading.items() if value is not None)
-            if unused:
-                raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
-            self._loaded = self.ensemble
-        else:
-            self._loaded = Ensemble.shared(self.models, **loading)
+        loading = {name: getattr(self, name) for name in LOADING}
+        self._loaded = open_ensemble(self.models, self.ensemble, **loading)
         # Wrong defaults are told now, not at the first question.
         self._loaded.check(self._params(None, {}))
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings, by which another process loads the members anew.
-        fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *_LOADING}}
+        fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *LOADING}}
         return _restored, (type(self), self._loaded.config, fields)
 
     @classmethod

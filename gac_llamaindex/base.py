@@ -17,8 +17,8 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptType
 
 from gac_core import (
+    LOADING,
     PARAMETERS,
-    ConfigError,
     Conversation,
     Ensemble,
     EnsembleConfig,
@@ -27,12 +27,12 @@ from gac_core import (
     RequestError,
     SamplingParams,
     UnknownArgumentError,
+    open_ensemble,
     request_params,
 )
 from gac_llamaindex.messages import convert_messages
 
 _OF_CONVERSATIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "tool_format", "enable_thinking"})
-_LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
 # LlamaIndex wants a number where no member sets a limit.
 _NO_LIMIT = 1_000_000
 
@@ -75,23 +75,12 @@ class EnsembleLLM(FunctionCallingLLM):
         known = set(type(self).model_fields)
         if set(fields) - known:
             raise UnknownArgumentError(set(fields) - known, known | {"ensemble"})
-        if sum(given is not None for given in (models, ensemble, config)) > 1:
-            raise ConfigError("give one of models=[...], config=... and ensemble=..., not several")
         super().__init__(**fields)
-        loading = {name: getattr(self, name) for name in _LOADING}
-        if models is None and (config is not None or ensemble is not None):
-            unused = sorted(name for name, value in loading.items() if value is not None)
-            if unused:
-                raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
-        if ensemble is not None:
-            self._ensemble = ensemble
-        elif config is not None:
-            self._ensemble = Ensemble.shared_config(_as_config(config))
-        else:
-            self._ensemble = Ensemble.shared(models, **loading)
+        loading = {name: getattr(self, name) for name in LOADING}
+        self._ensemble = open_ensemble(models, ensemble, config, **loading)
         if models is None:
             self.config = asdict(self._ensemble.config)
-            for name in _LOADING:
+            for name in LOADING:
                 setattr(self, name, None)
         else:
             self.models = [_plain(model) for model in models]
@@ -178,10 +167,6 @@ class EnsembleLLM(FunctionCallingLLM):
 
     def _text(self, prompt: str, formatted: bool) -> str:
         return prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt)
-
-
-def _as_config(config: EnsembleConfig | Mapping[str, Any] | str | Path) -> EnsembleConfig | str | Path:
-    return EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else config
 
 
 def _plain(model: Any) -> Any:

@@ -28,7 +28,7 @@ WINDOW = 32
 Script = Callable[[str], str]
 
 
-class Recorder:
+class Recorder(Ensemble):
     """Stands where an ensemble stands while a loop is recorded: asks the script, and keeps prompts and answers.
 
     Args:
@@ -41,14 +41,12 @@ class Recorder:
     has_chat_templates = True
 
     def __init__(self, script: Script) -> None:
+        # No members, so nothing of an ensemble's own is made.
         self.pairs: list[tuple[Any, str]] = []
         self._script = script
 
     def check(self, params: Any) -> None:
         pass
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
-        return self
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

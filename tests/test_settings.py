@@ -9,7 +9,15 @@ import threading
 import pytest
 from conftest import EMBEDDED
 
-from gac_core import ConfigError, Ensemble, RequestError, UnknownArgumentError, request_params, use_threshold
+from gac_core import (
+    ConfigError,
+    Ensemble,
+    RequestError,
+    UnknownArgumentError,
+    open_ensemble,
+    request_params,
+    use_threshold,
+)
 
 
 def test_a_call_stands_above_its_surroundings_and_those_above_defaults():
@@ -79,3 +87,18 @@ def test_the_environment_names_a_configuration(monkeypatch, tmp_path):
     assert loaded.names == ["ash", "birch"]
     assert (loaded.config.threshold, loaded.gate) == (0.5, "birch")
     assert all(member.device == "cpu" for member in loaded.config.members)
+
+
+def test_an_ensemble_comes_from_one_place(tmp_path):
+    of_models = open_ensemble(EMBEDDED[:2], dtype="float32")
+    assert open_ensemble(EMBEDDED[:2], dtype="float32") is of_models
+    assert open_ensemble(ensemble=of_models) is of_models
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [{EMBEDDED[0]}]\n", encoding="utf-8")
+    assert open_ensemble(config=path) is open_ensemble(config={"members": [EMBEDDED[0]]})
+    with pytest.raises(ConfigError, match="one of models, ensemble and config, not models and config"):
+        open_ensemble(EMBEDDED, config=path)
+    with pytest.raises(ConfigError, match="commit, dtype goes with models"):
+        open_ensemble(config=path, dtype="float32", commit="canonical")
+    with pytest.raises(ConfigError, match=r"gac_core\.Ensemble, not a str"):
+        open_ensemble(ensemble="ash")  # type: ignore[arg-type]

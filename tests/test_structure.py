@@ -58,6 +58,7 @@ FLOORS = {
     "loading": 4,
     "intake": 5,
     "ensemble": 9,
+    "sources": 10,
     "inspection": 4,
     "cli": 10,
 }

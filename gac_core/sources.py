@@ -1,0 +1,53 @@
+"""Where a framework's model gets its ensemble from: models, a loaded ensemble, a configuration, or the environment.
+
+What wrappers for frameworks share; knows nothing of them, nor of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gac_core.config import EnsembleConfig
+from gac_core.ensemble import Ensemble
+from gac_core.errors import ConfigError
+from gac_core.loading import ModelLike
+
+LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
+"""The names of the settings that say how models are loaded and meet, which go with models alone."""
+
+
+def open_ensemble(
+    models: Sequence[ModelLike] | None = None,
+    ensemble: Ensemble | None = None,
+    config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
+    **loading: Any,
+) -> Ensemble:
+    """Returns the ensemble that a wrapper shall hold, shared with whoever holds one of the same settings.
+
+    Args:
+        models: Names on a model hub, folders, mappings or `MemberConfig`.
+        ensemble: A loaded ensemble, in place of models.
+        config: A configuration, a mapping of its fields, or the path of a YAML file, in place of models.
+        **loading: Values of `LOADING`; None: not given. With none of the three above, the configuration is the one that
+            the environment variable ``GAC_CONFIG`` names.
+
+    Raises:
+        ConfigError: Several are given, or loading settings beside an ensemble or a configuration, or a value is wrong.
+        ModelLoadError: A model cannot be loaded.
+    """
+    given = {"models": models, "ensemble": ensemble, "config": config}
+    several = [name for name, value in given.items() if value is not None]
+    if len(several) > 1:
+        raise ConfigError(f"give one of models, ensemble and config, not {' and '.join(several)}")
+    unused = sorted(name for name, value in loading.items() if value is not None)
+    if unused and (ensemble is not None or config is not None):
+        raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
+    if ensemble is not None:
+        if not isinstance(ensemble, Ensemble):
+            raise ConfigError(f"ensemble must be a gac_core.Ensemble, not a {type(ensemble).__name__}")
+        return ensemble
+    if config is None:
+        return Ensemble.shared(models, **loading)
+    return Ensemble.shared_config(EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else config)
