@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 from gac_core.output import OutputChunk
 from gac_core.reply import Reply
@@ -63,8 +64,8 @@ async def adelivered(worker: Worker, ask: Callable[[], tuple[Request, Reply]]) -
     events: asyncio.Queue[Event] = asyncio.Queue()
 
     def sink(event: Event) -> None:
-        # A loop that was closed under us has nobody left to tell.
-        if not loop.is_closed():
+        # A loop that was closed under us has nobody left to tell; it may be closed at any moment.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     worker.submit(request, sink)

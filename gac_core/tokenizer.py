@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from gac_core import table_cache
-from gac_core.errors import UnwritableTextError
+from gac_core.errors import RequestError, UnwritableTextError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
@@ -136,15 +136,33 @@ class MemberTokenizer:
     # ---- text -> ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Encodes a prompt as the tokenizer does by itself, with its BOS; an end-of-text id at the end is left out."""
-        ids: list[int] = list(self.hf.encode(text, add_special_tokens=True, verbose=False))
+        """Encodes a prompt as the tokenizer does by itself, with its BOS; an end-of-text id at the end is left out.
+
+        Raises:
+            RequestError: The text holds a lone surrogate.
+        """
+        ids = self._encode(text, add_special_tokens=True)
         while ids and ids[-1] in self.end_ids and ids[-1] != self.hf.bos_token_id:
             ids.pop()
         return ids
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Encodes a conversation that a chat template has rendered; adds nothing, so that BOS never comes twice."""
-        return list(self.hf.encode(text, add_special_tokens=False, verbose=False))
+        """Encodes a conversation that a chat template has rendered; adds nothing, so that BOS never comes twice.
+
+        Raises:
+            RequestError: The text holds a lone surrogate.
+        """
+        return self._encode(text, add_special_tokens=False)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the prompt holds {text[error.start]!r}, half of a surrogate pair and no character; replace such "
+                "halves, for example by text.encode('utf-8', 'replace').decode()"
+            ) from None
+        return list(self.hf.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
     def write(self, data: bytes) -> tuple[int, ...]:
         """Returns ids that write exactly these bytes, whatever stands before them (context-free).

@@ -6,6 +6,7 @@ Knows the engine and where each request's events go; knows nothing of prompts.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Worker:
         self._sinks: dict[str, Sink] = {}
         self._lock = threading.Condition()
         self._closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="gac-engine", daemon=True)
         self._thread.start()
 
@@ -61,9 +63,12 @@ class Worker:
             wait: Wait for room in the queue instead of being refused.
 
         Raises:
-            EngineClosedError: The ensemble is closed.
+            EngineClosedError: The ensemble is closed, or was loaded before this process was forked.
             QueueFullError: As many requests as are allowed run or wait already.
         """
+        if os.getpid() != self._process:
+            # Threads do not survive a fork, so that nobody would ever answer.
+            raise EngineClosedError("the ensemble was loaded before this process was forked; load it in each process")
         with self._lock:
             while wait and not self._closed and len(self._open) >= self._limit:
                 self._lock.wait()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -146,3 +149,33 @@ async def test_asynchronous_batches_say_what_others_say(ensemble):
     together = await ensemble.agenerate_batch(prompts, **ASKED)
     assert [o.tokens for o in together] == [o.tokens for o in ensemble.generate_batch(prompts, **ASKED)]
     assert await ensemble.agenerate_batch([]) == ensemble.generate_batch([]) == []
+
+
+def test_a_loop_that_was_closed_harms_nobody(ensemble):
+    loop = asyncio.new_event_loop()
+    stream = ensemble.astream("Once", max_tokens=200, temperature=1.0, seed=1)
+    loop.run_until_complete(anext(stream))
+    loop.close()  # with the request still running, as a server that is killed in mid-answer leaves it
+    assert ensemble.generate(QUESTION, **ASKED).text == ensemble.generate(QUESTION, **ASKED).text
+    other = asyncio.new_event_loop()
+    other.run_until_complete(stream.aclose())
+    other.close()
+    assert idle(ensemble)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+def test_a_forked_process_is_told_to_load_its_own():
+    code = (
+        "import os, sys, gac_core\n"
+        f"ensemble = gac_core.Ensemble.load([{EMBEDDED[0]!r}])\n"
+        "if os.fork() == 0:\n"
+        "    try:\n"
+        "        ensemble.generate('x')\n"
+        "    except gac_core.EngineClosedError as error:\n"
+        "        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(ensemble.generate('x', max_tokens=1).usage.completion_tokens)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert "load it in each process\n1" in out.stdout

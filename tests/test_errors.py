@@ -109,6 +109,12 @@ def test_prompts_of_a_wrong_shape_are_refused(ensemble, prompt):
         ensemble.generate(prompt)
 
 
+@pytest.mark.parametrize("prompt", ["a \ud800 b", [{"role": "user", "content": "a \ud800 b"}]])
+def test_half_a_surrogate_pair_is_named(ensemble, prompt):
+    with pytest.raises(RequestError, match=r"'\\ud800', half of a surrogate pair"):
+        ensemble.generate(prompt)
+
+
 def test_a_long_prompt_names_member_and_lengths(ensemble):
     with pytest.raises(PromptTooLongError, match=r"'ash', whose context holds 1024") as caught:
         ensemble.generate("word " * 3000)
