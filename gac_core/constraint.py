@@ -94,6 +94,10 @@ class Compiler:
             if grammar.kind != "lark":
                 # Numbered lines quote the grammar that was made of what the caller gave.
                 reason = " ".join(_QUOTED.split(reason)[0].split())
+            if "Unimplemented keys" in reason:
+                reason += (
+                    "; no grammar can enforce that: say it otherwise (a list in place of a set), or check the answer"
+                )
             raise GrammarError(f"{_culprit(grammar)} cannot be compiled: {reason}")
         return matcher
 

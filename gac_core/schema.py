@@ -37,7 +37,9 @@ def enforceable(schema: Mapping[str, Any] | str) -> str:
             raise TypeError(f"it is a {type(value).__name__}")
         text = json.dumps(value)
         value = _changed(json.loads(text), _without_annotations)
-        _require_tags(value)
+        definitions = _definitions(value)
+        _require_tags(value, definitions)
+        value = _changed(value, lambda part: _with_listed_names(part, definitions))
         # Where schemas are joined, one that is closed would forbid what the others list.
         value = value if '"allOf"' in text else _changed(value, _closed)
         asked = value.get("x-guidance")
@@ -85,14 +87,41 @@ def _closed(schema: Schema) -> Schema:
     return schema
 
 
-def _require_tags(schema: Schema) -> None:
-    """Makes the tag of a tagged union required where it has a default, so that no value fits two of its branches."""
-    definitions = {
+def _definitions(schema: Schema) -> dict[str, Schema]:
+    """What a schema defines, by how it is referred to."""
+    return {
         f"#/{key}/{name}": part
         for key in ("$defs", "definitions")
         for name, part in schema.get(key, {}).items()
         if isinstance(part, dict)
     }
+
+
+def _with_listed_names(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """With the names that properties may have as properties, where ``propertyNames`` is a list or a pattern of them."""
+    names = schema.get("propertyNames")
+    if not isinstance(names, dict):
+        return schema
+    names = {**names, **definitions[names["$ref"]]} if names.get("$ref") in definitions else names
+    said = {key: value for key, value in names.items() if key not in ("$ref", "title", "description", "default")}
+    out = {key: part for key, part in schema.items() if key != "propertyNames"}
+    if not said or said == {"type": "string"}:
+        return out
+    if "properties" in schema or "patternProperties" in schema:
+        return schema
+    value = schema.get("additionalProperties", True)
+    allowed = said.get("enum", [said["const"]] if "const" in said else None)
+    if said.keys() <= {"type", "enum", "const"} and isinstance(allowed, list):
+        # A name is a string, so that whatever else is listed is the name of nothing.
+        listed = {name: value for name in allowed if isinstance(name, str)}
+        return {**out, "properties": listed, "additionalProperties": False}
+    if said.keys() in ({"pattern"}, {"pattern", "type"}):
+        return {**out, "patternProperties": {said["pattern"]: value}, "additionalProperties": False}
+    return schema
+
+
+def _require_tags(schema: Schema, definitions: Mapping[str, Schema]) -> None:
+    """Makes the tag of a tagged union required where it has a default, so that no value fits two of its branches."""
     for union in _within(schema):
         told = union.get("discriminator")
         tag = told.get("propertyName") if isinstance(told, dict) else None

@@ -297,6 +297,36 @@ def test_formats_that_nobody_enforces_are_annotations(ensemble):
     assert ensemble.generate("x", grammar=Grammar.json_schema(named)).text == '{"format": "path"}'
 
 
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        ({"enum": ["x", "y", 3]}, {"x", "y"}),
+        ({"$ref": "#/$defs/one"}, {"x"}),
+        ({"pattern": "^[ab]$", "type": "string"}, {"a", "b"}),
+    ],
+)
+def test_names_of_properties_are_kept(random_ensemble, names, kept):
+    values = {
+        "type": "object",
+        "additionalProperties": {"type": "boolean"},
+        "propertyNames": names,
+    }
+    schema = {"properties": {"v": values}, "required": ["v"], "$defs": {"one": {"const": "x", "title": "One"}}}
+    grammar = Grammar.json_schema({"type": "object", **schema})
+    for seed in range(8):
+        text = random_ensemble.generate("x", grammar=grammar, temperature=2.0, seed=seed, max_tokens=200).text
+        fits(text, schema)
+        assert json.loads(text)["v"].keys() <= kept
+
+
+def test_names_that_may_be_any_string_are_no_restriction(ensemble):
+    schema = {"type": "object", "propertyNames": {"type": "string"}, "properties": {"a": {"const": 1}}}
+    schema = {**schema, "required": ["a"], "additionalProperties": False}
+    assert ensemble.generate("x", grammar=Grammar.json_schema(schema)).text == '{"a": 1}'
+    with pytest.raises(GrammarError, match=r"propertyNames.*check the answer"):
+        ensemble.generate("x", grammar=Grammar.json_schema({"propertyNames": {"maxLength": 3}}))
+
+
 def test_tags_with_defaults_are_written_out(ensemble):
     def branch(tag):
         return {"type": "object", "properties": {"kind": {"const": tag, "default": tag}}}
