@@ -15,6 +15,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
+from gac_core import Ensemble
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
 
@@ -23,6 +25,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encod
 def test_readme_code_runs(code, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_configuration_of_the_readme_is_that_of_the_examples(monkeypatch):
+    path = ROOT / "examples" / "ensemble.yaml"
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    assert path.read_text(encoding="utf-8").endswith("\n" + block[1])
+    monkeypatch.chdir(ROOT)
+    with Ensemble.from_config(path) as ensemble:
+        assert (ensemble.names, ensemble.gate) == (["ash", "birch"], "ash")
+        assert [member.weight for member in ensemble.config.members] == [1.0, 2.0]
+        assert ensemble.generate("In which town", max_tokens=2).text
 
 
 @pytest.mark.parametrize("name", ["rag_langchain.py", "rag_llamaindex.py"])
