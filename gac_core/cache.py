@@ -112,25 +112,27 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Sets up storage for states of shape ``[rows, kv_heads, width, head_dim]``."""
-        self.keys = self._sized(key_states[:0, :, :0])
-        self.values = self._sized(value_states[:0, :, :0])
+        self.keys = self._sized(key_states[:0, :, :0], self.slots, self.capacity)
+        self.values = self._sized(value_states[:0, :, :0], self.slots, self.capacity)
         self.is_initialized = True
 
     def resize(self, slots: int, capacity: int) -> None:
         """Gives the storage this many slots and positions; what lies within both sizes stays."""
         if (slots, capacity) == (self.slots, self.capacity):
             return
-        self.slots, self.capacity = slots, capacity
         if self.is_initialized:
             assert self.keys is not None
             assert self.values is not None
-            self.keys = self._sized(self.keys)
-            self.values = self._sized(self.values)
+            # Both or neither: where there is no memory for one, all stays as it was.
+            keys, values = self._sized(self.keys, slots, capacity), self._sized(self.values, slots, capacity)
+            self.keys, self.values = keys, values
+        self.slots, self.capacity = slots, capacity
 
-    def _sized(self, store: Tensor) -> Tensor:
+    @staticmethod
+    def _sized(store: Tensor, slots: int, capacity: int) -> Tensor:
         # Zeros, not garbage: a masked NaN would still poison the weighted sum of attention.
-        sized = store.new_zeros((self.slots, store.shape[1], self.capacity, store.shape[3]))
-        slots, capacity = min(self.slots, store.shape[0]), min(self.capacity, store.shape[2])
+        sized = store.new_zeros((slots, store.shape[1], capacity, store.shape[3]))
+        slots, capacity = min(slots, store.shape[0]), min(capacity, store.shape[2])
         sized[:slots, :, :capacity] = store[:slots, :, :capacity]
         return sized
 
@@ -233,9 +235,11 @@ class SlotCache(Cache):
             store[target, :, :length] = store[source, :, :length]
 
     def swap(self, one: int, other: int, length: int) -> None:
-        """Exchanges the first positions of two slots."""
+        """Exchanges the first positions of two slots; where there is no memory to do so, none are exchanged."""
+        kinds = {_kind(store): store for store in self.stores()}
+        spare = {kind: torch.empty_like(store[one, :, :length]) for kind, store in kinds.items()}
         for store in self.stores():
-            held = store[one, :, :length].clone()
+            held = spare[_kind(store)].copy_(store[one, :, :length])
             store[one, :, :length] = store[other, :, :length]
             store[other, :, :length] = held
 
@@ -244,3 +248,8 @@ class SlotCache(Cache):
         for store in self.stores():
             if slot < store.shape[0]:
                 store[slot].zero_()
+
+
+def _kind(store: Tensor) -> tuple[Any, ...]:
+    """What stores have in common whose slots fit into one another."""
+    return store.device, store.dtype, store.shape[1], store.shape[3]

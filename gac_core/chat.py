@@ -103,20 +103,23 @@ def _render(tokenizer: MemberTokenizer, talk: Conversation, native: bool) -> tup
             tokenizer.name,
             "its chat template does not write calls of tools as <tool_call> with JSON; set tool_format='common'",
         )
-    talk, mark = _guarded(tokenizer, talk)
+    talk, mark, plain = _guarded(tokenizer, talk)
     tools = talk.told_tools
-    turns = _native_turns(talk.turns) if native else _common_turns(talk)
+    turns = _native_turns(talk.turns, plain) if native else _common_turns(talk)
     settings = {} if talk.enable_thinking is None else {"enable_thinking": talk.enable_thinking}
     return render_turns(tokenizer, turns, tools if native else (), settings), mark
 
 
-def _native_turns(messages: Sequence[Message]) -> list[Turn]:
-    """Turns as templates with tools of their own expect them."""
+def _native_turns(messages: Sequence[Message], plain: Callable[[str], str]) -> list[Turn]:
+    """Turns as templates with tools of their own expect them.
+
+    Arguments of calls are values there, in which words may appear that their JSON had written with escapes.
+    """
     turns = []
     for message in _results_in_order(messages):
         turn = _plain_turn(message, message.content)
         if message.tool_calls:
-            turn["tool_calls"] = [as_template_call(call) for call in message.tool_calls]
+            turn["tool_calls"] = [_rewritten_json(as_template_call(call), plain) for call in message.tool_calls]
         if message.tool_call_id is not None:
             turn["tool_call_id"] = message.tool_call_id
         turns.append(turn)
@@ -163,8 +166,8 @@ def _results_in_order(messages: Sequence[Message]) -> list[Message]:
     return ordered
 
 
-def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversation, str]:
-    """The conversation with a mark in every word that spells a control token, and the mark.
+def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversation, str, Callable[[str], str]]:
+    """The conversation with a mark in every word that spells a control token, the mark, and what puts it there.
 
     Users and tools may not write the tags of calls and reasoning either; system and assistants may.
     """
@@ -176,7 +179,7 @@ def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversati
         replace(tool, description=plain(tool.description), parameters=_rewritten_json(tool.parameters, plain))
         for tool in talk.told_tools
     ]
-    return replace(talk, messages=messages, tools=tools, tool_choice=talk.tool_choice), mark
+    return replace(talk, messages=messages, tools=tools, tool_choice=talk.tool_choice), mark, plain
 
 
 def _texts(talk: Conversation) -> list[str]:
@@ -186,6 +189,7 @@ def _texts(talk: Conversation) -> list[str]:
     for message in talk.turns:
         texts += [message.content, message.name or "", message.reasoning or "", message.tool_call_id or ""]
         texts += [text for call in message.tool_calls for text in (call.id, call.name, call.arguments)]
+        texts += [json.dumps(call.values, ensure_ascii=False) for call in message.tool_calls]
     return texts
 
 

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,8 @@ from gac_core.grammar import Grammar
 from gac_core.vocabulary import UnionVocabulary
 
 Text = bytes | None
+# Lexemes with these attributes cannot be taken back, so that nothing can be drafted on trial.
+_COUNTED = re.compile(r"\b(max_tokens|stop)\s*=")
 _QUOTED = re.compile(r"^\s*\d+ \|", re.MULTILINE)
 
 
@@ -82,7 +85,8 @@ class Compiler:
             GrammarError: It cannot be compiled, or asks for what cannot be enforced.
         """
         with self._lock:
-            return Constraint(self._compiled(grammar).deep_copy(), self._union)
+            goes_back = not _COUNTED.search(grammar.source)
+            return Constraint(self._compiled(grammar).deep_copy(), self._union, goes_back)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if self._tokenizer is None:
@@ -108,9 +112,11 @@ class Constraint:
     Args:
         matcher: At its beginning.
         union: The union vocabulary.
+        goes_back: Whether tokens can be taken back, without which none are drafted.
     """
 
-    def __init__(self, matcher: LLMatcher, union: UnionVocabulary) -> None:
+    def __init__(self, matcher: LLMatcher, union: UnionVocabulary, goes_back: bool = True) -> None:
+        self._goes_back = goes_back
         self._matcher = matcher
         self._union = union
         self._masks: dict[tuple[bytes, ...], Tensor] = {}
@@ -136,7 +142,7 @@ class Constraint:
         """Returns how many of some tokens may be drafted: those allowed, up to where others are forced."""
         self._wait()
         taken = 0
-        for data in tokens:
+        for data in tokens if self._goes_back else ():
             index = self._union.ids.get(data)
             if index is None or self._matcher.try_consume_tokens([index]) == 0:
                 break
@@ -154,7 +160,9 @@ class Constraint:
             pool: Where to compute.
         """
         self._wait()
-        self._coming = pool.submit(self._fill, list(tokens))
+        # Python takes no work for threads any more once its main thread has ended; `mask` then does it itself.
+        with suppress(RuntimeError):
+            self._coming = pool.submit(self._fill, list(tokens))
 
     def mask(self, tokens: Sequence[bytes]) -> Tensor:
         """Returns which tokens may follow after some that are not committed, bool, shape ``[union]``.

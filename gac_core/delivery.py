@@ -10,19 +10,26 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
+from gac_core.errors import QueueFullError
 from gac_core.output import OutputChunk
 from gac_core.reply import Reply
 from gac_core.request import Request
 from gac_core.worker import Event, Worker
 
+# Seconds between two looks for room in the queue.
+_RETRY = 0.01
 
-def delivered(worker: Worker, request: Request, reply: Reply, eager: bool = False) -> Iterator[OutputChunk]:
+
+def delivered(
+    worker: Worker, request: Request, reply: Reply, owner: object, eager: bool = False
+) -> Iterator[OutputChunk]:
     """Returns the chunks of a request's answer; giving the iterator up frees the engine.
 
     Args:
         worker: Who does the request.
         request: What is asked.
         reply: Reads the engine's events into chunks.
+        owner: Who closes the worker when nobody holds it any more; whoever reads holds it.
         eager: Hand the request in now, waiting for room in the queue, not at the first read. Whoever does so and reads
             nothing must abort it. Default False: an iterator nobody reads costs nothing.
 
@@ -36,6 +43,7 @@ def delivered(worker: Worker, request: Request, reply: Reply, eager: bool = Fals
         worker.submit(request, events.put, wait=True)
 
     def read() -> Iterator[OutputChunk]:
+        _held = owner
         if not eager:
             worker.submit(request, events.put)
         try:
@@ -52,12 +60,16 @@ def delivered(worker: Worker, request: Request, reply: Reply, eager: bool = Fals
     return read()
 
 
-async def adelivered(worker: Worker, ask: Callable[[], tuple[Request, Reply]]) -> AsyncIterator[OutputChunk]:
+async def adelivered(
+    worker: Worker, ask: Callable[[], tuple[Request, Reply]], wait: bool = False
+) -> AsyncIterator[OutputChunk]:
     """`delivered` for event loops; closing or cancelling it frees the engine.
 
     Args:
         worker: Who does the request.
-        ask: Makes the request and its reader; called in a thread, since rendering a long prompt takes time.
+        ask: Makes the request and its reader; called in a thread, since rendering a long prompt takes time. Holds
+            whoever closes the worker when nobody holds it any more.
+        wait: Wait for room in the queue instead of being refused. Default False.
     """
     request, reply = await asyncio.to_thread(ask)
     loop = asyncio.get_running_loop()
@@ -68,7 +80,14 @@ async def adelivered(worker: Worker, ask: Callable[[], tuple[Request, Reply]]) -
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    worker.submit(request, sink)
+    while True:
+        try:
+            worker.submit(request, sink)
+            break
+        except QueueFullError:
+            if not wait:
+                raise
+            await asyncio.sleep(_RETRY)
     try:
         while True:
             event = await events.get()

@@ -255,7 +255,7 @@ class Ensemble:
         """
         requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
         try:
-            streams = [delivered(self._worker, *request, eager=True) for request in requests]
+            streams = [delivered(self._worker, *request, self, eager=True) for request in requests]
             return [fold(stream) for stream in streams]
         except BaseException:
             for request, _ in requests:
@@ -264,7 +264,7 @@ class Ensemble:
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return delivered(self._worker, *self._intake.request(prompt, params, overrides))
+        return delivered(self._worker, *self._intake.request(prompt, params, overrides), self)
 
     async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
@@ -278,7 +278,8 @@ class Ensemble:
 
         async def ask(prompt: Prompt) -> RequestOutput:
             async with room:
-                return await self.agenerate(prompt, params, **overrides)
+                asked = adelivered(self._worker, lambda: self._intake.request(prompt, params, overrides), wait=True)
+                return fold([chunk async for chunk in asked])
 
         tasks = [asyncio.ensure_future(ask(prompt)) for prompt in prompts]
         try:

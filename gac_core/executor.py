@@ -5,11 +5,14 @@ Knows members and chunks; knows nothing of requests' wishes, of the union or of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from gac_core.member import Chunk, ChunkResult, Member
+
+logger = logging.getLogger(__name__)
 
 Calls = Mapping[int, Sequence[Chunk]]
 
@@ -45,21 +48,43 @@ class LocalExecutor:
             if len(devices) > 1
             else {}
         )
+        self._owed: list[tuple[str, bool]] = []
 
     def forward(self, calls: Calls) -> dict[int, list[ChunkResult]]:
         """Runs every member's chunks and returns the results in the order of the chunks."""
-        if not self._threads:
-            return {index: self._members[index].forward(chunks) for index, chunks in calls.items()}
-        futures = {
-            index: self._threads[self._members[index].device].submit(self._members[index].forward, chunks)
+        self._pay()
+        futures: dict[int, Future[list[ChunkResult]]] = {}
+        try:
+            for index, chunks in calls.items() if self._threads else ():
+                member = self._members[index]
+                futures[index] = self._threads[member.device].submit(member.forward, chunks)
+        except RuntimeError:
+            # Python takes no work for threads any more once its main thread has ended; others may still ask.
+            logger.debug("threads are shut down; members run one after another")
+        return {
+            index: futures[index].result() if index in futures else self._members[index].forward(chunks)
             for index, chunks in calls.items()
         }
-        return {index: future.result() for index, future in futures.items()}
 
     def release(self, request_id: str, clear: bool = False) -> None:
-        """Frees what members hold for a request; ``clear`` also overwrites it."""
-        for member in self._members:
-            member.release(request_id, clear)
+        """Frees what members hold for a request; ``clear`` also overwrites it.
+
+        Never raises: where a member cannot do so now, for want of memory, it is tried again at the next call.
+        """
+        self._owed.append((request_id, clear))
+        self._pay()
+
+    def _pay(self) -> None:
+        owed, self._owed = self._owed, []
+        for request_id, clear in owed:
+            for member in self._members:
+                try:
+                    # A member that holds nothing of a request does nothing.
+                    member.release(request_id, clear)
+                except Exception:
+                    logger.exception("a member could not give up what it holds of a request; it is tried again")
+                    self._owed.append((request_id, clear))
+                    break
 
     def close(self) -> None:
         """Stops the device threads."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ class Grammar:
         """
         if not isinstance(pattern, str) or not pattern:
             raise GrammarError(f"a regular expression is a string that is not empty, not {pattern!r}")
+        if "\n" in pattern and re.search(r"\(\?[a-zA-Z]*x", pattern):
+            raise GrammarError("write a regular expression with the flag x on one line, without comments")
         return cls("regex", f"start: TEXT\nTEXT: /{_escape(pattern)}/")
 
     @classmethod
@@ -142,6 +145,9 @@ def _escape(pattern: str) -> str:
     """The pattern between slashes: one of its own is escaped unless it is already."""
     out, escaped = [], False
     for char in pattern:
-        out.append("\\/" if char == "/" and not escaped else "\\n" if char == "\n" else char)
+        if char == "\n":
+            # Behind a backslash it stands for itself as well.
+            char = "n" if escaped else "\\n"
+        out.append("\\/" if char == "/" and not escaped else char)
         escaped = char == "\\" and not escaped
     return "".join(out)

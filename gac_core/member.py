@@ -178,23 +178,29 @@ class Member:
         Ids that the cache holds at their place already are not read again. Long chunks are read in parts. A chunk that
         fails does not touch the others: if a batch raises, its chunks run again one by one.
         """
-        rows = self._rows(chunks)
-        results = [ChunkResult(None)] * len(chunks)
+        rows, errors = self._rows(chunks)
+        results = [ChunkResult(errors.get(index)) for index in range(len(chunks))]
         for group in self._groups(rows):
             for index, result in zip(group, self._run([rows[i] for i in group]), strict=True):
                 results[index] = result
         return [self._result(*each) for each in zip(chunks, rows, results, strict=True)]
 
-    def _rows(self, chunks: Sequence[Chunk]) -> list[Row]:
-        """What to run of each chunk; a row without ids where that is nothing."""
+    def _rows(self, chunks: Sequence[Chunk]) -> tuple[list[Row], dict[int, Exception]]:
+        """What to run of each chunk, a row without ids where that is nothing; and why some got no slot."""
         rows: list[Row] = []
+        errors: dict[int, Exception] = {}
         for index, chunk in enumerate(chunks):
             slot = self._slots.slot(chunk.request_id)
             if slot is None and self._being_read(chunk, chunks[:index]):
                 rows.append(Row(-1, chunk.start, (), 0))
                 continue
-            if slot is None:
-                slot = self._slots.claim(chunk.request_id, chunk.token_ids)
+            try:
+                slot = self._slots.claim(chunk.request_id, chunk.token_ids) if slot is None else slot
+            except Exception as error:
+                # No memory for one more slot; the others have theirs.
+                rows.append(Row(-1, chunk.start, (), 0))
+                errors[index] = error
+                continue
             held = self._slots.held(slot)[chunk.start :]
             known = min(common_beginning(held, chunk.token_ids), len(chunk.token_ids) - chunk.num_logits)
             rows.append(Row(slot, chunk.start + known, chunk.token_ids[known:], chunk.num_logits))
@@ -204,7 +210,7 @@ class Member:
             row = rows[index]
             if tokens < len(row.token_ids):
                 rows[index] = Row(row.slot, row.start, row.token_ids[:tokens], 0)
-        return rows
+        return rows, errors
 
     def _being_read(self, chunk: Chunk, others: Sequence[Chunk]) -> bool:
         """Whether another request is about to read the beginning of this one, which can then be copied."""

@@ -209,6 +209,8 @@ class Poll:
         text = request.texts[member]
         text.num_cached = max(text.num_cached, min(len(text.ids), chunk.start + result.read))
         if result.logits is None:
+            # Read to its end but cut off behind it, in a draft: the last id goes with the next chunk, for its logits.
+            text.num_cached = min(text.num_cached, len(text.ids) - 1)
             answers.unread.add(row)
             return False
         return True

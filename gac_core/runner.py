@@ -208,6 +208,9 @@ class RowRunner:
     def _run(self, row: Row) -> Tensor:
         ids, cache = self._held.pop(row.slot, ([], None))
         new = list(row.token_ids)
+        if row.start > len(ids):
+            # An earlier forward of this row failed in the middle, and what it had read went with it.
+            raise RuntimeError(f"the state of the text was lost at position {row.start}")
         if row.start < len(ids):
             new, ids, cache = ids[: row.start] + new, [], None
         if cache is None:

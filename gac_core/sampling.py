@@ -66,18 +66,18 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
         _check_int("max_tokens", self.max_tokens, 1, None)
-        _check_number("temperature", self.temperature, 0, None)
+        self._set("temperature", 0, None)
         if self.top_k is not None:
             _check_int("top_k", self.top_k, 1, None)
-        _check_number("top_p", self.top_p, 0, 1, low_open=True)
-        _check_number("min_p", self.min_p, 0, 1)
-        _check_number("repetition_penalty", self.repetition_penalty, 0, None, low_open=True)
+        self._set("top_p", 0, 1, low_open=True)
+        self._set("min_p", 0, 1)
+        self._set("repetition_penalty", 0, None, low_open=True)
         if self.seed is not None:
             _check_int("seed", self.seed, None, None)
         if self.logprobs is not None:
             _check_int("logprobs", self.logprobs, 0, 100)
         if self.threshold is not None and self.threshold != "default":
-            _check_number("threshold", self.threshold, 0, 1)
+            self._set("threshold", 0, 1)
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             raise RequestError(
                 f"grammar must be a Grammar, for example Grammar.json_schema(...), not a {type(self.grammar).__name__}"
@@ -86,6 +86,9 @@ class SamplingParams:
             raise RequestError(f"drafts must be True or False, not {self.drafts!r}")
         if not all(isinstance(s, str) and s for s in stop):
             raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+
+    def _set(self, name: str, low: float, high: float | None, low_open: bool = False) -> None:
+        object.__setattr__(self, name, _checked(name, getattr(self, name), low, high, low_open))
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -112,9 +115,14 @@ def _check_int(name: str, value: object, low: int | None, high: int | None) -> N
         raise RequestError(f"{name} must be {limit}, not {value}")
 
 
-def _check_number(name: str, value: object, low: float, high: float | None, low_open: bool = False) -> None:
+def _checked(name: str, value: object, low: float, high: float | None, low_open: bool) -> float:
+    """The value as a float, as tensors take it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{name} must be a number, not {value!r}")
+    try:
+        value = float(value)
+    except OverflowError:
+        value = float("inf")
     below = value <= low if low_open else value < low
     # The negations also catch NaN, which compares false with everything.
     if below or not value > float("-inf") or not value < float("inf") or (high is not None and not value <= high):
@@ -122,6 +130,7 @@ def _check_number(name: str, value: object, low: float, high: float | None, low_
             ("above " if low_open else "at least ") + f"{low}" + (f" and at most {high}" if high is not None else "")
         )
         raise RequestError(f"{name} must be {limit}, not {value}")
+    return value
 
 
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:

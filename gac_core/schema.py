@@ -6,7 +6,9 @@ Whatever the result allows, the schema allows. Plain values; knows nothing of gr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from gac_core.errors import GrammarError
@@ -19,6 +21,9 @@ _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4"
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
+
+# Up to here every integer is a double.
+_EXACT = 2**53
 
 Schema = dict[str, Any]
 
@@ -36,7 +41,7 @@ def enforceable(schema: Mapping[str, Any] | str) -> str:
         if not isinstance(value, Mapping):
             raise TypeError(f"it is a {type(value).__name__}")
         text = json.dumps(value)
-        value = _changed(json.loads(text), _without_annotations)
+        value = _changed(_changed(json.loads(text), _with_kept_numbers), _without_annotations)
         definitions = _definitions(value)
         _require_tags(value, definitions)
         value = _changed(value, lambda part: _with_listed_names(part, definitions))
@@ -44,6 +49,8 @@ def enforceable(schema: Mapping[str, Any] | str) -> str:
         value = value if '"allOf"' in text else _changed(value, _closed)
         asked = value.get("x-guidance")
         return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, Mapping) else {})}})
+    except GrammarError:
+        raise
     except (TypeError, ValueError) as error:
         raise GrammarError(f"a JSON schema is an object that JSON can hold: {error}") from error
 
@@ -64,6 +71,40 @@ def _changed(schema: Any, change: Callable[[Schema], Schema]) -> Any:
     return change(out)
 
 
+def _with_kept_numbers(schema: Schema) -> Schema:
+    """With bounds that doubles hold, since llguidance computes in them; refused where numbers would become others."""
+    for key in ("enum", "const"):
+        changed = [number for number in _numbers(schema.get(key)) if not _survives(number)]
+        if changed:
+            raise GrammarError(
+                f"the schema's {key} holds {changed[0]}, which has more digits than a double keeps; make it a string"
+            )
+    if isinstance(schema.get("multipleOf"), int) and schema["multipleOf"] > _EXACT:
+        raise GrammarError(f"the schema's multipleOf is {schema['multipleOf']}, which no double keeps")
+    for key, toward in (("minimum", 1), ("exclusiveMinimum", 1), ("maximum", -1), ("exclusiveMaximum", -1)):
+        bound = schema.get(key)
+        if isinstance(bound, int) and not isinstance(bound, bool) and abs(bound) > _EXACT:
+            near = float(bound)
+            if (int(near) - bound) * toward < 0:
+                near = math.nextafter(near, math.inf * toward)
+            schema[key] = int(near)
+    return schema
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers in a value."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _numbers(part)
+
+
+def _survives(number: int | float) -> bool:
+    if isinstance(number, int):
+        return abs(number) <= _EXACT
+    return len(Decimal(repr(number)).as_tuple().digits) <= 15
+
+
 def _without_annotations(schema: Schema) -> Schema:
     if schema.get("format", "unknown") in _FORMATS:
         return schema
@@ -82,7 +123,10 @@ def _closed(schema: Schema) -> Schema:
         "enum",
         "const",
     )
-    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in speaks):
+    listed = schema.get("properties")
+    # What is required without being listed must still have its place.
+    whole = isinstance(listed, dict) and set(schema.get("required", ())) <= set(listed)
+    if whole and not any(key in schema for key in speaks):
         schema["additionalProperties"] = False
     return schema
 

@@ -166,13 +166,14 @@ class SlotTable:
         return target if source == victim else victim if source == target else source
 
     def _add(self) -> None:
+        count = len(self._held) + 1
+        if count > self._made:
+            more = count + count // 2
+            made = more if self._store.bytes_for(more, self._longest(0)) <= self._limit else count
+            self._store.make_room(made, 0)
+            self._made = made
         self._held.append([])
         self._used.append(0)
-        if len(self._held) > self._made:
-            more = len(self._held) + len(self._held) // 2
-            fits = self._store.bytes_for(more, self._longest(0)) <= self._limit
-            self._made = more if fits else len(self._held)
-            self._store.make_room(self._made, 0)
 
     def _swap(self, one: int, other: int) -> None:
         if one == other:

@@ -68,7 +68,10 @@ class Worker:
         """
         if os.getpid() != self._process:
             # Threads do not survive a fork, so that nobody would ever answer.
-            raise EngineClosedError("the ensemble was loaded before this process was forked; load it in each process")
+            raise EngineClosedError(
+                "the ensemble was loaded before this process was forked; load it in each process, and in none before the "
+                "fork, or start processes by 'spawn'"
+            )
         with self._lock:
             while wait and not self._closed and len(self._open) >= self._limit:
                 self._lock.wait()
@@ -101,6 +104,22 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            # Whatever ended it, nobody shall wait for an answer that nobody writes any more.
+            with self._lock:
+                self._closed = True
+                self._lock.notify_all()
+            closed = EngineClosedError("the ensemble was closed before the request was done")
+            self._fail_all(closed)
+            while not self._inbox.empty():
+                mail = self._inbox.get()
+                if isinstance(mail, _Add):
+                    mail.sink(closed)
+            self._engine.close()
+
+    def _serve(self) -> None:
         while self._read_mail():
             try:
                 events = self._engine.step()
@@ -116,8 +135,6 @@ class Worker:
                     self._done(request_id)
                 if sink is not None:
                     sink(event)
-        self._fail_all(EngineClosedError("the ensemble was closed before the request was done"))
-        self._engine.close()
 
     def _read_mail(self) -> bool:
         """Takes all mail, waiting for some if there is nothing to do; False once it is time to stop."""

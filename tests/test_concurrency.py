@@ -178,4 +178,4 @@ def test_a_forked_process_is_told_to_load_its_own():
         "print(ensemble.generate('x', max_tokens=1).usage.completion_tokens)\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
-    assert "load it in each process\n1" in out.stdout
+    assert "start processes by 'spawn'\n1" in out.stdout
