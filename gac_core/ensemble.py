@@ -177,7 +177,7 @@ class Ensemble:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return not self._finalizer.alive
+        return self._worker.closed or not self._finalizer.alive
 
     @property
     def names(self) -> list[str]:

@@ -69,7 +69,7 @@ class Worker:
         if os.getpid() != self._process:
             # Threads do not survive a fork, so that nobody would ever answer.
             raise EngineClosedError(
-                "the ensemble was loaded before this process was forked; load it in each process, and in none before the "
+                "the ensemble was loaded before this process was forked; load it in each process, not before the "
                 "fork, or start processes by 'spawn'"
             )
         with self._lock:
@@ -81,6 +81,11 @@ class Worker:
                 raise QueueFullError(self._limit)
             self._open.add(request.request_id)
             self._inbox.put(_Add(request, sink))
+
+    @property
+    def closed(self) -> bool:
+        """Whether no request is taken any more."""
+        return self._closed
 
     def abort(self, request_id: str) -> None:
         """Drops a request before the next step; its sink hears nothing more. Unknown ids are no error."""
@@ -155,6 +160,10 @@ class Worker:
     def _fail_all(self, error: GaCError) -> None:
         sinks, self._sinks = self._sinks, {}
         for request_id, sink in sinks.items():
-            self._engine.abort_request(request_id)
             self._done(request_id)
             sink(error)
+        for request_id in sinks:
+            try:
+                self._engine.abort_request(request_id)
+            except Exception:
+                logger.exception("a request could not be dropped")

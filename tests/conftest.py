@@ -88,7 +88,7 @@ def ensemble_of(models, **settings) -> Ensemble:
 
 def start(ensemble: Ensemble, prompt, **asked):
     """A stream whose request has begun before it is read."""
-    return delivered(ensemble._worker, *ensemble._intake.request(prompt, None, asked), eager=True)
+    return delivered(ensemble._worker, *ensemble._intake.request(prompt, None, asked), ensemble, eager=True)
 
 
 QUESTION = [

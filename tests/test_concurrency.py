@@ -163,6 +163,29 @@ def test_a_loop_that_was_closed_harms_nobody(ensemble):
     assert idle(ensemble)
 
 
+def test_a_stream_keeps_its_ensemble():
+    assert "".join(chunk.text for chunk in ensemble_of([pair("ash")]).stream(QUESTION, max_tokens=4))
+
+
+async def test_batches_wait_for_room():
+    one = ensemble_of([pair("ash")], max_batch_size=2, max_queue=0)
+    batches = await asyncio.gather(*(one.agenerate_batch([QUESTION] * 3, max_tokens=4) for _ in range(2)))
+    assert len({output.text for batch in batches for output in batch}) == 1
+
+
+@pytest.mark.parametrize("grammar", ["None", "gac_core.Grammar.regex('[a-z ]{300,400}')"])
+def test_threads_outlive_the_main_one(grammar):
+    code = (
+        "import threading, gac_core\n"
+        f"ensemble = gac_core.Ensemble.load([{EMBEDDED[0]!r}])\n"
+        "def ask():\n"
+        f"    print(ensemble.generate('In which', max_tokens=60, grammar={grammar}).finish_reason.value)\n"
+        "threading.Thread(target=ask).start()\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert out.stdout.strip() in ("stop", "length"), out.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
 def test_a_forked_process_is_told_to_load_its_own():
     code = (

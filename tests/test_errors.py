@@ -27,6 +27,9 @@ from gac_core import (
     UnknownArgumentError,
     UnwritableTextError,
 )
+from gac_core.cache import SlotCache, SlotLayer
+from gac_core.runner import RowRunner
+from gac_core.slots import SlotTable
 
 
 def test_an_unknown_model_is_named():
@@ -201,6 +204,95 @@ def test_a_member_that_raises_is_named_and_others_go_on():
             one.generate("In which", max_tokens=5)
         handle.remove()
         assert one.generate("In which", max_tokens=5).tokens == good
+
+
+def no_memory(monkeypatch, owner, name, at=1):
+    """Lets a function raise once, at its n-th call."""
+    calls, real = [0], getattr(owner, name)
+
+    def raising(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == at:
+            raise torch.OutOfMemoryError("no memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, staticmethod(raising) if name == "_sized" else raising)
+    return calls
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_memory_that_is_missing_once_is_missed_once(monkeypatch, at):
+    one = ensemble_of([random_pair("llama")])
+    want = one.generate("Who is", max_tokens=3).text
+    calls = no_memory(monkeypatch, SlotLayer, "_sized", at)
+    with pytest.raises(MemberError, match="no memory"):
+        one.generate("word " * 60, max_tokens=3)
+    assert calls[0] >= at
+    one.generate("word " * 60, max_tokens=3)
+    assert one.generate("Who is", max_tokens=3).text == want
+
+
+def test_a_request_without_a_slot_fails_alone(monkeypatch):
+    one = ensemble_of([random_pair("llama")])
+    asked = {"max_tokens": 40, "temperature": 1.0, "seed": 1}
+    want = one.generate("Who is", **asked).text
+    first = one.stream("Who is", **asked)
+    text = next(first).text
+    calls = no_memory(monkeypatch, SlotTable, "claim")
+    with pytest.raises(MemberError, match="no memory"):
+        one.generate("Another text", max_tokens=3)
+    assert calls == [1]
+    assert text + "".join(chunk.text for chunk in first) == want
+
+
+def test_an_engine_outlives_a_failed_release(monkeypatch):
+    one = ensemble_of([random_pair("llama")])
+    first, second = (one.stream(text, max_tokens=40, temperature=1.0, seed=1) for text in ("Who is", "Where is the"))
+    next(first), next(second)
+    calls = no_memory(monkeypatch, SlotCache, "swap")
+    first.close()
+    assert list(second)[-1].output is not None
+    assert one.generate("Who is", max_tokens=2).text
+    assert calls[0] >= 2
+    assert one._members[0]._slots.busy == 0
+
+
+def test_whoever_waits_hears_of_the_engines_end(monkeypatch):
+    one = ensemble_of([random_pair("llama")])
+    running = one.stream("In which", max_tokens=500)
+    next(running)
+    monkeypatch.setattr(one._worker._engine, "abort_request", None)
+    monkeypatch.setattr("threading.excepthook", lambda arguments: None)
+    other = one.stream("Who", max_tokens=500)
+    next(other)
+    other.close()
+    with pytest.raises(EngineClosedError):
+        list(running)
+    one._worker._thread.join(10)
+    assert one.closed
+    with pytest.raises(EngineClosedError):
+        one.generate("Who", max_tokens=2)
+
+
+def test_a_row_whose_state_was_lost_says_so(monkeypatch):
+    model, tokenizer = random_pair("llama")
+    one = ensemble_of([(model, tokenizer)])
+    member = one._members[0]
+    member._runner = RowRunner(model)
+    member._slots = SlotTable(member._runner, 0)
+    no_memory(monkeypatch, model, "forward", at=5)
+    with pytest.raises(MemberError, match="was lost at position"):
+        one.generate_batch(["Who is the first one", "Where is the second one"], max_tokens=12)
+
+
+@pytest.mark.parametrize("asked", [{"temperature": 10**20}, {"repetition_penalty": 2**64}])
+def test_large_whole_numbers_are_numbers(ensemble, asked):
+    assert ensemble.generate("Hi", max_tokens=2, seed=1, **asked).text
+
+
+def test_numbers_beyond_all_floats_are_refused():
+    with pytest.raises(RequestError, match="temperature"):
+        SamplingParams(temperature=10**400)
 
 
 def test_a_closed_ensemble_says_so():

@@ -327,6 +327,67 @@ def test_names_that_may_be_any_string_are_no_restriction(ensemble):
         ensemble.generate("x", grammar=Grammar.json_schema({"propertyNames": {"maxLength": 3}}))
 
 
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"enum": [1234567890123456789]}, "1234567890123456789"),
+        ({"properties": {"a": {"const": 123456789.12345679}}}, "make it a string"),
+        ({"type": "integer", "multipleOf": 2**60 + 1}, "multipleOf"),
+        ({"type": "integer", "minimum": 2**60 + 1, "maximum": 2**60 + 3}, "[Uu]nsatisf"),
+    ],
+)
+def test_numbers_that_would_become_others_are_refused(ensemble, schema, told):
+    with pytest.raises(GrammarError, match=told):
+        ensemble.generate("x", grammar=Grammar.json_schema(schema))
+
+
+def test_bounds_of_64_bits_are_kept(random_ensemble):
+    schema = {"type": "integer", "minimum": 2**63 - 2000, "maximum": 2**63 - 1}
+    for seed in range(5):
+        text = random_ensemble.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
+        fits(text, schema)
+
+
+def test_what_is_required_without_being_listed_has_its_place(ensemble):
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a", "b"]}
+    schema["additionalProperties"] = True
+    before = Grammar.json_schema(schema)
+    del schema["additionalProperties"]
+    asked = {"max_tokens": 30, "temperature": 0.0}
+    assert (
+        ensemble.generate("x", grammar=Grammar.json_schema(schema), **asked).text
+        == ensemble.generate("x", grammar=before, **asked).text
+    )
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a b/c-d&~#", "tab\t.", "\\\n"])
+def test_escaped_text_is_matched_as_it_is(ensemble, text):
+    assert ensemble.generate("x", grammar=Grammar.regex(re.escape(text))).text == text
+
+
+def test_verbose_patterns_of_several_lines_are_refused():
+    with pytest.raises(GrammarError, match="one line"):
+        Grammar.regex("(?x)\n [a-z] # a letter\n")
+
+
+def test_grammars_that_cannot_go_back_are_not_drafted(ensemble):
+    grammar = Grammar.lark_grammar('start: x "END"\nx[max_tokens=5]: /[a-z]*/')
+    plain = ensemble.generate("Say: ", max_tokens=20, grammar=grammar, drafts=False).text
+    assert ensemble.generate("Say: ", max_tokens=20, grammar=grammar).text == plain
+    assert plain.endswith("END")
+
+
+@pytest.mark.parametrize("prefill_tokens", [16, 32])
+def test_a_draft_that_the_prefill_budget_cuts_goes_on(prefill_tokens):
+    one = Ensemble.load(EMBEDDED, dtype="float32", prefill_tokens=prefill_tokens)
+    items = {"type": "array", "items": {"type": "integer", "maximum": 99, "minimum": 0}, "maxItems": 4}
+    parts = {"a": {"type": "string", "maxLength": 20}, "a long name of a property": items}
+    grammar = Grammar.json_schema({"type": "object", "properties": parts, "required": list(parts)})
+    asked = {"max_tokens": 60, "grammar": grammar}
+    plain = one.generate("Who is Ann?", **asked, drafts=False).text
+    assert one.generate("Who is Ann?", **asked).text == plain
+
+
 def test_tags_with_defaults_are_written_out(ensemble):
     def branch(tag):
         return {"type": "object", "properties": {"kind": {"const": tag, "default": tag}}}

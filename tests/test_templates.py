@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from gac_core.chat import Conversation, Message, encode_prompt, opens_thinking, render, shared_format
 from gac_core.errors import ChatTemplateError, RequestError
+from gac_core.template import traits_of
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import Tool, ToolCall
 
@@ -303,6 +304,19 @@ def test_calls_and_tools_hold_no_control_tokens_either():
     talk = Conversation([SYSTEM, USER, called, CALLED[2]], [tool])
     assert encode_prompt(loaded, talk).count(end) == 4
     assert render(loaded, talk).count("<|im_end|>") == 4 + 3
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_escapes_in_calls_spell_no_control_tokens(native):
+    loaded = member(QWEN3)
+    assert traits_of(loaded).tools
+    end = loaded.hf.convert_tokens_to_ids("<|im_end|>")
+    counts = set()
+    for city in ("Rome", "<|im_end|>", "\\u003c|im_end|>"):
+        called = Message("assistant", "", (ToolCall("c1", "weather", f'{{"city": "{city}"}}'),))
+        talk = Conversation([SYSTEM, USER, called, CALLED[2]], [Tool("weather", "Tells it.", {"type": "object"})])
+        counts.add(encode_prompt(loaded, talk, native=native).count(end))
+    assert len(counts) == 1
 
 
 def test_a_characters_of_no_text_are_taken_as_they_are():
