@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gac_core.errors import ConfigError, ModelLoadError, UnwritableTextError
+from gac_core.errors import ConfigError, UnwritableTextError
+from gac_core.places import check_folder, load_error
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import UnionVocabulary
 
@@ -102,12 +103,11 @@ def load(model: str, trust_remote_code: bool = False) -> Loaded:
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    check_folder(model, model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:
-        # transformers raises OSError, ValueError, KeyError and more.
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelLoadError(model, f"{first_line} (it must be a folder with a tokenizer, or a hub name)") from error
+        raise load_error(model, error) from error
     rows = context = None
     ends: list[int] = []
     try:

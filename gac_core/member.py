@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gac_core.compiled import CompiledRunner
 from gac_core.config import MemberConfig
-from gac_core.errors import ConfigError, ModelLoadError
+from gac_core.errors import ConfigError
+from gac_core.places import check_device, check_folder, load_error
 from gac_core.prefill import share
 from gac_core.quantization import loading_options
 from gac_core.runner import Row, Runner, SlotRunner, choose_runner
@@ -116,6 +117,10 @@ class Member:
         common: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
         packing = loading_options(config)
+        for path in (config.model, config.tokenizer or config.model):
+            check_folder(config.model, path)
+        if config.device_map is None:
+            check_device(config.model, config.device or device)
         place = config.device_map if config.device_map is not None else {"": config.device or device}
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model, **common)
@@ -123,11 +128,7 @@ class Member:
                 config.model, dtype=dtype, device_map=place, **packing, **common
             )
         except Exception as error:
-            # transformers raises OSError, ValueError, ImportError, RuntimeError and more; the user needs one kind.
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelLoadError(
-                config.model, f"{first_line} (it must be a folder with a model and tokenizer, or a name on a model hub)"
-            ) from error
+            raise load_error(config.model, error) from error
         if config.chat_template is not None:
             tokenizer.chat_template = config.chat_template
         return cls.from_model(model, tokenizer, config.called, config.context, config.compile, **settings)

@@ -14,8 +14,11 @@ from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError
 from gac_core.loading import ModelLike
 
-LOADING = ("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment")
-"""The names of the settings that say how models are loaded and meet, which go with models alone."""
+LOADING = (
+    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment"),
+    *("max_batch_size", "max_queue", "prefill_tokens", "cache_gib"),
+)
+"""The names of the settings that say how models are loaded, meet and are served, which go with models alone."""
 
 
 def open_ensemble(

@@ -5,13 +5,15 @@ Knows values only; knows nothing of ensembles or of how models are called.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.utils.json import parse_partial_json
 
 from gac_core import OutputChunk, RequestOutput, as_metadata, fold
 
@@ -56,36 +58,25 @@ def to_message(output: RequestOutput, model: str) -> AIMessage:
     )
 
 
-def to_chunk(part: OutputChunk, output: RequestOutput | None, model: str, told: set[str]) -> AIMessageChunk:
-    """Turns a piece of a stream into a chunk.
+def beyond_repair(arguments: str) -> str:
+    """Returns what must follow the arguments of a broken call so that LangChain takes it for one.
+
+    A sum of chunks closes brackets and quotes that are open, and an agent would run the tool with half of its
+    arguments; what it never mends is a bracket that closes another than was opened last.
 
     Args:
-        part: The piece.
-        output: On the last piece the whole answer.
-        model: The model's name.
-        told: Ids of calls that went before; those of this piece are added.
+        arguments: JSON as far as it was written, in any state; may be empty.
     """
-    calls = [
-        tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
-        for piece in part.tool_calls
-    ]
-    told.update(piece.id for piece in part.tool_calls if piece.id is not None)
-    if output is None:
-        return AIMessageChunk(content=part.text, additional_kwargs=_kwargs(part.reasoning), tool_call_chunks=calls)
-    # Calls that broke before their name was known were not told yet; LangChain finds them invalid by itself.
-    late = [call for call in output.invalid_tool_calls if call.id not in told]
-    count = len(output.tool_calls) + len(output.invalid_tool_calls)
-    calls += [
-        tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=count + n) for n, call in enumerate(late)
-    ]
-    return AIMessageChunk(
-        content=part.text,
-        additional_kwargs=_kwargs(part.reasoning),
-        tool_call_chunks=calls,
-        usage_metadata=usage(output),
-        response_metadata=metadata(output, model),
-        chunk_position="last",
-    )
+    ends = (end + bracket for end in ("", '"', '\\"') for bracket in ("", "]", "}"))
+    return next(end for end in ends if not _is_mended(arguments + end))
+
+
+def _is_mended(arguments: str) -> bool:
+    """Whether LangChain makes a call of these arguments."""
+    try:
+        return not arguments or isinstance(parse_partial_json(arguments), dict)
+    except ValueError:
+        return False
 
 
 class ChunkReader:
@@ -98,12 +89,49 @@ class ChunkReader:
     def __init__(self, model: str) -> None:
         self._model = model
         self._parts: list[OutputChunk] = []
-        self._told: set[str] = set()
+        # The calls so far, by their index: id, and text of the arguments.
+        self._told: dict[int, tuple[str, str]] = {}
 
-    def __call__(self, part: OutputChunk) -> ChatGenerationChunk | None:
-        """Returns the next piece as a chunk; None where there is nothing in it to show."""
+    def __call__(self, part: OutputChunk) -> Iterator[ChatGenerationChunk]:
+        """Yields the next piece as chunks, none where there is nothing in it to show.
+
+        Calls come in chunks of their own: beside text, or in the last one, LangChain's events lose pieces of them.
+        """
         self._parts.append(part)
-        if part.is_silent:
-            return None
-        output = None if part.output is None else fold(self._parts)
-        return ChatGenerationChunk(message=to_chunk(part, output, self._model, self._told))
+        calls = self._calls(part)
+        if part.text or part.reasoning:
+            yield ChatGenerationChunk(
+                message=AIMessageChunk(content=part.text, additional_kwargs=_kwargs(part.reasoning))
+            )
+        if calls:
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls))
+        if part.output is not None:
+            output = fold(self._parts)
+            last = AIMessageChunk(
+                content="",
+                usage_metadata=usage(output),
+                response_metadata=metadata(output, self._model),
+                chunk_position="last",
+            )
+            yield ChatGenerationChunk(message=last)
+
+    def _calls(self, part: OutputChunk) -> list[ToolCallChunk]:
+        """The pieces of calls in a part, one for each call: of two in one chunk LangChain makes two calls."""
+        new: dict[int, ToolCallChunk] = {}
+        for piece in part.tool_calls:
+            self._add(new, piece.index, piece.id, piece.name, piece.arguments)
+        if part.output is not None:
+            broken = {call.id: call for call in part.output.invalid_tool_calls}
+            for index, (id_, arguments) in self._told.items():
+                if broken.pop(id_, None) is not None:
+                    self._add(new, index, None, None, beyond_repair(arguments))
+            # Those that broke before their name was known were not told yet.
+            for index, call in enumerate(broken.values(), 1 + max(self._told, default=-1)):
+                self._add(new, index, call.id, call.name, call.arguments + beyond_repair(call.arguments))
+        return list(new.values())
+
+    def _add(self, new: dict[int, ToolCallChunk], index: int, id_: str | None, name: str | None, text: str) -> None:
+        known, arguments = self._told.get(index, (id_ or "", ""))
+        self._told[index] = (known, arguments + text)
+        had = new.get(index) or tool_call_chunk(name=name, args="", id=id_, index=index)
+        new[index] = {**had, "args": (had["args"] or "") + text}

@@ -185,12 +185,10 @@ class ChatGaC(ConfiguredChat):
         talk, params, name = self._asked(messages, stop, kwargs)
         read = answers.ChunkReader(name)
         for part in self._loaded.stream(talk, params):
-            chunk = read(part)
-            if chunk is None:
-                continue
-            if run_manager:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+            for chunk in read(part):
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -202,12 +200,10 @@ class ChatGaC(ConfiguredChat):
         talk, params, name = self._asked(messages, stop, kwargs)
         read = answers.ChunkReader(name)
         async for part in self._loaded.astream(talk, params):
-            chunk = read(part)
-            if chunk is None:
-                continue
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+            for chunk in read(part):
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     def _asked(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
@@ -224,6 +220,9 @@ class ChatGaC(ConfiguredChat):
             overrides["grammar"] = grammar
         name = kwargs.get("model") or self.model_name
         if name != self.model_name:
+            if name not in self._loaded.names:
+                known = [self.model_name, *self._loaded.names]
+                raise RequestError(f"there is no model {name!r}; models are: {', '.join(known)}")
             if overrides.get("gate", name) != name:
                 raise RequestError(f"model={name!r} asks one member alone; leave gate={overrides['gate']!r} out")
             # One member alone is a gate that is always sure.

@@ -74,6 +74,11 @@ class EnsembleSettings(BaseModel):
     """``"canonical"`` or ``"context-free"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     alignment: str | None = None
     """``"token"`` or ``"boundary"``; see `gac_core.EnsembleConfig`. None: the library's default."""
+    max_batch_size: int | None = None
+    """Requests that run at once; this and the next three as in `gac_core.EnsembleConfig`. None: its default."""
+    max_queue: int | None = None
+    prefill_tokens: int | None = None
+    cache_gib: float | None = None
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256

@@ -49,6 +49,10 @@ class EnsembleLLM(FunctionCallingLLM):
     quantization: str | None = None
     commit: str | None = None
     alignment: str | None = None
+    max_batch_size: int | None = None
+    max_queue: int | None = None
+    prefill_tokens: int | None = None
+    cache_gib: float | None = None
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256

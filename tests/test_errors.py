@@ -28,6 +28,7 @@ from gac_core import (
     UnwritableTextError,
 )
 from gac_core.cache import SlotCache, SlotLayer
+from gac_core.inspection import load
 from gac_core.runner import RowRunner
 from gac_core.slots import SlotTable
 
@@ -35,6 +36,21 @@ from gac_core.slots import SlotTable
 def test_an_unknown_model_is_named():
     with pytest.raises(ModelLoadError, match="no/such-folder"):
         Ensemble.load(["./no/such-folder/at-all"])
+    with pytest.raises(ModelLoadError, match=r"nobody/nothing.*no such folder here.*hub"):
+        Ensemble.load(["nobody/nothing"])
+    with pytest.raises(ModelLoadError, match=r"there is no folder '/nowhere/a'"):
+        load("/nowhere/a")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(ModelLoadError, match=rf"device '{device}' cannot be used: .*this machine has cpu"):
+        Ensemble.load([EMBEDDED[0]], device=device)
+
+
+def test_a_folder_without_a_model_is_told_from_no_folder(tmp_path):
+    with pytest.raises(ModelLoadError, match="the folder must hold"):
+        Ensemble.load([tmp_path])
 
 
 def test_one_model_in_place_of_a_list_is_refused():

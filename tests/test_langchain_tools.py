@@ -11,7 +11,8 @@ import pytest
 import torch
 from architectures import SMALL
 from conftest import EMBEDDED, QUESTION, ensemble_of, gaps_of_ticks, nearly_all
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Grammar, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
+from gac_langchain.answers import beyond_repair
 
 ASK = QUESTION[1]["content"]
 LONG = Grammar.regex("[a-z ]{5000}")
@@ -119,13 +121,56 @@ def test_a_call_that_is_cut_off_is_invalid(chat):
     message = bound.invoke("Hi", max_tokens=24)
     assert message.tool_calls == []
     assert len(message.invalid_tool_calls) == 1
-    # LangChain completes the pieces of a stream by itself; the reason why it ended tells that it was cut.
-    assert sum_of(bound.stream("Hi", max_tokens=24)).response_metadata["finish_reason"] == "length"
 
 
 def sum_of(chunks):
-    chunks = list(chunks)
-    return sum(chunks[1:], chunks[0])
+    first, *rest = chunks
+    return sum(rest, first)
+
+
+def test_no_stream_mends_a_call_that_was_cut_off(chat):
+    bound = chat.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
+    named = 0
+    for end in range(4, 40, 3):
+        plain, streamed = bound.invoke("Hi", max_tokens=end), sum_of(bound.stream("Hi", max_tokens=end))
+        assert streamed.response_metadata["finish_reason"] == "length"
+        assert streamed.tool_calls == plain.tool_calls == []
+        assert [c["name"] for c in streamed.invalid_tool_calls] == [c["name"] for c in plain.invalid_tool_calls]
+        named += any(c["name"] for c in plain.invalid_tool_calls)
+        finished = bound.stream_events("Hi", version="v3", max_tokens=end).output
+        assert finished.tool_calls == []
+    assert named > 3
+
+
+def test_arguments_are_beyond_repair_wherever_they_end():
+    begun = '{"a": "x\\"y\\\\z\\u00e9[", "b": [1, {"c": [true, "]"]}], "d": {}}'
+    for end in range(len(begun) + 1):
+        chunks = [tool_call_chunk(name="f", args=begun[:end], id="1", index=0)]
+        chunks.append(tool_call_chunk(args=beyond_repair(begun[:end]), index=0))
+        told = sum_of(AIMessageChunk("", tool_call_chunks=[chunk]) for chunk in chunks)
+        assert told.tool_calls == []
+        assert told.invalid_tool_calls[0]["name"] == "f"
+
+
+def test_an_agent_that_streams_runs_no_tool_whose_call_was_cut_off(chat):
+    agents = pytest.importorskip("langchain.agents")
+    ran, settings = [], {"parallel_tool_calls": False}
+
+    @tool
+    def note(text: str = "nothing") -> str:
+        """Notes a text."""
+        ran.append(text)
+        return "noted"
+
+    @agents.middleware.wrap_model_call
+    def calling(request, handler):
+        return handler(request.override(tool_choice="any", model_settings=settings))
+
+    agent = agents.create_agent(chat, [note], middleware=[calling])
+    for settings["max_tokens"] in (14, 20, 30):
+        *_, (_, state) = agent.stream({"messages": [HumanMessage("Hi")]}, stream_mode=["messages", "values"])
+        assert state["messages"][-1].response_metadata["finish_reason"] == "length"
+    assert ran == []
 
 
 # ---- structured output

@@ -34,6 +34,7 @@ FLOORS = {
     "runner": 2,
     "compiled": 2,
     "draft": 2,
+    "places": 1,
     "member": 3,
     "vocabulary": 3,
     "constraint": 3,
