@@ -7,6 +7,7 @@ llama-index-llms-ollama. Each function below is a row; its first line is the row
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import threading
 import time
 from collections.abc import Callable
@@ -349,6 +350,7 @@ ROWS: tuple[Callable[[Any], bool], ...] = (
     shared, failing_streams,
 )  # fmt: skip
 
+PEERS = ("llama-index-llms-huggingface", "llama-index-llms-ollama")
 OF_SERVERS = (long_prompts, prefixes, shared)
 
 
@@ -371,7 +373,16 @@ def found(row: Callable[[Any], bool], rig: Any) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table.
+
+    Raises:
+        SystemExit: A peer is not installed; its column would be one of refusals.
+    """
+    for peer in PEERS:
+        try:
+            importlib.metadata.distribution(peer)
+        except importlib.metadata.PackageNotFoundError:
+            raise SystemExit(f"{peer} is not installed: pip install {' '.join(PEERS)}") from None
     torch.manual_seed(0)
     rigs = [GaCRig(), HuggingFaceRig(), OllamaRig()]
     out = Console(width=200, soft_wrap=True)

@@ -1,54 +1,70 @@
 """An agent through LangChain: tools, and an answer of a given form.
 
-The embedded models were trained to answer from passages, not to use tools: with them this shows the plumbing, in which
-calls and answers are always valid and say little. Give ``--models`` of your own for an agent that thinks. Needs the
-package langchain.
+The embedded models were trained to answer from passages, not to use tools: its first step is therefore made a call,
+grammars keep calls and answers valid, and they say little. Give ``--models`` of your own for an agent that thinks.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRequest, ModelResponse, wrap_model_call
 from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
+from transformers.utils import logging as transformers_logging
 
 from gac_langchain import ChatGaC
 
 HERE = Path(__file__).parent
-OPENED = {"Torno Bridge": 1874, "Halkus Museum": 1901}
+# Calls cannot name a building that is not there.
+Building = Literal["Torno Bridge", "Halkus Museum"]
+OPENED: dict[Building, int] = {"Torno Bridge": 1874, "Halkus Museum": 1901}
 
 
 @tool
-def year_of(building: str) -> str:
+def year_of(building: Building) -> str:
     """Tells the year in which a building was opened."""
-    return str(OPENED.get(building, "unknown"))
+    return str(OPENED[building])
 
 
 class Answer(BaseModel):
     """The answer to a question about a building."""
 
-    building: str = Field(max_length=30)
+    building: Building
     year: int = Field(ge=1000, le=2100)
 
 
+@wrap_model_call
+def look_up_first(request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
+    """Makes the agent's first step a call."""
+    if isinstance(request.messages[-1], HumanMessage):
+        settings = {"parallel_tool_calls": False}
+        request = request.override(tool_choice="any", response_format=None, model_settings=settings)
+    return handler(request)
+
+
 def main() -> None:
-    """Asks the agent once, and the model for one call."""
+    """Asks the agent and prints its steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=[str(HERE / "models" / n) for n in ("ash", "birch", "cedar")])
     parser.add_argument("--question", default="When was the Torno Bridge opened?")
     parser.add_argument("--threshold", type=float, default=0.5)
     args = parser.parse_args()
+    transformers_logging.disable_progress_bar()
     chat = ChatGaC(models=args.models, max_tokens=120)
-    call = chat.bind_tools([year_of], tool_choice="any", parallel_tool_calls=False).invoke(args.question)
-    print("call:  ", call.tool_calls or call.invalid_tool_calls)
-    agent = create_agent(chat, [year_of], response_format=ProviderStrategy(Answer))
+    agent = create_agent(chat, [year_of], response_format=ProviderStrategy(Answer), middleware=[look_up_first])
     # An agent passes no arguments on to its model; the configuration reaches it.
     config = {"configurable": {"gac_threshold": args.threshold}, "recursion_limit": 10}
     state = agent.invoke({"messages": [("user", args.question)]}, config=config)
-    print("answer:", state["structured_response"])
+    for message in state["messages"]:
+        message.pretty_print()
+    print("\nanswer:", state["structured_response"])
     print("steps ensembled:", f"{state['messages'][-1].response_metadata['gac']['share_ensembled']:.0%}")
 
 

@@ -51,7 +51,7 @@ def test_examples_answer_a_question(name):
     ("name", "shown"),
     [
         ("chat_langchain.py", ["founded by Garno Rinva", "source: festivals.md"]),
-        ("agent_langchain.py", ["call:", "year="]),
+        ("agent_langchain.py", ["year_of (call_", "Tool Message", "answer: building=", "year="]),
     ],
 )
 def test_examples_run(name, shown):
