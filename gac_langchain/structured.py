@@ -32,12 +32,12 @@ def _check(result: Sequence[Generation], calls: bool) -> None:
         return
     reason = message.response_metadata.get("finish_reason")
     # A stream tells its reason at its end.
-    if reason is None or (bool(message.tool_calls) and reason != "length" if calls else _is_json(message.text)):
+    if reason is None or (message.tool_calls if calls else _is_json(message.text)):
         return
     broken = "".join(str(call.get("args")) for call in message.invalid_tool_calls) if calls else message.text
+    place = "within its call" if calls else f"after {broken[-40:]!r}"
     raise OutputParserException(
-        f"the answer is not whole: it ended ({reason}) after {broken[-40:]!r}; "
-        "raise max_tokens and give no stop strings",
+        f"the answer is not whole: it ended ({reason}) {place}; raise max_tokens and give no stop strings",
         llm_output=broken,
     )
 

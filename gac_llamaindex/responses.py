@@ -180,9 +180,10 @@ def check_calls(response: ChatResponse) -> None:
     broken = response.message.additional_kwargs.get("invalid_tool_calls")
     if broken and not response.message.additional_kwargs.get("tool_calls"):
         first = broken[0]
+        called = "a tool" if first["name"] is None else f"tool {first['name']!r}"
         raise AnswerError(
-            f"the call of tool {first['name']!r} is no valid call: {first['error']}; its arguments: "
-            f"{first['arguments']!r}; if it was cut short, raise max_tokens",
+            f"the call of {called} is no valid call: {first['error']}; it has {first['arguments']!r}; "
+            "if it was cut short, raise max_tokens",
             first["arguments"],
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 
 import pytest
@@ -18,6 +19,8 @@ from gac_core import (
     request_params,
     use_threshold,
 )
+from gac_langchain import ChatGaC
+from gac_llamaindex import GaCLLM
 
 
 def test_a_call_stands_above_its_surroundings_and_those_above_defaults():
@@ -102,3 +105,17 @@ def test_an_ensemble_comes_from_one_place(tmp_path):
         open_ensemble(config=path, dtype="float32", commit="canonical")
     with pytest.raises(ConfigError, match=r"gac_core\.Ensemble, not a str"):
         open_ensemble(ensemble="ash")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrapper", [ChatGaC, GaCLLM])
+def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
+    served = {"max_batch_size": 3, "max_queue": 5, "prefill_tokens": 64, "cache_gib": 0.25}
+    model = wrapper(models=EMBEDDED[:1], **served)
+    copy = pickle.loads(pickle.dumps(model))
+    for each in (model, copy):
+        config = (each._loaded if wrapper is ChatGaC else each.ensemble).config
+        assert {name: getattr(config, name) for name in served} == served
+    with Ensemble.load(EMBEDDED[:1]) as ensemble, pytest.raises(ValueError, match="cache_gib goes with models"):
+        wrapper(ensemble=ensemble, cache_gib=1)
+    with pytest.raises(ValueError, match="max_queue must be"):
+        wrapper(models=EMBEDDED[:1], max_queue=-1)
