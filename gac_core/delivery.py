@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from gac_core.errors import QueueFullError
@@ -20,44 +20,67 @@ from gac_core.worker import Event, Worker
 _RETRY = 0.01
 
 
-def delivered(
-    worker: Worker, request: Request, reply: Reply, owner: object, eager: bool = False
-) -> Iterator[OutputChunk]:
-    """Returns the chunks of a request's answer; giving the iterator up frees the engine.
+def delivered(worker: Worker, request: Request, reply: Reply, owner: object) -> Iterator[OutputChunk]:
+    """Yields the chunks of a request's answer; giving the iterator up frees the engine.
 
     Args:
         worker: Who does the request.
         request: What is asked.
         reply: Reads the engine's events into chunks.
         owner: Who closes the worker when nobody holds it any more; whoever reads holds it.
-        eager: Hand the request in now, waiting for room in the queue, not at the first read. Whoever does so and reads
-            nothing must abort it. Default False: an iterator nobody reads costs nothing.
 
     Raises:
-        QueueFullError: There is no room, and ``eager`` is False.
+        QueueFullError: There is no room.
         EngineClosedError: The ensemble is closed.
         GaCError: Whatever ended the request.
     """
+    _held = owner
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    if eager:
-        worker.submit(request, events.put, wait=True)
+    worker.submit(request, events.put)
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield reply.read(event)
+            if event.output is not None:
+                return
+    finally:
+        worker.abort(request.request_id)
 
-    def read() -> Iterator[OutputChunk]:
-        _held = owner
-        if not eager:
-            worker.submit(request, events.put)
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield reply.read(event)
-                if event.output is not None:
-                    return
-        finally:
+
+def delivered_together(worker: Worker, requests: Sequence[tuple[Request, Reply]]) -> list[list[OutputChunk]]:
+    """Returns the chunks of several requests' answers, each in its place; the first error ends them all.
+
+    Args:
+        worker: Who does the requests; waits for room in the queue.
+        requests: What is asked, and who reads the engine's events into chunks.
+
+    Raises:
+        EngineClosedError: The ensemble is closed.
+        GaCError: Whatever ended one of the requests.
+    """
+    events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+    chunks: list[list[OutputChunk]] = [[] for _ in requests]
+
+    def sink(place: int) -> Callable[[Event], None]:
+        return lambda event: events.put((place, event))
+
+    try:
+        for place, (request, _) in enumerate(requests):
+            worker.submit(request, sink(place), wait=True)
+        running = len(requests)
+        while running:
+            place, event = events.get()
+            if isinstance(event, Exception):
+                raise event
+            chunks[place].append(requests[place][1].read(event))
+            running -= event.output is not None
+        return chunks
+    except BaseException:
+        for request, _ in requests:
             worker.abort(request.request_id)
-
-    return read()
+        raise
 
 
 async def adelivered(

@@ -18,7 +18,7 @@ from gac_core.chat import Prompt
 from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig
 from gac_core.decoder import Decoder, StepDecoder
-from gac_core.delivery import adelivered, delivered
+from gac_core.delivery import adelivered, delivered, delivered_together
 from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError
@@ -254,13 +254,7 @@ class Ensemble:
         An error of one ends them all.
         """
         requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
-        try:
-            streams = [delivered(self._worker, *request, self, eager=True) for request in requests]
-            return [fold(stream) for stream in streams]
-        except BaseException:
-            for request, _ in requests:
-                self._worker.abort(request.request_id)
-            raise
+        return [fold(chunks) for chunks in delivered_together(self._worker, requests)]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,6 @@ from architectures import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.delivery import delivered
 from gac_core.member import Member
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,23 @@ def ensemble_of(models, **settings) -> Ensemble:
 
 def start(ensemble: Ensemble, prompt, **asked):
     """A stream whose request has begun before it is read."""
-    return delivered(ensemble._worker, *ensemble._intake.request(prompt, None, asked), ensemble, eager=True)
+    request, reply = ensemble._intake.request(prompt, None, asked)
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    ensemble._worker.submit(request, events.put)
+
+    def read():
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield reply.read(event)
+                if event.output is not None:
+                    return
+        finally:
+            ensemble._worker.abort(request.request_id)
+
+    return read()
 
 
 QUESTION = [

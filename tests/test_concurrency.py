@@ -164,11 +164,11 @@ def test_a_loop_that_was_closed_harms_nobody(ensemble):
 
 
 def test_a_stream_keeps_its_ensemble():
-    assert "".join(chunk.text for chunk in ensemble_of([pair("ash")]).stream(QUESTION, max_tokens=4))
+    assert "".join(chunk.text for chunk in ensemble_of([pair(EMBEDDED[0])]).stream(QUESTION, max_tokens=4))
 
 
 async def test_batches_wait_for_room():
-    one = ensemble_of([pair("ash")], max_batch_size=2, max_queue=0)
+    one = ensemble_of([pair(EMBEDDED[0])], max_batch_size=2, max_queue=0)
     batches = await asyncio.gather(*(one.agenerate_batch([QUESTION] * 3, max_tokens=4) for _ in range(2)))
     assert len({output.text for batch in batches for output in batch}) == 1
 

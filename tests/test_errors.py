@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import torch
 from architectures import random_model
@@ -299,6 +301,31 @@ def test_a_row_whose_state_was_lost_says_so(monkeypatch):
     no_memory(monkeypatch, model, "forward", at=5)
     with pytest.raises(MemberError, match="was lost at position"):
         one.generate_batch(["Who is the first one", "Where is the second one"], max_tokens=12)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_one_failing_prompt_ends_a_batch_at_once(monkeypatch, is_async):
+    model, tokenizer = random_pair("llama")
+    one = ensemble_of([(model, tokenizer)])
+    member, forwards = one._members[0], []
+
+    def forward(rows):
+        if any(row.start == 0 and len(row.token_ids) < 3 for row in rows):
+            raise RuntimeError("bad row")
+        forwards.append(rows)
+        return original(rows)
+
+    original = member._runner.forward
+    monkeypatch.setattr(member._runner, "forward", forward)
+    prompts = ["Who is the first one of all", "a"]
+    asked = {"max_tokens": 500, "temperature": 1.0, "seed": 1}
+
+    async def ask():
+        return await one.agenerate_batch(prompts, **asked) if is_async else one.generate_batch(prompts, **asked)
+
+    with one, pytest.raises(MemberError, match="bad row"):
+        asyncio.run(ask())
+    assert len(forwards) < 100
 
 
 @pytest.mark.parametrize("asked", [{"temperature": 10**20}, {"repetition_penalty": 2**64}])
