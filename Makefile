@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # What the benchmarks of vocabularies and speed run on: two folders or hub names.
 TOKENIZERS ?= examples/models/ash examples/models/cedar
 
-.PHONY: install demo test test-slow lint type bench clean
+.PHONY: install demo test test-real test-slow lint type bench clean
 
 install: $(VENV)/installed
 
@@ -19,6 +19,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-real: install
+	$(BIN)/python -m pytest -m real
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -22,12 +22,19 @@ from gac_core.member import Member
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 EMBEDDED = [str(ROOT / "examples" / "models" / name) for name in ("ash", "birch", "cedar")]
+REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
+REAL_NAMES = ("smollm2", "qwen", "gemma3")
 STORIES = [str(SHARED / "models" / name) for name in ("stories260K", "babyllama-361")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
+    unmade = pytest.mark.skip(
+        reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"
+    )
     for item in items:
+        if item.get_closest_marker("real") and not all((REAL / name).is_dir() for name in REAL_NAMES):
+            item.add_marker(unmade)
         if item.get_closest_marker("shared") and not SHARED.exists():
             item.add_marker(missing)
 
@@ -59,6 +66,41 @@ def stories() -> Iterator[Ensemble]:
     """Two real story models with different tokenizers, in fp32."""
     with Ensemble.load(STORIES, dtype="float32") as loaded:
         yield loaded
+
+
+class RealModels:
+    """The real models, each loaded once per dtype however many ensembles are made of it."""
+
+    def __init__(self) -> None:
+        self._pairs = {}
+
+    def folder(self, name: str) -> str:
+        """Where a model lies."""
+        return str(REAL / name)
+
+    def pair(self, name: str, dtype: str = "float32"):
+        """A model and its tokenizer."""
+        if (name, dtype) not in self._pairs:
+            model = AutoModelForCausalLM.from_pretrained(REAL / name, dtype=dtype).eval()
+            self._pairs[name, dtype] = model, AutoTokenizer.from_pretrained(REAL / name)
+        return self._pairs[name, dtype]
+
+    def ensemble(self, *names: str, dtype: str = "float32", weights=None, **settings) -> Ensemble:
+        """An ensemble of loaded models, to be closed by whoever asks; a name given twice is a copy of its member."""
+        called = [name if name not in names[:place] else f"{name}-{place}" for place, name in enumerate(names)]
+        members = [Member.from_model(*self.pair(name, dtype), own) for name, own in zip(names, called, strict=True)]
+        weights = weights or [1.0] * len(names)
+        configs = [
+            MemberConfig(self.folder(name), name=own, weight=weight, dtype=dtype)
+            for name, own, weight in zip(names, called, weights, strict=True)
+        ]
+        return Ensemble(members, EnsembleConfig(tuple(configs), **settings))
+
+
+@pytest.fixture(scope="session")
+def real() -> RealModels:
+    """The real models."""
+    return RealModels()
 
 
 def pair(folder: str):
