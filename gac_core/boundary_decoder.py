@@ -72,16 +72,16 @@ class BoundaryDecoder:
         """
         answers = Answers.of(batch)
         for row, request in enumerate(batch):
-            for member, text in enumerate(request.texts):
+            for member, text in request.texts.items():
                 if text.held is not None:
                     answers.rows[row][member] = text.held[None]
         gated = [row for row, request in enumerate(batch) if request.threshold is not None]
         self._ask(batch, {row: [batch[row].gate] for row in gated}, answers)
         alone = {row for row in gated if answers.open(row) and self._sure(batch[row], answers.rows[row])}
         rest = [row for row in range(len(batch)) if row not in alone and answers.open(row)]
-        self._ask(batch, {row: list(self._weights) for row in rest}, answers)
+        self._ask(batch, {row: batch[row].members for row in rest}, answers)
         views = {
-            row: self._views(request, answers.rows[row], [request.gate] if row in alone else list(self._weights))
+            row: self._views(request, answers.rows[row], [request.gate] if row in alone else request.members)
             for row, request in enumerate(batch)
             if answers.open(row)
         }

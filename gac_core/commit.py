@@ -136,11 +136,11 @@ class Writer:
         try:
             if request.constraint is not None:
                 request.constraint.accept(picked.data)
-            for member, (text, commit) in enumerate(zip(request.texts, self.commits, strict=True)):
+            for member, text in request.texts.items():
                 data = text.waiting + picked.data
                 ready = len(data) - picked.waiting.get(member, 0)
                 if ready:
-                    commit(text, data[:ready], own=member in picked.chosen_by)
+                    self.commits[member](text, data[:ready], own=member in picked.chosen_by)
                 text.waiting = data[ready:]
                 text.held = picked.held.get(member)
                 context = self.contexts[member]

@@ -53,10 +53,9 @@ class StepDecoder:
     ) -> None:
         self._poll = poll
         self._union = union
-        self._weights = normalise(weights)
+        self._weights = list(weights)
         self._names = list(names)
         self._writer = writer
-        self._everyone = tuple(range(len(weights)))
         self._masking = ThreadPoolExecutor(self.MASK_THREADS, thread_name_prefix="gac-masks")
 
     @torch.inference_mode()
@@ -99,7 +98,7 @@ class StepDecoder:
         self._run_ahead(batch, answers, paths, sure)
         since = {row: self._first_unsure(sure.get(row)) for row in range(len(batch)) if answers.open(row)}
         rest = {
-            row: [m for m in self._everyone if m not in answers.rows[row]]
+            row: [m for m in batch[row].members if m not in answers.rows[row]]
             for row, stage in since.items()
             if stage is not None
         }
@@ -171,9 +170,10 @@ class StepDecoder:
                 continue
             stages = paths[row].stages if row in paths else 1
             for stage in range(stages):
-                members = (request.gate,) if row in sure and sure[row][stage] else self._everyone
+                members = (request.gate,) if row in sure and sure[row][stage] else request.members
                 told = [answers.stage(row, member, stage) for member in members]
-                mixed = told[0] if len(members) == 1 else arithmetic_mean(told, self._weights)
+                shares = normalise([self._weights[member] for member in members])
+                mixed = told[0] if len(members) == 1 else arithmetic_mean(told, shares)
                 # What a grammar leaves of the mass is the whole.
                 whole = None if request.constraint is None else mixed.sum()
                 mixed = mixed if whole is None else mixed / whole
@@ -183,7 +183,7 @@ class StepDecoder:
                 facts.append(self._facts(request, mixed, told, stage, whole))
         if not keys:
             return {}
-        width = len(self._everyone)
+        width = max(len(members) for members in asked)
         values = torch.stack([torch.nn.functional.pad(fact, (0, 2 + width - len(fact))) for fact in facts]).tolist()
         return {
             key: Choice(mixed, int(value[0]), value[1], members, value[2 : 2 + len(members)])

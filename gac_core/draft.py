@@ -104,19 +104,19 @@ class PromptLookup:
         self._weights = list(weights)
         self._first_piece = lru_cache(maxsize=50_000)(self._cut_first)
 
-    def propose(self, text: bytes | bytearray, fresh: int, limit: int, gate: int | None) -> list[bytes]:
+    def propose(self, text: bytes | bytearray, fresh: int, limit: int, voters: Sequence[int]) -> list[bytes]:
         """Returns drafted tokens, at most ``limit``; none where nothing is found.
 
         Args:
             text: The prompt and what was written so far.
             fresh: How many of its last bytes were written by the ensemble.
             limit: Most tokens.
-            gate: The member that decides alone while it is sure; None where all vote.
+            voters: Indices of the members whose cuts count: the gate alone where there is one.
         """
         found = self._found(text) if fresh else b""
         tokens: list[bytes] = []
         while found and len(tokens) < limit:
-            piece = self._vote(found, gate)
+            piece = self._vote(found, voters)
             # The end of what was found may be the beginning of a longer piece.
             if not piece or len(piece) == len(found):
                 break
@@ -132,14 +132,12 @@ class PromptLookup:
                 return bytes(text[at + length : at + length + self.SPAN])
         return b""
 
-    def _vote(self, found: bytes, gate: int | None) -> bytes:
+    def _vote(self, found: bytes, voters: Sequence[int]) -> bytes:
         """The token that wins if every member is sure of its first piece: most weight, the smallest among equals."""
-        if gate is not None:
-            return self._first_piece(gate, found[:32])
         votes: dict[bytes, float] = {}
-        for member, weight in enumerate(self._weights):
+        for member in voters:
             piece = self._first_piece(member, found[:32])
-            votes[piece] = votes.get(piece, 0.0) + weight
+            votes[piece] = votes.get(piece, 0.0) + self._weights[member]
         return min(votes, key=lambda piece: (-votes[piece], piece))
 
     def _cut_first(self, member: int, data: bytes) -> bytes:

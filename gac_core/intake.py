@@ -36,6 +36,7 @@ class Intake:
     def __init__(self, members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> None:
         self._members = list(members)
         self._names = config.names
+        self._everyone = tuple(range(len(members)))
         self._gate = config.gate or self._names[0]
         self._threshold = config.threshold
         self._compiler = Compiler(union)
@@ -60,7 +61,7 @@ class Intake:
 
     def count(self, prompt: Prompt) -> int:
         """Returns the tokens of a prompt for the member that reads most in it."""
-        return max(len(ids) for ids in self._encoded(prompt)[1])
+        return max(len(ids) for ids in self._encoded(prompt, self._everyone)[1].values())
 
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]
@@ -72,10 +73,13 @@ class Intake:
         """
         params = (params or SamplingParams()).with_overrides(overrides)
         index = self.gate(params.gate)
-        talk, ids = self._encoded(prompt)
-        texts = [self._text(member, own) for member, own in zip(self._members, ids, strict=True)]
+        threshold = self._threshold if params.threshold == "default" else params.threshold
+        # At a threshold of 0 the gate decides every step, so that no other member takes part.
+        members = (index,) if threshold == 0 else self._everyone
+        talk, ids = self._encoded(prompt, members)
+        texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
         with self._encoding:
-            reply = Reply(None if talk is None else self._parser(talk, index))
+            reply = Reply(None if talk is None else self._parser(talk, index, members))
         grammar = params.grammar if talk is None else _grammar(talk, params.grammar)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(
@@ -83,7 +87,7 @@ class Intake:
             params=params,
             texts=texts,
             gate=index,
-            threshold=self._threshold if params.threshold == "default" else params.threshold,
+            threshold=threshold,
             sampler=Sampler(params, seed),
             seed=seed,
             names=self._names,
@@ -92,17 +96,17 @@ class Intake:
         )
         return request, reply
 
-    def _native(self, talk: Conversation) -> bool:
-        tokenizers = [member.tokenizer for member in self._members]
+    def _native(self, talk: Conversation, members: Sequence[int]) -> bool:
+        tokenizers = [self._members[member].tokenizer for member in members]
         return talk.tool_format != "common" and (talk.tool_format == "native" or shared_format(tokenizers) == "native")
 
-    def _encoded(self, prompt: Prompt) -> tuple[Conversation | None, list[list[int]]]:
-        """The prompt as a conversation, if it is one, and in each member's ids."""
+    def _encoded(self, prompt: Prompt, members: Sequence[int]) -> tuple[Conversation | None, dict[int, list[int]]]:
+        """The prompt as a conversation, if it is one, and in the ids of each of some members."""
         talk = as_conversation(prompt)
         with self._encoding:
-            native = talk is not None and self._native(talk)
+            native = talk is not None and self._native(talk, members)
             told = prompt if talk is None else talk
-            return talk, [encode_prompt(member.tokenizer, told, native) for member in self._members]
+            return talk, {member: encode_prompt(self._members[member].tokenizer, told, native) for member in members}
 
     @staticmethod
     def _text(member: Member, ids: list[int]) -> MemberText:
@@ -110,9 +114,9 @@ class Intake:
             raise PromptTooLongError(member.name, len(ids), member.context)
         return MemberText(ids)
 
-    def _parser(self, talk: Conversation, gate: int) -> AnswerParser:
+    def _parser(self, talk: Conversation, gate: int, members: Sequence[int]) -> AnswerParser:
         tokenizer = self._members[gate].tokenizer
-        inside = opens_thinking(tokenizer, render(tokenizer, talk, self._native(talk)))
+        inside = opens_thinking(tokenizer, render(tokenizer, talk, self._native(talk, members)))
         return AnswerParser(tools=[tool.name for tool in talk.told_tools], thinking=True, inside=inside)
 
 

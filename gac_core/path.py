@@ -35,10 +35,10 @@ class Path:
         self.tally = tally
         self._disproved = 0
         self._writer = writer
-        self._texts = [text.copy() for text in request.texts]
+        self._texts = {member: text.copy() for member, text in request.texts.items()}
         # A commit changes nothing before these.
-        self._fixed = [text.tail_start for text in request.texts]
-        self._ends = [[len(text.ids) for text in request.texts]]
+        self._fixed = {member: text.tail_start for member, text in request.texts.items()}
+        self._ends = [{member: len(text.ids) for member, text in request.texts.items()}]
         self._open = True
 
     @property
@@ -72,7 +72,7 @@ class Path:
         if not self._open:
             return False
         ends = self._ends[-1]
-        for member, text in enumerate(self._texts):
+        for member, text in self._texts.items():
             kept = text.ids[text.tail_start :]
             start, text.num_cached = text.tail_start, len(text.ids)
             context = self._writer.contexts[member]
@@ -86,7 +86,7 @@ class Path:
                 text.ids[start:] = kept
                 return False
         self.tokens.append(data)
-        self._ends.append([len(text.ids) for text in self._texts])
+        self._ends.append({member: len(text.ids) for member, text in self._texts.items()})
         return True
 
     def disprove(self, stage: int) -> None:
@@ -99,8 +99,8 @@ class Path:
     def followed(self, request: Request, stage: int) -> bool:
         """Whether the request's text, in every member's ids, is that of a stage of this path."""
         return all(
-            len(text.ids) == end and text.ids[fixed:] == drafted.ids[fixed:end]
-            for text, drafted, fixed, end in zip(
-                request.texts, self._texts, self._fixed, self._ends[stage], strict=True
-            )
+            len(text.ids) == self._ends[stage][member]
+            and text.ids[self._fixed[member] :]
+            == self._texts[member].ids[self._fixed[member] : self._ends[stage][member]]
+            for member, text in request.texts.items()
         )

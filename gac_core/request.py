@@ -60,7 +60,8 @@ class Request:
     Attributes:
         request_id: Its id.
         params: What was asked for.
-        texts: Its text as each member holds it.
+        texts: Per participating member's index its text in that member's ids. Other members take no part: their
+            context, chat template and tokenizer do not matter to this request.
         gate: Index of the gate.
         threshold: None ensembles every step.
         sampler: Picks its tokens.
@@ -74,7 +75,7 @@ class Request:
 
     request_id: str
     params: SamplingParams
-    texts: list[MemberText]
+    texts: dict[int, MemberText]
     gate: int
     threshold: float | None
     sampler: Sampler
@@ -96,10 +97,14 @@ class Request:
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
             members={
-                name: MemberStats(prompt_tokens=len(text.ids))
-                for name, text in zip(self.names, self.texts, strict=True)
+                self.names[member]: MemberStats(prompt_tokens=len(text.ids)) for member, text in self.texts.items()
             }
         )
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Indices of the participating members, in the ensemble's order."""
+        return tuple(self.texts)
 
     def note_forward(self, member: int, tokens: int, seconds: float) -> None:
         """Counts a forward of a member over so many tokens, if there were any."""

@@ -73,7 +73,7 @@ class SpeculativeDecoder(StepDecoder):
         """Most tokens to draft for a request; 0 where drafts are not wanted or come too early."""
         if not request.params.drafts or request.told:
             return 0
-        needed = self._everyone if request.threshold is None else (request.gate,)
+        needed = request.members if request.threshold is None else (request.gate,)
         if any(len(request.texts[m].ids) - request.texts[m].num_cached > self.UNREAD for m in needed):
             return 0
         return min(self.LIMIT, request.params.max_tokens - request.num_tokens - 1)
@@ -91,8 +91,8 @@ class SpeculativeDecoder(StepDecoder):
                 continue
             tally = request.tallies.setdefault("lookup", Tally(4, 1))
             length = lookup_length(tally.rate, len(batch), self._drafting.slope, room)
-            gate = None if request.threshold is None else request.gate
-            tokens = lookup.propose(request.written, len(request.written) - request.prompt_bytes, length, gate)
+            voters = request.members if request.threshold is None else (request.gate,)
+            tokens = lookup.propose(request.written, len(request.written) - request.prompt_bytes, length, voters)
             if not length:
                 tally.rest()
             path = Path(request, self._writer, tally)
@@ -157,17 +157,17 @@ class SpeculativeDecoder(StepDecoder):
     ) -> dict[int, int]:
         """Per row that shall run ahead: how many forwards."""
         lengths: dict[int, int] = {}
-        if not self._drafting.ahead or len(self._everyone) == 1:
+        if not self._drafting.ahead:
             return lengths
         for row, request in enumerate(batch):
             room = self._room(request) if answers.open(row) and row not in paths else 0
-            if room < 1 or (row in sure and sure[row][0]):
+            if room < 1 or len(request.members) == 1 or (row in sure and sure[row][0]):
                 continue
             tally = request.tallies.setdefault("ahead", Tally(6, 1))
             own = self._drafting.costs[self._drafter(request)]
             stats = request.stats
             need = (stats.steps_ensembled + 1) / (stats.steps + 1)
-            others = sum(self._drafting.costs) - own
+            others = sum(self._drafting.costs[member] for member in request.members) - own
             length = run_ahead_length(tally.rate, own, others, need, len(batch), self._drafting.slope, room + 1)
             if length > 1:
                 lengths[row] = length
@@ -180,7 +180,7 @@ class SpeculativeDecoder(StepDecoder):
         if request.threshold is not None:
             return request.gate
         costs = self._drafting.costs
-        return min(self._everyone, key=lambda member: (costs[member], member != request.gate))
+        return min(request.members, key=lambda member: (costs[member], member != request.gate))
 
     def _picks(self, batch: Sequence[Request], told: Mapping[int, Tensor], stage: int) -> dict[int, bytes | None]:
         """What each row would get if one member's word were the whole; the look at all of them is one."""

@@ -55,7 +55,7 @@ class Bench:
     def word(self, **asked) -> str:
         params = SamplingParams(max_tokens=30, **asked)
         threshold = None if params.threshold == "default" else params.threshold
-        texts = [MemberText([0]) for _ in self.names]
+        texts = {member: MemberText([0]) for member in range(len(self.names))}
         sampler = Sampler(params, params.seed or 0)
         request = Request("r", params, texts, 0, threshold, sampler, 0, self.names)
         self.engine.add_request(request)

@@ -34,7 +34,7 @@ def eager(ensemble):
     decoder._drafting.slope = 0.0
     if decoder._drafting.lookup is not None:
         decoder._drafting.lookup.ENDS = (4, 2, 1)
-    decoder._drafting.costs = [1e-9, *[1.0] * (len(decoder._everyone) - 1)]
+    decoder._drafting.costs = [1e-9, *[1.0] * (len(ensemble.names) - 1)]
     return ensemble
 
 
@@ -135,22 +135,23 @@ def test_thresholded_drafts_let_the_others_rest(ensemble):
     output = ensemble.generate(QUESTION, threshold=0.0)
     assert output.tokens == plain.tokens
     assert output.stats.drafted > 0
-    assert [member.forwards > 0 for member in output.stats.members.values()] == [True, False, False]
+    assert list(output.stats.members) == ["ash"]
     assert output.stats.members["ash"].forwards < output.stats.steps
 
 
 def test_a_lookup_finds_what_followed(tokenizers):
     members = [MemberTokenizer(t, str(i)) for i, t in enumerate(tokenizers)]
     lookup = PromptLookup(members, [1.0, 1.0, 1.0])
+    voters = range(len(members))
     text = b"The Torno Bridge stands in Halkus. It was built in 1874. The Torno Bridge stands"
-    tokens = lookup.propose(text, 10, 7, None)
+    tokens = lookup.propose(text, 10, 7, voters)
     assert b" in Halkus. It was built".startswith(b"".join(tokens))
     assert tokens
-    assert lookup.propose(text, 0, 7, None) == []
-    assert lookup.propose(b"nothing here comes twice", 10, 7, None) == []
-    assert lookup.propose(b"", 0, 7, None) == []
+    assert lookup.propose(text, 0, 7, voters) == []
+    assert lookup.propose(b"nothing here comes twice", 10, 7, voters) == []
+    assert lookup.propose(b"", 0, 7, voters) == []
     # What is found may begin in the middle of a character.
-    assert lookup.propose("eine große Brücke, eine große Br".encode() + b"\xc3", 10, 7, None) == []
+    assert lookup.propose("eine große Brücke, eine große Br".encode() + b"\xc3", 10, 7, voters) == []
 
 
 def test_draft_lengths_follow_their_worth():

@@ -24,7 +24,7 @@ PROMPTS = [
 
 def generate(real, name, prompt, count):
     """transformers' own greedy text, with the control tokens that an ensemble never writes suppressed."""
-    model, tokenizer = real.pair(name)
+    model, _ = real.pair(name)
     with real.ensemble(name) as alone:
         member = alone._members[0].tokenizer
     silent = [i for i, data in enumerate(member.token_bytes) if data is None and i not in member.end_ids]

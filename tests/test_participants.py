@@ -1,0 +1,58 @@
+"""A request that one member decides alone neither needs nor touches the other members."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+
+from gac_core import ChatTemplateError, FinishReason, Grammar, PromptTooLongError
+
+LONG = "In which town is the Torno Bridge? It stands in Halkus. " * 8
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """A member with a long context and a chat template, and one that lacks both."""
+    complete, short = pair(EMBEDDED[0]), pair(EMBEDDED[1])
+    short[1].chat_template = None
+    with ensemble_of([complete, short], contexts=[None, 40]) as ensemble:
+        yield ensemble
+
+
+def test_a_member_alone_is_not_bound_by_another_ones_context(uneven):
+    with pytest.raises(PromptTooLongError, match="m1"):
+        uneven.generate(LONG, max_tokens=4)
+    output = uneven.generate(LONG, gate="m0", threshold=0.0, max_tokens=4)
+    assert list(output.stats.members) == ["m0"]
+    assert output.usage.prompt_tokens > 40
+
+
+def test_a_text_may_grow_past_another_ones_context(uneven):
+    asked = {"grammar": Grammar.choices(["Halkus, " * 40]), "max_tokens": 200}
+    assert uneven.generate("Who?", **asked).finish_reason is FinishReason.LENGTH
+    alone = uneven.generate("Who?", gate="m0", threshold=0.0, **asked)
+    assert (alone.finish_reason, alone.text) == (FinishReason.STOP, "Halkus, " * 40)
+
+
+def test_a_member_alone_needs_no_chat_template_of_another_one(uneven):
+    with pytest.raises(ChatTemplateError, match="m1"):
+        uneven.generate(QUESTION, max_tokens=4)
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        want = one.generate(QUESTION, max_tokens=30)
+    assert uneven.generate(QUESTION, gate="m0", threshold=0.0, max_tokens=30).text == want.text
+
+
+def test_alone_and_together_share_a_batch(ensemble):
+    """Requests with different participants run as one batch and write what each writes by itself."""
+    asked = [
+        {},
+        {"gate": "birch", "threshold": 0.0},
+        {"gate": "ash", "threshold": 0.7},
+        {"gate": "ash", "threshold": 0.0},
+    ]
+    want = [ensemble.generate(QUESTION, max_tokens=20, **each).tokens for each in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        got = list(pool.map(lambda each: ensemble.generate(QUESTION, max_tokens=20, **each).tokens, asked))
+    assert got == want
