@@ -248,7 +248,7 @@ class Member:
         began = time.perf_counter()
         try:
             self._slots.fit(max(row.start + len(row.token_ids) for row in rows))
-            logits: list[Tensor] = self._runner.forward(rows)
+            logits = [self._checked(*each) for each in zip(rows, self._runner.forward(rows), strict=True)]
         except Exception as error:
             # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on.
             if len(rows) > 1:
@@ -256,6 +256,18 @@ class Member:
             return [ChunkResult(error, time.perf_counter() - began)]
         seconds = (time.perf_counter() - began) / len(rows)
         return [ChunkResult(part, seconds) for part in logits]
+
+    def _checked(self, row: Row, logits: Any) -> Tensor | Exception:
+        """The logits of a row, or an error if the runner returned anything else."""
+        if not isinstance(logits, Tensor):
+            return TypeError(f"its runner returned a {type(logits).__name__} instead of logits")
+        expected = (row.num_logits, self.tokenizer.rows)
+        if logits.shape != expected or not logits.is_floating_point():
+            return ValueError(
+                f"its runner returned logits of shape {list(logits.shape)} and dtype {logits.dtype}; "
+                f"expected a floating-point tensor of shape {list(expected)}"
+            )
+        return logits
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Gives a request's slot back; what it holds is kept for prompts that begin alike.

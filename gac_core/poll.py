@@ -201,7 +201,9 @@ class Poll:
         """Files what a chunk came to; True if it has logits."""
         if isinstance(result.logits, Exception):
             error = result.logits
-            answers.errors[row] = MemberError(self._names[member], f"{type(error).__name__}: {error}")
+            failed = MemberError(self._names[member], f"{type(error).__name__}: {error}")
+            failed.__cause__ = error
+            answers.errors[row] = failed
             return False
         if chunk.start == 0 and result.read:
             request.stats.members[self._names[member]].reused_tokens = result.read - result.computed
