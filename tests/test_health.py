@@ -55,7 +55,7 @@ def test_wrong_logits_are_that_members_error_alone(monkeypatch, spoil, words):
 def test_a_runner_that_returns_no_list_of_logits_is_named(monkeypatch, returned):
     with ensemble_of([random_pair("llama")]) as one:
         swap_result(monkeypatch, one._members[0], lambda rows, parts: returned)
-        with pytest.raises(MemberError, match="'m0' failed: (TypeError|ValueError)"):
+        with pytest.raises(MemberError, match=r"'m0' failed: (TypeError|ValueError)"):
             one.generate_batch(["Who", "In which town"], max_tokens=3)
         monkeypatch.undo()
         assert one.generate("Who", max_tokens=3).tokens
