@@ -205,6 +205,18 @@ class Ensemble:
         """Whether every member can render a conversation."""
         return all(member.tokenizer.hf.chat_template for member in self._members)
 
+    def without_chat_template(self, params: SamplingParams | None = None) -> list[str]:
+        """Returns the names of the members that would take part in a request and have no chat template.
+
+        Args:
+            params: The request's parameters; at a threshold of 0 only its gate takes part. Default
+                `SamplingParams()`.
+
+        Raises:
+            RequestError: The gate is not a member.
+        """
+        return self._intake.without_chat_template(params or SamplingParams())
+
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens; for counting."""
         return self._intake.encode(text)

@@ -73,9 +73,7 @@ class Intake:
         """
         params = (params or SamplingParams()).with_overrides(overrides)
         index = self.gate(params.gate)
-        threshold = self._threshold if params.threshold == "default" else params.threshold
-        # At a threshold of 0 the gate decides every step, so that no other member takes part.
-        members = (index,) if threshold == 0 else self._everyone
+        threshold, members = self._participants(params, index)
         talk, ids = self._encoded(prompt, members)
         texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
         with self._encoding:
@@ -95,6 +93,21 @@ class Intake:
             constraint=None if grammar is None else self._compiler.start(grammar),
         )
         return request, reply
+
+    def without_chat_template(self, params: SamplingParams) -> list[str]:
+        """Returns the names of a request's participants that have no chat template.
+
+        Raises:
+            RequestError: The gate is not a member.
+        """
+        _, members = self._participants(params, self.gate(params.gate))
+        return [self._names[member] for member in members if not self._members[member].tokenizer.hf.chat_template]
+
+    def _participants(self, params: SamplingParams, gate: int) -> tuple[float | None, tuple[int, ...]]:
+        """A request's threshold, and the members that take part in it."""
+        threshold = self._threshold if params.threshold == "default" else params.threshold
+        # At a threshold of 0 the gate decides every step, so that no other member takes part.
+        return threshold, (gate,) if threshold == 0 else self._everyone
 
     def _native(self, talk: Conversation, members: Sequence[int]) -> bool:
         tokenizers = [self._members[member].tokenizer for member in members]

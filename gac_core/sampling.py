@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -63,7 +63,10 @@ class SamplingParams:
     drafts: bool = True
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        if not isinstance(stop, Iterable):
+            raise RequestError(f"stop must be a string or a list of strings, not {self.stop!r}")
+        stop = tuple(stop)
         object.__setattr__(self, "stop", stop)
         _check_int("max_tokens", self.max_tokens, 1, None)
         self._set("temperature", 0, None)

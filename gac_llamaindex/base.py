@@ -5,20 +5,23 @@ Knows how a call's arguments become a request; knows nothing of responses.
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
-from llama_index.core.base.llms.types import ChatMessage, LLMMetadata
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptType
+from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
+from llama_index.core.bridge.pydantic import PrivateAttr, ValidationError
+from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptType, default_completion_to_prompt
 
 from gac_core import (
     LOADING,
     PARAMETERS,
+    ChatTemplateError,
+    ConfigError,
     Conversation,
     Ensemble,
     EnsembleConfig,
@@ -27,46 +30,28 @@ from gac_core import (
     RequestError,
     SamplingParams,
     UnknownArgumentError,
+    ambient_threshold,
     open_ensemble,
     request_params,
 )
+from gac_llamaindex.fields import FIXED, EnsembleFields, fixed, invalid
 from gac_llamaindex.messages import convert_messages
 
 _OF_CONVERSATIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "tool_format", "enable_thinking"})
 # LlamaIndex wants a number where no member sets a limit.
 _NO_LIMIT = 1_000_000
+# Fields that LlamaIndex does not serialize and that another process needs for the same answers.
+_PICKLED = ("messages_to_prompt", "completion_to_prompt", "output_parser", "query_wrapper_prompt")
+_TEMPLATE_REMEDIES = (
+    'set MemberConfig.chat_template (a Jinja template, or "plain" for a base model), or give GaCLLM a '
+    "messages_to_prompt function, by which every member reads a conversation as one text"
+)
+_logger = logging.getLogger(__name__)
 
 
-class EnsembleLLM(FunctionCallingLLM):
+class EnsembleLLM(EnsembleFields):
     """The settings of `GaCLLM` and the ensemble behind them; see there."""
 
-    models: list[Any] | None = Field(default=None, description="Names, folders or member configs.")
-    config: dict[str, Any] | None = Field(default=None, description="A whole configuration, in place of models.")
-    weights: list[float] | None = None
-    dtype: str | None = None
-    device: str | None = None
-    device_map: Any = None
-    quantization: str | None = None
-    commit: str | None = None
-    alignment: str | None = None
-    max_batch_size: int | None = None
-    max_queue: int | None = None
-    prefill_tokens: int | None = None
-    cache_gib: float | None = None
-    gate: str | None = None
-    threshold: float | Literal["default"] | None = "default"
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    logprobs: int | None = None
-    drafts: bool = True
-    tool_format: Literal["auto", "common", "native"] = "auto"
-    enable_thinking: bool | None = None
     _ensemble: Ensemble = PrivateAttr()
 
     def __init__(
@@ -79,17 +64,22 @@ class EnsembleLLM(FunctionCallingLLM):
         known = set(type(self).model_fields)
         if set(fields) - known:
             raise UnknownArgumentError(set(fields) - known, known | {"ensemble"})
-        super().__init__(**fields)
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigError(invalid(error, type(self))) from error
         loading = {name: getattr(self, name) for name in LOADING}
-        self._ensemble = open_ensemble(models, ensemble, config, **loading)
+        opened = open_ensemble(models, ensemble, config, **loading)
         if models is None:
-            self.config = asdict(self._ensemble.config)
+            self.config = asdict(opened.config)
             for name in LOADING:
                 setattr(self, name, None)
         else:
             self.models = [_plain(model) for model in models]
+        self._ensemble = opened
         # Wrong defaults are told now, not at the first question.
         self._ensemble.check(self._params({}))
+        self._warn_of_missing_templates()
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path, **fields: Any) -> Self:
@@ -117,12 +107,13 @@ class EnsembleLLM(FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The smallest context of the members; chat and tools if every member has a chat template."""
+        """The smallest context of the members; chat and tools if every participating member has a chat template."""
+        chat = not self._without_template()
         return LLMMetadata(
             context_window=self._ensemble.context or _NO_LIMIT,
             num_output=self.max_tokens,
-            is_chat_model=self._ensemble.has_chat_templates,
-            is_function_calling_model=self._ensemble.has_chat_templates,
+            is_chat_model=chat,
+            is_function_calling_model=chat,
             model_name="+".join(self._ensemble.names),
         )
 
@@ -145,9 +136,65 @@ class EnsembleLLM(FunctionCallingLLM):
         SamplingParams(threshold=threshold)
         return self.model_copy(update={"threshold": threshold})
 
+    def to_payload(self) -> dict[str, Any]:
+        """Returns what start events tell of this model: its metadata, members, weights, gate and threshold."""
+        config = self._ensemble.config
+        threshold = ambient_threshold(self.threshold)
+        return {
+            **super().to_payload(),
+            "members": list(config.names),
+            "weights": [member.weight for member in config.members],
+            "gate": self.gate or self._ensemble.gate,
+            "threshold": config.threshold if threshold == "default" else threshold,
+        }
+
+    # ---- changes, copies and pickles
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in FIXED and (getattr(self, "__pydantic_private__", None) or {}).get("_ensemble") is not None:
+            raise fixed([name])
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns a copy on the same loaded ensemble, with some fields replaced.
+
+        Args:
+            update: New values by field; none that say which members are loaded and how. Default none.
+            deep: Whether mutable values are copied too; the ensemble is always shared. Default False.
+
+        Raises:
+            ConfigError: A field says which members are loaded or how.
+        """
+        if changed := sorted(FIXED & set(update or ())):
+            raise fixed(changed)
+        return super().model_copy(update=update, deep=deep)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # As to_dict and from_dict have it: the settings, by which another process loads the members anew.
-        return type(self).from_dict, (self.to_dict(),)
+        # The settings, by which another process loads the members anew, and the functions, which pickle by name.
+        # Callbacks and rate limiters belong to their process.
+        return _restored, (type(self), self.to_dict(), self._pickled())
+
+    def _pickled(self) -> dict[str, Any]:
+        """The functions that were given.
+
+        Raises:
+            ConfigError: One cannot be pickled.
+        """
+        given: dict[str, Any] = {}
+        for name in _PICKLED:
+            value = getattr(self, name)
+            if value is None or value in (generic_messages_to_prompt, default_completion_to_prompt):
+                continue
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                # Unpicklable values raise errors of many types.
+                raise ConfigError(
+                    f"{name} cannot be pickled: {error}; give a function or class that is defined at the top level of "
+                    "a module, not a lambda or a function within another"
+                ) from error
+            given[name] = value
+        return given
 
     # ---- from a call's arguments to a request
 
@@ -161,7 +208,9 @@ class EnsembleLLM(FunctionCallingLLM):
             raise UnknownArgumentError(unknown, PARAMETERS | _OF_CONVERSATIONS)
         params = self._params({name: value for name, value in given.items() if name in PARAMETERS})
         asked = {name: value for name, value in given.items() if name in _OF_CONVERSATIONS}
-        if self.messages_to_prompt is not generic_messages_to_prompt:
+        if not self._has_own_prompts:
+            self._require_templates(params)
+        else:
             if asked.get("tools"):
                 raise RequestError("tools are told by the members' chat templates; leave messages_to_prompt out")
             return cast(MessagesToPromptType, self.messages_to_prompt)(messages), params
@@ -169,8 +218,53 @@ class EnsembleLLM(FunctionCallingLLM):
         asked["tools"] = asked.get("tools") or ()
         return Conversation(convert_messages(messages), **{**own, **asked}), params
 
-    def _text(self, prompt: str, formatted: bool) -> str:
-        return prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt)
+    def _completion(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
+        """The request of a completion: one user message, or the prompt as text."""
+        known = PARAMETERS | {"enable_thinking"}
+        if set(given) - known:
+            raise UnknownArgumentError(set(given) - known, known)
+        params = self._params({name: value for name, value in given.items() if name in PARAMETERS})
+        if not formatted and self._completes_as_chat(params):
+            return self._talk([ChatMessage(role=MessageRole.USER, content=prompt)], given)
+        if "enable_thinking" in given:
+            raise RequestError("enable_thinking is a chat template's; a prompt that is sent as text goes through none")
+        return prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt), params
+
+    def _completes_as_chat(self, params: SamplingParams) -> bool:
+        if self.complete_as != "auto":
+            return self.complete_as == "chat"
+        shaped = self._has_own_prompts or self.completion_to_prompt is not default_completion_to_prompt
+        return not shaped and not self._ensemble.without_chat_template(params)
+
+    # ---- chat templates
+
+    @property
+    def _has_own_prompts(self) -> bool:
+        return self.messages_to_prompt is not generic_messages_to_prompt
+
+    def _without_template(self) -> list[str]:
+        """The members without a chat template that take part in a request with the fields' values."""
+        params = SamplingParams(threshold=ambient_threshold(self.threshold), gate=self.gate)
+        return self._ensemble.without_chat_template(params)
+
+    def _require_templates(self, params: SamplingParams) -> None:
+        missing = self._ensemble.without_chat_template(params)
+        if missing:
+            raise ChatTemplateError(missing[0], f"it has no chat template; {_TEMPLATE_REMEDIES}")
+
+    def _warn_of_missing_templates(self) -> None:
+        """Logs which members switch off chat and tools that the others could do."""
+        missing = self._without_template()
+        if not self._has_own_prompts and 0 < len(missing) < len(self._ensemble.names):
+            _logger.warning(
+                "no chat and no tools, since member %s has no chat template; %s",
+                ", ".join(map(repr, missing)),
+                _TEMPLATE_REMEDIES,
+            )
+
+
+def _restored(cls: type[EnsembleLLM], settings: dict[str, Any], functions: dict[str, Any]) -> EnsembleLLM:
+    return cls.from_dict(settings, **functions)
 
 
 def _plain(model: Any) -> Any:

@@ -59,8 +59,12 @@ class GaCLLM(PredictingLLM):
         cache_gib: Memory per member for keys and values.
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
+        complete_as: ``"chat"``, ``"text"`` or ``"auto"`` (default); see `complete`.
         **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar``), by name, which each call may override;
             and what every LlamaIndex LLM has, such as ``system_prompt`` and ``callback_manager``.
+
+    Pickles keep all settings, and functions such as ``messages_to_prompt`` by name; callbacks and rate limiters belong
+    to their process and are left out. The unpickled model loads its members anew.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -69,7 +73,7 @@ class GaCLLM(PredictingLLM):
 
     Example:
         >>> llm = GaCLLM(models=["model-a", "model-b"], threshold=0.5)  # doctest: +SKIP
-        >>> llm.complete("The capital of France is", max_tokens=5).text  # doctest: +SKIP
+        >>> llm.complete("What is the capital of France?", max_tokens=5).text  # doctest: +SKIP
     """
 
     # ---- chat
@@ -126,28 +130,35 @@ class GaCLLM(PredictingLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Continues a text as it stands; no chat template is applied.
+        """Answers a prompt: as one user message, or as a text to continue.
+
+        With ``complete_as="chat"`` the prompt is what `chat` sends for one user message, through each member's own
+        chat template; with ``"text"`` it is continued as it stands, after ``completion_to_prompt``. ``"auto"``
+        (default) is ``"chat"`` where every participating member has a chat template and neither
+        ``completion_to_prompt`` nor ``messages_to_prompt`` is given. Reasoning is kept out of the text and is in
+        ``additional_kwargs["thinking"]``.
 
         Args:
-            prompt: The text.
-            formatted: Whether ``completion_to_prompt`` was applied to it. Default False.
-            **kwargs: Fields of `gac_core.SamplingParams`.
+            prompt: The prompt.
+            formatted: Whether it is ready text, which is continued as it stands whatever ``complete_as`` says.
+                Default False.
+            **kwargs: Fields of `gac_core.SamplingParams`, and ``enable_thinking`` where a template is applied.
 
         Raises:
-            UnknownArgumentError: An argument is none of these.
+            UnknownArgumentError: Unknown keyword argument.
             RequestError: The prompt or an argument is wrong.
         """
-        return completion_response(self._ensemble.generate(self._text(prompt, formatted), self._params(kwargs)))
+        return completion_response(self._ensemble.generate(*self._completion(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop; cancelling it frees the engine."""
-        return completion_response(await self._ensemble.agenerate(self._text(prompt, formatted), self._params(kwargs)))
+        return completion_response(await self._ensemble.agenerate(*self._completion(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Streams a continuation; each response holds the text so far and what is new. Arguments as in `complete`."""
-        stream = self._ensemble.stream(self._text(prompt, formatted), self._params(kwargs))
+        """Streams the answer to a prompt; each response holds the text so far and the new part. As `complete`."""
+        stream = self._ensemble.stream(*self._completion(prompt, formatted, kwargs))
 
         def responses() -> CompletionResponseGen:
             reader = CompletionReader()
@@ -161,7 +172,7 @@ class GaCLLM(PredictingLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for event loops."""
-        stream = self._ensemble.astream(self._text(prompt, formatted), self._params(kwargs))
+        stream = self._ensemble.astream(*self._completion(prompt, formatted, kwargs))
 
         async def responses() -> CompletionResponseAsyncGen:
             reader = CompletionReader()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
+    CitableBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -38,8 +39,9 @@ _ROLES: dict[MessageRole, Literal["system", "user", "assistant", "tool"]] = {
 def convert_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     """Turns LlamaIndex messages into the ensemble's.
 
-    Text blocks are joined by line breaks, as `ChatMessage.content` does. Calls of tools are read from
-    `ToolCallBlock`, or from ``additional_kwargs["tool_calls"]`` where there is no such block.
+    Text blocks, and those within a `CitableBlock` (its title and source are not read), are joined by line breaks,
+    as `ChatMessage.content` does. Calls of tools are read from `ToolCallBlock`, or from
+    ``additional_kwargs["tool_calls"]`` where there is no such block.
 
     Raises:
         RequestError: A message holds a block that the members cannot read, or a call whose arguments are no JSON
@@ -53,7 +55,7 @@ def _convert(message: ChatMessage) -> Message:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
-    for block in message.blocks:
+    for block in _flattened(message.blocks):
         if isinstance(block, TextBlock):
             texts.append(block.text)
         elif isinstance(block, ThinkingBlock):
@@ -78,6 +80,11 @@ def _convert(message: ChatMessage) -> Message:
         name=extra.get("name") if role == "tool" else None,
         reasoning="\n".join(thoughts) if thoughts and role == "assistant" else None,
     )
+
+
+def _flattened(blocks: Sequence[Any]) -> list[Any]:
+    """The blocks, with the contents of citable ones in their place."""
+    return [part for block in blocks for part in (block.content if isinstance(block, CitableBlock) else [block])]
 
 
 def _given_call(call: Any, place: int) -> ToolCall:

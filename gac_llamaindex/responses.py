@@ -33,8 +33,13 @@ def chat_response(output: RequestOutput) -> ChatResponse:
 
 
 def completion_response(output: RequestOutput) -> CompletionResponse:
-    """Returns a finished continuation of a text."""
-    return CompletionResponse(text=output.text, raw=as_raw(output), logprobs=as_logprobs(output.logprobs))
+    """Returns a finished completion."""
+    return CompletionResponse(
+        text=output.text,
+        raw=as_raw(output),
+        logprobs=as_logprobs(output.logprobs),
+        additional_kwargs={"thinking": output.reasoning} if output.reasoning else {},
+    )
 
 
 class ChatReader:
@@ -84,11 +89,16 @@ class CompletionReader:
         """Returns the response to one chunk."""
         self._chunks.append(chunk)
         self._text += chunk.text
+        output = None if chunk.output is None else fold(self._chunks)
+        extra = {"thinking_delta": chunk.reasoning} if chunk.reasoning else {}
+        if output is not None and output.reasoning:
+            extra["thinking"] = output.reasoning
         return CompletionResponse(
             text=self._text,
             delta=chunk.text,
-            raw=None if chunk.output is None else as_raw(fold(self._chunks)),
+            raw=None if output is None else as_raw(output),
             logprobs=as_logprobs(chunk.logprobs),
+            additional_kwargs=extra,
         )
 
 

@@ -48,6 +48,9 @@ class Recorder(Ensemble):
     def check(self, params: Any) -> None:
         pass
 
+    def without_chat_template(self, params: Any = None) -> list[str]:
+        return []
+
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 

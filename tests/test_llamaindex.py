@@ -43,7 +43,7 @@ def answer(ensemble):
 @pytest.fixture
 def text(ensemble):
     # Sampled hot: as bare text the embedded members mostly end at once, which would prove little.
-    return ensemble.generate("In which town", **DRAWN).text
+    return ensemble.generate([{"role": "user", "content": "In which town"}], **DRAWN).text
 
 
 def test_metadata(llm):
