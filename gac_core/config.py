@@ -26,14 +26,14 @@ class MemberConfig:
     """One model of an ensemble.
 
     Attributes:
-        model: Name on a model hub, or a folder.
-        name: What the member is called; default the last part of ``model``.
+        model: Name on a model hub, a folder, or the path of a GGUF file (``.gguf``).
+        name: What the member is called; default the stem of a GGUF file, else the last part of ``model``.
         weight: Its share in the average, relative to the others'; above 0. Default 1.
         dtype: ``"auto"`` (default: as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         device: For example ``"cpu"`` or ``"cuda:1"``. Default: the GPUs in turn if there are any, else the CPU.
         device_map: How accelerate spreads the model over devices (``"auto"`` or a mapping); excludes ``device``.
         revision: Version on the hub.
-        tokenizer: Name or folder of the tokenizer; default ``model``.
+        tokenizer: Name, folder or GGUF file of the tokenizer; default where the weights come from.
         chat_template: A Jinja chat template in place of the tokenizer's own.
         context: The longest text it may read, in tokens; default what the model's config says.
         trust_remote_code: Run code that the model's folder brings along. Default False.
@@ -41,6 +41,11 @@ class MemberConfig:
             (default) leaves them as they are.
         compile: Compile the forwards of a few tokens, for CUDA graphs on a GPU; each shape takes seconds to minutes
             when it is first met. Default False.
+        gguf_file: A GGUF file in the folder or hub repository ``model`` (the extra ``gguf``). Its weights stay packed
+            where transformers has a kernel for them, and are dequantised into ``dtype`` otherwise; ``"auto"`` means
+            float32 for a file of packed weights. Its tokenizer and chat template are used. Default None.
+        allow_pickle: Load weights that exist only as pickle (``pytorch_model.bin``), a format that can carry code;
+            False (default) loads safetensors only.
     """
 
     model: str
@@ -56,6 +61,8 @@ class MemberConfig:
     trust_remote_code: bool = False
     quantization: str | None = None
     compile: bool = False
+    gguf_file: str | None = None
+    allow_pickle: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
@@ -75,15 +82,45 @@ class MemberConfig:
             )
         if not isinstance(self.compile, bool):
             raise ConfigError(f"compile of member {self.called!r} must be True or False, not {self.compile!r}")
+        self._check_source()
+        if self.device is not None and not isinstance(self.device, str):
+            raise ConfigError(
+                f"the device of member {self.called!r} must be a string such as 'cpu' or 'cuda:1', not "
+                f"{self.device!r}; several devices are set by one device for each member, or by device_map"
+            )
         if self.device is not None and self.device_map is not None:
             raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")
         if self.context is not None and self.context < 1:
             raise ConfigError(f"the context of member {self.called!r} must be at least 1, not {self.context}")
 
+    def _check_source(self) -> None:
+        file = self.gguf_file
+        if file is not None and not (isinstance(file, str) and file.endswith(".gguf")):
+            raise ConfigError(f"gguf_file of member {self.called!r} must name a .gguf file, not {file!r}")
+        if file is not None and self.model.endswith(".gguf"):
+            raise ConfigError(f"member {self.called!r} names two GGUF files, {self.model!r} and {file!r}; give one")
+        if self.is_gguf and self.quantization is not None:
+            raise ConfigError(
+                f"quantization of member {self.called!r} cannot be combined with a GGUF file, whose weights are "
+                "quantized already; leave it out, or set it for the other members alone"
+            )
+        if not isinstance(self.allow_pickle, bool):
+            raise ConfigError(
+                f"allow_pickle of member {self.called!r} must be True or False, not {self.allow_pickle!r}"
+            )
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights come from a GGUF file."""
+        return self.gguf_file is not None or self.model.endswith(".gguf")
+
     @property
     def called(self) -> str:
         """The member's name."""
-        return self.name or Path(self.model).name or self.model
+        if self.name:
+            return self.name
+        path = Path(str(self.gguf_file or self.model))
+        return (path.stem if path.suffix == ".gguf" else path.name) or self.model
 
 
 @dataclass(frozen=True)

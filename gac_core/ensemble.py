@@ -29,7 +29,7 @@ from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.poll import Poll
 from gac_core.sampling import SamplingParams
-from gac_core.sharing import Shelf
+from gac_core.sharing import Shelf, fork_safe
 from gac_core.speculation import Drafting, SpeculativeDecoder
 from gac_core.vocabulary import Alignment, UnionVocabulary
 from gac_core.worker import Worker
@@ -140,7 +140,8 @@ class Ensemble:
         """
         if not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
-        return cls(load_members(config), config)
+        given = config
+        return fork_safe(lambda: cls(load_members(given), given))
 
     @classmethod
     def shared(

@@ -1,14 +1,15 @@
-"""One loaded ensemble for all who ask for the same settings, as long as anybody holds it.
-
-Knows configurations as text; knows nothing of what is loaded.
-"""
+"""Sharing loaded ensembles within a process, and loading them in a forked one."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
+
+import torch
 
 
 class Closable(Protocol):
@@ -23,10 +24,33 @@ class Closable(Protocol):
 T = TypeVar("T", bound=Closable)
 
 
+R = TypeVar("R")
+_process = os.getpid()
+
+
+def fork_safe(load: Callable[[], R]) -> R:
+    """Calls ``load``, in a new thread where this process was forked.
+
+    The thread that continues after a fork still refers to the OpenMP workers of its parent, which do not exist here:
+    torch would wait for them forever. A new thread starts workers of its own.
+    """
+    if os.getpid() == _process:
+        return load()
+    # The first use of torch's thread pool after a fork replaces it, and must not happen in several threads at once.
+    with ThreadPoolExecutor(1, initializer=torch.get_num_threads) as pool:
+        return pool.submit(load).result()
+
+
 class Shelf:
-    """Holds what was loaded, by its settings, without keeping it alive."""
+    """Holds what was loaded, by its settings, without keeping it alive; each process has its own contents."""
 
     def __init__(self) -> None:
+        self._clear()
+        if hasattr(os, "register_at_fork"):
+            # The engine threads of the parent's ensembles do not exist in the child, and its locks may be held.
+            os.register_at_fork(after_in_child=self._clear)
+
+    def _clear(self) -> None:
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
         self._loaded: WeakValueDictionary[str, Closable] = WeakValueDictionary()

@@ -202,3 +202,26 @@ def test_a_forked_process_is_told_to_load_its_own():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert "start processes by 'spawn'\n1" in out.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_loads_its_own():
+    """Two threads: OpenMP's workers of the parent are what the child must not wait for."""
+    code = (
+        "import os, sys, torch, gac_core\n"
+        "torch.set_num_threads(2)\n"
+        "def made():\n"
+        f"    return gac_core.Ensemble.shared([{EMBEDDED[0]!r}], dtype='float32')\n"
+        "parent = made()\n"
+        "print(parent.generate('In which', max_tokens=4).text.encode(), flush=True)\n"
+        "if os.fork() == 0:\n"
+        "    with made() as own:\n"
+        "        print(own.generate('In which', max_tokens=4).text.encode(), flush=True)\n"
+        "    os._exit(own is parent)\n"
+        "print(os.wait()[1])\n"
+        "print(parent.generate('In which', max_tokens=4).text.encode())\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    first, child, status, again = out.stdout.splitlines()
+    assert (first, status) == (child, "0")
+    assert again == first

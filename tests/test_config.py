@@ -45,3 +45,30 @@ def test_wrong_files_are_refused(tmp_path, text):
 def test_unknown_rules_are_named(setting, value):
     with pytest.raises(ConfigError, match=f"{setting} must be one of .*, not {value!r}"):
         EnsembleConfig(("a",), **{setting: value})
+
+
+@pytest.mark.parametrize("device", [["cuda:0", "cuda:1"], 0])
+def test_a_device_that_is_no_string_is_named(device):
+    with pytest.raises(ConfigError, match=r"device of member 'a' must be a string such as .*device_map"):
+        Ensemble.load(["a"], device=device)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model": "a", "gguf_file": "x.bin"}, r"must name a \.gguf file, not 'x\.bin'"),
+        ({"model": "a", "gguf_file": 3}, r"must name a \.gguf file, not 3"),
+        ({"model": "y.gguf", "gguf_file": "x.gguf"}, r"'x' names two GGUF files"),
+        ({"model": "y.gguf", "quantization": "8bit"}, r"quantization of member 'y' cannot be combined"),
+        ({"model": "a", "allow_pickle": "no"}, r"allow_pickle of member 'a' must be True or False"),
+    ],
+)
+def test_where_weights_come_from_is_checked(fields, reason):
+    with pytest.raises(ConfigError, match=reason):
+        MemberConfig(**fields)
+
+
+def test_a_gguf_member_is_called_by_its_file():
+    assert MemberConfig("models/smol-Q4_K_M.gguf").called == "smol-Q4_K_M"
+    assert MemberConfig("owner/repo", gguf_file="sub/small.gguf").called == "small"
+    assert MemberConfig("owner/repo", name="n", gguf_file="small.gguf").called == "n"
