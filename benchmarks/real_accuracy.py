@@ -1,6 +1,6 @@
 """Accuracy of ensembles of real models: each member alone, every step at several weights, and thresholded.
 
-Run by ``python -m benchmarks.real_accuracy``; see docs/real-models.md. Questions are answered in rounds of 48: all
+Run by ``python -m benchmarks.real_accuracy``; see docs/real-models.md. Questions are answered in rounds of 32: all
 ways of answering finish a round before the next one begins, so that an interrupted run has the same questions of all
 ways. Each answer is one line of ``--out``; a run with the same file continues where the last one ended. Intervals are
 95% percentile bootstrap intervals over questions.
@@ -29,8 +29,8 @@ from gac_core.member import Member
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 TASKS = ("squad-chat", "squad-shots", "nq", "code")
 BATCH = 16
-# Questions that are answered in all ways before the next ones: several batches, so that few batches end half empty.
-ROUND = 48
+# Questions that are answered in all ways before the next ones: two batches, so that fewer steps run half empty.
+ROUND = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RealMembers:
     """
 
     def __init__(
-        self, names: Sequence[str], dtype: str = "bfloat16", cache_gib: float = 1.5, template: str | None = None
+        self, names: Sequence[str], dtype: str = "bfloat16", cache_gib: float = 1.0, template: str | None = None
     ) -> None:
         self._configs = [MemberConfig(str(REAL / name), name=name, dtype=dtype) for name in names]
         self._members = []
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--question", type=int, default=0, help="which question of each SQuAD passage; default 0")
     parser.add_argument("--alignment", choices=("token", "boundary"), default="token")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--cache-gib", type=float, default=1.5, help="0: each way reads its prompts anew, for times")
+    parser.add_argument("--cache-gib", type=float, default=1.0, help="0: each way reads its prompts anew, for times")
     parser.add_argument("--template", help="a Jinja chat template for members that have none")
     parser.add_argument("--score", default="f1", help="the score of the paired differences; code has one only")
     args = parser.parse_args()
