@@ -75,11 +75,8 @@ def main() -> None:
     parser.add_argument("--thresholds", type=float, nargs="*", default=[0.3, 0.5, 0.7, 0.9])
     parser.add_argument("--gate", default=None, help="gate of the thresholded rows; default the best member alone")
     parser.add_argument("--commit", choices=("canonical", "context-free"), default="canonical")
-    parser.add_argument("--alignment", choices=("token", "boundary"), default="token")
     args = parser.parse_args()
-    with Ensemble.load(
-        [str(MODELS / name) for name in NAMES], dtype="float32", commit=args.commit, alignment=args.alignment
-    ) as ensemble:
+    with Ensemble.load([str(MODELS / name) for name in NAMES], dtype="float32", commit=args.commit) as ensemble:
         rows = {
             f"{name} alone": measure(ensemble, args.questions, args.seed, gate=name, threshold=0.0) for name in NAMES
         }

@@ -142,10 +142,10 @@ def measure(ensemble: Ensemble, way: Way, items: Sequence[Item], run: dict[str, 
 
 def run_all(args: argparse.Namespace, items: Sequence[Item], ways: Sequence[Way]) -> None:
     """Answers what the file does not have yet."""
-    run = {"task": args.task, "members": args.members, "alignment": args.alignment, "dtype": args.dtype}
+    run = {"task": args.task, "members": args.members, "dtype": args.dtype}
     done = {(line["way"], line["id"]) for line in lines(args.out) if run.items() <= line.items()}
     members = RealMembers(args.members, args.dtype, args.cache_gib, args.template)
-    ensembles = {way.weights: members.ensemble(way.weights, alignment=args.alignment) for way in ways}
+    ensembles = {way.weights: members.ensemble(way.weights) for way in ways}
     try:
         for start in range(0, len(items), ROUND):
             part = items[start : start + ROUND]
@@ -166,9 +166,9 @@ def report(results: Sequence[dict[str, Any]], first: str) -> None:
         results: Lines of a results file.
         first: The score by which the best member alone is chosen and differences are told.
     """
-    tables: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    tables: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for line in results:
-        key = (line["task"], line["alignment"], "+".join(line["members"]))
+        key = (line["task"], "+".join(line["members"]))
         tables.setdefault(key, {}).setdefault(line["way"], {})[line["id"]] = line
     for key, ways in tables.items():
         ids = sorted(set.intersection(*(set(rows) for rows in ways.values())))
@@ -222,7 +222,6 @@ def main() -> None:
     parser.add_argument("--thresholds", type=float, nargs="*", default=[0.7, 0.9, 0.5])
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--question", type=int, default=0, help="which question of each SQuAD passage; default 0")
-    parser.add_argument("--alignment", choices=("token", "boundary"), default="token")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--cache-gib", type=float, default=1.0, help="0: each way reads its prompts anew, for times")
     parser.add_argument("--template", help="a Jinja chat template for members that have none")

@@ -39,10 +39,10 @@ def plain(model: Scripted, ids: list[int], count: int) -> float:
     return time.perf_counter() - began
 
 
-def ensemble_of(models: list[Scripted], alignment: str = "token", drafts: tuple[str, ...] = ()) -> Ensemble:
+def ensemble_of(models: list[Scripted], drafts: tuple[str, ...] = ()) -> Ensemble:
     """An ensemble of scripted models, which are then its own; it reads every prompt anew, as ``generate`` does."""
     names = [f"m{index}" for index in range(len(models))]
-    config = EnsembleConfig(tuple(MemberConfig(name) for name in names), alignment=alignment, drafts=drafts)
+    config = EnsembleConfig(tuple(MemberConfig(name) for name in names), drafts=drafts)
     members = [
         Member.from_model(model, model.bytes.hf, name, cache_bytes=0) for model, name in zip(models, names, strict=True)
     ]
@@ -106,7 +106,6 @@ def text_cases(kind: str, target: str, bench: Bench) -> list[Case]:
     return [
         bench.case(f"{kind}: one member", "1.00", ensemble_of(bench.models[:1]), 0),
         bench.case(f"{kind}: every step", target, both, 0, 1),
-        bench.case(f"{kind}: every step, boundary alignment", "", ensemble_of(bench.models, "boundary"), 0, 1),
         bench.case(f"{kind}: thresholded, never ensembles", "0.55", both, 0, 1, threshold=0.0),
         bench.case(f"{kind}: thresholded, against the gate alone", "1.05", both, 0, threshold=0.0),
     ]

@@ -137,12 +137,7 @@ class Writer:
             if request.constraint is not None:
                 request.constraint.accept(picked.data)
             for member, text in request.texts.items():
-                data = text.waiting + picked.data
-                ready = len(data) - picked.waiting.get(member, 0)
-                if ready:
-                    self.commits[member](text, data[:ready], own=member in picked.chosen_by)
-                text.waiting = data[ready:]
-                text.held = picked.held.get(member)
+                self.commits[member](text, picked.data, own=member in picked.chosen_by)
                 context = self.contexts[member]
                 full = full or (context is not None and len(text.ids) > context)
         except GaCError as error:

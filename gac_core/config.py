@@ -16,7 +16,7 @@ import yaml
 from gac_core.errors import ConfigError, UnknownArgumentError
 
 COMMITS = ("canonical", "context-free")
-ALIGNMENTS = ("token", "boundary")
+ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
 QUANTIZATIONS = ("8bit", "4bit")
 
@@ -135,13 +135,11 @@ class EnsembleConfig:
         commit: How a picked token enters a member that did not choose it. ``"canonical"`` cuts the member's text anew
             since the last safe boundary, so that it only sees text tokenized as in its training; ``"context-free"``
             encodes the token's bytes alone.
-        alignment: How votes on words that members cut differently are compared. ``"token"``: the paper's, union tokens
-            compete one against the other. ``"boundary"``: members vote on text, so that members that agree are never
-            overruled because their tokens differ.
+        alignment: How the members' distributions are compared. ``"token"`` (default, and the only rule): the paper's,
+            union tokens compete one against the other.
         drafts: Where tokens may be drafted that are then checked several at once; changes the cost, never the text.
             ``"lookup"``: what followed the same words before, in the prompt or the text. ``"ahead"``: the gate, or the
-            cheapest member, writes on, and the others check. Default both where ``alignment`` is ``"token"``, for which
-            alone they are made, else none. An empty tuple drafts nothing.
+            cheapest member, writes on, and the others check. Default both. An empty tuple drafts nothing.
         max_queue: Requests that may wait for their turn; more are refused. Default 1024.
         prefill_tokens: Tokens of long prompts that a member reads between two steps of what runs. Default 512.
         cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
@@ -186,12 +184,10 @@ class EnsembleConfig:
 
     def _check_engine(self) -> None:
         if self.drafts is None:
-            object.__setattr__(self, "drafts", DRAFTS if self.alignment == "token" else ())
+            object.__setattr__(self, "drafts", DRAFTS)
         if isinstance(self.drafts, str) or not set(self.drafts or ()) <= set(DRAFTS):
             raise ConfigError(f"drafts must be a list of some of {', '.join(DRAFTS)}, not {self.drafts!r}")
         object.__setattr__(self, "drafts", tuple(self.drafts or ()))
-        if self.drafts and self.alignment != "token":
-            raise ConfigError(f"drafts need alignment 'token', not {self.alignment!r}; give drafts=()")
         for name, least in (("max_queue", 0), ("prefill_tokens", 16)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

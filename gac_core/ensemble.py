@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gac_core.boundary_decoder import BoundaryDecoder
 from gac_core.chat import Prompt
 from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig
@@ -67,9 +66,7 @@ class Ensemble:
         commits = [make_commit(config.commit, tokenizer) for tokenizer in tokenizers]
         writer = Writer(commits, [member.context for member in members])
         decoder: Decoder = StepDecoder(poll, self._union, weights, config.names, writer)
-        if config.alignment == "boundary":
-            decoder = BoundaryDecoder(poll, self._union, weights, config.names, tokenizers, writer, decoder)
-        elif config.drafts:
+        if config.drafts:
             decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
         engine = Engine(executor, decoder, config.max_batch_size)
         self._intake = Intake(members, self._union, config)

@@ -250,7 +250,5 @@ def _warnings(reports: Sequence[MemberReport], agreement: dict[str, float]) -> l
             found.append(f"{report.name} has no chat template: prompt with strings, or give MemberConfig.chat_template")
     for pair, share in agreement.items():
         if share < 0.5:
-            found.append(
-                f"{pair} cut only {share:.0%} of the words alike: keep commit='canonical', and try alignment='boundary'"
-            )
+            found.append(f"{pair} cut only {share:.0%} of the words alike: keep commit='canonical'")
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gac_core.cache import send
-from gac_core.errors import GaCError, InvalidLogitsError, MemberError
+from gac_core.errors import GaCError, MemberError
 from gac_core.executor import Executor
 from gac_core.member import Chunk, ChunkResult
 from gac_core.path import Path
@@ -29,8 +29,7 @@ class Answers:
 
     Attributes:
         rows: Per row of the batch and member index its distributions over the union, float32, shape
-            ``[stages, union]``, without the mass of what a grammar does not allow. They may hold NaN; `Poll.check`
-            looks.
+            ``[stages, union]``, without the mass of what a grammar does not allow. They may hold NaN.
         since: Per row and member the stage of the first of them; 0 where it is not here.
         unread: Rows of which a member has not read all of its text yet; they go on in the next step.
         errors: Per row the first error that one of its members met.
@@ -129,44 +128,6 @@ class Poll:
         else:
             since = answers.since.get(key, 0) + told.shape[0]
         return [path.end(member, stage) for stage in range(since, path.stages)]
-
-    def look_ahead(
-        self, batch: Sequence[Request], paths: Mapping[Key, tuple[int, ...]], answers: Answers
-    ) -> dict[Key, Tensor]:
-        """Returns what members would say after each id of a path that is not committed.
-
-        Args:
-            batch: The requests.
-            paths: Per (row, member) the member's ids after its text, at least one.
-            answers: Where errors are filed.
-
-        Returns:
-            Per (row, member) distributions over the union, shape ``[len(path), union]``; they may hold NaN.
-        """
-        starts = {key: len(batch[key[0]].texts[key[1]].ids) for key in paths}
-        chunks = {
-            key: Chunk(batch[key[0]].request_id, starts[key], tuple(path), len(path)) for key, path in paths.items()
-        }
-        ends = {key: [starts[key] + i + 1 for i in range(len(path))] for key, path in paths.items()}
-        told: dict[Key, Tensor] = {}
-        before = set(answers.unread)
-        while chunks:
-            told.update(self._forward(batch, chunks, ends, answers))
-            answers.unread = set(before)
-            chunks = {key: c for key, c in chunks.items() if key not in told and key[0] not in answers.errors}
-        return told
-
-    def check(self, answers: Answers) -> None:
-        """Files an error for every row of which a member said something that is no distribution."""
-        keys = [(row, member) for row, told in enumerate(answers.rows) for member in told]
-        if not keys:
-            return
-        # A sum shows NaN anywhere in a row.
-        sums = [answers.rows[row][member].sum().float() for row, member in keys]
-        usable = torch.isfinite(torch.stack([each.to(sums[0].device) for each in sums])).tolist()
-        for (row, member), fine in zip(keys, usable, strict=True):
-            if not fine:
-                answers.errors.setdefault(row, InvalidLogitsError(self._names[member]))
 
     def _forward(
         self,

@@ -6,7 +6,6 @@ Knows nothing of models or of how tokens are chosen.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -28,16 +27,12 @@ class MemberText:
         num_cached: How many of them the member has read; the rest goes with the next chunk.
         tail_start: Index of the first id that may still be cut anew; at first the prompt's length.
         tail: The bytes that the ids from there on write.
-        waiting: Committed bytes that are not in ``ids`` yet: the member's own next token may go on after them.
-        held: What the member said after ``ids``, over the union, shape ``[union]``; kept only while bytes wait.
     """
 
     ids: list[int]
     num_cached: int = 0
     tail_start: int = field(init=False)
     tail: bytes = b""
-    waiting: bytes = b""
-    held: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.tail_start = len(self.ids)
@@ -125,8 +120,6 @@ class Picked:
         ensembled: Whether all members were asked; else the gate decided alone.
         logprob: Their log-probability, if asked for.
         chosen_by: The members that chose what becomes ids now themselves, as one token.
-        waiting: Per member how many of the last bytes do not become ids yet; 0 where it is not here.
-        held: Per member what it said, where its next token goes on after the bytes that wait.
         forced: Whether a grammar left nothing else, so that nobody was asked.
         full: Whether a member's text is longer than it can read now, so that nothing can follow.
     """
@@ -135,7 +128,5 @@ class Picked:
     ensembled: bool
     logprob: TokenLogprob | None = None
     chosen_by: frozenset[int] = frozenset()
-    waiting: Mapping[int, int] = field(default_factory=dict)
-    held: Mapping[int, Tensor] = field(default_factory=dict)
     forced: bool = False
     full: bool = False

@@ -73,7 +73,7 @@ class EnsembleSettings(BaseModel):
     commit: str | None = None
     """``"canonical"`` or ``"context-free"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     alignment: str | None = None
-    """``"token"`` or ``"boundary"``; see `gac_core.EnsembleConfig`. None: the library's default."""
+    """``"token"``, the only rule; see `gac_core.EnsembleConfig`. None: the library's default."""
     max_batch_size: int | None = None
     """Requests that run at once; this and the next three as in `gac_core.EnsembleConfig`. None: its default."""
     max_queue: int | None = None

@@ -25,7 +25,7 @@ class EnsembleFields(FunctionCallingLLM):
     device_map: Any = Field(default=None, description="Placement over devices, as in accelerate.")
     quantization: str | None = Field(default=None, description='"8bit" or "4bit". Default: none.')
     commit: str | None = Field(default=None, description='"canonical" or "context-free"; see EnsembleConfig.')
-    alignment: str | None = Field(default=None, description='"token" or "boundary"; see EnsembleConfig.')
+    alignment: str | None = Field(default=None, description='"token", the only rule; see EnsembleConfig.')
     max_batch_size: int | None = Field(default=None, description="Requests that run at once.")
     max_queue: int | None = Field(default=None, description="Requests that may wait.")
     prefill_tokens: int | None = Field(default=None, description="Prompt tokens read per step beside running requests.")

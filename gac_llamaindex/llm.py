@@ -52,7 +52,7 @@ class GaCLLM(PredictingLLM):
         device_map: As in accelerate.
         quantization: ``"8bit"`` or ``"4bit"``.
         commit: ``"canonical"`` or ``"context-free"``; default the library's, see `gac_core.EnsembleConfig`.
-        alignment: ``"token"`` or ``"boundary"``; likewise.
+        alignment: ``"token"``, the only rule; likewise.
         max_batch_size: Requests that run at once. This and the next three: default the library's, see there.
         max_queue: Requests that may wait for their turn.
         prefill_tokens: Tokens of long prompts that are read between two steps of what runs.

@@ -55,13 +55,6 @@ def ensemble() -> Iterator[Ensemble]:
 
 
 @pytest.fixture(scope="session")
-def ensembles(ensemble) -> Iterator[dict[str, Ensemble]]:
-    """The embedded members with either alignment."""
-    with Ensemble.load(EMBEDDED, dtype="float32", alignment="boundary") as boundary:
-        yield {"token": ensemble, "boundary": boundary}
-
-
-@pytest.fixture(scope="session")
 def stories() -> Iterator[Ensemble]:
     """Two real story models with different tokenizers, in fp32."""
     with Ensemble.load(STORIES, dtype="float32") as loaded:

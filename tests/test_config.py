@@ -41,7 +41,7 @@ def test_wrong_files_are_refused(tmp_path, text):
         EnsembleConfig.from_yaml(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.parametrize(("setting", "value"), [("commit", "free"), ("alignment", "word"), ("alignment", None)])
+@pytest.mark.parametrize(("setting", "value"), [("commit", "free"), ("alignment", "boundary"), ("alignment", None)])
 def test_unknown_rules_are_named(setting, value):
     with pytest.raises(ConfigError, match=f"{setting} must be one of .*, not {value!r}"):
         EnsembleConfig(("a",), **{setting: value})

@@ -183,5 +183,3 @@ def test_wrong_settings_are_refused(ensemble, tokenizers):
         ensemble.generate("Who", drafts="lookup")
     with pytest.raises(ConfigError, match="drafts must be"):
         random_members(tokenizers, drafts=["guess"])
-    with pytest.raises(ConfigError, match="alignment 'token'"):
-        random_members(tokenizers, drafts=["lookup"], alignment="boundary")

@@ -355,9 +355,8 @@ def test_every_error_is_a_gac_error():
         assert issubclass(kind, GaCError)
 
 
-@pytest.mark.parametrize("alignment", ["token", "boundary"])
 @pytest.mark.parametrize("commit", ["canonical", "context-free"])
-def test_text_that_a_member_cannot_write_ends_that_request_alone(alignment, commit):
+def test_text_that_a_member_cannot_write_ends_that_request_alone(commit):
     """A member of a few words, no letters and no bytes, beside one that writes anything."""
     words = {"<end>": 0, "<unk>": 1, "Who": 2, "In": 3, "stone": 4}
     few = PreTrainedTokenizerFast(
@@ -367,7 +366,7 @@ def test_text_that_a_member_cannot_write_ends_that_request_alone(alignment, comm
         pad_token="<end>",
     )
     writer = random_pair("llama")
-    settings = {"alignment": alignment, "commit": commit, "weights": [9.0, 1.0]}
+    settings = {"commit": commit, "weights": [9.0, 1.0]}
     with ensemble_of([writer, (random_model("llama", few), few)], **settings) as both:
         alone = both.generate_batch(["Who", "Who"], max_tokens=1)
         assert [output.usage.completion_tokens for output in alone] == [1, 1]

@@ -208,18 +208,6 @@ def test_forced_tokens_cost_no_forward(random_ensemble):
     assert all(member.forwards == 0 for member in everything_forced.stats.members.values())
 
 
-def test_boundary_alignment_takes_grammars_too(ensembles):
-    outputs = [
-        each.generate(QUESTION, grammar=Grammar.json_schema(PERSON), max_tokens=80) for each in ensembles.values()
-    ]
-    assert outputs[0].text == outputs[1].text
-    free = ensembles["boundary"].generate(QUESTION, max_tokens=20)
-    both = ensembles["boundary"]
-    stream = start(both, QUESTION, grammar=Grammar.json_schema(PERSON), max_tokens=80)
-    assert both.generate(QUESTION, max_tokens=20).text == free.text
-    assert "".join(chunk.text for chunk in stream) == outputs[1].text
-
-
 @pytest.mark.parametrize(
     ("make", "told"),
     [

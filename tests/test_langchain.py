@@ -162,10 +162,10 @@ def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
     from gac_langchain import ChatGaC
 
     keys = set()
-    for alignment in (None, "token", "boundary"):
-        chat = ChatGaC(models=EMBEDDED[:2], dtype="float32", alignment=alignment, commit="context-free", max_tokens=8)
-        assert chat._loaded.config.commit == "context-free"
-        assert alignment in (None, chat._loaded.config.alignment)
+    for commit in (None, "canonical", "context-free"):
+        chat = ChatGaC(models=EMBEDDED[:2], dtype="float32", alignment="token", commit=commit, max_tokens=8)
+        assert commit in (None, chat._loaded.config.commit)
+        assert chat._loaded.config.alignment == "token"
         assert chat.invoke("Who?").content is not None
         keys.add(chat._get_llm_string())
     assert len(keys) >= 2

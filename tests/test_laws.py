@@ -72,35 +72,23 @@ def test_eager_attention_runs_in_slots(tokenizer):
         assert ids_of(one, one.generate(PROMPTS[1], max_tokens=30)) == want
 
 
-@pytest.mark.parametrize("alignment", ["token", "boundary"])
 @pytest.mark.parametrize("count", [2, 3])
-def test_copies_of_a_model_equal_that_model(count, alignment, tokenizer):
+def test_copies_of_a_model_equal_that_model(count, tokenizer):
     folder = EMBEDDED[0]
     with (
         ensemble_of([pair(folder)]) as one,
-        ensemble_of([pair(folder) for _ in range(count)], alignment=alignment) as many,
+        ensemble_of([pair(folder) for _ in range(count)]) as many,
     ):
         assert many.generate(QUESTION, max_tokens=30).tokens == one.generate(QUESTION, max_tokens=30).tokens
     copies = [(random_model("llama", tokenizer), tokenizer) for _ in range(count + 1)]
-    with ensemble_of(copies[:1]) as one, ensemble_of(copies[1:], alignment=alignment) as many:
+    with ensemble_of(copies[:1]) as one, ensemble_of(copies[1:]) as many:
         for prompt in PROMPTS:
             assert many.generate(prompt, max_tokens=30).tokens == one.generate(prompt, max_tokens=30).tokens
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_one_member_with_boundary_alignment_equals_its_own_generate(name, tokenizer):
-    model = random_model(name, tokenizer)
-    with ensemble_of([(model, tokenizer)], alignment="boundary") as one:
-        assert [ids_of(one, one.generate(prompt, max_tokens=40)) for prompt in PROMPTS] == [
-            plain(model, tokenizer, prompt, 40) for prompt in PROMPTS
-        ]
-
-
-@pytest.mark.parametrize("alignment", ["token", "boundary"])
 @pytest.mark.parametrize("threshold", [None, 0.6])
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
-def test_batched_equals_alone(ensembles, alignment, threshold, temperature):
-    ensemble = ensembles[alignment]
+def test_batched_equals_alone(ensemble, threshold, temperature):
     prompts = [QUESTION, *PROMPTS] * 2
     asked = {"max_tokens": 20, "threshold": threshold, "temperature": temperature, "seed": 12}
     alone = [ensemble.generate(prompt, **asked) for prompt in prompts]

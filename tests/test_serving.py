@@ -219,13 +219,12 @@ def test_room_taken_by_one_long_text_is_given_back(tokenizer):
 
 
 @pytest.mark.parametrize("threshold", [None, 0.9])
-@pytest.mark.parametrize("alignment", ["token", "boundary"])
-def test_a_prompt_read_in_parts_gives_the_same_text(alignment, threshold):
+def test_a_prompt_read_in_parts_gives_the_same_text(threshold):
     asked = {"max_tokens": 12, "threshold": threshold}
     prompts = [LONG + "Where is it?", QUESTION, LONG + "Who?", "Who"]
-    with Ensemble.load(EMBEDDED, dtype="float32", alignment=alignment) as whole:
+    with Ensemble.load(EMBEDDED, dtype="float32") as whole:
         want = [whole.generate(prompt, **asked) for prompt in prompts]
-    with Ensemble.load(EMBEDDED, dtype="float32", alignment=alignment, prefill_tokens=16, cache_gib=0) as parts:
+    with Ensemble.load(EMBEDDED, dtype="float32", prefill_tokens=16, cache_gib=0) as parts:
         alone = [parts.generate(prompt, **asked) for prompt in prompts]
         together = parts.generate_batch(prompts, **asked)
     assert [o.tokens for o in alone] == [o.tokens for o in together] == [o.tokens for o in want]

@@ -45,8 +45,6 @@ FLOORS = {
     "commit": 5,
     "path": 5,
     "poll": 5,
-    "boundary": 4,
-    "boundary_decoder": 5,
     "decoder": 5,
     "speculation": 5,
     "scheduler": 5,
