@@ -16,7 +16,8 @@ from typing import Any, Literal, cast
 from gac_core.answer import THINK
 from gac_core.conversation import Conversation, Message, Prompt, as_conversation, as_messages
 from gac_core.errors import ChatTemplateError, EmptyPromptError, RequestError
-from gac_core.template import Turn, as_template_call, encode_marked, free_mark, marker, render_turns, traits_of
+from gac_core.escaping import control_spellings, encode_marked, encode_text, free_mark, marker
+from gac_core.template import Turn, as_template_call, render_turns, traits_of
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import ToolCall, describe, spell_calls, spell_result
 
@@ -44,28 +45,33 @@ def opens_thinking(tokenizer: MemberTokenizer, rendered: str) -> bool:
     return rendered.rstrip().endswith(THINK) and traits_of(tokenizer).closes
 
 
-def encode_prompt(tokenizer: MemberTokenizer, prompt: Prompt, native: bool = False) -> list[int]:
+def encode_prompt(
+    tokenizer: MemberTokenizer, prompt: Prompt, native: bool = False, parse_special: bool = False
+) -> list[int]:
     """Returns a prompt in one member's ids.
 
     A string is encoded as the tokenizer does by itself. Messages go through the member's chat template, which must end
-    with its generation prompt; words in them that spell a control token are encoded as words.
+    with its generation prompt. Words of either that spell a control token are encoded as words.
 
     Args:
         tokenizer: The member's.
         prompt: The prompt.
         native: Whether tools are told by the template itself (see `shared_format`). Default False.
+        parse_special: Whether such words become control tokens instead. Default False.
 
     Raises:
         ChatTemplateError: The member has no chat template, or its template refuses this conversation.
         EmptyPromptError: The prompt is empty.
+        RequestError: The prompt cannot be encoded, or not without control tokens.
     """
     talk = as_conversation(prompt)
     if talk is None:
         if not prompt:
             raise EmptyPromptError("the prompt is empty; give at least one character")
-        ids = tokenizer.encode_prompt(cast(str, prompt))
+        text = cast(str, prompt)
+        ids = tokenizer.encode_prompt(text) if parse_special else encode_text(tokenizer, text)
     else:
-        ids = encode_marked(tokenizer, *_render(tokenizer, talk, native))
+        ids = encode_marked(tokenizer, *_render(tokenizer, talk, native, parse_special))
     if not ids:
         raise EmptyPromptError(f"the prompt has no token for member {tokenizer.name!r}; give some visible text")
     bad = [i for i in ids if i >= tokenizer.rows]
@@ -92,18 +98,23 @@ def render(
     """
     talk = prompt if isinstance(prompt, Conversation) else Conversation(prompt)
     text, mark = _render(tokenizer, talk, native)
-    return text.replace(mark, "")
+    return text.replace(mark, "") if mark else text
 
 
-def _render(tokenizer: MemberTokenizer, talk: Conversation, native: bool) -> tuple[str, str]:
-    """The rendered conversation, and the mark that stands in what would else become a control token."""
+def _render(
+    tokenizer: MemberTokenizer, talk: Conversation, native: bool, parse_special: bool = False
+) -> tuple[str, str | None]:
+    """The rendered conversation, and the mark that stands in what would else become a control token, if any shall."""
     traits = traits_of(tokenizer)
     if native and not traits.tools:
         raise ChatTemplateError(
             tokenizer.name,
             "its chat template does not write calls of tools as <tool_call> with JSON; set tool_format='common'",
         )
-    talk, mark, plain = _guarded(tokenizer, talk)
+    mark: str | None = None
+    plain: Callable[[str], str] = str
+    if not parse_special:
+        talk, mark, plain = _guarded(tokenizer, talk)
     tools = talk.told_tools
     turns = _native_turns(talk.turns, plain) if native else _common_turns(talk)
     settings = {} if talk.enable_thinking is None else {"enable_thinking": talk.enable_thinking}
@@ -173,7 +184,7 @@ def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversati
     """
     traits = traits_of(tokenizer)
     mark = free_mark(_texts(talk))
-    plain, strict = marker(traits.control, mark), marker(traits.tags, mark)
+    plain, strict = marker(control_spellings(tokenizer), mark), marker(traits.tags, mark)
     messages = [_rewritten(m, strict if m.role in ("user", "tool") else plain) for m in talk.turns]
     tools = [
         replace(tool, description=plain(tool.description), parameters=_rewritten_json(tool.parameters, plain))

@@ -219,13 +219,17 @@ class Ensemble:
         """Returns a text in the gate's ids, without special tokens; for counting."""
         return self._intake.encode(text)
 
-    def count_tokens(self, prompt: Prompt) -> int:
+    def count_tokens(self, prompt: Prompt, parse_special: bool = False) -> int:
         """Returns how long a prompt is for the member that reads most tokens in it, chat template and tools included.
 
+        Args:
+            prompt: As in `generate`.
+            parse_special: As in `SamplingParams`. Default False.
+
         Raises:
-            RequestError: The prompt is none.
+            RequestError: The prompt is wrong.
         """
-        return self._intake.count(prompt)
+        return self._intake.count(prompt, parse_special)
 
     def check(self, params: SamplingParams) -> None:
         """Checks parameters against this ensemble, for wrappers that are told of them before there is a prompt.

@@ -59,9 +59,9 @@ class Intake:
             raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self._names)}")
         return self._names.index(gate)
 
-    def count(self, prompt: Prompt) -> int:
+    def count(self, prompt: Prompt, parse_special: bool = False) -> int:
         """Returns the tokens of a prompt for the member that reads most in it."""
-        return max(len(ids) for ids in self._encoded(prompt, self._everyone)[1].values())
+        return max(len(ids) for ids in self._encoded(prompt, self._everyone, parse_special)[1].values())
 
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]
@@ -74,7 +74,7 @@ class Intake:
         params = (params or SamplingParams()).with_overrides(overrides)
         index = self.gate(params.gate)
         threshold, members = self._participants(params, index)
-        talk, ids = self._encoded(prompt, members)
+        talk, ids = self._encoded(prompt, members, params.parse_special)
         texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
         with self._encoding:
             reply = Reply(None if talk is None else self._parser(talk, index, members))
@@ -113,13 +113,18 @@ class Intake:
         tokenizers = [self._members[member].tokenizer for member in members]
         return talk.tool_format != "common" and (talk.tool_format == "native" or shared_format(tokenizers) == "native")
 
-    def _encoded(self, prompt: Prompt, members: Sequence[int]) -> tuple[Conversation | None, dict[int, list[int]]]:
+    def _encoded(
+        self, prompt: Prompt, members: Sequence[int], parse_special: bool
+    ) -> tuple[Conversation | None, dict[int, list[int]]]:
         """The prompt as a conversation, if it is one, and in the ids of each of some members."""
         talk = as_conversation(prompt)
         with self._encoding:
             native = talk is not None and self._native(talk, members)
             told = prompt if talk is None else talk
-            return talk, {member: encode_prompt(self._members[member].tokenizer, told, native) for member in members}
+            return talk, {
+                member: encode_prompt(self._members[member].tokenizer, told, native, parse_special)
+                for member in members
+            }
 
     @staticmethod
     def _text(member: Member, ids: list[int]) -> MemberText:

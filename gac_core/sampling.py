@@ -43,6 +43,9 @@ class SamplingParams:
             where it decides alone); what it forces is written without asking any member. None (default): anything.
         drafts: Whether tokens may be drafted and checked several at once; it changes the cost, never the text. Default
             True: as the ensemble is set up.
+        parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
+            token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
+            that your own code has put control tokens into, for example by rendering a chat template.
 
     Raises:
         RequestError: A value is out of its range.
@@ -61,6 +64,7 @@ class SamplingParams:
     gate: str | None = None
     grammar: Grammar | None = None
     drafts: bool = True
+    parse_special: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
@@ -85,8 +89,9 @@ class SamplingParams:
             raise RequestError(
                 f"grammar must be a Grammar, for example Grammar.json_schema(...), not a {type(self.grammar).__name__}"
             )
-        if not isinstance(self.drafts, bool):
-            raise RequestError(f"drafts must be True or False, not {self.drafts!r}")
+        for name in ("drafts", "parse_special"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if not all(isinstance(s, str) and s for s in stop):
             raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
 

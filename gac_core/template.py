@@ -1,27 +1,24 @@
 """What a member's chat template takes, found out by rendering probes, and rendering within that.
 
-Templates are judged by what they write, never by the name of their family. Also keeps the words of a conversation from
-becoming control tokens. Knows tokenizers only through `MemberTokenizer`; knows nothing of models or requests.
+Templates are judged by what they write, never by the name of their family.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from gac_core.answer import END_THINK, THINK
-from gac_core.errors import ChatTemplateError, RequestError
+from gac_core.errors import ChatTemplateError
+from gac_core.escaping import Spellings, control_spellings
 from gac_core.jsontext import SPACE
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import CALL, END_CALL, END_RESULT, RESULT, Tool, ToolCall
 
 Turn = dict[str, Any]
-# Characters that Unicode keeps for a program's own use: one that the conversation lacks marks places in it.
-_MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 _TAGS = (CALL, END_CALL, RESULT, END_RESULT, THINK, END_THINK)
 _TOOL = Tool("xyzzy_tool", "xyzzy description", {"type": "object", "properties": {"xyzzy_key": {"type": "string"}}})
 _CALL = ToolCall("xyzzy0001", _TOOL.name, '{"xyzzy_key": "xyzzy value"}')
@@ -37,8 +34,8 @@ class Traits:
         parts: Whether it wants contents as lists of ``{"type": "text", "text": ...}``.
         tools: Whether it tells tools, calls as ``<tool_call>`` with JSON, and results by itself.
         closes: Whether it writes anything behind the last user's words.
-        control: Finds the spellings of the tokenizer's control tokens.
-        tags: Finds those, and of its other added tokens the ones that structure a conversation.
+        tags: The spellings of the tokenizer's control tokens, and of its other added tokens those that structure a
+            conversation.
     """
 
     system: bool
@@ -46,8 +43,7 @@ class Traits:
     parts: bool
     tools: bool
     closes: bool
-    control: re.Pattern[str] | None
-    tags: re.Pattern[str] | None
+    tags: Spellings
 
 
 _KNOWN: WeakKeyDictionary[MemberTokenizer, tuple[Any, Traits]] = WeakKeyDictionary()
@@ -86,8 +82,7 @@ def _probe(tokenizer: MemberTokenizer) -> Traits:
         parts=parts,
         tools=_tells_tools(tokenizer, parts),
         closes=bool(_try(tokenizer, [user], parts=parts).rpartition("xyzzy user")[2].strip()),
-        control=_finder(tokenizer, special_only=True),
-        tags=_finder(tokenizer, special_only=False),
+        tags=_tags(tokenizer),
     )
 
 
@@ -218,61 +213,13 @@ def _user_first(turns: Sequence[Turn]) -> list[Turn]:
     return [*joined[:first], {"role": "user", "content": ""}, *joined[first:]]
 
 
-# ---- words that spell control tokens
+# ---- words that structure a conversation
 
 
-def _finder(tokenizer: MemberTokenizer, special_only: bool) -> re.Pattern[str] | None:
+def _tags(tokenizer: MemberTokenizer) -> Spellings:
     source = tokenizer.hf.chat_template
     source = " ".join(source.values()) if isinstance(source, Mapping) else str(source)
-    special = set(tokenizer.hf.all_special_tokens)
-    tokens = set(special)
-    for token in tokenizer.hf.added_tokens_decoder.values():
-        structural = token.content in source or token.content in _TAGS
-        if token.special or (structural and not special_only):
-            tokens.add(token.content)
-    # White space and single letters are no structure, and cannot be taken apart.
-    spelled = sorted((token for token in tokens if len(token) > 1 and token.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, spelled))) if spelled else None
-
-
-def free_mark(texts: Iterable[str]) -> str:
-    """Returns a character that none of the texts holds.
-
-    Raises:
-        RequestError: They hold all that could be taken.
-    """
-    held = set().union(*map(set, texts))
-    mark = next((char for char in _MARKS if char not in held), None)
-    if mark is None:
-        raise RequestError(
-            "the conversation holds all of the characters U+FDD0 to U+FDEF, which stand for no text; leave them out"
-        )
-    return mark
-
-
-def marker(pattern: re.Pattern[str] | None, mark: str) -> Callable[[str], str]:
-    """Returns a function that puts a mark behind the first letter of all that a pattern finds in a text."""
-
-    def put(text: str) -> str:
-        return text if pattern is None else pattern.sub(lambda found: found[0][0] + mark + found[0][1:], text)
-
-    return put
-
-
-def encode_marked(tokenizer: MemberTokenizer, rendered: str, mark: str) -> list[int]:
-    """Encodes a rendered conversation without its marks; what holds one becomes no control token."""
-    first, *rest = rendered.split(mark)
-    ids = tokenizer.encode_rendered(first)
-    for text in rest:
-        ids += _encode_inside(tokenizer, text)
-    return ids
-
-
-def _encode_inside(tokenizer: MemberTokenizer, text: str) -> list[int]:
-    """The ids of a text in the middle of another one, where tokenizers put no space before it."""
-    for anchor in ("0", "\n", ".", "a"):
-        head = tokenizer.encode_rendered(anchor)
-        ids = tokenizer.encode_rendered(anchor + text)
-        if ids[: len(head)] == head:
-            return ids[len(head) :]
-    return tokenizer.encode_rendered(text)
+    added = [str(token.content) for token in tokenizer.hf.added_tokens_decoder.values()]
+    return Spellings(
+        [*control_spellings(tokenizer).words, *(word for word in added if word in source or word in _TAGS)]
+    )

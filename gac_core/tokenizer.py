@@ -44,6 +44,7 @@ class MemberTokenizer:
         rows: Rows of the model's output head. Ids at or past it cannot be written; default: as many as the tokenizer.
 
     Attributes:
+        control_tokens: Per id of a control token its spelling: special tokens, and added tokens that end a text.
         fingerprint: A key of its tokens and their bytes, the same wherever it was loaded from.
         token_bytes: Per id the bytes it writes, or None where it writes no text (control tokens, padding rows).
         end_ids: Every id that ends this member's text: the tokenizer's, the generation config's, and the control token
@@ -65,6 +66,9 @@ class MemberTokenizer:
         for index in self.end_ids:
             if index < len(self.token_bytes):
                 self.token_bytes[index] = None
+        self.control_tokens = {
+            i: self._added[i].content for i in sorted(self._added) if i in self._control | self.end_ids
+        }
 
     # ---- ids -> bytes
 
@@ -141,10 +145,29 @@ class MemberTokenizer:
         Raises:
             RequestError: The text holds a lone surrogate.
         """
-        ids = self._encode(text, add_special_tokens=True)
+        return self.without_end(self.encode_whole(text))
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Encodes a text with all that the tokenizer adds to it, before and after.
+
+        Raises:
+            RequestError: The text holds a lone surrogate.
+        """
+        return self._encode(text, add_special_tokens=True)
+
+    def without_end(self, ids: Sequence[int]) -> list[int]:
+        """Returns ids without those at their end that end a text."""
+        ids = list(ids)
         while ids and ids[-1] in self.end_ids and ids[-1] != self.hf.bos_token_id:
             ids.pop()
         return ids
+
+    @cached_property
+    def added_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the tokenizer puts before a text, such as its BOS, and after it."""
+        plain, full = self.encode_rendered("a"), self.encode_whole("a")
+        start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+        return tuple(full[:start]), tuple(full[start + len(plain) :])
 
     def encode_rendered(self, text: str) -> list[int]:
         """Encodes a conversation that a chat template has rendered; adds nothing, so that BOS never comes twice.

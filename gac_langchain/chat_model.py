@@ -149,7 +149,7 @@ class ChatGaC(ConfiguredChat):
         Raises:
             RequestError: A message or a tool cannot be told to the members.
         """
-        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}))
+        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}), self.parse_special)
 
     # ---- calls
 

@@ -50,6 +50,10 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             llm.invoke("The capital of France is", threshold=0.8, max_tokens=5)
             llm.batch(["The capital of France is", "The capital of Peru is"])  # one batch of the engine
 
+        Words of the text that spell control tokens, such as ``<|im_end|>``, are read as words. For texts that contain
+        control tokens on purpose, for example because your own code has rendered a chat template, set
+        ``parse_special=True``, as a field or by call, and keep what users wrote free of them.
+
     Stream:
         .. code-block:: python
 

@@ -92,6 +92,8 @@ class EnsembleSettings(BaseModel):
     logprobs: int | None = None
     grammar: Any = None
     drafts: bool = True
+    parse_special: bool = False
+    """Whether text of a prompt that spells control tokens becomes control tokens; see `gac_core.SamplingParams`."""
     streaming: bool = False
     """Whether ``invoke`` tells callbacks every token as ``stream`` does."""
     _loaded: Ensemble = PrivateAttr()

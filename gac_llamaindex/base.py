@@ -198,15 +198,20 @@ class EnsembleLLM(EnsembleFields):
 
     # ---- from a call's arguments to a request
 
-    def _params(self, overrides: Mapping[str, Any]) -> SamplingParams:
-        return request_params({name: getattr(self, name) for name in type(self).model_fields}, overrides)
+    def _params(self, overrides: Mapping[str, Any], rendered: bool = False) -> SamplingParams:
+        """The parameters of a call; control tokens count in prompts that the user's own functions have rendered."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        if values["parse_special"] is None:
+            values["parse_special"] = rendered
+        return request_params(values, overrides)
 
     def _talk(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
         """The request of a conversation."""
         unknown = set(given) - PARAMETERS - _OF_CONVERSATIONS
         if unknown:
             raise UnknownArgumentError(unknown, PARAMETERS | _OF_CONVERSATIONS)
-        params = self._params({name: value for name, value in given.items() if name in PARAMETERS})
+        sampling = {name: value for name, value in given.items() if name in PARAMETERS}
+        params = self._params(sampling, rendered=self._has_own_prompts)
         asked = {name: value for name, value in given.items() if name in _OF_CONVERSATIONS}
         if not self._has_own_prompts:
             self._require_templates(params)
@@ -223,7 +228,9 @@ class EnsembleLLM(EnsembleFields):
         known = PARAMETERS | {"enable_thinking"}
         if set(given) - known:
             raise UnknownArgumentError(set(given) - known, known)
-        params = self._params({name: value for name, value in given.items() if name in PARAMETERS})
+        # LlamaIndex formats prompts by either function.
+        rendered = self._has_own_completions or (formatted and self._has_own_prompts)
+        params = self._params({name: value for name, value in given.items() if name in PARAMETERS}, rendered)
         if not formatted and self._completes_as_chat(params):
             return self._talk([ChatMessage(role=MessageRole.USER, content=prompt)], given)
         if "enable_thinking" in given:
@@ -233,14 +240,21 @@ class EnsembleLLM(EnsembleFields):
     def _completes_as_chat(self, params: SamplingParams) -> bool:
         if self.complete_as != "auto":
             return self.complete_as == "chat"
-        shaped = self._has_own_prompts or self.completion_to_prompt is not default_completion_to_prompt
-        return not shaped and not self._ensemble.without_chat_template(params)
+        return (
+            not self._has_own_prompts
+            and not self._has_own_completions
+            and not self._ensemble.without_chat_template(params)
+        )
 
     # ---- chat templates
 
     @property
     def _has_own_prompts(self) -> bool:
         return self.messages_to_prompt is not generic_messages_to_prompt
+
+    @property
+    def _has_own_completions(self) -> bool:
+        return self.completion_to_prompt is not default_completion_to_prompt
 
     def _without_template(self) -> list[str]:
         """The members without a chat template that take part in a request with the fields' values."""

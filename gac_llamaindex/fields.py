@@ -45,6 +45,11 @@ class EnsembleFields(FunctionCallingLLM):
     stop: str | list[str] | None = Field(default=None, description="Strings that end the text.")
     logprobs: int | None = Field(default=None, description="Log-probabilities of this many tokens per position.")
     drafts: bool = Field(default=True, description="Speculative decoding; changes the cost only.")
+    parse_special: bool | None = Field(
+        default=None,
+        description="Whether text of a prompt that spells control tokens becomes control tokens. Default: only in "
+        "prompts that your messages_to_prompt or completion_to_prompt has rendered.",
+    )
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How tools are described to the members; see Conversation."
     )

@@ -60,6 +60,10 @@ class GaCLLM(PredictingLLM):
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
         complete_as: ``"chat"``, ``"text"`` or ``"auto"`` (default); see `complete`.
+        parse_special: Whether text of a prompt that spells control tokens, such as ``<|im_end|>``, becomes control
+            tokens. Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered,
+            where you gave one; keep what users wrote free of such words there. Set True where another template of
+            yours, such as ``query_wrapper_prompt``, contains control tokens.
         **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar``), by name, which each call may override;
             and what every LlamaIndex LLM has, such as ``system_prompt`` and ``callback_manager``.
 

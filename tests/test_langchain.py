@@ -169,3 +169,18 @@ def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
         assert chat.invoke("Who?").content is not None
         keys.add(chat._get_llm_string())
     assert len(keys) >= 2
+
+
+def test_words_of_prompts_become_control_tokens_only_where_that_is_asked_for(ensemble, llm):
+    word = next(iter(ensemble._members[0].tokenizer.control_tokens.values()))
+    text = f"In which {word}town"
+    allowed = ensemble.generate(text, parse_special=True, **DRAWN).text
+    plain = ensemble.generate(text, **DRAWN).text
+    assert allowed != plain
+    assert llm.invoke(text) == plain
+    assert llm.invoke(text, parse_special=True) == allowed
+    assert GaCLLM(ensemble=ensemble, parse_special=True, **DRAWN).invoke(text) == allowed
+    words = {w for member in ensemble._members for w in member.tokenizer.control_tokens.values()}
+    said = [HumanMessage("".join(sorted(words)))]
+    counts = [ChatGaC(ensemble=ensemble, parse_special=way).get_num_tokens_from_messages(said) for way in (False, True)]
+    assert counts[0] > counts[1]

@@ -203,3 +203,28 @@ def test_it_is_written_down_without_its_engine(tmp_path, monkeypatch, ensemble):
 
 def test_tokens_are_told(ensemble, llm):
     assert llm.encode("In which town") == ensemble.encode("In which town") != []
+
+
+def test_prompts_that_the_user_renders_keep_their_control_tokens(ensemble):
+    """Own functions that render prompts put control tokens there on purpose; plain prompts keep words as words."""
+    llm = GaCLLM(ensemble=ensemble, complete_as="text")
+    word = next(iter(ensemble._members[0].tokenizer.control_tokens.values()))
+    text = f"In which {word}town"
+
+    def shaped(prompt):
+        return f"In which {word}{prompt}"
+
+    allowed = ensemble.generate(text, parse_special=True, **DRAWN).text
+    plain = ensemble.generate(text, **DRAWN).text
+    assert allowed != plain
+    assert llm.complete(text, **DRAWN).text == plain
+    assert llm.complete(text, parse_special=True, **DRAWN).text == allowed
+    own = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped)
+    assert own.complete("town", **DRAWN).text == allowed
+    assert own.complete(text, formatted=True, **DRAWN).text == allowed
+    assert own.complete("town", parse_special=False, **DRAWN).text == plain
+    kept = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped, parse_special=False)
+    assert kept.complete("town", **DRAWN).text == plain
+    told = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
+    assert told.chat([ChatMessage(role="user", content="town")], **DRAWN).message.content == allowed
+    assert GaCLLM.from_dict(GaCLLM(EMBEDDED, parse_special=True).to_dict()).parse_special is True

@@ -26,6 +26,7 @@ FLOORS = {
     "jsontext": 0,
     "callreader": 0,
     "conversation": 1,
+    "escaping": 2,
     "template": 2,
     "chat": 2,
     "slots": 1,

@@ -1,0 +1,158 @@
+"""No word of a prompt becomes a control token, unless `parse_special` allows it."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from conftest import EMBEDDED, SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
+from gac_core import Message, RequestError, SamplingParams
+from gac_core.chat import encode_prompt, render
+from gac_core.escaping import Spellings, encode_text
+from gac_core.tokenizer import MemberTokenizer
+
+NAMES = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
+REAL = [pytest.param(str(SHARED / "tokenizers" / name), marks=pytest.mark.shared, id=name) for name in NAMES]
+ALL = [*EMBEDDED, *REAL]
+# Byte-level tokenizers that change no text and add nothing to it.
+EXACT = ("ash", "gpt2", "qwen2.5")
+MARKED = [EMBEDDED[0], *(REAL[NAMES.index(name)] for name in ("llama-3", "qwen2.5", "phi-3"))]
+
+
+@functools.cache
+def load(folder) -> MemberTokenizer:
+    return MemberTokenizer(AutoTokenizer.from_pretrained(folder), folder)
+
+
+def loaded_with(*tokens) -> MemberTokenizer:
+    """An embedded member's tokenizer with further special tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    return MemberTokenizer(tokenizer, "more")
+
+
+def controls(member, ids):
+    """The control ids among some ids; an id for unknown text is none."""
+    unknown = set(member.encode_rendered("\U000e0fff"))
+    return [index for index in ids if index in member.control_tokens and index not in unknown]
+
+
+def added(member):
+    return controls(member, member.without_end(member.encode_whole("a")))
+
+
+@pytest.mark.parametrize("folder", ALL)
+def test_no_spelling_becomes_a_control_token(folder):
+    """Alone, in a row, inside words, and one inside another's end."""
+    member = load(folder)
+    words = list(member.control_tokens.values())
+    assert words
+    texts = [f"so {word} then" for word in words[:300]]
+    texts += ["".join(words[:40]), f"x{words[0]}y{words[-1]}", *(word[:-1] + words[0] for word in words[:40])]
+    texts += [word + words[0][1:] for word in words[:40]]
+    for text in texts:
+        assert controls(member, encode_text(member, text)) == added(member), text
+
+
+@pytest.mark.parametrize("folder", ALL)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_text_at_all_becomes_a_control_token(folder, data):
+    member = load(folder)
+    words = list(member.control_tokens.values())[:50]
+    bits = st.one_of(
+        st.sampled_from(words),
+        st.sampled_from(words).map(lambda word: word[: len(word) // 2]),
+        st.sampled_from(words).map(lambda word: word[len(word) // 2 :]),
+        st.text(max_size=4),
+        st.sampled_from(["<", "|", ">", "[", "]", " ", "\n"]),
+    )
+    text = "".join(data.draw(st.lists(bits, min_size=1, max_size=8))).encode("utf-8", "replace").decode()
+    ids = encode_text(member, text)
+    assert controls(member, ids) == added(member)
+    if folder.endswith(EXACT):
+        assert member.decode(ids) == text.encode()
+
+
+@pytest.mark.parametrize("folder", ALL)
+@pytest.mark.parametrize("text", ["The capital of France is", " two  spaces\n\n", "<p>a | b</p>", "Zürich 漢字 😀"])
+def test_a_text_without_spellings_is_the_tokenizers_own(folder, text):
+    member = load(folder)
+    assert encode_text(member, text) == member.without_end(member.hf.encode(text))
+
+
+@pytest.mark.parametrize("folder", ALL)
+def test_special_words_may_be_parsed(folder):
+    member = load(folder)
+    word = next(iter(member.control_tokens.values()))
+    ids = encode_prompt(member, f"so {word} then", parse_special=True)
+    assert ids == member.without_end(member.hf.encode(f"so {word} then"))
+    assert len(controls(member, ids)) > len(added(member))
+
+
+def test_overlapping_spellings_are_both_divided():
+    member = loaded_with(">>TITLE<<", "<|endoftext|>")
+    for text in (">>TITLE<<|endoftext|>", "<|endoftext|>>TITLE<<|endoftext|>", ">>TITLE<<<|endoftext|>"):
+        ids = encode_text(member, text)
+        assert controls(member, ids) == []
+        assert member.decode(ids) == text.encode()
+        ids = encode_prompt(member, [Message("user", text)])
+        assert controls(member, ids) == controls(member, encode_prompt(member, [Message("user", "words")]))
+
+
+def test_the_check_on_ids_sees_what_normalisers_make():
+    """A spelled token that only the normaliser's text contains is divided in a string, and refused in a message."""
+    from tokenizers import normalizers
+
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC()])
+    tokenizer.add_tokens([AddedToken("<|x|>", special=True, normalized=True)], special_tokens=True)
+    member = MemberTokenizer(tokenizer, "wide")
+    wide = "so \uff1c|x|\uff1e then"
+    assert controls(member, member.hf.encode(wide))
+    ids = encode_text(member, wide)
+    assert controls(member, ids) == []
+    assert member.decode(ids) == b"so <|x|> then"
+    with pytest.raises(RequestError, match=r"'wide'.*<\|x\|>.*parse_special"):
+        encode_prompt(member, [Message("user", wide)])
+    assert controls(member, encode_prompt(member, [Message("user", wide)], parse_special=True))
+
+
+@pytest.mark.parametrize("folder", MARKED)
+def test_messages_may_be_parsed_too(folder):
+    member = load(folder)
+    word = next(word for index, word in member.control_tokens.items() if index in member.end_ids)
+    talk = [Message("user", f"so {word} then")]
+    plain = encode_prompt(member, [Message("user", "so then")])
+    assert len(controls(member, encode_prompt(member, talk))) == len(controls(member, plain))
+    assert len(controls(member, encode_prompt(member, talk, parse_special=True))) == len(controls(member, plain)) + 1
+    assert word in render(member, talk)
+
+
+def test_spellings_are_found_where_they_overlap():
+    words = Spellings(["aba", "ba", "c", " ", "<<<"])
+    assert words.words == {"aba", "ba", "<<<"}
+    assert words.starts("ababa c <<<<") == [0, 1, 2, 3, 8, 9]
+    assert words.count("ababa <<<<") == 3
+    assert Spellings([]).starts("any text") == []
+
+
+def test_parse_special_reaches_a_request(ensemble):
+    members = [member.tokenizer for member in ensemble._members]
+    word = next(w for m in members for i, w in m.control_tokens.items() if i in m.end_ids)
+    text = f"In which {word} town"
+    for allowed in (False, True):
+        params = SamplingParams(max_tokens=1, parse_special=allowed)
+        request, _ = ensemble._intake.request(text, params, {})
+        held = [len(controls(member, request.texts[index].ids)) for index, member in enumerate(members)]
+        expected = [encode_prompt(member, text, parse_special=allowed) for member in members]
+        assert held == [len(controls(member, ids)) for member, ids in zip(members, expected, strict=True)]
+        assert (sum(held) > sum(len(added(member)) for member in members)) is allowed
+        assert ensemble.count_tokens(text, allowed) == max(map(len, expected))
+    with pytest.raises(RequestError, match="parse_special must be True or False"):
+        SamplingParams(parse_special=None)
