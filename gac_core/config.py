@@ -139,9 +139,16 @@ class EnsembleConfig:
             union tokens compete one against the other.
         drafts: Where tokens may be drafted that are then checked several at once; changes the cost, never the text.
             ``"lookup"``: what followed the same words before, in the prompt or the text. ``"ahead"``: the gate, or the
-            cheapest member, writes on, and the others check. Default both. An empty tuple drafts nothing.
+            cheapest member, writes on, and the others check. Default both, and none with ``deterministic``. An empty
+            tuple drafts nothing. In bfloat16 and float16 see ``deterministic``.
         max_queue: Requests that may wait for their turn; more are refused. Default 1024.
         prefill_tokens: Tokens of long prompts that a member reads between two steps of what runs. Default 512.
+        deterministic: Compute each request by itself: one request per forward, prompts in fixed parts, no drafts and no
+            reuse of prompt prefixes. Texts then do not depend on what else runs or ran, in any dtype, bit for bit on
+            one machine with one number of threads; batches gain no speed. Default False: in float32 batching, drafts
+            and prefix reuse change results by rounding alone (about 1e-6, which practically never changes a text); in
+            bfloat16 and float16 they may change a token whose probability is nearly that of another one, and with it
+            all that follows. Excludes ``drafts`` and members with ``compile``.
         cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
             finished ones are kept for prompts that begin alike, and the least recently used given up beyond this.
             Running ones are never given up. 0 keeps nothing. Default 1.
@@ -157,6 +164,7 @@ class EnsembleConfig:
     max_queue: int = 1024
     prefill_tokens: int = 512
     cache_gib: float = 1.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(as_member(member) for member in self.members))
@@ -183,17 +191,31 @@ class EnsembleConfig:
         self._check_engine()
 
     def _check_engine(self) -> None:
+        if not isinstance(self.deterministic, bool):
+            raise ConfigError(f"deterministic must be True or False, not {self.deterministic!r}")
         if self.drafts is None:
-            object.__setattr__(self, "drafts", DRAFTS)
+            object.__setattr__(self, "drafts", () if self.deterministic else DRAFTS)
         if isinstance(self.drafts, str) or not set(self.drafts or ()) <= set(DRAFTS):
             raise ConfigError(f"drafts must be a list of some of {', '.join(DRAFTS)}, not {self.drafts!r}")
         object.__setattr__(self, "drafts", tuple(self.drafts or ()))
+        if self.deterministic:
+            self._check_deterministic()
         for name, least in (("max_queue", 0), ("prefill_tokens", 16)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
         if isinstance(self.cache_gib, bool) or not 0 <= self.cache_gib < math.inf:
             raise ConfigError(f"cache_gib must be a number of at least 0, not {self.cache_gib!r}")
+
+    def _check_deterministic(self) -> None:
+        if self.drafts:
+            raise ConfigError(f"deterministic=True computes no drafts, not {', '.join(self.drafts)}; give drafts=()")
+        compiled = [member.called for member in self.members if member.compile]
+        if compiled:
+            raise ConfigError(
+                f"deterministic=True runs one request per forward, but member {compiled[0]!r} has compile=True, which "
+                "batches; set it to False"
+            )
 
     @property
     def names(self) -> list[str]:

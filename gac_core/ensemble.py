@@ -55,6 +55,8 @@ class Ensemble:
     def __init__(self, members: Sequence[Member], config: EnsembleConfig) -> None:
         if [member.name for member in members] != config.names:
             raise ConfigError(f"members {[m.name for m in members]} are not those of the config: {config.names}")
+        if config.deterministic and not all(member.deterministic for member in members):
+            raise ConfigError("deterministic=True needs members that were loaded with deterministic=True")
         self.config = config
         self._members = list(members)
         self._union = UnionVocabulary([member.tokenizer for member in members])

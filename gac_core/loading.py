@@ -35,6 +35,7 @@ def load_members(config: EnsembleConfig) -> list[Member]:
             f"cuda:{index % gpus}" if gpus else "cpu",
             cache_bytes=int(config.cache_gib * 2**30),
             prefill_tokens=config.prefill_tokens,
+            deterministic=config.deterministic,
         )
         for index, member in enumerate(config.members)
     ]

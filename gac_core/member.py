@@ -17,7 +17,7 @@ from gac_core.compiled import CompiledRunner
 from gac_core.config import MemberConfig
 from gac_core.errors import ConfigError
 from gac_core.places import check_device, check_folder, load_error
-from gac_core.prefill import share
+from gac_core.prefill import share, share_parts
 from gac_core.quantization import loading_options
 from gac_core.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
@@ -74,6 +74,8 @@ class Member:
         cost: What one forward costs, in any unit that is the same for all members: the bytes of its weights.
         cache_bytes: Memory for keys and values up to which those of finished requests are kept.
         prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
+        deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
+            logits do not depend on other requests, bit for bit.
     """
 
     # Rows of up to this many tokens share one forward; padding them costs less than a second reading of the weights.
@@ -89,6 +91,7 @@ class Member:
         cost: int = 1,
         cache_bytes: int = 2**30,
         prefill_tokens: int = 512,
+        deterministic: bool = False,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -96,18 +99,19 @@ class Member:
         self.device = device
         self.cost = cost
         self._runner = runner
-        self._slots = SlotTable(runner, cache_bytes)
+        self.deterministic = deterministic
+        self._slots = SlotTable(runner, cache_bytes, reuse=not deterministic)
         self._prefill_tokens = prefill_tokens
         self._no_logits = torch.empty(0, tokenizer.rows, device=device)
 
     @classmethod
-    def load(cls, config: MemberConfig, device: str, **settings: int) -> Member:
+    def load(cls, config: MemberConfig, device: str, **settings: Any) -> Member:
         """Loads a model and its tokenizer by name or folder.
 
         Args:
             config: What to load and how.
             device: Where to put it if the config names neither device nor device_map.
-            **settings: ``cache_bytes`` and ``prefill_tokens``.
+            **settings: ``cache_bytes``, ``prefill_tokens`` and ``deterministic``.
 
         Raises:
             ModelLoadError: Something could not be loaded.
@@ -141,7 +145,7 @@ class Member:
         name: str,
         context: int | None = None,
         compile: bool = False,
-        **settings: int,
+        **settings: Any,
     ) -> Member:
         """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile.
 
@@ -151,7 +155,7 @@ class Member:
             name: What the member is called.
             context: The longest text it may read, in tokens; default what the model's config says.
             compile: Compile its forwards of a few tokens.
-            **settings: ``cache_bytes`` and ``prefill_tokens``.
+            **settings: ``cache_bytes``, ``prefill_tokens`` and ``deterministic``.
         """
         model.eval()
         head = model.get_output_embeddings()
@@ -192,7 +196,7 @@ class Member:
         errors: dict[int, Exception] = {}
         for index, chunk in enumerate(chunks):
             slot = self._slots.slot(chunk.request_id)
-            if slot is None and self._being_read(chunk, chunks[:index]):
+            if slot is None and not self.deterministic and self._being_read(chunk, chunks[:index]):
                 rows.append(Row(-1, chunk.start, (), 0))
                 continue
             try:
@@ -206,7 +210,11 @@ class Member:
             known = min(common_beginning(held, chunk.token_ids), len(chunk.token_ids) - chunk.num_logits)
             rows.append(Row(slot, chunk.start + known, chunk.token_ids[known:], chunk.num_logits))
         long = [index for index, row in enumerate(rows) if len(row.token_ids) > self.SHORT]
-        shares = share([len(rows[index].token_ids) for index in long], self._prefill_tokens)
+        lengths = [len(rows[index].token_ids) for index in long]
+        if self.deterministic:
+            shares = share_parts([rows[index].start for index in long], lengths, self._prefill_tokens)
+        else:
+            shares = share(lengths, self._prefill_tokens)
         for index, tokens in zip(long, shares, strict=True):
             row = rows[index]
             if tokens < len(row.token_ids):
@@ -236,7 +244,12 @@ class Member:
         return ChunkResult(logits if done else None, result.seconds, read, len(row.token_ids))
 
     def _groups(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Rows of similar length run together: short ones at once, longer ones by powers of two."""
+        """Rows of similar length run together: short ones at once, longer ones by powers of two.
+
+        Where results must not depend on other rows, each runs alone.
+        """
+        if self.deterministic:
+            return [[index] for index, row in enumerate(rows) if row.token_ids]
         groups: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             length = len(row.token_ids)

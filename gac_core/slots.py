@@ -48,6 +48,7 @@ class SlotTable:
         store: The storage.
         limit: Bytes that the storage may take before slots of finished requests are given up. Running requests are
             never touched, so that they alone may take more. 0 keeps nothing.
+        reuse: Whether a new text may take over the beginning of another one. Without it nothing is kept.
     """
 
     # A common beginning shorter than this is read anew; that costs no more than one token does.
@@ -55,8 +56,9 @@ class SlotTable:
     # Finished requests kept at most.
     KEPT = 64
 
-    def __init__(self, store: SlotStore, limit: int) -> None:
+    def __init__(self, store: SlotStore, limit: int, reuse: bool = True) -> None:
         self._store = store
+        self._reuse = reuse
         self._limit = limit
         self._busy: list[str] = []
         self._held: list[list[int]] = []
@@ -115,6 +117,7 @@ class SlotTable:
             return
         if clear:
             self._store.clear(slot)
+        if clear or not self._reuse:
             self._held[slot] = []
         last = len(self._busy) - 1
         self._swap(slot, last)
@@ -140,7 +143,7 @@ class SlotTable:
     def _best(self, ids: Sequence[int]) -> tuple[int | None, int]:
         """The slot with the longest common beginning, and its length; none where that is not worth it."""
         best, length = None, self.LEAST - 1
-        for slot, held in enumerate(self._held):
+        for slot, held in enumerate(self._held if self._reuse else ()):
             common = common_beginning(held, ids)
             if not self._store.can_cut and (slot < len(self._busy) or common < len(held)):
                 continue

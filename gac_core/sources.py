@@ -16,7 +16,7 @@ from gac_core.loading import ModelLike
 
 LOADING = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment"),
-    *("max_batch_size", "max_queue", "prefill_tokens", "cache_gib"),
+    *("max_batch_size", "max_queue", "prefill_tokens", "cache_gib", "deterministic"),
 )
 """The names of the settings that say how models are loaded, meet and are served, which go with models alone."""
 

@@ -75,10 +75,11 @@ class EnsembleSettings(BaseModel):
     alignment: str | None = None
     """``"token"``, the only rule; see `gac_core.EnsembleConfig`. None: the library's default."""
     max_batch_size: int | None = None
-    """Requests that run at once; this and the next three as in `gac_core.EnsembleConfig`. None: its default."""
+    """Requests that run at once; this and the next four as in `gac_core.EnsembleConfig`. None: its default."""
     max_queue: int | None = None
     prefill_tokens: int | None = None
     cache_gib: float | None = None
+    deterministic: bool | None = None
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256
@@ -183,7 +184,8 @@ class EnsembleSettings(BaseModel):
             "ensemble_threshold": config.threshold,
             "commit": config.commit,
             "alignment": config.alignment,
-            # Drafts change the cost, never the text.
+            "deterministic": config.deterministic,
+            # Drafts change the cost, but for rounding never the text.
             **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts"})},
             "threshold": ambient_threshold(self.threshold),
         }

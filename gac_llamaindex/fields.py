@@ -30,6 +30,7 @@ class EnsembleFields(FunctionCallingLLM):
     max_queue: int | None = Field(default=None, description="Requests that may wait.")
     prefill_tokens: int | None = Field(default=None, description="Prompt tokens read per step beside running requests.")
     cache_gib: float | None = Field(default=None, description="Memory per member for the KV cache, in GiB.")
+    deterministic: bool | None = Field(default=None, description="Compute each request by itself, bit for bit.")
     gate: str | None = Field(default=None, description="Name of the gate member. Default: the ensemble's.")
     threshold: float | Literal["default"] | None = Field(
         default="default",

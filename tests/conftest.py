@@ -81,7 +81,10 @@ class RealModels:
     def ensemble(self, *names: str, dtype: str = "float32", weights=None, **settings) -> Ensemble:
         """An ensemble of loaded models, to be closed by whoever asks; a name given twice is a copy of its member."""
         called = [name if name not in names[:place] else f"{name}-{place}" for place, name in enumerate(names)]
-        members = [Member.from_model(*self.pair(name, dtype), own) for name, own in zip(names, called, strict=True)]
+        alone = {"deterministic": settings.get("deterministic", False)}
+        members = [
+            Member.from_model(*self.pair(name, dtype), own, **alone) for name, own in zip(names, called, strict=True)
+        ]
         weights = weights or [1.0] * len(names)
         configs = [
             MemberConfig(self.folder(name), name=own, weight=weight, dtype=dtype)

@@ -109,7 +109,7 @@ def test_an_ensemble_comes_from_one_place(tmp_path):
 
 @pytest.mark.parametrize("wrapper", [ChatGaC, GaCLLM])
 def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
-    served = {"max_batch_size": 3, "max_queue": 5, "prefill_tokens": 64, "cache_gib": 0.25}
+    served = {"max_batch_size": 3, "max_queue": 5, "prefill_tokens": 64, "cache_gib": 0.25, "deterministic": True}
     model = wrapper(models=EMBEDDED[:1], **served)
     copy = pickle.loads(pickle.dumps(model))
     for each in (model, copy):
