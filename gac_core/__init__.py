@@ -21,21 +21,23 @@ from gac_core.errors import (
     UnwritableTextError,
 )
 from gac_core.grammar import Grammar
+from gac_core.metadata import as_metadata
 from gac_core.output import (
+    EffectiveSettings,
     FinishReason,
     MemberStats,
     OutputChunk,
     RequestOutput,
     RequestStats,
     TokenLogprob,
+    TokenStats,
     ToolCallChunk,
     Usage,
-    as_metadata,
     fold,
 )
 from gac_core.sampling import SamplingParams
 from gac_core.schema import is_recursive
-from gac_core.settings import PARAMETERS, ambient_threshold, request_params, use_threshold
+from gac_core.settings import PARAMETERS, ambient_gate, ambient_threshold, request_params, use_gate, use_threshold
 from gac_core.sources import LOADING, open_ensemble
 from gac_core.tools import InvalidToolCall, Tool, ToolCall, tell_schema
 
@@ -48,6 +50,7 @@ __all__ = [
     "ChatTemplateError",
     "ConfigError",
     "Conversation",
+    "EffectiveSettings",
     "EmptyPromptError",
     "EngineClosedError",
     "Ensemble",
@@ -72,12 +75,14 @@ __all__ = [
     "RequestStats",
     "SamplingParams",
     "TokenLogprob",
+    "TokenStats",
     "Tool",
     "ToolCall",
     "ToolCallChunk",
     "UnknownArgumentError",
     "UnwritableTextError",
     "Usage",
+    "ambient_gate",
     "ambient_threshold",
     "as_metadata",
     "fold",
@@ -85,5 +90,6 @@ __all__ = [
     "open_ensemble",
     "request_params",
     "tell_schema",
+    "use_gate",
     "use_threshold",
 ]

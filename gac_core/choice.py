@@ -26,6 +26,8 @@ class Choice:
         best: Its probability; not finite where a member's logits are not usable.
         members: The members that were asked.
         own: What each of them gives the token.
+        agreement: Share of them whose own most probable token it is; None unless there are several.
+        divergence: Their Jensen-Shannon divergence, in nats; None unless there are several.
     """
 
     combined: Tensor
@@ -33,6 +35,29 @@ class Choice:
     best: float
     members: Sequence[int]
     own: Sequence[float]
+    agreement: float | None
+    divergence: float | None
+
+    @classmethod
+    def of(cls, combined: Tensor, members: Sequence[int], facts: Sequence[float]) -> Choice:
+        """Reads what was computed of a stage.
+
+        Args:
+            combined: The distribution, shape ``[union]``.
+            members: The members that were asked.
+            facts: Token, probability, agreement, divergence and what each member gives the token; more may follow.
+        """
+        token, best, agreement, divergence, *own = facts
+        several = len(members) > 1
+        return cls(
+            combined=combined,
+            token=int(token),
+            best=best,
+            members=members,
+            own=own[: len(members)],
+            agreement=agreement if several else None,
+            divergence=divergence if several else None,
+        )
 
 
 def sure_logprob(request: Request, data: bytes | None) -> TokenLogprob | None:

@@ -129,7 +129,8 @@ class EnsembleConfig:
 
     Attributes:
         members: The members, at least one; names must differ.
-        gate: Name of the gate of thresholded mode; default the first member.
+        gate: Name of the gate of thresholded mode. Default: the member with the largest weight; among equal weights the
+            largest model; among equal sizes the first.
         threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
         max_batch_size: Requests that run at once; more wait their turn. Default 16.
         commit: How a picked token enters a member that did not choose it. ``"canonical"`` cuts the member's text anew

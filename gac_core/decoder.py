@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gac_core.aggregation import arithmetic_mean, normalise
+from gac_core.agreement import agreement, jensen_shannon
 from gac_core.choice import Choice, logprob, sure_logprob
 from gac_core.commit import Writer
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
@@ -180,19 +181,26 @@ class StepDecoder:
                 keys.append((row, stage))
                 asked.append(members)
                 combined.append(mixed)
-                facts.append(self._facts(request, mixed, told, stage, whole))
+                facts.append(self._facts(request, mixed, told, shares, stage, whole))
         if not keys:
             return {}
         width = max(len(members) for members in asked)
-        values = torch.stack([torch.nn.functional.pad(fact, (0, 2 + width - len(fact))) for fact in facts]).tolist()
+        values = torch.stack([torch.nn.functional.pad(fact, (0, 4 + width - len(fact))) for fact in facts]).tolist()
         return {
-            key: Choice(mixed, int(value[0]), value[1], members, value[2 : 2 + len(members)])
+            key: Choice.of(mixed, members, value)
             for key, mixed, members, value in zip(keys, combined, asked, values, strict=True)
         }
 
     @staticmethod
-    def _facts(request: Request, mixed: Tensor, told: Sequence[Tensor], stage: int, whole: Tensor | None) -> Tensor:
-        """The picked token, its probability and what each member gives it, float64, shape ``[2 + members]``.
+    def _facts(
+        request: Request,
+        mixed: Tensor,
+        told: Sequence[Tensor],
+        shares: Sequence[float],
+        stage: int,
+        whole: Tensor | None,
+    ) -> Tensor:
+        """What `Choice.of` reads, float64, shape ``[4 + members]``.
 
         What members give is measured by the whole that a grammar leaves of the combined mass, as the probability is.
         """
@@ -203,9 +211,12 @@ class StepDecoder:
         else:
             token = torch.tensor([sampler.pick(mixed, stage)], device=mixed.device)
         given = [part.index_select(0, token.to(part.device)).to(mixed.device) for part in (mixed, *told)]
+        compared = [torch.zeros_like(given[0])] * 2
+        if len(told) > 1:
+            compared = [agreement(told, given[1:]), jensen_shannon(told, shares, mixed)]
         if whole is not None:
             given[1:] = [part / whole for part in given[1:]]
-        return torch.cat([token.double(), *(part.double() for part in given)])
+        return torch.cat([part.double() for part in (token, given[0], *compared, *given[1:])])
 
     # ---- settling
 
@@ -270,4 +281,7 @@ class StepDecoder:
             ensembled=not alone,
             logprob=logprob(self._union, request, choice.combined, choice.token),
             chosen_by=chosen_by,
+            confidence=choice.best,
+            agreement=choice.agreement,
+            divergence=choice.divergence,
         )

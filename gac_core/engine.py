@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gac_core.decoder import Decoder
 from gac_core.errors import GaCError
 from gac_core.executor import Executor
-from gac_core.output import FinishReason, OutputChunk, RequestOutput, TokenLogprob, Usage
+from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 from gac_core.request import Picked, Request
 from gac_core.scheduler import Scheduler
 
@@ -77,40 +78,33 @@ class Engine:
                 return
 
     def _emit(self, request: Request, choice: Picked) -> Event:
-        request.stats.forced += choice.forced
-        request.stats.steps += not choice.forced
-        request.stats.steps_ensembled += choice.ensembled
+        request.stats.note(choice.token_stats)
         if request.stats.steps + request.stats.forced == 1:
             request.stats.first_token_seconds = time.perf_counter() - request.arrived
-        logprobs = None if choice.logprob is None else (choice.logprob,)
         data = choice.data
-        if data is None:
-            return self._finish(request, FinishReason.STOP, "", (), logprobs)
-        request.num_tokens += 1
-        text = request.detokenizer.push(data)
-        if request.detokenizer.stopped_by is not None:
-            return self._finish(request, FinishReason.STOP, text, (data,), logprobs)
+        chunk = OutputChunk(
+            text="" if data is None else request.detokenizer.push(data),
+            tokens=() if data is None else (data,),
+            logprobs=None if choice.logprob is None else (choice.logprob,),
+            token_stats=(choice.token_stats,) if request.params.token_stats else None,
+        )
+        request.num_tokens += len(chunk.tokens)
+        if data is None or request.detokenizer.stopped_by is not None:
+            return self._finish(request, FinishReason.STOP, chunk)
         if choice.full or request.num_tokens >= request.params.max_tokens:
-            return self._finish(request, FinishReason.LENGTH, text, (data,), logprobs)
-        return request.request_id, OutputChunk(text, (data,), logprobs)
+            return self._finish(request, FinishReason.LENGTH, chunk)
+        return request.request_id, chunk
 
     def _fail(self, request: Request, error: GaCError) -> Event:
         self._scheduler.remove(request.request_id)
         self._executor.release(request.request_id, clear=True)
         return request.request_id, error
 
-    def _finish(
-        self,
-        request: Request,
-        reason: FinishReason,
-        text: str,
-        tokens: tuple[bytes, ...],
-        logprobs: tuple[TokenLogprob, ...] | None,
-    ) -> Event:
+    def _finish(self, request: Request, reason: FinishReason, last: OutputChunk) -> Event:
         self._scheduler.remove(request.request_id)
         self._executor.release(request.request_id)
         request.stats.total_seconds = time.perf_counter() - request.arrived
-        text += request.detokenizer.flush()
+        text = last.text + request.detokenizer.flush()
         stopped_by = request.detokenizer.stopped_by
         gate = request.stats.members[request.names[request.gate]]
         output = RequestOutput(
@@ -124,5 +118,6 @@ class Engine:
             stats=request.stats,
             logprobs=None if request.params.logprobs is None else (),
             seed=request.seed if request.params.temperature > 0 else None,
+            token_stats=() if request.params.token_stats else None,
         )
-        return request.request_id, OutputChunk(text, tokens, logprobs, output)
+        return request.request_id, replace(last, text=text, output=output)

@@ -72,6 +72,7 @@ class Ensemble:
             decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
         engine = Engine(executor, decoder, config.max_batch_size)
         self._intake = Intake(members, self._union, config)
+        self._intake.defaults.log()
         self._worker = Worker(engine, config.max_batch_size + config.max_queue)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._worker.close)
@@ -186,8 +187,12 @@ class Ensemble:
 
     @property
     def gate(self) -> str:
-        """The gate of thresholded mode: the one configured, or the first member."""
-        return self.config.gate or self.names[0]
+        """Name of the gate of thresholded mode, which decides alone while it is sure.
+
+        The one configured; else the member with the largest weight, among equal weights the largest model, and among
+        equal sizes the first.
+        """
+        return self._intake.defaults.gate
 
     @property
     def context(self) -> int | None:
@@ -237,9 +242,9 @@ class Ensemble:
         """Checks parameters against this ensemble, for wrappers that are told of them before there is a prompt.
 
         Raises:
-            RequestError: The gate is no member.
+            RequestError: The gate is not a member.
         """
-        self._intake.gate(params.gate)
+        self._intake.defaults.resolve(params)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
         # Models are loaded once; who copies what holds an ensemble shares it.

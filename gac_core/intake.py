@@ -15,7 +15,8 @@ from gac_core.answer import AnswerParser
 from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, opens_thinking, render, shared_format
 from gac_core.config import EnsembleConfig
 from gac_core.constraint import Compiler
-from gac_core.errors import PromptTooLongError, RequestError
+from gac_core.effective import EnsembleDefaults
+from gac_core.errors import PromptTooLongError
 from gac_core.grammar import Grammar
 from gac_core.member import Member
 from gac_core.reply import Reply
@@ -37,8 +38,7 @@ class Intake:
         self._members = list(members)
         self._names = config.names
         self._everyone = tuple(range(len(members)))
-        self._gate = config.gate or self._names[0]
-        self._threshold = config.threshold
+        self.defaults = EnsembleDefaults(config, [member.size for member in members])
         self._compiler = Compiler(union)
         # Tokenizers are not made for several threads at once.
         self._encoding = threading.Lock()
@@ -46,18 +46,7 @@ class Intake:
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens."""
         with self._encoding:
-            return self._members[self.gate(None)].tokenizer.encode_rendered(text)
-
-    def gate(self, name: str | None) -> int:
-        """Returns which member a request's gate is; None: the ensemble's own.
-
-        Raises:
-            RequestError: No member is called so.
-        """
-        gate = name or self._gate
-        if gate not in self._names:
-            raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self._names)}")
-        return self._names.index(gate)
+            return self._members[self.defaults.index(None)].tokenizer.encode_rendered(text)
 
     def count(self, prompt: Prompt, parse_special: bool = False) -> int:
         """Returns the tokens of a prompt for the member that reads most in it."""
@@ -72,8 +61,7 @@ class Intake:
             RequestError: The prompt or an argument is wrong.
         """
         params = (params or SamplingParams()).with_overrides(overrides)
-        index = self.gate(params.gate)
-        threshold, members = self._participants(params, index)
+        index, threshold, members = self._participants(params)
         talk, ids = self._encoded(prompt, members, params.parse_special)
         texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
         with self._encoding:
@@ -89,6 +77,7 @@ class Intake:
             sampler=Sampler(params, seed),
             seed=seed,
             names=self._names,
+            settings=self.defaults.settings(params, members, index, threshold, seed),
             written=bytearray(self._members[index].tokenizer.decode(texts[index].ids)),
             constraint=None if grammar is None else self._compiler.start(grammar),
         )
@@ -100,14 +89,14 @@ class Intake:
         Raises:
             RequestError: The gate is not a member.
         """
-        _, members = self._participants(params, self.gate(params.gate))
+        _, _, members = self._participants(params)
         return [self._names[member] for member in members if not self._members[member].tokenizer.hf.chat_template]
 
-    def _participants(self, params: SamplingParams, gate: int) -> tuple[float | None, tuple[int, ...]]:
-        """A request's threshold, and the members that take part in it."""
-        threshold = self._threshold if params.threshold == "default" else params.threshold
+    def _participants(self, params: SamplingParams) -> tuple[int, float | None, tuple[int, ...]]:
+        """A request's gate and threshold, and the members that take part in it."""
+        gate, threshold = self.defaults.resolve(params)
         # At a threshold of 0 the gate decides every step, so that no other member takes part.
-        return threshold, (gate,) if threshold == 0 else self._everyone
+        return gate, threshold, (gate,) if threshold == 0 else self._everyone
 
     def _native(self, talk: Conversation, members: Sequence[int]) -> bool:
         tokenizers = [self._members[member].tokenizer for member in members]

@@ -72,6 +72,7 @@ class Member:
         context: The longest text it can read, in tokens; None for no limit.
         device: Where its logits come out.
         cost: What one forward costs, in any unit that is the same for all members: the bytes of its weights.
+        size: Parameters of its model.
         cache_bytes: Memory for keys and values up to which those of finished requests are kept.
         prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
@@ -89,6 +90,7 @@ class Member:
         context: int | None,
         device: torch.device,
         cost: int = 1,
+        size: int = 1,
         cache_bytes: int = 2**30,
         prefill_tokens: int = 512,
         deterministic: bool = False,
@@ -98,6 +100,7 @@ class Member:
         self.context = context
         self.device = device
         self.cost = cost
+        self.size = size
         self._runner = runner
         self.deterministic = deterministic
         self._slots = SlotTable(runner, cache_bytes, reuse=not deterministic)
@@ -174,6 +177,7 @@ class Member:
             context=context or limit,
             device=next(model.parameters()).device if head is None else head.weight.device,
             cost=sum(parameter.nbytes for parameter in model.parameters()),
+            size=model.num_parameters(),
             **settings,
         )
 

@@ -5,10 +5,9 @@ Plain values; knows nothing of how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
 
 from gac_core.tools import InvalidToolCall, ToolCall
 
@@ -38,6 +37,53 @@ class TokenLogprob:
     token: bytes
     logprob: float
     top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """How sure and how united the members were at one token.
+
+    Attributes:
+        token: The bytes of the chosen token; empty for the end of text.
+        confidence: Its probability in the combined distribution (the gate's where it decided alone), over what a
+            grammar allows, before temperature and cuts; 1 for a token that a grammar forced.
+        agreement: Share of the members whose own most probable token it was, over what a grammar allows; 0 to 1. None
+            unless several members were asked.
+        divergence: Jensen-Shannon divergence of the members' distributions, weighted as in the combined one, in nats:
+            0 where they are equal, at most the logarithm of the number of members. None unless several were asked.
+        ensembled: Whether all members were asked; else the gate decided alone, or a grammar forced the token.
+        forced: Whether a grammar left no other token.
+    """
+
+    token: bytes
+    confidence: float
+    agreement: float | None = None
+    divergence: float | None = None
+    ensembled: bool = True
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class EffectiveSettings:
+    """The settings that one request was answered with, whichever way they came.
+
+    Attributes:
+        threshold: None: every step was ensembled.
+        gate: Name of the gate. Without a threshold it only tells whose tokens `Usage` counts.
+        weights: Weight by name of each member that took part; they sum to one.
+        alignment: As in `EnsembleConfig`.
+        commit: As in `EnsembleConfig`.
+        temperature: As in `SamplingParams`.
+        seed: The seed used; None where nothing was drawn.
+    """
+
+    threshold: float | None = None
+    gate: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    alignment: str = "token"
+    commit: str = "canonical"
+    temperature: float = 0.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,34 +126,60 @@ class MemberStats:
 
 @dataclass
 class RequestStats:
-    """What one request cost.
+    """What one request cost, and how it was decided.
 
     Attributes:
+        settings: The threshold, gate, weights, alignment and seed that were in force.
         steps: Union tokens picked, the end of text included.
         forced: Union tokens that a grammar left no choice about, the end of text included; they cost no step.
         steps_ensembled: Steps at which all members were asked; the others the gate decided alone.
         drafted: Tokens that were guessed before they were picked.
         accepted: How many of them were right.
+        confidence: Mean of `TokenStats.confidence` over the steps; forced tokens are left out. None before the first.
+        agreement: Mean of `TokenStats.agreement` over the steps at which several members were asked. None without any.
+        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without any.
         members: Per member's name what it did.
         queued_seconds: From the request's arrival to its first step.
         first_token_seconds: From arrival to the first picked token.
         total_seconds: From arrival to the end.
     """
 
+    settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     steps: int = 0
     forced: int = 0
     steps_ensembled: int = 0
     drafted: int = 0
     accepted: int = 0
+    confidence: float | None = None
+    agreement: float | None = None
+    divergence: float | None = None
     members: dict[str, MemberStats] = field(default_factory=dict)
     queued_seconds: float = 0.0
     first_token_seconds: float = 0.0
     total_seconds: float = 0.0
+    _compared: int = field(default=0, repr=False)
+
+    def note(self, token: TokenStats) -> None:
+        """Counts a token."""
+        self.forced += token.forced
+        self.steps += not token.forced
+        self.steps_ensembled += token.ensembled
+        if not token.forced:
+            self.confidence = _mean(self.confidence, token.confidence, self.steps)
+        if token.agreement is not None and token.divergence is not None:
+            self._compared += 1
+            self.agreement = _mean(self.agreement, token.agreement, self._compared)
+            self.divergence = _mean(self.divergence, token.divergence, self._compared)
 
     @property
     def share_ensembled(self) -> float:
         """Share of the steps at which all members were asked, 0 to 1."""
         return self.steps_ensembled / self.steps if self.steps else 0.0
+
+
+def _mean(before: float | None, value: float, count: int) -> float:
+    """The mean of ``count`` values of which ``value`` is the last and ``before`` the mean of the others."""
+    return value if before is None else before + (value - before) / count
 
 
 @dataclass(frozen=True)
@@ -145,6 +217,7 @@ class RequestOutput:
         reasoning: What stood in a ``<think>`` block at the answer's beginning.
         tool_calls: The tools that the answer calls, in order.
         invalid_tool_calls: What began as a call and is none.
+        token_stats: One entry per token (and the end of text, if reached); None unless asked for.
     """
 
     request_id: str
@@ -159,6 +232,7 @@ class RequestOutput:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    token_stats: tuple[TokenStats, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +247,7 @@ class OutputChunk:
             else None.
         reasoning: New text of the reasoning.
         tool_calls: New pieces of tool calls.
+        token_stats: How sure and united the members were at each of the tokens; None unless asked for.
     """
 
     text: str
@@ -181,11 +256,13 @@ class OutputChunk:
     output: RequestOutput | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCallChunk, ...] = ()
+    token_stats: tuple[TokenStats, ...] | None = None
 
     @property
     def is_silent(self) -> bool:
         """Whether there is nothing in it to show: something is held back, or belongs to a call's frame."""
-        return not (self.text or self.reasoning or self.tool_calls or self.logprobs) and self.output is None
+        shown = self.text or self.reasoning or self.tool_calls or self.logprobs or self.token_stats
+        return not shown and self.output is None
 
 
 def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
@@ -194,46 +271,12 @@ def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
     last = parts[-1].output if parts else None
     assert last is not None, "a stream ends with its output or raises"
     logprobs = None if last.logprobs is None else tuple(entry for part in parts for entry in part.logprobs or ())
+    stats = None if last.token_stats is None else tuple(entry for part in parts for entry in part.token_stats or ())
     return replace(
         last,
         text="".join(part.text for part in parts),
         reasoning="".join(part.reasoning for part in parts),
         tokens=tuple(token for part in parts for token in part.tokens),
         logprobs=logprobs,
+        token_stats=stats,
     )
-
-
-def as_metadata(output: RequestOutput) -> dict[str, Any]:
-    """Returns what frameworks show beside an answer, as plain values that JSON can hold."""
-    stats = output.stats
-    values: dict[str, Any] = {
-        "finish_reason": output.finish_reason.value,
-        "gac": {
-            "steps": stats.steps,
-            "forced": stats.forced,
-            "steps_ensembled": stats.steps_ensembled,
-            "share_ensembled": stats.share_ensembled,
-            "drafted": stats.drafted,
-            "accepted": stats.accepted,
-            "total_seconds": stats.total_seconds,
-            "members": {name: asdict(member) for name, member in stats.members.items()},
-        },
-    }
-    if output.stopped_by is not None:
-        values["stopped_by"] = output.stopped_by
-    if output.seed is not None:
-        values["seed"] = output.seed
-    if output.logprobs is not None:
-        values["logprobs"] = {"content": [_entry(item) for item in output.logprobs]}
-    return values
-
-
-def _entry(item: TokenLogprob) -> dict[str, Any]:
-    return {
-        **_token(item.token, item.logprob),
-        "top_logprobs": [_token(token, logprob) for token, logprob in item.top],
-    }
-
-
-def _token(token: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": token.decode(errors="replace"), "bytes": list(token), "logprob": logprob}

@@ -14,7 +14,7 @@ from gac_core.constraint import Constraint
 from gac_core.detokenizer import Detokenizer
 from gac_core.draft import Tally
 from gac_core.member import Chunk
-from gac_core.output import MemberStats, RequestStats, TokenLogprob
+from gac_core.output import EffectiveSettings, MemberStats, RequestStats, TokenLogprob, TokenStats
 from gac_core.sampling import Sampler, SamplingParams
 
 
@@ -62,6 +62,7 @@ class Request:
         sampler: Picks its tokens.
         seed: Seed of the sampler.
         names: The members' names.
+        settings: What it is answered with, for its statistics.
         written: What the prompt says and what was written since, as bytes: where drafts may be found.
         constraint: Where it stands in its grammar; None without one.
         told: Per member index what it said of the next token already, while others are still reading; float32, shape
@@ -76,6 +77,7 @@ class Request:
     sampler: Sampler
     seed: int
     names: list[str]
+    settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     written: bytearray = field(default_factory=bytearray)
     constraint: Constraint | None = None
     told: dict[int, Tensor] = field(default_factory=dict)
@@ -91,9 +93,10 @@ class Request:
         self.detokenizer = Detokenizer(self.params.stop)
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
+            settings=self.settings,
             members={
                 self.names[member]: MemberStats(prompt_tokens=len(text.ids)) for member, text in self.texts.items()
-            }
+            },
         )
 
     @property
@@ -122,6 +125,7 @@ class Picked:
         chosen_by: The members that chose what becomes ids now themselves, as one token.
         forced: Whether a grammar left nothing else, so that nobody was asked.
         full: Whether a member's text is longer than it can read now, so that nothing can follow.
+        confidence: As in `TokenStats`, as are ``agreement`` and ``divergence``.
     """
 
     data: bytes | None
@@ -130,3 +134,18 @@ class Picked:
     chosen_by: frozenset[int] = frozenset()
     forced: bool = False
     full: bool = False
+    confidence: float = 1.0
+    agreement: float | None = None
+    divergence: float | None = None
+
+    @property
+    def token_stats(self) -> TokenStats:
+        """Its statistics as callers read them."""
+        return TokenStats(
+            token=self.data or b"",
+            confidence=self.confidence,
+            agreement=self.agreement,
+            divergence=self.divergence,
+            ensembled=self.ensembled,
+            forced=self.forced,
+        )

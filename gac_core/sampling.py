@@ -40,7 +40,8 @@ class SamplingParams:
             temperature and cuts.
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
             the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
-        gate: Name of the gate for this request. None (default) takes the ensemble's.
+        gate: Name of the gate for this request. None (default) takes the ensemble's (`Ensemble.gate`). Without a
+            threshold it has no effect on the text, and a warning is logged.
         grammar: What the text must look like (`gac_core.Grammar`). It restricts the combined distribution (the gate's
             where it decides alone); what it forces is written without asking any member. None (default): anything.
         drafts: Whether tokens may be drafted and checked several at once. Default True: as the ensemble is set up. In
@@ -49,6 +50,8 @@ class SamplingParams:
         parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
             token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
             that your own code has put control tokens into, for example by rendering a chat template.
+        token_stats: Give for each token how sure and how united the members were (`gac_core.TokenStats`). Default
+            False: their means over the answer only.
 
     Raises:
         RequestError: A value is out of its range.
@@ -68,6 +71,7 @@ class SamplingParams:
     grammar: Grammar | None = None
     drafts: bool = True
     parse_special: bool = False
+    token_stats: bool = False
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
@@ -92,9 +96,11 @@ class SamplingParams:
             raise RequestError(
                 f"grammar must be a Grammar, for example Grammar.json_schema(...), not a {type(self.grammar).__name__}"
             )
-        for name in ("drafts", "parse_special"):
+        for name in ("drafts", "parse_special", "token_stats"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.gate is not None and not isinstance(self.gate, str):
+            raise RequestError(f"gate must be a member's name or None, not {self.gate!r}")
         if not all(isinstance(s, str) and s for s in stop):
             raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
 

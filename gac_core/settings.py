@@ -1,6 +1,6 @@
-"""How defaults, the caller's surroundings and a call's own arguments become one request's parameters.
+"""Defaults, ambient settings and a call's own arguments as one request's parameters.
 
-What wrappers for frameworks share; knows nothing of ensembles or models.
+Shared by the wrappers for frameworks; independent of ensembles and models.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ PARAMETERS = SamplingParams.names()
 
 Threshold = float | Literal["default"] | None
 _ambient: ContextVar[tuple[Threshold] | None] = ContextVar("gac_threshold", default=None)
+_ambient_gate: ContextVar[tuple[str | None] | None] = ContextVar("gac_gate", default=None)
 
 
 @contextmanager
@@ -47,6 +48,30 @@ def ambient_threshold(otherwise: Threshold) -> Threshold:
     return otherwise if ambient is None else ambient[0]
 
 
+@contextmanager
+def use_gate(gate: str | None) -> Iterator[None]:
+    """Sets the gate of every request made within, as `use_threshold` sets the threshold.
+
+    Args:
+        gate: Name of a member; None: the ensemble's own gate. A name that is not a member is refused by the requests.
+
+    Raises:
+        RequestError: It is not a name.
+    """
+    SamplingParams(gate=gate)
+    token = _ambient_gate.set((gate,))
+    try:
+        yield
+    finally:
+        _ambient_gate.reset(token)
+
+
+def ambient_gate(otherwise: str | None) -> str | None:
+    """Returns the gate that `use_gate` set here, or another one where it did not."""
+    ambient = _ambient_gate.get()
+    return otherwise if ambient is None else ambient[0]
+
+
 def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> SamplingParams:
     """Returns the parameters of one call.
 
@@ -63,6 +88,7 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
         raise UnknownArgumentError(unknown, PARAMETERS)
     values = {name: value for name, value in defaults.items() if name in PARAMETERS}
     values["threshold"] = ambient_threshold(values.get("threshold", "default"))
+    values["gate"] = ambient_gate(values.get("gate"))
     values.update(overrides)
     values["stop"] = values.get("stop") or ()
     if isinstance(values.get("logprobs"), bool):

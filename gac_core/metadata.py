@@ -1,0 +1,54 @@
+"""An answer's statistics as plain values, for frameworks that show them beside it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from gac_core.output import RequestOutput, TokenLogprob
+
+
+def as_metadata(output: RequestOutput) -> dict[str, Any]:
+    """Returns what frameworks show beside an answer, as plain values that JSON can hold.
+
+    Under ``gac``: the fields of `EffectiveSettings`, those of `RequestStats`, and ``token_stats`` if asked for.
+    """
+    stats = output.stats
+    values: dict[str, Any] = {
+        "finish_reason": output.finish_reason.value,
+        "gac": {
+            **asdict(stats.settings),
+            "confidence": stats.confidence,
+            "agreement": stats.agreement,
+            "divergence": stats.divergence,
+            "steps": stats.steps,
+            "forced": stats.forced,
+            "steps_ensembled": stats.steps_ensembled,
+            "share_ensembled": stats.share_ensembled,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "total_seconds": stats.total_seconds,
+            "members": {name: asdict(member) for name, member in stats.members.items()},
+        },
+    }
+    if output.stopped_by is not None:
+        values["stopped_by"] = output.stopped_by
+    if output.seed is not None:
+        values["seed"] = output.seed
+    if output.token_stats is not None:
+        values["gac"]["token_stats"] = [{**asdict(item), **_token(item.token)} for item in output.token_stats]
+    if output.logprobs is not None:
+        values["logprobs"] = {"content": [_entry(item) for item in output.logprobs]}
+    return values
+
+
+def _entry(item: TokenLogprob) -> dict[str, Any]:
+    return {
+        **_token(item.token),
+        "logprob": item.logprob,
+        "top_logprobs": [{**_token(token), "logprob": logprob} for token, logprob in item.top],
+    }
+
+
+def _token(token: bytes) -> dict[str, Any]:
+    return {"token": token.decode(errors="replace"), "bytes": list(token)}
