@@ -55,8 +55,9 @@ class ChatGaC(ConfiguredChat):
         ``batch``, threads and tasks that call at the same time run as one batch. Every parameter of
         `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not known is refused.
         The threshold may also come by ``config={"configurable": {"gac_threshold": 0.8}}``, which reaches every model in
-        a chain or agent, by `gac_core.use_threshold`, or by ``chat.with_threshold(0.8)``. ``model="NAME"`` asks one
-        member alone.
+        a chain or agent, by `gac_core.use_threshold`, or by ``chat.with_threshold(0.8)``; and the gate by
+        ``gac_gate``, `gac_core.use_gate`, or ``chat.with_gate("model-b")``. ``model="NAME"`` asks one member alone,
+        whatever the configuration says.
 
     Stream:
         .. code-block:: python
@@ -90,9 +91,11 @@ class ChatGaC(ConfiguredChat):
         the system message. An answer that ``max_tokens`` cuts off is an error.
 
     Response metadata:
-        ``finish_reason``, ``model_name``, ``logprobs`` if asked for, and under ``gac`` the steps, the share of them
-        that was ensembled, drafted and accepted tokens, and what each member did. Token counts are in
-        ``usage_metadata``.
+        ``finish_reason``, ``model_name``, ``logprobs`` if asked for, and under ``gac`` the settings in force
+        (``threshold``, ``gate``, ``weights``, ``alignment``, ``commit``, ``temperature``, ``seed``), the means of
+        ``confidence``, ``agreement`` and ``divergence`` over the answer (for each token with ``token_stats=True``), the
+        steps, the share of them that was ensembled, drafted and accepted tokens, and what each member did
+        (`gac_core.RequestStats`). Token counts are in ``usage_metadata``.
     """
 
     @property

@@ -1,7 +1,6 @@
-"""The ways in on which a run's configuration reaches the chat model: its threshold, and how many calls run at once.
+"""The chat model's public methods: they take threshold and gate from a run's configuration, and bound its batches.
 
-LangChain hands ``config["configurable"]`` to a model's public methods and drops it before the model's own ones. Knows
-no messages.
+LangChain passes ``config["configurable"]`` to a model's public methods only, not to the ones that a model implements.
 """
 
 from __future__ import annotations
@@ -13,45 +12,44 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
-from gac_langchain.settings import EnsembleSettings, with_configured
+from gac_langchain.settings import EnsembleSettings
 
 
 class ConfiguredChat(EnsembleSettings, BaseChatModel):
-    """A chat model whose calls take their threshold from their run's configuration, unless they give one."""
+    """A chat model whose calls take threshold and gate from their run's configuration, unless they give them."""
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answers; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
-        return super().invoke(input, config, **with_configured(config, kwargs))
+        """Answers; ``config={"configurable": {"gac_threshold": ..., "gac_gate": ...}}`` sets threshold and gate."""
+        return super().invoke(input, config, **self._configured(config, kwargs))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """`invoke` for event loops."""
-        return await super().ainvoke(input, config, **with_configured(config, kwargs))
+        return await super().ainvoke(input, config, **self._configured(config, kwargs))
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Streams an answer; the threshold as in `invoke`."""
-        return super().stream(input, config, **with_configured(config, kwargs))
+        """Streams an answer; configuration as in `invoke`."""
+        return super().stream(input, config, **self._configured(config, kwargs))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """`stream` for event loops."""
-        async for chunk in super().astream(input, config, **with_configured(config, kwargs)):
+        async for chunk in super().astream(input, config, **self._configured(config, kwargs)):
             yield chunk
 
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Streams events of any ``version``; the threshold as in `invoke`."""
+        """Streams events of any ``version``; configuration as in `invoke`."""
         return super().stream_events(input, config, **self._of_events(config, kwargs))
 
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """`stream_events` for event loops."""
         return super().astream_events(input, config, **self._of_events(config, kwargs))
 
-    @staticmethod
-    def _of_events(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _of_events(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         # Older versions come by `astream`.
-        return with_configured(config, kwargs) if kwargs.get("version") == "v3" else kwargs
+        return self._configured(config, kwargs) if kwargs.get("version") == "v3" else kwargs
 
     def batch(
         self,

@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from gac_core import OutputChunk, RequestOutput, as_metadata, fold
 from gac_langchain.convert import to_messages
-from gac_langchain.settings import EnsembleSettings, with_configured
+from gac_langchain.settings import EnsembleSettings
 
 # What LangChain's `generate` takes for the run, not for the model.
 _OF_RUNS = ("tags", "metadata", "run_name", "run_id")
@@ -43,7 +43,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
     Invoke:
         Every parameter of `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not
-        known is refused. The threshold may also come as in `ChatGaC`.
+        known is refused. Threshold and gate may also come as in `ChatGaC`.
 
         .. code-block:: python
 
@@ -85,25 +85,25 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         return self._identity()
 
-    # ---- calls; a run's configuration holds the threshold
+    # ---- calls; a run's configuration may hold threshold and gate
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
-        """Continues a text; ``config={"configurable": {"gac_threshold": ...}}`` sets the threshold."""
-        return super().invoke(input, config, **with_configured(config, kwargs))
+        """Continues a text; ``config={"configurable": {"gac_threshold": ..., "gac_gate": ...}}`` sets those two."""
+        return super().invoke(input, config, **self._configured(config, kwargs))
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         """`invoke` for event loops."""
-        return await super().ainvoke(input, config, **with_configured(config, kwargs))
+        return await super().ainvoke(input, config, **self._configured(config, kwargs))
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
-        """Streams a continuation; the threshold as in `invoke`."""
-        return super().stream(input, config, **with_configured(config, kwargs))
+        """Streams a continuation; configuration as in `invoke`."""
+        return super().stream(input, config, **self._configured(config, kwargs))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[str]:
         """`stream` for event loops."""
-        async for piece in super().astream(input, config, **with_configured(config, kwargs)):
+        async for piece in super().astream(input, config, **self._configured(config, kwargs)):
             yield piece
 
     def batch(
@@ -123,7 +123,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
                 them all.
             **kwargs: As in `invoke`.
         """
-        shared = _shared(config, kwargs)
+        shared = self._shared(config, kwargs)
         if shared is None or return_exceptions:
             # Each is a run of its own; the engine batches what arrives together.
             configs = self._side_by_side(config, len(inputs))
@@ -139,7 +139,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> list[str]:
         """`batch` for event loops."""
-        shared = _shared(config, kwargs)
+        shared = self._shared(config, kwargs)
         if shared is None or return_exceptions:
             configs = self._side_by_side(config, len(inputs))
             return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
@@ -165,6 +165,14 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         given = {name: value for name, value in kwargs.items() if name not in _OF_RUNS}
         params = self._params(None, given)
         return self.model_copy(update={name: getattr(params, name) for name in given}), rest
+
+    def _shared(
+        self, config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The arguments of all runs of a batch; None where their configurations differ in threshold or gate."""
+        configs = config if isinstance(config, list) else [config]
+        asked = [self._configured(each, kwargs) for each in configs] or [kwargs]
+        return asked[0] if all(each == asked[0] for each in asked) else None
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         value = super()._convert_input(model_input)
@@ -219,13 +227,6 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
-
-
-def _shared(config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments of all runs of a batch; None where their configurations differ in the threshold."""
-    configs = config if isinstance(config, list) else [config]
-    asked = [with_configured(each, kwargs) for each in configs] or [kwargs]
-    return asked[0] if all(each == asked[0] for each in asked) else None
 
 
 def _chunks(stream: Iterator[OutputChunk]) -> Iterator[GenerationChunk]:

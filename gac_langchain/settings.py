@@ -19,6 +19,7 @@ from gac_core import (
     EnsembleConfig,
     SamplingParams,
     UnknownArgumentError,
+    ambient_gate,
     ambient_threshold,
     open_ensemble,
     request_params,
@@ -28,21 +29,13 @@ logger = logging.getLogger(__name__)
 
 CALL_NAMES = PARAMETERS
 """The names of a request's parameters, each a field and an argument of every call."""
-CONFIGURABLE = "gac_threshold"
-"""The key of ``config["configurable"]`` that sets the threshold of every model in a run."""
+CONFIGURABLE = {"gac_threshold": "threshold", "gac_gate": "gate"}
+"""The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters."""
 
 # What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
 _OF_SERVICES = frozenset({"api_key", "base_url", "timeout", "max_retries", "stream_usage"})
 # Where and how a member is computed, not what it says.
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
-
-
-def with_configured(config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a call's arguments with the threshold of its run's configuration, unless the call gives one itself."""
-    configurable = ensure_config(config).get("configurable", {})
-    if CONFIGURABLE in configurable and "threshold" not in kwargs:
-        return {**kwargs, "threshold": configurable[CONFIGURABLE]}
-    return dict(kwargs)
 
 
 def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) -> Any:
@@ -95,6 +88,8 @@ class EnsembleSettings(BaseModel):
     drafts: bool = True
     parse_special: bool = False
     """Whether text of a prompt that spells control tokens becomes control tokens; see `gac_core.SamplingParams`."""
+    token_stats: bool = False
+    """Whether metadata give confidence, agreement and divergence of each token; see `gac_core.TokenStats`."""
     streaming: bool = False
     """Whether ``invoke`` tells callbacks every token as ``stream`` does."""
     _loaded: Ensemble = PrivateAttr()
@@ -148,6 +143,16 @@ class EnsembleSettings(BaseModel):
         copy._params(None, {})
         return copy
 
+    def with_gate(self, gate: str | None) -> Self:
+        """Returns a copy with another gate, on the same loaded ensemble; None: the ensemble's own.
+
+        Raises:
+            RequestError: The gate is not a member.
+        """
+        # At any threshold: it may be set later.
+        self._loaded.check(self._params(None, {"gate": gate, "threshold": 0.0}))
+        return self.model_copy(update={"gate": gate})
+
     def get_token_ids(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, or as ``custom_get_token_ids`` has them."""
         own: Callable[[str], list[int]] | None = getattr(self, "custom_get_token_ids", None)
@@ -157,6 +162,17 @@ class EnsembleSettings(BaseModel):
     def model_name(self) -> str:
         """The members' names."""
         return "+".join(self._loaded.names)
+
+    def _configured(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A call's arguments with the threshold and gate of its run's configuration, unless the call gives them.
+
+        A call that asks one member alone (``model="NAME"``) takes neither.
+        """
+        configurable = ensure_config(config).get("configurable", {})
+        if kwargs.get("model") not in (None, self.model_name):
+            return dict(kwargs)
+        given = {name: configurable[key] for key, name in CONFIGURABLE.items() if key in configurable}
+        return {**given, **kwargs}
 
     def _side_by_side(self, config: RunnableConfig | list[RunnableConfig] | None, count: int) -> list[RunnableConfig]:
         """Configurations of the runs of a batch, which use all of the engine's places unless they say otherwise."""
@@ -188,4 +204,5 @@ class EnsembleSettings(BaseModel):
             # Drafts change the cost, but for rounding never the text.
             **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts"})},
             "threshold": ambient_threshold(self.threshold),
+            "gate": ambient_gate(self.gate),
         }

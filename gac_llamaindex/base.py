@@ -30,6 +30,7 @@ from gac_core import (
     RequestError,
     SamplingParams,
     UnknownArgumentError,
+    ambient_gate,
     ambient_threshold,
     open_ensemble,
     request_params,
@@ -136,6 +137,19 @@ class EnsembleLLM(EnsembleFields):
         SamplingParams(threshold=threshold)
         return self.model_copy(update={"threshold": threshold})
 
+    def with_gate(self, gate: str | None) -> Self:
+        """Returns a copy with another gate on the same loaded ensemble, as `with_threshold` does.
+
+        Args:
+            gate: Name of a member; None: the ensemble's own gate.
+
+        Raises:
+            RequestError: The gate is not a member.
+        """
+        # At any threshold: it may be set later.
+        self._ensemble.check(self._params({"gate": gate, "threshold": 0.0}))
+        return self.model_copy(update={"gate": gate})
+
     def to_payload(self) -> dict[str, Any]:
         """Returns what start events tell of this model: its metadata, members, weights, gate and threshold."""
         config = self._ensemble.config
@@ -144,7 +158,7 @@ class EnsembleLLM(EnsembleFields):
             **super().to_payload(),
             "members": list(config.names),
             "weights": [member.weight for member in config.members],
-            "gate": self.gate or self._ensemble.gate,
+            "gate": ambient_gate(self.gate) or self._ensemble.gate,
             "threshold": config.threshold if threshold == "default" else threshold,
         }
 

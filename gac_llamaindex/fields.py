@@ -51,6 +51,7 @@ class EnsembleFields(FunctionCallingLLM):
         description="Whether text of a prompt that spells control tokens becomes control tokens. Default: only in "
         "prompts that your messages_to_prompt or completion_to_prompt has rendered.",
     )
+    token_stats: bool = Field(default=False, description="Confidence and agreement of each token.")
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How tools are described to the members; see Conversation."
     )

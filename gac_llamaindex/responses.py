@@ -103,7 +103,7 @@ class CompletionReader:
 
 
 def as_raw(output: RequestOutput) -> dict[str, Any]:
-    """Returns counts, where LlamaIndex looks for them, and what else is known of an answer."""
+    """Returns token counts, where LlamaIndex looks for them, and under ``gac`` the settings in force and statistics."""
     usage = output.usage
     counts = {
         "prompt_tokens": usage.prompt_tokens,
