@@ -40,7 +40,7 @@ def spelled(tokenizer, byte_level: bool) -> list[bytes | None]:
     return out
 
 
-def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None, grammar=None):
+def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None, grammar=None, trace=None):
     """Greedy GaC.
 
     Args:
@@ -54,6 +54,7 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, c
         cutters: If given, per member a function from text to ids: a member that did not choose the token as one of its
             own gets all the text since the prompt cut anew where that can be done, else ``writers`` append.
         grammar: If given, ``grammar.start(union)`` is a matcher of llguidance over the union and the end after it.
+        trace: A list that receives at every decided step the distributions of the members asked, and the pick.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -108,6 +109,8 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, c
         if threshold is not None and mapped[0].max() >= threshold * mapped[0].sum():
             total, asked = mapped[0], 1
         pick = int(total.argmax())
+        if trace is not None:
+            trace.append(([part.numpy() for part in mapped[:asked]], pick))
         if pick == len(union):
             return out, True
         chose = [

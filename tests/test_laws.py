@@ -101,7 +101,7 @@ def test_batched_equals_alone(ensemble, threshold, temperature):
 def test_catching_up_equals_never_having_been_skipped(tokenizer):
     """After steps without it, a member gives what it would have given had it read each token as it came."""
     gate, other = (random_model(name, tokenizer, seed=seed) for name, seed in (("llama", 0), ("qwen2", 1)))
-    with ensemble_of([(gate, tokenizer), (other, tokenizer)], commit="context-free") as both:
+    with ensemble_of([(gate, tokenizer), (other, tokenizer)], commit="context-free", gate="m0") as both:
         alignments = [Alignment(both._union, member.tokenizer) for member in both._members]
         for prompt in PROMPTS:
             alone = both.generate(prompt, max_tokens=40, threshold=0.0, logprobs=0)

@@ -8,7 +8,7 @@ from gac_core import Ensemble, FinishReason
 from gac_core.chat import encode_prompt
 
 
-def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical"):
+def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical", **traced):
     tokenizers = [member.tokenizer for member in ensemble._members]
     return reference.generate(
         [pair(folder) for folder in folders],
@@ -19,6 +19,7 @@ def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical
         steps,
         threshold,
         None if commit == "context-free" else [tokenizer.cut for tokenizer in tokenizers],
+        **traced,
     )
 
 
