@@ -27,6 +27,7 @@ def spelled(tokenizer, byte_level: bool) -> list[bytes | None]:
     """The bytes of each id; None for control tokens."""
     table, out = byte_table(), []
     control = set(tokenizer.all_special_ids)
+    control |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     for i in range(len(tokenizer)):
         piece = tokenizer.convert_ids_to_tokens(i)
         if i in control:

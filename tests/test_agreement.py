@@ -92,7 +92,7 @@ def test_figures_of_an_answer_are_those_of_the_reference(ensemble, threshold, gr
     free = [entry for entry in output.token_stats if not entry.forced]
     assert len(free) == len(trace)
     for entry, want in zip(free, figures(trace), strict=True):
-        assert (entry.confidence, entry.agreement, entry.divergence) == pytest.approx(want, abs=2e-4)
+        assert (entry.confidence, entry.agreement, entry.divergence) == pytest.approx(want, abs=2e-5)
         assert entry.ensembled == (entry.agreement is not None)
     assert [entry.token for entry in output.token_stats][: len(output.tokens)] == list(output.tokens)
     stats, compared = output.stats, [entry for entry in free if entry.ensembled]
