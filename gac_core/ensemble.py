@@ -187,11 +187,7 @@ class Ensemble:
 
     @property
     def gate(self) -> str:
-        """Name of the gate of thresholded mode, which decides alone while it is sure.
-
-        The one configured; else the member with the largest weight, among equal weights the largest model, and among
-        equal sizes the first.
-        """
+        """Name of the gate of thresholded mode; where none is configured, the default of `EnsembleConfig.gate`."""
         return self._intake.defaults.gate
 
     @property
