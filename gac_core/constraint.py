@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
+from gac_core.closing import Closer
 from gac_core.errors import GrammarError
 from gac_core.grammar import Grammar
 from gac_core.vocabulary import UnionVocabulary
@@ -24,6 +26,8 @@ from gac_core.vocabulary import UnionVocabulary
 Text = bytes | None
 # Lexemes with these attributes cannot be taken back, so that nothing can be drafted on trial.
 _COUNTED = re.compile(r"\b(max_tokens|stop)\s*=")
+# Of `Budget.near`: what is kept beside what the grammar's size suggests.
+_NEAR = 48
 _QUOTED = re.compile(r"^\s*\d+ \|", re.MULTILINE)
 
 
@@ -65,6 +69,22 @@ def _culprit(grammar: Grammar) -> str:
     return f"the grammar ({grammar.kind})"
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How a grammar's texts are closed within a number of tokens.
+
+    Attributes:
+        closer: Finds what closes.
+        shortest: Tokens of the shortest text known.
+        near: Where a text's closing and this many tokens still fit, nothing is restricted: more than any one token can
+            add to the closing.
+    """
+
+    closer: Closer
+    shortest: int
+    near: int
+
+
 class Compiler:
     """Compiles grammars for one union; may be used from many threads.
 
@@ -77,18 +97,36 @@ class Compiler:
         self._lock = threading.Lock()
         self._compiled = lru_cache(maxsize=64)(self._compile)
         self._tokenizer: LLTokenizer | None = None
+        self._closer: Closer | None = None
 
-    def start(self, grammar: Grammar) -> Constraint:
+    def start(self, grammar: Grammar, max_tokens: int | None = None) -> Constraint:
         """Returns the beginning of a grammar.
+
+        Args:
+            grammar: The grammar.
+            max_tokens: Tokens that may be written, within which a grammar that closes ends its text. Default: no limit.
 
         Raises:
             GrammarError: It cannot be compiled, or asks for what cannot be enforced.
         """
         with self._lock:
             goes_back = not _COUNTED.search(grammar.source)
-            return Constraint(self._compiled(grammar).deep_copy(), self._union, goes_back)
+            matcher, budget = self._compiled(grammar)
+            started = Constraint(matcher.deep_copy(), self._union, goes_back)
+            if budget is not None and max_tokens is not None:
+                started.limit(max_tokens, budget)
+            return started
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
+    def _budget(self, grammar: Grammar, matcher: LLMatcher) -> Budget | None:
+        """How a grammar that closes is held to a budget."""
+        if not grammar.closes:
+            return None
+        if self._closer is None:
+            self._closer = Closer(self._union)
+        shortest = self._closer.closing(matcher)
+        return None if shortest is None else Budget(self._closer, len(shortest), _NEAR + len(grammar.source) // 8)
+
+    def _compile(self, grammar: Grammar) -> tuple[LLMatcher, Budget | None]:
         if self._tokenizer is None:
             wrapper = TokenizerWrapper(_Spelling(self._union))
             self._tokenizer = LLTokenizer(wrapper, slices=LLTokenizer.json_slices())
@@ -103,7 +141,7 @@ class Compiler:
                     "; no grammar can enforce that: say it otherwise (a list in place of a set), or check the answer"
                 )
             raise GrammarError(f"{_culprit(grammar)} cannot be compiled: {reason}")
-        return matcher
+        return matcher, self._budget(grammar, matcher)
 
 
 class Constraint:
@@ -113,15 +151,26 @@ class Constraint:
         matcher: At its beginning.
         union: The union vocabulary.
         goes_back: Whether tokens can be taken back, without which none are drafted.
+
+    Attributes:
+        limited: Whether the budget left fewer tokens to choose from than the grammar somewhere.
     """
 
     def __init__(self, matcher: LLMatcher, union: UnionVocabulary, goes_back: bool = True) -> None:
         self._goes_back = goes_back
         self._matcher = matcher
         self._union = union
+        self.limited = False
+        self._budget: Budget | None = None
+        self._left = 0
         self._masks: dict[tuple[bytes, ...], Tensor] = {}
+        self._restricted: set[tuple[bytes, ...]] = set()
         self._coming: Future[None] | None = None
         self._words = np.zeros((len(union) + 31) // 32, np.int32)
+
+    def limit(self, max_tokens: int, budget: Budget) -> None:
+        """Holds the text to a number of tokens, within which it is closed wherever that is possible."""
+        self._left, self._budget = max_tokens, budget
 
     def forced(self) -> list[Text]:
         """Returns the tokens that must come now whatever the members say; None is the end of text."""
@@ -135,6 +184,9 @@ class Constraint:
         """Goes on by one token that was committed."""
         self._wait()
         self._masks.clear()
+        self.limited = self.limited or () in self._restricted
+        self._restricted = {key[1:] for key in self._restricted if key[:1] == (data,)}
+        self._left -= 1
         if not self._matcher.consume_token(self._union.ids[data]):
             self._check()
 
@@ -186,13 +238,21 @@ class Constraint:
             if stage:
                 taken += self._matcher.try_consume_tokens([self._union.ids[tokens[stage - 1]]])
             if key not in self._masks:
-                self._masks[key] = self._next()
+                self._masks[key] = self._next(key)
         self._matcher.rollback(taken)
         self._check()
 
-    def _next(self) -> Tensor:
+    def _next(self, key: tuple[bytes, ...]) -> Tensor:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         bits = np.unpackbits(self._words.view(np.uint8), bitorder="little", count=len(self._union))
+        budget, left = self._budget, self._left - len(key)
+        # Nothing is restricted before; a bound that depends on the text alone keeps drafts from changing it.
+        if budget is not None and left <= budget.shortest + 3 * budget.near:
+            closed = budget.closer.restrict(self._matcher, bits, left, budget.near)
+            if closed is not bits:
+                if (closed != bits).any():
+                    self._restricted.add(key)
+                bits = closed
         return torch.from_numpy(bits).view(torch.bool)
 
     def _wait(self) -> None:

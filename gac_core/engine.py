@@ -90,7 +90,8 @@ class Engine:
         )
         request.num_tokens += len(chunk.tokens)
         if data is None or request.detokenizer.stopped_by is not None:
-            return self._finish(request, FinishReason.STOP, chunk)
+            limited = data is None and request.constraint is not None and request.constraint.limited
+            return self._finish(request, FinishReason.LENGTH if limited else FinishReason.STOP, chunk)
         if choice.full or request.num_tokens >= request.params.max_tokens:
             return self._finish(request, FinishReason.LENGTH, chunk)
         return request.request_id, chunk

@@ -26,16 +26,19 @@ class Grammar:
         lark: The grammar in llguidance's dialect of Lark.
         answer: The grammar that ``lark`` calls ``@answer``, if it does.
         tools: Of tool calls the names and the schemas of the arguments, as JSON.
+        closes: Whether the text is closed within ``max_tokens``; JSON schemas only.
     """
 
     kind: str
     lark: str
     answer: Grammar | None = None
     tools: tuple[tuple[str, str], ...] = ()
+    closes: bool = False
 
     def __repr__(self) -> str:
         # Short, but never the same for two: frameworks' caches go by it.
-        return f"Grammar(kind={self.kind!r}, digest={hashlib.sha256(self.source.encode()).hexdigest()[:16]!r})"
+        closes = ", closes=True" if self.closes else ""
+        return f"Grammar(kind={self.kind!r}, digest={hashlib.sha256(self.source.encode()).hexdigest()[:16]!r}{closes})"
 
     @property
     def source(self) -> str:
@@ -46,7 +49,7 @@ class Grammar:
         return json.dumps({"grammars": parts})
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any] | str) -> Grammar:
+    def json_schema(cls, schema: Mapping[str, Any] | str, closes: bool = False) -> Grammar:
         """A JSON text that a schema allows, spaced as ``{"a": 1, "b": [2, 3]}``.
 
         An object whose ``properties`` are listed gets no others unless the schema speaks of ``additionalProperties``:
@@ -55,12 +58,16 @@ class Grammar:
 
         Args:
             schema: A JSON schema (draft 2020-12 and older) as a mapping or as JSON.
+            closes: Whether the text is closed within the request's ``max_tokens``: as they run out, lists get no
+                further items, optional properties are left out and strings end. ``finish_reason`` is then ``"length"``.
+                A text that the schema does not let end in time is still cut off. Default False: any text may be cut
+                off.
 
         Raises:
             GrammarError: The schema is no JSON object. What a schema asks for that cannot be enforced is refused when
                 a request comes with it, before any work.
         """
-        return cls("json_schema", f"start: %json {enforceable(schema)}")
+        return cls("json_schema", f"start: %json {enforceable(schema)}", closes=closes)
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:

@@ -79,7 +79,7 @@ class Intake:
             names=self._names,
             settings=self.defaults.settings(params, members, index, threshold, seed),
             written=bytearray(self._members[index].tokenizer.decode(texts[index].ids)),
-            constraint=None if grammar is None else self._compiler.start(grammar),
+            constraint=None if grammar is None else self._compiler.start(grammar, self._budget(params, texts)),
         )
         return request, reply
 
@@ -114,6 +114,12 @@ class Intake:
                 member: encode_prompt(self._members[member].tokenizer, told, native, parse_special)
                 for member in members
             }
+
+    def _budget(self, params: SamplingParams, texts: Mapping[int, MemberText]) -> int:
+        """Tokens that may be written at most: ``max_tokens``, or fewer where a member's context ends before."""
+        contexts = {member: self._members[member].context for member in texts}
+        rooms = [context - len(texts[member].ids) for member, context in contexts.items() if context is not None]
+        return min([params.max_tokens, *rooms])
 
     @staticmethod
     def _text(member: Member, ids: list[int]) -> MemberText:

@@ -16,7 +16,8 @@ class FinishReason(str, Enum):
     """Why a text ended.
 
     ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was
-    reached. ``TOOL_CALLS``: the models ended it after calling tools.
+    reached, or a JSON text was closed early to end before (`gac_core.Grammar.json_schema`). ``TOOL_CALLS``: the models
+    ended it after calling tools.
     """
 
     STOP = "stop"

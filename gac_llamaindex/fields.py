@@ -58,6 +58,12 @@ class EnsembleFields(FunctionCallingLLM):
     enable_thinking: bool | None = Field(
         default=None, description="Whether templates that can switch reasoning do so. Default: the template's own."
     )
+    close_structures: bool = Field(
+        default=True, description="Whether structured answers are closed within max_tokens instead of cut off."
+    )
+    raise_on_structured_prediction_failure: bool = Field(
+        default=True, description="Whether structured_predict raises on a bad answer, or returns the error's text."
+    )
     complete_as: Literal["auto", "chat", "text"] = Field(
         default="auto",
         description=(

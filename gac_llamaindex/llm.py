@@ -60,6 +60,10 @@ class GaCLLM(PredictingLLM):
         deterministic: Whether each request is computed by itself, so that its text does not depend on what else runs.
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
+        close_structures: Whether structured answers are closed within ``max_tokens``; see `structured_predict`. Default
+            True.
+        raise_on_structured_prediction_failure: False: `structured_predict` returns an error's text in place of an
+            object; see there. Default True.
         complete_as: ``"chat"``, ``"text"`` or ``"auto"`` (default); see `complete`.
         parse_special: Whether text of a prompt that spells control tokens, such as ``<|im_end|>``, becomes control
             tokens. Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered,

@@ -7,15 +7,17 @@ Knows LlamaIndex's methods and events; what is asked of the models and how it is
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.bridge.pydantic import ValidationError
 from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
 from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 
+from gac_core import AnswerError
 from gac_llamaindex.base import EnsembleLLM
 from gac_llamaindex.structured import ObjectReader, Response, ask_for, read_object, told, with_schema
 
@@ -34,6 +36,12 @@ class PredictingLLM(EnsembleLLM):
     ) -> Model:
         """Answers with an object of a pydantic class; its JSON schema is enforced.
 
+        With ``close_structures`` (default) the object is closed within ``max_tokens`` and a warning is logged: as they
+        run out, lists get no further items, optional fields are left out and strings end.
+
+        With ``raise_on_structured_prediction_failure=False`` an answer that is no object of the class is returned as
+        the error's text, which `StructuredLLMRerank` with the setting of that name counts as "no document is relevant".
+
         Where ``pydantic_program_mode`` is not the default, LlamaIndex's own program of that mode is used.
 
         Args:
@@ -43,7 +51,8 @@ class PredictingLLM(EnsembleLLM):
             **prompt_args: What the prompt's variables stand for.
 
         Raises:
-            AnswerError: The answer was cut short, for example by ``max_tokens``.
+            AnswerError: The answer was cut short, by a ``max_tokens`` that is too small for any object of the class, by
+                a stop string, or by a member's context.
             GrammarError: The class's schema asks for something that cannot be enforced.
             ValidationError: A validator of the class refuses what its schema allows.
         """
@@ -59,9 +68,7 @@ class PredictingLLM(EnsembleLLM):
             response = self.chat(self._asking(output_cls, prompt, prompt_args), **asked)
         else:
             response = self.complete(self._asking_in_text(output_cls, prompt, prompt_args), formatted=True, **asked)
-        result = read_object(output_cls, response)
-        _dispatcher.event(LLMStructuredPredictEndEvent(output=result))
-        return result
+        return self._finished(output_cls, response)
 
     async def astructured_predict(
         self,
@@ -84,7 +91,16 @@ class PredictingLLM(EnsembleLLM):
         else:
             text = self._asking_in_text(output_cls, prompt, prompt_args)
             response = await self.acomplete(text, formatted=True, **asked)
-        result = read_object(output_cls, response)
+        return self._finished(output_cls, response)
+
+    def _finished(self, output_cls: type[Model], response: Response) -> Model:
+        try:
+            result = read_object(output_cls, response)
+        except (AnswerError, ValidationError) as error:
+            if self.raise_on_structured_prediction_failure:
+                raise
+            # LlamaIndex's rerankers look for the error's text in place of an object, against their own annotations.
+            return cast(Model, str(error))
         _dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
 
@@ -139,7 +155,7 @@ class PredictingLLM(EnsembleLLM):
                     yield value
 
     def _asked(self, output_cls: type[Model], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-        asked = ask_for(output_cls, llm_kwargs)
+        asked = ask_for(output_cls, llm_kwargs, self.close_structures)
         if self.metadata.is_chat_model and self.enable_thinking is None:
             # The object is the whole answer: templates that can are told to leave no room for thoughts before it.
             asked.setdefault("enable_thinking", False)

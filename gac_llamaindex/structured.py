@@ -6,6 +6,7 @@ write is what they would have written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -19,13 +20,20 @@ from pydantic_core import from_json
 from gac_core import AnswerError, Grammar, RequestError, tell_schema
 from gac_llamaindex.responses import partial_json
 
+_logger = logging.getLogger(__name__)
+
 Response = ChatResponse | CompletionResponse
 # What LlamaIndex's own programs set themselves, and take out of a caller's arguments.
 _OF_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 
 
-def ask_for(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def ask_for(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None, closes: bool) -> dict[str, Any]:
     """Returns the arguments of a call whose answer is an object of a class.
+
+    Args:
+        output_cls: The class.
+        llm_kwargs: The caller's arguments.
+        closes: Whether the object is closed within ``max_tokens``.
 
     Raises:
         RequestError: The caller gives a grammar of its own.
@@ -36,7 +44,7 @@ def ask_for(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -
         raise RequestError(
             f"structured_predict makes its grammar of {output_cls.__name__}; leave 'grammar' out of llm_kwargs"
         )
-    return {**given, "grammar": Grammar.json_schema(output_cls.model_json_schema())}
+    return {**given, "grammar": Grammar.json_schema(output_cls.model_json_schema(), closes)}
 
 
 def told(output_cls: type[BaseModel]) -> str:
@@ -54,22 +62,28 @@ def with_schema(messages: Sequence[ChatMessage], output_cls: type[BaseModel]) ->
 
 
 def read_object(output_cls: type[Model], response: Response) -> Model:
-    """Returns the object of a finished answer.
+    """Returns the object of a finished answer; logs a warning if it was closed early.
 
     Raises:
         AnswerError: The answer ended before its JSON did.
         ValidationError: The class refuses what its schema allows.
     """
     text = _text(response)
+    reason = (response.raw or {}).get("finish_reason")
     try:
         values = from_json(text)
     except ValueError as error:
-        reason = (response.raw or {}).get("finish_reason")
         raise AnswerError(
             f"the answer is no whole {output_cls.__name__}: it ended ({reason}) after {text[-40:]!r}; raise max_tokens "
             "and give no stop strings",
             text,
         ) from error
+    if reason == "length":
+        _logger.warning(
+            "the %s was closed early to end within max_tokens: lists, strings and optional fields may be incomplete; "
+            "raise max_tokens, or set close_structures=False to have an error instead",
+            output_cls.__name__,
+        )
     return output_cls.model_validate(values)
 
 

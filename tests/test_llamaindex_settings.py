@@ -13,18 +13,24 @@ from llama_index.core.base.llms.types import ChatMessage, CitableBlock, Document
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.postprocessor import StructuredLLMRerank
+from llama_index.core.schema import NodeWithScore, TextNode
+from pydantic import BaseModel
 
 from gac_core import (
+    AnswerError,
     ChatTemplateError,
     ConfigError,
     FinishReason,
     GaCError,
+    Grammar,
     OutputChunk,
     RequestError,
     RequestOutput,
     RequestStats,
     UnknownArgumentError,
     Usage,
+    tell_schema,
     use_threshold,
 )
 from gac_llamaindex import GaCLLM
@@ -222,6 +228,59 @@ def test_every_field_is_described():
     own = set(GaCLLM.model_fields) - set(FunctionCallingLLM.model_fields)
     assert len(own) > 25
     assert [name for name in own if not GaCLLM.model_fields[name].description] == []
+
+
+# ---- structured answers within max_tokens
+
+
+class Person(BaseModel):
+    """Who was there."""
+
+    age: int
+    name: str
+
+
+class Crowd(BaseModel):
+    """A list without bounds."""
+
+    people: list[Person]
+
+
+async def test_lists_without_bounds_are_closed_within_max_tokens(ensemble, caplog):
+    prompt, cut = PromptTemplate("Who was there?"), 0
+    told = f"Who was there?\n\n{tell_schema(Crowd.model_json_schema())}"
+    for seed in range(4):
+        fields = {"max_tokens": 60, "temperature": 1.5, "seed": seed}
+        llm = GaCLLM(ensemble=ensemble, **fields)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            crowd = llm.structured_predict(Crowd, prompt)
+        assert await llm.astructured_predict(Crowd, prompt) == crowd
+        assert list(llm.stream_structured_predict(Crowd, prompt))[-1] == crowd
+        unlimited = llm.chat([ChatMessage(told)], grammar=Grammar.json_schema(Crowd.model_json_schema()))
+        if unlimited.raw["finish_reason"] == "length":
+            cut += 1
+            assert "Crowd was closed early" in caplog.text
+            with pytest.raises(AnswerError, match="raise max_tokens"):
+                GaCLLM(ensemble=ensemble, close_structures=False, **fields).structured_predict(Crowd, prompt)
+    assert cut
+
+
+async def test_a_reranker_that_shall_not_raise_gets_the_error_as_text(ensemble):
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("The bridge.", "The inn.")]
+    for fields, limit in (({}, 60), ({"raise_on_structured_prediction_failure": False}, 3)):
+        llm = GaCLLM(ensemble=ensemble, max_tokens=limit, **fields)
+        select = PromptTemplate("{context_str}\n{query_str}")
+        reranker = StructuredLLMRerank(
+            llm=llm, choice_select_prompt=select, raise_on_structured_prediction_failure=False
+        )
+        ranked = reranker.postprocess_nodes(nodes, query_str=PROMPT)
+        again = await reranker.apostprocess_nodes(nodes, query_str=PROMPT)
+        assert [node.score for node in ranked] == [node.score for node in again]
+        if fields:
+            assert [node.score for node in ranked] == [0.0, 0.0]
+    with pytest.raises(AnswerError, match="raise max_tokens"):
+        GaCLLM(ensemble=ensemble, max_tokens=3).structured_predict(Crowd, PromptTemplate("Who?"))
 
 
 # ---- events and messages

@@ -39,6 +39,7 @@ FLOORS = {
     "places": 1,
     "member": 3,
     "vocabulary": 3,
+    "closing": 3,
     "constraint": 3,
     "request": 4,
     "effective": 2,
