@@ -214,15 +214,19 @@ def test_prompts_that_the_user_renders_keep_their_control_tokens(ensemble):
     def shaped(prompt):
         return f"In which {word}{prompt}"
 
-    allowed = ensemble.generate(text, parse_special=True, **DRAWN).text
-    plain = ensemble.generate(text, **DRAWN).text
+    def read(llm, prompt, **kwargs):
+        response = llm.complete(prompt, **kwargs, **DRAWN)
+        return response.text, response.raw["usage"]["prompt_tokens"]
+
+    outputs = [ensemble.generate(text, parse_special=parse, **DRAWN) for parse in (True, False)]
+    allowed, plain = [(output.text, output.usage.prompt_tokens) for output in outputs]
     assert allowed != plain
-    assert llm.complete(text, **DRAWN).text == plain
-    assert llm.complete(text, parse_special=True, **DRAWN).text == allowed
+    assert read(llm, text) == plain
+    assert read(llm, text, parse_special=True) == allowed
     own = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped)
-    assert own.complete("town", **DRAWN).text == allowed
-    assert own.complete(text, formatted=True, **DRAWN).text == allowed
-    assert own.complete("town", parse_special=False, **DRAWN).text == plain
+    assert read(own, "town") == allowed
+    assert read(own, text, formatted=True) == allowed
+    assert read(own, "town", parse_special=False) == plain
     kept = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped, parse_special=False)
     assert kept.complete("town", **DRAWN).text == plain
     told = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
