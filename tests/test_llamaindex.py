@@ -228,7 +228,7 @@ def test_prompts_that_the_user_renders_keep_their_control_tokens(ensemble):
     assert read(own, text, formatted=True) == allowed
     assert read(own, "town", parse_special=False) == plain
     kept = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped, parse_special=False)
-    assert kept.complete("town", **DRAWN).text == plain
+    assert read(kept, "town") == plain
     told = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
     assert told.chat([ChatMessage(role="user", content="town")], **DRAWN).message.content == allowed
     assert GaCLLM.from_dict(GaCLLM(EMBEDDED, parse_special=True).to_dict()).parse_special is True
