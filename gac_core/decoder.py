@@ -191,8 +191,8 @@ class StepDecoder:
             for key, mixed, members, value in zip(keys, combined, asked, values, strict=True)
         }
 
-    @staticmethod
     def _facts(
+        self,
         request: Request,
         mixed: Tensor,
         told: Sequence[Tensor],
@@ -209,7 +209,7 @@ class StepDecoder:
         if sampler.greedy or not bool(torch.isfinite(mixed[0])):
             token = mixed.argmax(keepdim=True)
         else:
-            token = torch.tensor([sampler.pick(mixed, stage)], device=mixed.device)
+            token = torch.tensor([sampler.pick(mixed, self._union.keys(mixed.device), stage)], device=mixed.device)
         given = [part.index_select(0, token.to(part.device)).to(mixed.device) for part in (mixed, *told)]
         compared = [torch.zeros_like(given[0])] * 2
         if len(told) > 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -219,14 +218,15 @@ class Sampler:
         """Whether the most probable token is picked, the smallest id among equals, without a random number."""
         return self._params.temperature == 0
 
-    def pick(self, probs: Tensor, ahead: int = 0) -> int:
+    def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> int:
         """Returns the picked index of a distribution of shape ``[vocabulary]``.
 
         Greedy ties go to the smallest index. A draw is decided by random numbers that depend on the seed, the place of
-        the token in the text and the token alone (see `race`).
+        the token in the text and the token's key alone (see `race`).
 
         Args:
             probs: The distribution.
+            keys: A number per token, int64, shape ``[vocabulary]``: `UnionVocabulary.keys`.
             ahead: Which token after those that `advance` has passed is picked: 0 is the next one.
         """
         params = self._params
@@ -240,14 +240,14 @@ class Sampler:
         probs = keep_top_p(probs, params.top_p)
         if params.min_p > 0:
             probs = keep_min_p(probs, params.min_p)
-        return race(probs, self._seed, self._place + ahead)
+        return race(probs, keys, self._seed, self._place + ahead)
 
     def advance(self) -> None:
         """Goes on to the next token's random numbers."""
         self._place += 1
 
 
-def race(probs: Tensor, seed: int, place: int) -> int:
+def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> int:
     """Draws an index: the first arrival where index i arrives at a random time with the rate ``probs[i]``.
 
     This is the Gumbel-max trick. Two distributions that differ by a total variation of d give different indices with
@@ -256,31 +256,32 @@ def race(probs: Tensor, seed: int, place: int) -> int:
 
     Args:
         probs: Shape ``[vocabulary]``, float64; need not sum to one.
+        keys: A number per index, int64, shape ``[vocabulary]``.
         seed: Any whole number.
         place: Which token of a text is drawn, 0 or more.
     """
-    return int((probs / exponentials(probs.numel(), seed, place, probs.device)).argmax())
+    return int((probs / exponentials(keys, seed, place)).argmax())
 
 
-def exponentials(size: int, seed: int, place: int, device: torch.device) -> Tensor:
-    """Returns exponentially distributed numbers, float64, shape ``[size]``, the same on every device up to rounding.
+def exponentials(keys: Tensor, seed: int, place: int) -> Tensor:
+    """Returns exponentially distributed numbers, float64, shape ``[vocabulary]``, alike on every device up to rounding.
 
-    Number i is a function of (seed, place, i) alone: SplitMix64 (Steele et al. 2014), started at a digest of the first
-    two.
+    Number i is a function of (seed, place, keys[i]) alone: the mixing function of SplitMix64 (Steele et al. 2014) over
+    the key and a digest of the first two.
+
+    Args:
+        keys: Different numbers, int64, shape ``[vocabulary]``.
+        seed: Any whole number.
+        place: Which token of a text is drawn, 0 or more.
     """
-    key = int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little", signed=True)
-    bits = _weyl(size, device) + key
+    start = int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little", signed=True)
+    bits = keys + start
     spare = torch.empty_like(bits)
     bits.bitwise_xor_(_shifted(bits, 30, spare)).mul_(_signed(0xBF58476D1CE4E5B9))
     bits.bitwise_xor_(_shifted(bits, 27, spare)).mul_(_signed(0x94D049BB133111EB))
     bits.bitwise_xor_(_shifted(bits, 31, spare))
     # 52 bits and a half, so that neither 0 nor 1 comes out.
     return _shifted(bits, 12, spare).double().add_(0.5).mul_(2.0**-52).log_().neg_()
-
-
-@lru_cache(maxsize=8)
-def _weyl(size: int, device: torch.device) -> Tensor:
-    return torch.arange(1, size + 1, device=device).mul_(_signed(0x9E3779B97F4A7C15))
 
 
 def _signed(bits: int) -> int:

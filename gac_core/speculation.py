@@ -192,5 +192,5 @@ class SpeculativeDecoder(StepDecoder):
             if sampler.greedy or not bool(probs.sum() > 0):
                 tokens.append(probs.argmax(keepdim=True).cpu())
             else:
-                tokens.append(torch.tensor([sampler.pick(probs, stage)]))
+                tokens.append(torch.tensor([sampler.pick(probs, self._union.keys(probs.device), stage)]))
         return {row: self._union.data(token) for row, token in zip(told, torch.cat(tokens).tolist(), strict=True)}

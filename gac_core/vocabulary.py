@@ -5,7 +5,7 @@ GaC, section 3.2: the mapping matrices of the paper, kept here as index vectors.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -43,6 +43,7 @@ class UnionVocabulary:
             table_cache.store(key, stored)
         self.tokens = [data for data in table_cache.unpack(stored) if data is not None]
         self.end_id = len(self.tokens)
+        self._keys: dict[torch.device, Tensor] = {}
         self._columns = {id(each): stored[f"columns{index}"] for index, each in enumerate(tokenizers)}
 
     @staticmethod
@@ -61,6 +62,17 @@ class UnionVocabulary:
         """The id of each token's bytes."""
         return {data: index for index, data in enumerate(self.tokens)}
 
+    def keys(self, device: torch.device) -> Tensor:
+        """Returns a number per entry that depends on its bytes alone, int64, shape ``[len(self)]``.
+
+        Draws are decided by them, so that a member's sampled text does not depend on the union it is part of.
+        """
+        if device not in self._keys:
+            texts = [*self.tokens, b"\xff<end>"]
+            digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+            self._keys[device] = torch.from_numpy(np.frombuffer(digests, np.int64).copy()).to(device)
+        return self._keys[device]
+
     def columns(self, tokenizer: MemberTokenizer) -> Tensor:
         """Returns per row of a member's output head its union id, int64, shape ``[rows]``; -1 where it has none."""
         return torch.from_numpy(self._columns[id(tokenizer)]).long()
@@ -71,15 +83,6 @@ class UnionVocabulary:
     def data(self, union_id: int) -> bytes | None:
         """Returns a token's bytes, or None for the end of text."""
         return None if union_id == self.end_id else self.tokens[union_id]
-
-    def starting_with(self, prefix: bytes) -> tuple[int, int]:
-        """Returns the range of ids whose tokens start with some bytes: the first, and one past the last."""
-        low = bisect_left(self.tokens, prefix)
-        if not prefix:
-            return low, len(self.tokens)
-        # The next byte string that does not start with the prefix: its last byte that can grow, grown by one.
-        stem = prefix.rstrip(b"\xff")
-        return low, bisect_left(self.tokens, stem[:-1] + bytes([stem[-1] + 1])) if stem else len(self.tokens)
 
 
 class Alignment:

@@ -56,3 +56,14 @@ def test_alone_and_together_share_a_batch(ensemble):
     with ThreadPoolExecutor(len(asked)) as pool:
         got = list(pool.map(lambda each: ensemble.generate(QUESTION, max_tokens=20, **each).tokens, asked))
     assert got == want
+
+
+def test_a_sampled_text_does_not_depend_on_the_members_that_take_no_part(ensemble):
+    """Also where they have other tokens: random numbers belong to a token's bytes, not to its place in the union."""
+    asked = {"max_tokens": 20, "temperature": 1.0, "seed": 4}
+    with ensemble_of([pair(EMBEDDED[1])]) as one:
+        want = [one.generate(QUESTION, **{**asked, "seed": seed}).tokens for seed in range(4)]
+    got = [
+        ensemble.generate(QUESTION, gate="birch", threshold=0.0, **{**asked, "seed": seed}).tokens for seed in range(4)
+    ]
+    assert got == want

@@ -22,6 +22,7 @@ from gac_core.sampling import (
 )
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0], dtype=torch.float64)
+KEYS = torch.tensor([3**39, -(5**26), 7, 2**61 + 9, -1])
 
 
 def close(got, want):
@@ -47,10 +48,10 @@ def test_repetition_divides_positive_and_multiplies_negative_logits():
     assert got.tolist() == [1.0, -4.0, 1.0]
 
 
-def splitmix(seed, place, index):
-    """Number ``index`` of `exponentials`, in plain integers."""
+def splitmix(seed, place, key):
+    """The number of `exponentials` that belongs to a key, in plain integers."""
     word = int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little")
-    word = (word + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    word = (word + key) % 2**64
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
     word ^= word >> 31
@@ -59,23 +60,24 @@ def splitmix(seed, place, index):
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**70])
 def test_random_numbers_are_a_function_of_seed_place_and_token(seed):
-    for size in (5, 300):
-        got = exponentials(size, seed, 3, torch.device("cpu"))
-        assert got.tolist() == pytest.approx([splitmix(seed, 3, index) for index in range(size)], rel=1e-12)
+    keys = [-(2**63), -5, 0, 1, 2**40, 2**63 - 1]
+    got = exponentials(torch.tensor(keys), seed, 3)
+    assert got.tolist() == pytest.approx([splitmix(seed, 3, key) for key in keys], rel=1e-12)
 
 
 def test_rounding_does_not_change_draws():
     """Flat distributions over a large vocabulary, of which inverting the cumulative changed 3 draws."""
     generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(2**62, (20_000,), generator=generator)
     for place in range(400):
         logits = 2 * torch.randn(20_000, generator=generator)
         rounded = logits + 3e-5 * torch.randn(20_000, generator=generator)
         one, other = (torch.softmax(each, -1).double() for each in (logits, rounded))
-        assert race(one, 7, place) == race(other, 7, place)
+        assert race(one, keys, 7, place) == race(other, keys, 7, place)
 
 
 def draw(sampler):
-    token = sampler.pick(P.float())
+    token = sampler.pick(P.float(), KEYS)
     sampler.advance()
     return token
 
@@ -92,13 +94,13 @@ def test_samples_follow_the_distribution(seed):
 
 
 def test_samples_of_many_seeds_follow_the_distribution():
-    counts = torch.bincount(torch.tensor([race(P, seed, 0) for seed in range(8000)]), minlength=5).double()
+    counts = torch.bincount(torch.tensor([race(P, KEYS, seed, 0) for seed in range(8000)]), minlength=5).double()
     wanted = 8000 * P[:4]
     assert float(((counts[:4] - wanted) ** 2 / wanted).sum()) < 16.3
 
 
 def test_greedy_takes_the_first_of_equals():
-    assert Sampler(SamplingParams(), 0).pick(torch.tensor([0.1, 0.45, 0.45])) == 1
+    assert Sampler(SamplingParams(), 0).pick(torch.tensor([0.1, 0.45, 0.45]), KEYS[:3]) == 1
 
 
 def test_the_mean_is_weighted():
