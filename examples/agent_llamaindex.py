@@ -1,8 +1,8 @@
 """A LlamaIndex agent on an ensemble: a `FunctionAgent` that looks something up and answers from what it found.
 
-The embedded models were trained to answer from passages, not to use tools: the first call is therefore asked for
-(``initial_tool_choice``), a grammar keeps it valid, and what they make of its result says little. Give ``--models`` of
-your own for an agent that thinks.
+The embedded models were trained to answer from passages, not to use tools. The first call is therefore required
+(``initial_tool_choice``), a grammar keeps it valid, and the answers mean little. Give ``--models`` of your own, such as
+instruction models of half a billion parameters, for an agent that finds the answer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pydantic import create_model
 from retrieval import SYSTEM, arguments, read_documents
 from transformers.utils import logging as transformers_logging
 
-from gac_core import use_threshold
+from gac_core import GaCError, use_threshold
 from gac_llamaindex import GaCLLM
+
+MAX_STEPS = 4
 
 
 def build_agent(llm: GaCLLM, texts: dict[str, str]) -> FunctionAgent:
@@ -31,12 +33,19 @@ def build_agent(llm: GaCLLM, texts: dict[str, str]) -> FunctionAgent:
     schema = create_model("LookUp", chapter=(Literal[chapters], ...))
     described = "Reads the first lines of a chapter of the handbook."
     tool = FunctionTool.from_defaults(look_up, description=described, fn_schema=schema)
-    return FunctionAgent(llm=llm, tools=[tool], system_prompt=SYSTEM, initial_tool_choice="look_up")
+    return FunctionAgent(
+        llm=llm,
+        tools=[tool],
+        system_prompt=SYSTEM,
+        initial_tool_choice="look_up",
+        # Models that never stop calling tools are asked for an answer without tools in the end.
+        early_stopping_method="generate",
+    )
 
 
 async def ask(agent: FunctionAgent, question: str) -> None:
     """Runs the agent and prints what it does while it does it."""
-    handler = agent.run(question)
+    handler = agent.run(question, max_iterations=MAX_STEPS)
     async for event in handler.stream_events():
         if isinstance(event, ToolCallResult):
             print(f"call: {event.tool_name}({event.tool_kwargs}) -> {str(event.tool_output)[:60]}...")
@@ -49,12 +58,15 @@ def main() -> None:
     """Asks the agent."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
-    llm = GaCLLM(args.models, dtype=args.dtype, max_tokens=args.max_tokens)
+    llm = GaCLLM(args.models, weights=args.weights, dtype=args.dtype, max_tokens=args.max_tokens)
     agent = build_agent(llm, read_documents(args.documents))
     # An agent passes no arguments on to its model; the threshold that is set around it reaches every step.
     with use_threshold(args.threshold):
         for question in args.question or ["In which town is the Delkus Bridge?"]:
-            asyncio.run(ask(agent, question))
+            try:
+                asyncio.run(ask(agent, question))
+            except GaCError as error:
+                raise SystemExit(f"the agent did not come to an answer: {error}") from error
 
 
 if __name__ == "__main__":

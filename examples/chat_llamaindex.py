@@ -30,7 +30,8 @@ def main() -> None:
     """Asks every question in one conversation."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
-    llm = GaCLLM(args.models, dtype=args.dtype, threshold=args.threshold, max_tokens=args.max_tokens)
+    settings = {"threshold": args.threshold, "max_tokens": args.max_tokens}
+    llm = GaCLLM(args.models, weights=args.weights, dtype=args.dtype, **settings)
     chat = build_chat(llm, read_documents(args.documents), args.passages)
     for question in questions(args.question, args.documents):
         print(f"Q: {question.text}\n   ", end="")

@@ -57,7 +57,7 @@ def main() -> None:
     args = arguments(__doc__ or "")
     console = Console()
     transformers_logging.disable_progress_bar()
-    ensemble = Ensemble.load(args.models, dtype=args.dtype)
+    ensemble = Ensemble.load(args.models, weights=args.weights, dtype=args.dtype)
     chat = ChatGaC(ensemble=ensemble, max_tokens=args.max_tokens)
     retriever = build_retriever(args.documents, args.passages)
     prompt = ChatPromptTemplate([("system", SYSTEM), ("human", USER)])

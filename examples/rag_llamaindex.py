@@ -63,7 +63,7 @@ def main() -> None:
     """Asks every question and prints answers with their sources."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
-    with Ensemble.load(args.models, dtype=args.dtype) as ensemble:
+    with Ensemble.load(args.models, weights=args.weights, dtype=args.dtype) as ensemble:
         llm = GaCLLM(ensemble=ensemble, threshold=args.threshold, max_tokens=args.max_tokens)
         engine = build_engine(llm, read_documents(args.documents), args.passages)
         for question in questions(args.question, args.documents):

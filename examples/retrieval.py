@@ -27,6 +27,7 @@ def arguments(description: str) -> argparse.Namespace:
     """Reads the command line that both examples share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", nargs="+", default=EMBEDDED, help="folders or hub names (default: the embedded)")
+    parser.add_argument("--weights", nargs="+", type=float, help="one per model (default: 1 each)")
     parser.add_argument("--documents", type=Path, default=HERE / "handbook", help="folder of .md and .txt files")
     parser.add_argument("--question", action="append", help="ask this instead of the handbook's questions; repeatable")
     parser.add_argument("--threshold", type=float, default=0.5, help="the gate decides alone at or above it")

@@ -32,7 +32,8 @@ def main() -> None:
     """Reads an object from the first passage in three ways."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
-    llm = GaCLLM(args.models, dtype=args.dtype, threshold=args.threshold, max_tokens=args.max_tokens)
+    settings = {"threshold": args.threshold, "max_tokens": args.max_tokens}
+    llm = GaCLLM(args.models, weights=args.weights, dtype=args.dtype, **settings)
     passage = next(iter(read_documents(args.documents).values())).split("\n\n")[0]
     print("passage:", passage)
     print("object:", repr(llm.structured_predict(Bridge, PROMPT, passage=passage)))

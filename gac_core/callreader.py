@@ -1,37 +1,27 @@
-"""One call of a tool, read as it is written: its name, its arguments, and whether it is a call at all.
-
-Knows nothing of what stands around it.
-"""
+"""Incremental readers of one tool call: its name, its arguments, and whether it is valid."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
 
 from gac_core.jsontext import SPACE, Expect, ObjectScanner
+from gac_core.pieces import CallPiece
 from gac_core.tools import END_CALL, InvalidToolCall, ToolCall, is_object
 
-
-@dataclass(frozen=True)
-class CallPiece:
-    """A piece of a call.
-
-    Attributes:
-        index: Which call of the answer it belongs to, from 0; calls that turn out invalid count.
-        id: The call's id, on its first piece; else None.
-        name: The tool's name, on the first piece; else None.
-        arguments: New text of the arguments' JSON, exactly as written; may be empty on the first piece.
-    """
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
+UNREADABLE = "the arguments cannot be read as a JSON object"
+_ARGUMENTS = ("arguments", "parameters")
 
 
-class CallReader:
+def new_call_id() -> str:
+    """Returns an id for a call."""
+    return f"call_{uuid.uuid4().hex}"
+
+
+class TaggedCallReader:
     """Reads one call, from behind its opening tag to its closing one.
+
+    The arguments are the value of ``arguments`` or of ``parameters``.
 
     Args:
         index: Which call of the answer it is.
@@ -41,7 +31,7 @@ class CallReader:
     def __init__(self, index: int, names: frozenset[str]) -> None:
         self.index = index
         self._names = names
-        self._id = f"call_{uuid.uuid4().hex}"
+        self._id = new_call_id()
         self._scanner = ObjectScanner()
         self._body: list[str] = []
         self._error: str | None = None
@@ -52,8 +42,14 @@ class CallReader:
         self._spans: dict[str, tuple[int, int]] = {}
         self._name: str | None = None
         self._begun: int | None = None
+        self._arguments = ""
         self._told = False
         self._sent = 0
+
+    @property
+    def name(self) -> str | None:
+        """The tool's name, once it is known."""
+        return self._name
 
     def push(self, char: str) -> bool:
         """Reads a character; True if it ends the closing tag."""
@@ -72,7 +68,7 @@ class CallReader:
             return []
         new = ""
         if self._begun is not None:
-            end = self._spans.get("arguments", (0, len(self._body)))[1]
+            end = self._spans.get(self._arguments, (0, len(self._body)))[1]
             new = "".join(self._body[self._begun + self._sent : end])
             self._sent += len(new)
         if self._told and not new:
@@ -92,7 +88,7 @@ class CallReader:
             raw = raw[: -len(END_CALL)]
         error = self._error or error
         if error is None:
-            span = self._spans.get("arguments")
+            span = self._spans.get(self._arguments)
             if span is not None:
                 raw = "".join(self._body[slice(*span)])
             error = self._lacks(raw)
@@ -107,10 +103,10 @@ class CallReader:
             return "it has no name"
         if self._name not in self._names:
             return f"there is no tool {self._name!r}; tools are: {', '.join(sorted(self._names))}"
-        if "arguments" not in self._spans:
+        if self._arguments not in self._spans:
             return "it has no arguments"
         # Python reads no integer of several thousand digits.
-        return None if is_object(arguments) else "the arguments cannot be read as a JSON object"
+        return None if is_object(arguments) else UNREADABLE
 
     def _close(self, char: str) -> bool:
         """Looks for the closing tag: straight behind the object, or anywhere once the call is broken."""
@@ -140,8 +136,10 @@ class CallReader:
 
     def _begin(self, place: int, is_value: bool, char: str) -> None:
         self._since = place
-        if is_value and self._key == "arguments":
-            self._begun = place
+        if is_value and self._key in _ARGUMENTS:
+            if self._begun is not None:
+                raise ValueError(f"it has both {' and '.join(_ARGUMENTS)}")
+            self._begun, self._arguments = place, self._key
             if char != "{":
                 raise ValueError("the arguments are no object")
 
@@ -160,3 +158,65 @@ class CallReader:
                 raise ValueError(f"the name is no string but {name!r}")
             self._name = name
         self._since = None
+
+
+class BareCallReader:
+    """Reads the arguments of a call without tags, and the braces that close it.
+
+    Args:
+        index: Which call of the answer it is.
+        name: The tool's name.
+        braces: How many braces follow the arguments.
+    """
+
+    def __init__(self, index: int, name: str, braces: int) -> None:
+        self.index = index
+        self.name = name
+        self._id = new_call_id()
+        self._braces = braces
+        self._scanner = ObjectScanner()
+        self._body: list[str] = []
+        self._length: int | None = None
+        self._error: str | None = None
+        self._sent: int | None = None
+
+    def push(self, char: str) -> bool:
+        """Reads a character; True if it ends the call."""
+        self._body.append(char)
+        if self._error is not None:
+            return False
+        if self._length is not None:
+            self._braces -= char == "}"
+            if char not in SPACE and char != "}":
+                self._error = f"{char!r} stands between the arguments and the end of the call"
+                return False
+        else:
+            try:
+                self._scanner.push(char)
+            except ValueError as error:
+                self._error = f"the arguments are no JSON: {error}"
+                return False
+            if self._scanner.expect is Expect.NOTHING:
+                self._length = len(self._body)
+        return self._length is not None and self._braces == 0
+
+    def flush(self) -> list[CallPiece]:
+        """Returns what is new since the last time; nothing once the call is broken."""
+        new = "".join(self._body[self._sent or 0 : self._length])
+        if self._error is not None or (self._sent is not None and not new):
+            return []
+        first = self._sent is None
+        self._sent = (self._sent or 0) + len(new)
+        return [CallPiece(self.index, self._id if first else None, self.name if first else None, new)]
+
+    def end(self, error: str | None = None) -> ToolCall | InvalidToolCall:
+        """Returns the call.
+
+        Args:
+            error: What ended it, where it is not complete.
+        """
+        arguments = "".join(self._body[: self._length])
+        error = self._error or error or (None if is_object(arguments) else UNREADABLE)
+        if error is None:
+            return ToolCall(self._id, self.name, arguments)
+        return InvalidToolCall(self._id, self.name, "".join(self._body).strip(SPACE), error)

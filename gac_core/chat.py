@@ -1,8 +1,7 @@
 """Conversations rendered with each member's own chat template, and prompts in each member's ids.
 
-Tools are told by the members' templates where all of them do it alike (the native form), else in words that any model
-reads (the common form); either way a call is ``<tool_call>`` with JSON. Knows tokenizers only through
-`MemberTokenizer`; knows nothing of models or requests.
+Each member gets the tools from its own template where that writes calls as ``<tool_call>`` with JSON (the native form),
+otherwise in words that any model can read (the common form). Uses tokenizers only through `MemberTokenizer`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from gac_core.answer import THINK
 from gac_core.conversation import Conversation, Message, Prompt, as_conversation, as_messages
@@ -30,14 +29,20 @@ __all__ = [
     "encode_prompt",
     "opens_thinking",
     "render",
-    "shared_format",
+    "tells_natively",
 ]
 
 
-def shared_format(tokenizers: Sequence[MemberTokenizer]) -> Literal["native", "common"]:
-    """Returns in which form all of some members can be told of tools: ``"native"`` where each template does it."""
-    native = all(tokenizer.hf.chat_template and traits_of(tokenizer).tools for tokenizer in tokenizers)
-    return "native" if native else "common"
+def tells_natively(tokenizer: MemberTokenizer, talk: Conversation) -> bool:
+    """Returns whether a member's own template describes the tools of a conversation, its calls and results.
+
+    Args:
+        tokenizer: The member's.
+        talk: The conversation; its ``tool_format`` decides, and with ``"auto"`` what the template can do.
+    """
+    if talk.tool_format != "auto":
+        return talk.tool_format == "native"
+    return bool(tokenizer.hf.chat_template) and traits_of(tokenizer).tools
 
 
 def opens_thinking(tokenizer: MemberTokenizer, rendered: str) -> bool:
@@ -56,7 +61,7 @@ def encode_prompt(
     Args:
         tokenizer: The member's.
         prompt: The prompt.
-        native: Whether tools are told by the template itself (see `shared_format`). Default False.
+        native: Whether tools are told by the template itself (see `tells_natively`). Default False.
         parse_special: Whether such words become control tokens instead. Default False.
 
     Raises:
@@ -91,7 +96,7 @@ def render(
     Args:
         tokenizer: The member's.
         prompt: The conversation.
-        native: Whether tools are told by the template itself (see `shared_format`). Default False.
+        native: Whether tools are told by the template itself (see `tells_natively`). Default False.
 
     Raises:
         ChatTemplateError: The member has no chat template, or its template refuses this conversation.

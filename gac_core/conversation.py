@@ -91,8 +91,9 @@ class Conversation:
         tool_choice: ``"auto"``: as the models see fit (default); ``"none"``: no calls, tools are not told;
             ``"required"``: calls only; or the name of the tool to call.
         parallel_tool_calls: Whether one answer may hold several calls. Default True.
-        tool_format: ``"native"``: by the members' own templates, which must do it alike; ``"common"``: in words;
-            ``"auto"``: native where all members can, else common (default).
+        tool_format: How the members' prompts describe tools. ``"native"``: by each member's own chat template;
+            ``"common"``: in words; ``"auto"``: chosen per member, native where its template writes calls as
+            ``<tool_call>`` with JSON (default).
         enable_thinking: Passed on to templates that know it; None leaves it to them (default).
 
     Raises:

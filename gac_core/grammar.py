@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gac_core.callforms import call_rules
 from gac_core.errors import GrammarError
 from gac_core.schema import enforceable
 
@@ -111,14 +112,22 @@ class Grammar:
         required: bool = False,
         parallel: bool = True,
         answer: Grammar | None = None,
+        inside: bool = False,
     ) -> Grammar:
-        """Any text and calls of tools, each as ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
+        """Text and calls of tools.
+
+        A call is ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``. Where calls are not required, an answer
+        may also consist of calls in one of the other forms that models write (`gac_core.callforms`): as soon as its
+        beginning names a tool in such a form, it must be completed as calls. Everywhere else such text remains text.
+        Reasoning in ``<think>`` tags at the answer's beginning is not restricted and may precede either kind.
 
         Args:
             tools: Per tool's name the JSON schema of its arguments, at least one.
             required: Calls only, one or more. Default False: text, which may go over into calls.
             parallel: Whether more than one call may follow. Default True.
             answer: What a text without calls must look like. Default None: anything; it may then go over into calls.
+                Beside a JSON schema, a call may be a JSON object without tags.
+            inside: Whether the prompt has opened the reasoning already. Default False.
 
         Raises:
             GrammarError: There is no tool, a schema is no JSON object, or calls are required beside an answer.
@@ -128,24 +137,72 @@ class Grammar:
         if answer is not None and (required or answer.answer is not None):
             raise GrammarError("where tool calls are required there is no other answer; give one of both")
         schemas = {name: enforceable(schema) for name, schema in tools.items()}
+        rules = [f"arguments{index}: %json {schema}" for index, schema in enumerate(schemas.values())]
         bodies = [
-            f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " %json {schema} "}}"'
-            for name, schema in schemas.items()
+            f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " arguments{index} "}}"'
+            for index, name in enumerate(schemas)
         ]
-        rules = [f"call{index}: {body}" for index, body in enumerate(bodies)]
-        body = " | ".join(f"call{index}" for index in range(len(bodies)))
-        rules.append(f'body: GAP ({body}) GAP "</tool_call>"')
+        rules.append(f'body: GAP ({" | ".join(bodies)}) GAP "</tool_call>"')
         # A template may put a line break on either side of the call; more white space has no use.
-        rules.append("GAP: /\\n?/")
-        calls = '"<tool_call>" body' + (' (GAP "<tool_call>" body)*' if parallel else "")
+        rules += ["GAP: /\\n?/", 'calls: "<tool_call>" body' + (' (GAP "<tool_call>" body)*' if parallel else "")]
         if required:
-            rules.append(f"start: {calls}")
+            rules.append("said: calls")
         elif answer is not None:
-            rules.append(f"start: {calls} | @answer")
+            rules.append(f"said: calls | @answer{_bare_calls(tools, answer)}")
         else:
-            rules.append("start: called* text" if parallel else "start: called | text")
-            rules += ["called: opening body", 'opening[lazy]: TEXT "<tool_call>"', "text: TEXT", "TEXT: /(.|\\n)*/"]
-        return cls("tools", "\n".join(rules), answer, tuple(schemas.items()))
+            rules += [*_FREE_TEXT, *call_rules(list(schemas), parallel)]
+            rules.append(f"said: forms | {'called* text' if parallel else 'called | text'}")
+        return cls(
+            "tools",
+            "\n".join([*rules, *_start(required or answer is not None, inside, parallel)]),
+            answer,
+            tuple(schemas.items()),
+        )
+
+
+# Lazy rules end at their first match. Together with `text`, which they compete with, they divide a text at its tags.
+_FREE_TEXT = (
+    "called: opening body",
+    "opening[lazy]: OPENING",
+    "OPENING: /(.|\\n)*<tool_call>/",
+    "text: TEXT",
+    "TEXT: /(.|\\n)*/",
+)
+_REFERENCE = re.compile(r'"\$ref": "([^"]*)"')
+_THINK = r"[ \t\r\n]*<think>(.|\n)*"
+
+
+def _start(is_bound: bool, inside: bool, parallel: bool) -> list[str]:
+    """The rules that put reasoning before what is said."""
+    if inside:
+        reasoning = [r"reasoning[lazy]: /(.|\n)*<\/think>/", r"BREAK: /[ \t\r\n]{0,4}/"]
+        return [*reasoning, "start: reasoning BREAK said" if is_bound else "start: reasoning said | text"]
+    if is_bound:
+        return ["start: said"]
+    # Without the tag at the beginning, the text up to the first call is what is said, not reasoning.
+    called = "(first body called*) text" if parallel else "first body"
+    return [
+        f"reasoning[lazy]: /{_THINK}<\\/think>/",
+        "first[lazy]: FIRST",
+        f"FIRST: OPENING & ~/{_THINK}/",
+        f"start: reasoning said | forms | {called} | text",
+    ]
+
+
+def _bare_calls(tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> str:
+    """Calls without tags beside an answer in JSON: compiled as JSON schemas too, so that both can begin alike."""
+    if answer.kind != "json_schema":
+        return ""
+    rules = ""
+    for name, schema in tools.items():
+        # References are resolved from the top, to where the definitions are moved.
+        moved = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        if all(target.startswith(("#/$defs/", "#/definitions/")) for target in _REFERENCE.findall(json.dumps(schema))):
+            arguments = {key: value for key, value in schema.items() if key not in moved}
+            properties = {"name": {"const": name}, "arguments": arguments}
+            call = {**moved, "type": "object", "properties": properties, "required": list(properties)}
+            rules += f" | %json {enforceable(call)}"
+    return rules
 
 
 def _escape(pattern: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gac_core.answer import AnswerParser
-from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, opens_thinking, render, shared_format
+from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, opens_thinking, render, tells_natively
 from gac_core.config import EnsembleConfig
 from gac_core.constraint import Compiler
 from gac_core.effective import EnsembleDefaults
@@ -64,9 +64,9 @@ class Intake:
         index, threshold, members = self._participants(params)
         talk, ids = self._encoded(prompt, members, params.parse_special)
         texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
-        with self._encoding:
-            reply = Reply(None if talk is None else self._parser(talk, index, members))
-        grammar = params.grammar if talk is None else _grammar(talk, params.grammar)
+        inside = talk is not None and self._opens_thinking(talk, index)
+        reply = Reply(None if talk is None else _parser(talk, params.grammar, inside))
+        grammar = params.grammar if talk is None else _grammar(talk, params.grammar, inside)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(
             request_id=uuid.uuid4().hex,
@@ -98,22 +98,19 @@ class Intake:
         # At a threshold of 0 the gate decides every step, so that no other member takes part.
         return gate, threshold, (gate,) if threshold == 0 else self._everyone
 
-    def _native(self, talk: Conversation, members: Sequence[int]) -> bool:
-        tokenizers = [self._members[member].tokenizer for member in members]
-        return talk.tool_format != "common" and (talk.tool_format == "native" or shared_format(tokenizers) == "native")
-
     def _encoded(
         self, prompt: Prompt, members: Sequence[int], parse_special: bool
     ) -> tuple[Conversation | None, dict[int, list[int]]]:
         """The prompt as a conversation, if it is one, and in the ids of each of some members."""
         talk = as_conversation(prompt)
+        told = prompt if talk is None else talk
         with self._encoding:
-            native = talk is not None and self._native(talk, members)
-            told = prompt if talk is None else talk
-            return talk, {
-                member: encode_prompt(self._members[member].tokenizer, told, native, parse_special)
-                for member in members
-            }
+            encoded = {}
+            for member in members:
+                tokenizer = self._members[member].tokenizer
+                native = talk is not None and tells_natively(tokenizer, talk)
+                encoded[member] = encode_prompt(tokenizer, told, native, parse_special)
+            return talk, encoded
 
     def _budget(self, params: SamplingParams, texts: Mapping[int, MemberText]) -> int:
         """Tokens that may be written at most: ``max_tokens``, or fewer where a member's context ends before."""
@@ -127,17 +124,26 @@ class Intake:
             raise PromptTooLongError(member.name, len(ids), member.context)
         return MemberText(ids)
 
-    def _parser(self, talk: Conversation, gate: int, members: Sequence[int]) -> AnswerParser:
-        tokenizer = self._members[gate].tokenizer
-        inside = opens_thinking(tokenizer, render(tokenizer, talk, self._native(talk, members)))
-        return AnswerParser(tools=[tool.name for tool in talk.told_tools], thinking=True, inside=inside)
+    def _opens_thinking(self, talk: Conversation, gate: int) -> bool:
+        """Whether the gate's template has opened the block of reasoning."""
+        with self._encoding:
+            tokenizer = self._members[gate].tokenizer
+            return opens_thinking(tokenizer, render(tokenizer, talk, tells_natively(tokenizer, talk)))
 
 
-def _grammar(talk: Conversation, answer: Grammar | None) -> Grammar | None:
+def _parser(talk: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
+    """What takes an answer apart; agrees with `_grammar` on what is a call."""
+    is_free = talk.tool_choice == "auto" and (answer is None or answer.kind == "json_schema")
+    names = [tool.name for tool in talk.told_tools]
+    return AnswerParser(names, inside=inside, forms=is_free, distinct=talk.tool_choice != "auto")
+
+
+def _grammar(talk: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
     """What an answer must look like: calls of the tools it may call, or the text that was asked for."""
     if not talk.told_tools:
         return answer
     named = talk.tool_choice not in ("auto", "required")
     tools = {tool.name: tool.parameters for tool in talk.told_tools if not named or tool.name == talk.tool_choice}
     required = talk.tool_choice != "auto"
-    return Grammar.tool_calls(tools, required=required, parallel=talk.parallel_tool_calls and not named, answer=answer)
+    parallel = talk.parallel_tool_calls and not named
+    return Grammar.tool_calls(tools, required=required, parallel=parallel, answer=answer, inside=inside)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gac_core.answer import AnswerParser, Piece, ReasoningPiece, TextPiece
-from gac_core.callreader import CallPiece
+from gac_core.answer import AnswerParser
 from gac_core.output import FinishReason, OutputChunk, ToolCallChunk
+from gac_core.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
 
 
 class Reply:

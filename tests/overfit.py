@@ -59,7 +59,8 @@ class Recorder(Ensemble):
         answer = self._script(talk.turns[-1].content)
         self.pairs.append((talk, answer))
         done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
-        yield Reply(AnswerParser([tool.name for tool in talk.told_tools])).read(OutputChunk(answer, output=done))
+        parser = AnswerParser([tool.name for tool in talk.told_tools], forms=talk.tool_choice == "auto")
+        yield Reply(parser).read(OutputChunk(answer, output=done))
 
     def generate(self, prompt: Any, params: Any) -> RequestOutput:
         return fold(self.stream(prompt, params))

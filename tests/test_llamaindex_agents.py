@@ -54,6 +54,10 @@ SCRIPT = {
     "My name is Ada.": "Hello Ada.",
     "Who am I?": "You are Ada.",
     "Describe the town.": '{"name": "Halkus", "bridges": 3}',
+    "What is 8 plus 90?": '{"name": "add", "arguments": {"a": 8, "b": 90}}',
+    "98": "The sum is 98.",
+    "What is 20 plus 31?": '```json\n{\n  "name": "add",\n  "arguments": {"a": 20, "b": 31}\n}\n```',
+    "51": "The sum is 51.",
 }
 DOCUMENTS = {"bridges": "Melka Dorin built the Torno Bridge.", "inns": "Rufo Tann keeps the Silver Inn, with its beds."}
 
@@ -123,6 +127,8 @@ async def every_loop(llm):
     chat = SimpleChatEngine.from_defaults(llm=llm, memory=ChatMemoryBuffer.from_defaults(token_limit=2000))
     return {
         "function": (await run_agent(function_agent(llm), "What is 17 plus 25?"))[0],
+        "bare": (await run_agent(function_agent(llm), "What is 8 plus 90?"))[0],
+        "fenced": (await run_agent(function_agent(llm), "What is 20 plus 31?"))[0],
         "parallel": (await run_agent(function_agent(llm), "Add 1 and 2, and 30 and 40."))[0],
         "react": (await run_agent(react_agent(llm), "How much is 3 times 4?"))[0],
         "router": str(await router(llm).aquery("Which place has beds?")),
@@ -134,6 +140,8 @@ async def every_loop(llm):
 
 COMES_TO = {
     "function": "The sum is 42.",
+    "bare": "The sum is 98.",
+    "fenced": "The sum is 51.",
     "parallel": "They are 3 and 70.",
     "react": "It is 12.",
     "router": "The Silver Inn.",
@@ -173,6 +181,16 @@ async def test_a_function_agent_calls_tools_and_reads_their_results(llm, streami
         called = [event for event in streamed if event.tool_calls]
         assert len({call.tool_id for event in called for call in event.tool_calls}) == 1
         assert called[-1].tool_calls[0].tool_kwargs == {"a": 17, "b": 25}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("question", "total"), [("What is 8 plus 90?", 98), ("What is 20 plus 31?", 51)])
+async def test_a_function_agent_runs_calls_without_tags(llm, question, total, streaming):
+    text, events = await run_agent(function_agent(llm, streaming=streaming), question)
+    assert text == f"The sum is {total}."
+    (result,) = [event for event in events if isinstance(event, ToolCallResult)]
+    assert str(result.tool_output) == str(total)
+    assert "".join(event.delta for event in events if isinstance(event, AgentStream)) == (text if streaming else "")
 
 
 async def test_calls_in_one_answer_have_ids_of_their_own(llm):

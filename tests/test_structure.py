@@ -26,6 +26,8 @@ FLOORS = {
     "tokenizer": 1,
     "jsontext": 0,
     "callreader": 0,
+    "callforms": 0,
+    "pieces": 0,
     "conversation": 1,
     "escaping": 2,
     "template": 2,

@@ -8,7 +8,7 @@ import pytest
 from conftest import EMBEDDED, QUESTION, SHARED
 from transformers import AutoTokenizer
 
-from gac_core.chat import Conversation, Message, encode_prompt, opens_thinking, render, shared_format
+from gac_core.chat import Conversation, Message, encode_prompt, opens_thinking, render, tells_natively
 from gac_core.errors import ChatTemplateError, RequestError
 from gac_core.template import traits_of
 from gac_core.tokenizer import MemberTokenizer
@@ -189,21 +189,25 @@ def test_an_open_block_of_reasoning_is_seen():
 # ---- tools
 
 
+def form_of(loaded, tool_format="auto"):
+    return "native" if tells_natively(loaded, Conversation([USER], [TOOL], tool_format=tool_format)) else "common"
+
+
 def test_the_form_is_judged_by_what_templates_write():
     qwen, llama, gemma = member(QWEN3), member(LLAMA3), member(GEMMA)
-    assert shared_format([qwen]) == "native"
-    assert [shared_format([other]) for other in (llama, gemma, member(None), member(BARE))] == ["common"] * 4
-    assert shared_format([qwen, llama]) == "common"
+    assert form_of(qwen) == "native"
+    assert [form_of(other) for other in (llama, gemma, member(None), member(BARE))] == ["common"] * 4
     # A template that tells tools but loses their results.
-    assert shared_format([member(QWEN3.replace("{{ m.content }}\n</tool_response>", "</tool_response>"))]) == "common"
+    assert form_of(member(QWEN3.replace("{{ m.content }}\n</tool_response>", "</tool_response>"))) == "common"
+    assert [form_of(qwen, "common"), form_of(llama, "native")] == ["common", "native"]
     qwen.hf.chat_template = GEMMA
-    assert shared_format([qwen]) == "common"
+    assert form_of(qwen) == "common"
 
 
 @pytest.mark.shared
 def test_real_templates_are_judged_too():
     names = ("qwen2.5", "llama-3", "mistral-tekken", "phi-3", "gpt2")
-    forms = {name: shared_format([member(None, str(SHARED / "tokenizers" / name))]) for name in names}
+    forms = {name: form_of(member(None, str(SHARED / "tokenizers" / name))) for name in names}
     assert forms == {"qwen2.5": "native", **dict.fromkeys(names[1:], "common")}
 
 
@@ -269,8 +273,8 @@ def test_words_never_become_control_tokens(folder, role):
         message = Message(role, words, tool_call_id="c1") if role == "tool" else Message(role, words)
         messages = {"system": [message, USER], "user": [SYSTEM, message], "assistant": [USER, message, AGAIN]}
         talk = messages.get(role, [*CALLED[:2], message])
-        ids = encode_prompt(loaded, talk, native=shared_format([loaded]) == "native")
-        return ids, render(loaded, talk, native=shared_format([loaded]) == "native")
+        native = form_of(loaded) == "native"
+        return encode_prompt(loaded, talk, native), render(loaded, talk, native)
 
     plain, _ = held("words")
     ids, text = held(spelled(loaded))
