@@ -230,5 +230,6 @@ def test_prompts_that_the_user_renders_keep_their_control_tokens(ensemble):
     kept = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped, parse_special=False)
     assert read(kept, "town") == plain
     told = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
-    assert told.chat([ChatMessage(role="user", content="town")], **DRAWN).message.content == allowed
+    response = told.chat([ChatMessage(role="user", content="town")], **DRAWN)
+    assert (response.message.content, response.raw["usage"]["prompt_tokens"]) == allowed
     assert GaCLLM.from_dict(GaCLLM(EMBEDDED, parse_special=True).to_dict()).parse_special is True
