@@ -9,6 +9,7 @@ from gac_core.errors import (
     ConfigError,
     EmptyPromptError,
     EngineClosedError,
+    EngineStuckError,
     GaCError,
     GrammarError,
     InvalidLogitsError,
@@ -19,6 +20,8 @@ from gac_core.errors import (
     RequestError,
     UnknownArgumentError,
     UnwritableTextError,
+    quote,
+    shorten,
 )
 from gac_core.grammar import Grammar
 from gac_core.metadata import as_metadata
@@ -53,6 +56,7 @@ __all__ = [
     "EffectiveSettings",
     "EmptyPromptError",
     "EngineClosedError",
+    "EngineStuckError",
     "Ensemble",
     "EnsembleConfig",
     "FinishReason",
@@ -88,7 +92,9 @@ __all__ = [
     "fold",
     "is_recursive",
     "open_ensemble",
+    "quote",
     "request_params",
+    "shorten",
     "tell_schema",
     "use_gate",
     "use_threshold",

@@ -5,19 +5,21 @@ Knows nothing of models: it checks and carries values.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gac_core.errors import ConfigError, UnknownArgumentError
+from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
+from gac_core.errors import ConfigError, RequestError, UnknownArgumentError, listed, quote
+from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("8bit", "4bit")
 
 
@@ -65,48 +67,71 @@ class MemberConfig:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", str(self.model))
-        if not self.model:
-            raise ConfigError("a member's model must be a name or a folder, not an empty string")
-        weight = self.weight
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-            raise ConfigError(f"the weight of member {self.called!r} must be a number above 0, not {weight!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ConfigError(
-                f"the dtype of member {self.called!r} must be auto, float32, bfloat16 or float16, not {self.dtype!r}"
-            )
+        model = str(self.model) if isinstance(self.model, Path) else self.model
+        self._set("model", check_text(ConfigError, "a member's model", model, "give a name on a hub, or a folder"))
+        if isinstance(self.tokenizer, Path):
+            self._set("tokenizer", str(self.tokenizer))
+        for field in ("name", "tokenizer", "revision", "chat_template"):
+            if getattr(self, field) is not None:
+                self._set(field, check_text(ConfigError, self._said(field), getattr(self, field)))
+        self._set("weight", check_number(ConfigError, self._said("weight"), self.weight, 0, low_open=True))
+        self._set("dtype", check_option(ConfigError, self._said("dtype"), self.dtype, DTYPES))
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ConfigError(
-                f"the quantization of member {self.called!r} must be {' or '.join(QUANTIZATIONS)} or None, "
-                f"not {self.quantization!r}"
+                f"{self._said('quantization')} must be {' or '.join(QUANTIZATIONS)} or None, not "
+                f"{quote(self.quantization)}"
             )
-        if not isinstance(self.compile, bool):
-            raise ConfigError(f"compile of member {self.called!r} must be True or False, not {self.compile!r}")
+        for field in ("compile", "trust_remote_code", "allow_pickle"):
+            check_flag(ConfigError, self._said(field), getattr(self, field))
+        if self.context is not None:
+            self._set("context", check_int(ConfigError, self._said("context"), self.context, 1))
         self._check_source()
-        if self.device is not None and not isinstance(self.device, str):
-            raise ConfigError(
-                f"the device of member {self.called!r} must be a string such as 'cpu' or 'cuda:1', not "
-                f"{self.device!r}; several devices are set by one device for each member, or by device_map"
-            )
+        self._check_device()
+
+    def _check_device(self) -> None:
         if self.device is not None and self.device_map is not None:
-            raise ConfigError(f"member {self.called!r} has both device and device_map; give one of them")
-        if self.context is not None and self.context < 1:
-            raise ConfigError(f"the context of member {self.called!r} must be at least 1, not {self.context}")
+            raise ConfigError(f"member {quote(self.called)} has both device and device_map; give one of them")
+        if self.device is not None:
+            if not isinstance(self.device, str):
+                raise ConfigError(
+                    f"{self._said('device')} must be a string such as 'cpu' or 'cuda:1', not {quote(self.device)}; "
+                    "several devices are set by one device for each member, or by device_map"
+                )
+            self._set("device", check_text(ConfigError, self._said("device"), self.device))
+        places = self.device_map
+        if isinstance(places, Mapping):
+            if not places or not all(
+                isinstance(module, str) and isinstance(place, (str, int)) for module, place in places.items()
+            ):
+                raise ConfigError(
+                    f"{self._said('device_map')} must map names of modules to devices, for example {{'': 'cuda:0'}}, "
+                    f"not {quote(places)}"
+                )
+            self._set("device_map", dict(places))
+        elif places is not None:
+            remedy = "give 'auto' or a mapping of modules to devices"
+            self._set("device_map", check_text(ConfigError, self._said("device_map"), places, remedy))
+
+    def _said(self, field: str) -> str:
+        return f"the {field} of member {quote(self.called)}"
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
 
     def _check_source(self) -> None:
         file = self.gguf_file
-        if file is not None and not (isinstance(file, str) and file.endswith(".gguf")):
-            raise ConfigError(f"gguf_file of member {self.called!r} must name a .gguf file, not {file!r}")
+        if file is not None:
+            if not (isinstance(file, str) and file.endswith(".gguf")):
+                raise ConfigError(f"{self._said('gguf_file')} must name a .gguf file, not {quote(file)}")
+            self._set("gguf_file", check_text(ConfigError, self._said("gguf_file"), file))
         if file is not None and self.model.endswith(".gguf"):
-            raise ConfigError(f"member {self.called!r} names two GGUF files, {self.model!r} and {file!r}; give one")
+            raise ConfigError(
+                f"member {quote(self.called)} names two GGUF files, {quote(self.model)} and {quote(file)}; give one"
+            )
         if self.is_gguf and self.quantization is not None:
             raise ConfigError(
-                f"quantization of member {self.called!r} cannot be combined with a GGUF file, whose weights are "
-                "quantized already; leave it out, or set it for the other members alone"
-            )
-        if not isinstance(self.allow_pickle, bool):
-            raise ConfigError(
-                f"allow_pickle of member {self.called!r} must be True or False, not {self.allow_pickle!r}"
+                f"{self._said('quantization')} cannot be combined with a GGUF file, whose weights are quantized "
+                "already; leave it out, or set it for the other members alone"
             )
 
     @property
@@ -117,7 +142,7 @@ class MemberConfig:
     @property
     def called(self) -> str:
         """The member's name."""
-        if self.name:
+        if isinstance(self.name, str):
             return self.name
         path = Path(str(self.gguf_file or self.model))
         return (path.stem if path.suffix == ".gguf" else path.name) or self.model
@@ -153,6 +178,9 @@ class EnsembleConfig:
         cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
             finished ones are kept for prompts that begin alike, and the least recently used given up beyond this.
             Running ones are never given up. 0 keeps nothing. Default 1.
+        stuck_after: Seconds after which a step of the engine that has not returned counts as stuck: new requests are
+            then refused with an `EngineStuckError`, until it returns. Must be longer than the longest step, which on a
+            CPU may read ``prefill_tokens`` with every member. Default 600.
     """
 
     members: tuple[MemberConfig, ...]
@@ -166,47 +194,43 @@ class EnsembleConfig:
     prefill_tokens: int = 512
     cache_gib: float = 1.0
     deterministic: bool = False
+    stuck_after: float = 600.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "members", tuple(as_member(member) for member in self.members))
+        members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
+        self._set("members", tuple(as_member(member) for member in members))
         names = self.names
         if not names:
             raise ConfigError("an ensemble needs at least one member")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ConfigError(f"two members are called {twice[0]!r}; give them different MemberConfig.name")
-        if self.gate is not None and self.gate not in names:
-            raise ConfigError(f"the gate {self.gate!r} is not a member; members are: {', '.join(names)}")
-        threshold = self.threshold
-        if threshold is not None and (
-            isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1
-        ):
-            raise ConfigError(f"threshold must be a number from 0 to 1 or None, not {threshold!r}")
-        if isinstance(self.max_batch_size, bool) or self.max_batch_size < 1:
-            raise ConfigError(f"max_batch_size must be at least 1, not {self.max_batch_size!r}")
-        if self.commit not in COMMITS:
-            raise ConfigError(f"commit must be one of {', '.join(COMMITS)}, not {self.commit!r}")
-        if self.alignment not in ALIGNMENTS:
-            raise ConfigError(f"alignment must be one of {', '.join(ALIGNMENTS)}, not {self.alignment!r}")
+            raise ConfigError(f"two members are called {quote(twice[0])}; give them different MemberConfig.name")
+        if self.gate is not None:
+            if self.gate not in names:
+                raise ConfigError(f"the gate {quote(self.gate)} is not a member; members are: {listed(names)}")
+            self._set("gate", str.__str__(self.gate))
+        if self.threshold is not None:
+            self._set("threshold", check_number(ConfigError, "threshold", self.threshold, 0, 1))
+        self._set("commit", check_option(ConfigError, "commit", self.commit, COMMITS))
+        self._set("alignment", check_option(ConfigError, "alignment", self.alignment, ALIGNMENTS))
+        check_flag(ConfigError, "deterministic", self.deterministic)
+        self._check_drafts()
+        for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
+            self._set(field, check_int(ConfigError, field, getattr(self, field), low))
+        self._set("cache_gib", check_number(ConfigError, "cache_gib", self.cache_gib, 0, 2**20))
+        self._set("stuck_after", check_number(ConfigError, "stuck_after", self.stuck_after, 0, low_open=True))
 
-        self._check_engine()
-
-    def _check_engine(self) -> None:
-        if not isinstance(self.deterministic, bool):
-            raise ConfigError(f"deterministic must be True or False, not {self.deterministic!r}")
-        if self.drafts is None:
-            object.__setattr__(self, "drafts", () if self.deterministic else DRAFTS)
-        if isinstance(self.drafts, str) or not set(self.drafts or ()) <= set(DRAFTS):
-            raise ConfigError(f"drafts must be a list of some of {', '.join(DRAFTS)}, not {self.drafts!r}")
-        object.__setattr__(self, "drafts", tuple(self.drafts or ()))
+    def _check_drafts(self) -> None:
+        drafts = self.drafts
+        if drafts is None:
+            drafts = () if self.deterministic else DRAFTS
+        drafts = check_list(ConfigError, "drafts", drafts, f"some of {', '.join(DRAFTS)}")
+        self._set("drafts", tuple(check_option(ConfigError, "drafts", draft, DRAFTS) for draft in drafts))
         if self.deterministic:
             self._check_deterministic()
-        for name, least in (("max_queue", 0), ("prefill_tokens", 16)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        if isinstance(self.cache_gib, bool) or not 0 <= self.cache_gib < math.inf:
-            raise ConfigError(f"cache_gib must be a number of at least 0, not {self.cache_gib!r}")
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
 
     def _check_deterministic(self) -> None:
         if self.drafts:
@@ -214,8 +238,8 @@ class EnsembleConfig:
         compiled = [member.called for member in self.members if member.compile]
         if compiled:
             raise ConfigError(
-                f"deterministic=True runs one request per forward, but member {compiled[0]!r} has compile=True, which "
-                "batches; set it to False"
+                f"deterministic=True runs one request per forward, but member {quote(compiled[0])} has compile=True, "
+                "which batches; set it to False"
             )
 
     @property
@@ -231,11 +255,10 @@ class EnsembleConfig:
             UnknownArgumentError: A key is not known.
             ConfigError: A value is wrong.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a configuration must be a mapping with the key 'members', not {quote(values)}")
         _check_keys(values, cls)
-        members = values.get("members") or ()
-        if isinstance(members, (str, Mapping)) or not isinstance(members, Sequence):
-            raise ConfigError(f"members must be a list, not {type(members).__name__}")
-        return cls(**{**values, "members": tuple(as_member(member) for member in members)})
+        return cls(**{**values, "members": values.get("members", ())})
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> EnsembleConfig:
@@ -244,13 +267,20 @@ class EnsembleConfig:
         Raises:
             ConfigError: The file cannot be read, is not a mapping, or holds wrong values.
         """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
+        values = read_yaml(path)
         if not isinstance(values, Mapping):
-            raise ConfigError(f"the configuration {str(path)!r} must be a mapping with the key 'members'")
+            raise ConfigError(f"the configuration {quote(str(path))} must be a mapping with the key 'members'")
         return cls.from_dict(values)
+
+    def gate_index(self, gate: str) -> int:
+        """Returns the index of a member that is to be the gate.
+
+        Raises:
+            RequestError: No member has this name.
+        """
+        if gate not in self.names:
+            raise RequestError(f"the gate {quote(gate)} is not a member; members are: {listed(self.names)}")
+        return self.names.index(gate)
 
     def to_yaml(self) -> str:
         """Writes the configuration as YAML; values that are defaults are left out of members."""
@@ -275,11 +305,11 @@ def as_member(value: str | Path | Mapping[str, Any] | MemberConfig) -> MemberCon
         if "model" not in value:
             raise ConfigError("a member needs the key 'model': a name on a hub, or a folder")
         return MemberConfig(**value)
-    raise ConfigError(f"a member is a name, a folder or a MemberConfig, not a {type(value).__name__}")
+    raise ConfigError(f"a member must be a name, a folder, a mapping or a MemberConfig, not {quote(value)}")
 
 
 def _check_keys(values: Mapping[str, Any], kind: type) -> None:
     known = {field.name for field in fields(kind)}
-    unknown = {str(key) for key in values} - known
+    unknown = [key for key in values if not isinstance(key, str) or key not in known]
     if unknown:
         raise UnknownArgumentError(unknown, known)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from gac_core.errors import EmptyPromptError, RequestError
+from gac_core.checks import check_flag, check_list, check_option
+from gac_core.errors import EmptyPromptError, RequestError, listed, quote
 from gac_core.tools import Tool, ToolCall
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -42,11 +43,10 @@ class Message:
     reasoning: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise RequestError(f"a message's role must be one of {', '.join(get_args(Role))}, not {self.role!r}")
-        calls = self.tool_calls if self.tool_calls is not None else ()
-        if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
-            raise RequestError(f"a message's tool_calls must be a list of calls, not {calls!r}")
+        role = check_option(RequestError, "a message's role", self.role, get_args(Role))
+        object.__setattr__(self, "role", role)
+        given: Any = self.tool_calls if self.tool_calls is not None else ()
+        calls = check_list(RequestError, "a message's tool_calls", given, "calls")
         calls = tuple(call if isinstance(call, ToolCall) else ToolCall.from_openai(call) for call in calls)
         object.__setattr__(self, "tool_calls", calls)
         content: Any = "" if self.content is None and calls else self.content
@@ -54,10 +54,12 @@ class Message:
         for field in ("tool_call_id", "name", "reasoning"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
-                raise RequestError(f"a message's {field} must be a string or None, not {value!r}")
+                raise RequestError(f"a message's {field} must be a string or None, not {quote(value)}")
         for field, role in (("tool_calls", "assistant"), ("reasoning", "assistant"), ("tool_call_id", "tool")):
             if getattr(self, field) and self.role != role:
-                raise RequestError(f"only messages of role {role!r} have {field}; this one is of role {self.role!r}")
+                raise RequestError(
+                    f"only messages of role {role!r} have {field}; this one is of role {quote(self.role)}"
+                )
 
 
 def _joined_parts(content: Any) -> str:
@@ -73,10 +75,10 @@ def _joined_parts(content: Any) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text":
             raise RequestError(
-                f"a message's content has a part of type {kind!r}; members read parts of type 'text' only"
+                f"a message's content has a part of type {quote(kind)}; members read parts of type 'text' only"
             )
         if not isinstance(part.get("text"), str):
-            raise RequestError(f"a part of type 'text' needs a string as its 'text'; found {part!r}")
+            raise RequestError(f"a part of type 'text' needs a string as its 'text'; found {quote(part)}")
         texts.append(part["text"])
     return "".join(texts)
 
@@ -110,30 +112,24 @@ class Conversation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple(as_messages(self.messages)))
-        if isinstance(self.tools, (str, Mapping)) or not isinstance(self.tools, Sequence):
-            raise RequestError(f"tools must be a list of tools, not {self.tools!r}")
-        given: Sequence[Any] = self.tools
+        given = check_list(RequestError, "tools", self.tools, "tools")
         tools = tuple(tool if isinstance(tool, Tool) else Tool.from_openai(tool) for tool in given)
         object.__setattr__(self, "tools", tools)
         names = [tool.name for tool in tools]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise RequestError(f"two tools have the name {twice!r}; rename one")
+            raise RequestError(f"two tools have the name {quote(twice)}; rename one")
         if not isinstance(self.tool_choice, str) or self.tool_choice not in ("auto", "none", "required", *names):
             raise RequestError(
-                f"tool_choice must be 'auto', 'none', 'required' or the name of a tool, not {self.tool_choice!r}; "
-                f"tools are: {', '.join(names) or 'none'}"
+                f"tool_choice must be 'auto', 'none', 'required' or the name of a tool, not {quote(self.tool_choice)}; "
+                f"tools are: {listed(names) or 'none'}"
             )
         if self.tool_choice == "required" and not tools:
             raise RequestError("tool_choice 'required' needs at least one tool; give tools")
-        if self.tool_format not in get_args(ToolFormat):
-            raise RequestError(
-                f"tool_format must be one of {', '.join(get_args(ToolFormat))}, not {self.tool_format!r}"
-            )
-        if not isinstance(self.parallel_tool_calls, bool):
-            raise RequestError(f"parallel_tool_calls must be True or False, not {self.parallel_tool_calls!r}")
-        if self.enable_thinking not in (None, True, False):
-            raise RequestError(f"enable_thinking must be True, False or None, not {self.enable_thinking!r}")
+        check_option(RequestError, "tool_format", self.tool_format, get_args(ToolFormat))
+        check_flag(RequestError, "parallel_tool_calls", self.parallel_tool_calls)
+        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
+            raise RequestError(f"enable_thinking must be True, False or None, not {quote(self.enable_thinking)}")
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -157,7 +153,7 @@ def as_messages(prompt: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
         RequestError: A message is not one, or has an unknown key or role.
     """
     if isinstance(prompt, (str, Mapping)) or not isinstance(prompt, Sequence):
-        raise RequestError(f"a prompt is a string or a list of messages, not a {type(prompt).__name__}")
+        raise RequestError(f"a prompt is a string or a list of messages, not {quote(prompt)}")
     messages: list[Message] = []
     for item in prompt:
         if isinstance(item, Message):
@@ -166,11 +162,11 @@ def as_messages(prompt: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
             if "role" not in item or not {"content", "tool_calls"} & set(item) or not set(item) <= set(_KEYS):
                 known = ", ".join(map(repr, _KEYS[2:]))
                 raise RequestError(
-                    f"a message has the keys 'role' and 'content', and may have {known}; not {sorted(map(str, item))}"
+                    f"a message has the keys 'role' and 'content', and may have {known}; not {listed(map(quote, item))}"
                 )
             messages.append(Message(**item))
         else:
-            raise RequestError(f"a prompt is a string or a list of messages; found a {type(item).__name__} in the list")
+            raise RequestError(f"a prompt is a string or a list of messages; found {quote(item)} in the list")
     if not messages:
         raise EmptyPromptError("the conversation has no message; give at least one of role 'user'")
     return messages

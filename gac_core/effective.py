@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from gac_core.config import EnsembleConfig
-from gac_core.errors import RequestError
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
 
@@ -88,10 +87,7 @@ class EnsembleDefaults:
         Raises:
             RequestError: The gate is not a member.
         """
-        gate = self.gate if gate is None else gate
-        if gate not in self._names:
-            raise RequestError(f"the gate {gate!r} is not a member; members are: {', '.join(self._names)}")
-        return self._names.index(gate)
+        return self._config.gate_index(self.gate if gate is None else gate)
 
     def _warn(self, gate: str | None, threshold: float | None) -> None:
         if gate is None or threshold is not None or gate in self._warned:

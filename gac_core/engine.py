@@ -38,6 +38,10 @@ class Engine:
         """Whether any request is waiting or running."""
         return bool(self._scheduler.all())
 
+    def running_forwards(self) -> list[tuple[str, float]]:
+        """Returns the members whose forward is running, with seconds since it began; may be called from any thread."""
+        return self._executor.running()
+
     def add_request(self, request: Request) -> None:
         """Queues a request; it joins between two steps."""
         self._scheduler.add(request)

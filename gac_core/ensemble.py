@@ -7,6 +7,7 @@ streams read what the engine's thread delivers.
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from types import TracebackType
 from typing import Any
 
 from gac_core.chat import Prompt
+from gac_core.checks import check_list, check_number
 from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig
 from gac_core.decoder import Decoder, StepDecoder
 from gac_core.delivery import adelivered, delivered, delivered_together
 from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
 from gac_core.engine import Engine
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, RequestError
 from gac_core.executor import LocalExecutor
 from gac_core.intake import Intake
 from gac_core.loading import ModelLike, configured, from_environment, load_members
@@ -31,7 +33,7 @@ from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf, fork_safe
 from gac_core.speculation import Drafting, SpeculativeDecoder
 from gac_core.vocabulary import Alignment, UnionVocabulary
-from gac_core.worker import Worker
+from gac_core.worker import CLOSE_TIMEOUT, Worker
 
 _shelf = Shelf()
 
@@ -73,7 +75,7 @@ class Ensemble:
         engine = Engine(executor, decoder, config.max_batch_size)
         self._intake = Intake(members, self._union, config)
         self._intake.defaults.log()
-        self._worker = Worker(engine, config.max_batch_size + config.max_queue)
+        self._worker = Worker(engine, config.max_batch_size + config.max_queue, config.stuck_after)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._worker.close)
 
@@ -118,17 +120,8 @@ class Ensemble:
             UnknownArgumentError: A setting is not known.
             ModelLoadError: A model cannot be loaded.
         """
-        return cls.from_config(
-            configured(
-                models,
-                weights=weights,
-                dtype=dtype,
-                device=device,
-                device_map=device_map,
-                quantization=quantization,
-                **settings,
-            )
-        )
+        how: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map}
+        return cls.from_config(configured(models, weights=weights, quantization=quantization, **how, **settings))
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
@@ -235,11 +228,7 @@ class Ensemble:
         return self._intake.count(prompt, parse_special)
 
     def check(self, params: SamplingParams) -> None:
-        """Checks parameters against this ensemble, for wrappers that are told of them before there is a prompt.
-
-        Raises:
-            RequestError: The gate is not a member.
-        """
+        """Checks the gate of parameters; raises a `RequestError` if it is not a member."""
         self._intake.defaults.resolve(params)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
@@ -270,6 +259,7 @@ class Ensemble:
 
         An error of one ends them all.
         """
+        prompts = check_list(RequestError, "prompts", prompts, "prompts")
         requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
         return [fold(chunks) for chunks in delivered_together(self._worker, requests)]
 
@@ -285,6 +275,7 @@ class Ensemble:
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
     ) -> list[RequestOutput]:
         """`generate_batch` for event loops; cancelling it frees the engine."""
+        prompts = check_list(RequestError, "prompts", prompts, "prompts")
         room = asyncio.Semaphore(self.config.max_batch_size)
 
         async def ask(prompt: Prompt) -> RequestOutput:
@@ -306,9 +297,19 @@ class Ensemble:
         """`stream` for event loops; closing or cancelling it frees the engine."""
         return adelivered(self._worker, lambda: self._intake.request(prompt, params, overrides))
 
-    def close(self) -> None:
-        """Stops the engine; requests still running get an `EngineClosedError`. May be called twice."""
-        self._finalizer()
+    def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
+        """Stops the engine; requests still running get an `EngineClosedError`. May be called twice.
+
+        A step that is running is not interrupted. If it does not return in time, its requests are ended all the same,
+        with an error that names the member whose forward is running; the memory is freed when the step returns.
+
+        Args:
+            timeout: Seconds to wait for the running step, 0 or more. Default 30. None waits without a limit.
+        """
+        if timeout is not None:
+            timeout = check_number(RequestError, "timeout", timeout, 0, threading.TIMEOUT_MAX)
+        self._finalizer.detach()
+        self._worker.close(timeout)
 
     def __enter__(self) -> Ensemble:
         return self

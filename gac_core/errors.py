@@ -16,16 +16,59 @@ The tree::
     │   └── UnwritableTextError
     ├── AnswerError            an answer is not what was asked for, for example cut short (also a ValueError)
     ├── QueueFullError         too many requests wait already
+    ├── EngineStuckError       a step of the engine does not return
     └── EngineClosedError      the ensemble was closed before the request was done
 
-An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy. This
-module knows nothing of what raises them.
+An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy.
+Values are quoted by `quote`, which keeps messages short.
 """
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+_MAX_NAMES = 20
+_MAX_QUOTE = 160
+
+
+class _Quoter(reprlib.Repr):
+    """The limits of `quote`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: Any, level: int) -> str:
+        """Python refuses to write integers of more than a few thousand digits."""
+        return repr(x) if x.bit_length() <= 128 else f"<an integer of {x.bit_length()} bits>"
+
+
+_quoter = _Quoter()
+
+
+def quote(value: object) -> str:
+    """Returns a value as Python writes it, shortened to fit into an error message; never raises."""
+    try:
+        text = _quoter.repr(value)
+    except Exception:
+        text = f"<a {type(value).__name__}>"
+    return shorten(text, _MAX_QUOTE)
+
+
+def shorten(text: str, limit: int = 400) -> str:
+    """Returns a text with its middle left out if it is longer than ``limit`` characters."""
+    return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-(limit // 3) :]}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Returns names separated by commas, at most 20 of them, each shortened."""
+    names = list(names)
+    rest = [f"and {len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else []
+    return ", ".join([*(shorten(str(name), 60) for name in names[:_MAX_NAMES]), *rest])
 
 
 class GaCError(Exception):
@@ -45,7 +88,7 @@ class ModelLoadError(GaCError):
     """
 
     def __init__(self, member: str, reason: str) -> None:
-        super().__init__(f"cannot load member {member!r}: {reason}")
+        super().__init__(f"cannot load member {quote(member)}: {reason}")
         self.member = member
 
 
@@ -61,14 +104,16 @@ class UnknownArgumentError(RequestError, TypeError):
         known: The names that would have been accepted.
     """
 
-    def __init__(self, names: Iterable[str], known: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[object], known: Iterable[str]) -> None:
         known = sorted(known)
-        self.names = sorted(names)
+        self.names = sorted(name if isinstance(name, str) else quote(name) for name in names)
         hints = []
-        for name in self.names:
-            close = difflib.get_close_matches(name, known, n=1)
-            hints.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-        super().__init__(f"unknown argument {', '.join(hints)}; known are: {', '.join(known)}")
+        for name in self.names[:_MAX_NAMES]:
+            close = difflib.get_close_matches(name, known, n=1) if len(name) < 100 else []
+            hints.append(quote(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
+        if len(self.names) > _MAX_NAMES:
+            hints.append(f"and {len(self.names) - _MAX_NAMES} more")
+        super().__init__(f"unknown argument {shorten(', '.join(hints), 800)}; known are: {', '.join(known)}")
 
 
 class EmptyPromptError(RequestError):
@@ -86,7 +131,7 @@ class PromptTooLongError(RequestError):
 
     def __init__(self, member: str, prompt_tokens: int, context: int) -> None:
         super().__init__(
-            f"the prompt is {prompt_tokens} tokens long for member {member!r}, whose context holds {context}; "
+            f"the prompt is {prompt_tokens} tokens long for member {quote(member)}, whose context holds {context}; "
             "shorten the prompt (fewer or smaller passages) or leave this member out"
         )
         self.member = member
@@ -103,7 +148,7 @@ class ChatTemplateError(RequestError):
     """
 
     def __init__(self, member: str, reason: str) -> None:
-        super().__init__(f"member {member!r} cannot render the conversation: {reason}")
+        super().__init__(f"member {quote(member)} cannot render the conversation: {reason}")
         self.member = member
 
 
@@ -120,7 +165,7 @@ class MemberError(GaCError):
     """
 
     def __init__(self, member: str, reason: str) -> None:
-        super().__init__(f"member {member!r} failed: {reason}")
+        super().__init__(f"member {quote(member)} failed: {reason}")
         self.member = member
 
 
@@ -146,7 +191,7 @@ class UnwritableTextError(MemberError):
     def __init__(self, member: str, value: bytes) -> None:
         super().__init__(
             member,
-            f"its vocabulary cannot write {value!r} (no byte tokens to fall back on); "
+            f"its vocabulary cannot write {quote(value)} (no byte tokens to fall back on); "
             "leave this member out or use one whose tokenizer has byte fallback",
         )
         self.value = value
@@ -178,6 +223,24 @@ class QueueFullError(GaCError):
             "ensemble's configuration"
         )
         self.limit = limit
+
+
+class EngineStuckError(GaCError):
+    """A step of the engine has been running for longer than ``stuck_after``; nothing was generated.
+
+    Args:
+        member: Name of the member whose forward does not return; None if it is not a forward.
+        seconds: How long it has been running.
+    """
+
+    def __init__(self, member: str | None, seconds: float) -> None:
+        place = "a step of the engine" if member is None else f"the forward of member {quote(member)}"
+        super().__init__(
+            f"{place} has been running for {seconds:.0f} s; new requests are refused until it returns. Check its "
+            "device, or load the ensemble in a new process; raise stuck_after if steps may take that long"
+        )
+        self.member = member
+        self.seconds = seconds
 
 
 class EngineClosedError(GaCError):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gac_core.callforms import call_rules
-from gac_core.errors import GrammarError
+from gac_core.checks import check_flag, check_list, check_text
+from gac_core.errors import GaCError, GrammarError, quote, shorten
 from gac_core.schema import enforceable
 
 
@@ -35,6 +36,13 @@ class Grammar:
     answer: Grammar | None = None
     tools: tuple[tuple[str, str], ...] = ()
     closes: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("kind", "lark"):
+            remedy = "make grammars by the class methods, such as Grammar.json_schema"
+            check_text(GrammarError, f"the {field} of a grammar", getattr(self, field), remedy)
+        check_flag(GrammarError, "closes", self.closes)
+        _check_answer(self.answer)
 
     def __repr__(self) -> str:
         # Short, but never the same for two: frameworks' caches go by it.
@@ -68,7 +76,7 @@ class Grammar:
             GrammarError: The schema is no JSON object. What a schema asks for that cannot be enforced is refused when
                 a request comes with it, before any work.
         """
-        return cls("json_schema", f"start: %json {enforceable(schema)}", closes=closes)
+        return cls("json_schema", f"start: %json {_enforceable('a JSON schema', schema)}", closes=closes)
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -77,8 +85,7 @@ class Grammar:
         Raises:
             GrammarError: The pattern is no string, or empty.
         """
-        if not isinstance(pattern, str) or not pattern:
-            raise GrammarError(f"a regular expression is a string that is not empty, not {pattern!r}")
+        pattern = check_text(GrammarError, "a regular expression", pattern)
         if "\n" in pattern and re.search(r"\(\?[a-zA-Z]*x", pattern):
             raise GrammarError("write a regular expression with the flag x on one line, without comments")
         return cls("regex", f"start: TEXT\nTEXT: /{_escape(pattern)}/")
@@ -90,8 +97,8 @@ class Grammar:
         Raises:
             GrammarError: The grammar is no string, or empty.
         """
-        if not isinstance(text, str) or not text.strip():
-            raise GrammarError(f"a Lark grammar is a string that is not empty, not {text!r}")
+        if not check_text(GrammarError, "a Lark grammar", text).strip():
+            raise GrammarError(f"a Lark grammar must have at least one rule, start; it is {quote(text)}")
         return cls("lark", text)
 
     @classmethod
@@ -101,9 +108,11 @@ class Grammar:
         Raises:
             GrammarError: There is none, or one is no string or empty.
         """
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise GrammarError(f"choices are a list of strings that are not empty, not {texts!r}")
-        return cls("choices", "start: " + " | ".join(json.dumps(text) for text in dict.fromkeys(texts)))
+        listed = check_list(GrammarError, "choices", texts, "strings that are not empty")
+        if not listed:
+            raise GrammarError("choices must be a list of at least one string")
+        checked = [check_text(GrammarError, "each of the choices", text) for text in listed]
+        return cls("choices", "start: " + " | ".join(json.dumps(text) for text in dict.fromkeys(checked)))
 
     @classmethod
     def tool_calls(
@@ -132,11 +141,21 @@ class Grammar:
         Raises:
             GrammarError: There is no tool, a schema is no JSON object, or calls are required beside an answer.
         """
+        if not isinstance(tools, Mapping):
+            raise GrammarError(f"tools must be a mapping of names to JSON schemas, not {quote(tools)}")
         if not tools:
             raise GrammarError("tool calls need at least one tool")
+        check_flag(GrammarError, "required", required)
+        check_flag(GrammarError, "parallel", parallel)
+        _check_answer(answer)
         if answer is not None and (required or answer.answer is not None):
             raise GrammarError("where tool calls are required there is no other answer; give one of both")
-        schemas = {name: enforceable(schema) for name, schema in tools.items()}
+        schemas: dict[str, str] = {}
+        for name, schema in tools.items():
+            check_text(GrammarError, "the name of a tool", name)
+            if not isinstance(schema, Mapping):
+                raise GrammarError(f"the schema of tool {quote(name)} must be a mapping, not {quote(schema)}")
+            schemas[name] = _enforceable(f"the schema of tool {quote(name)}", schema)
         rules = [f"arguments{index}: %json {schema}" for index, schema in enumerate(schemas.values())]
         bodies = [
             f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " arguments{index} "}}"'
@@ -203,6 +222,25 @@ def _bare_calls(tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> str:
             call = {**moved, "type": "object", "properties": properties, "required": list(properties)}
             rules += f" | %json {enforceable(call)}"
     return rules
+
+
+def _check_answer(answer: object) -> None:
+    if answer is not None and not isinstance(answer, Grammar):
+        raise GrammarError(f"answer must be a Grammar or None, not {quote(answer)}")
+
+
+def _enforceable(what: str, schema: Any) -> str:
+    """Returns a schema made ready by `enforceable`; whatever is wrong with it is a `GrammarError`."""
+    try:
+        return enforceable(schema)
+    except GaCError:
+        raise
+    except RecursionError:
+        raise GrammarError(f"{what} is nested too deeply") from None
+    except Exception as error:
+        # Keywords with values of a wrong kind, such as "$defs": 3, fail anywhere on the way.
+        reason = f"{type(error).__name__}: {error}"
+        raise GrammarError(f"{what} is not a valid JSON schema ({shorten(reason)}): {quote(schema)}") from error
 
 
 def _escape(pattern: str) -> str:

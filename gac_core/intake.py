@@ -16,7 +16,7 @@ from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, 
 from gac_core.config import EnsembleConfig
 from gac_core.constraint import Compiler
 from gac_core.effective import EnsembleDefaults
-from gac_core.errors import PromptTooLongError
+from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar import Grammar
 from gac_core.member import Member
 from gac_core.reply import Reply
@@ -60,6 +60,8 @@ class Intake:
         Raises:
             RequestError: The prompt or an argument is wrong.
         """
+        if params is not None and not isinstance(params, SamplingParams):
+            raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
         params = (params or SamplingParams()).with_overrides(overrides)
         index, threshold, members = self._participants(params)
         talk, ids = self._encoded(prompt, members, params.parse_special)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
 from gac_core.errors import ConfigError
 from gac_core.member import Member
@@ -91,8 +92,10 @@ def configured(
     """
     if isinstance(models, (str, Path, Mapping, MemberConfig)):
         raise ConfigError("models must be a list, for example ['model-a', 'model-b'], not a single one")
+    models = check_list(ConfigError, "models", models, "names, folders or configurations")
     members = [as_member(model) for model in models]
     if weights is not None:
+        weights = check_list(ConfigError, "weights", weights, "numbers")
         if len(weights) != len(members):
             raise ConfigError(f"{len(weights)} weights for {len(members)} members; give one each")
         members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]

@@ -7,14 +7,15 @@ Knows nothing of members or vocabularies. Every function takes and returns proba
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gac_core.errors import RequestError, UnknownArgumentError
+from gac_core.checks import check_flag, check_int, check_list, check_number, check_text
+from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar import Grammar
 
 
@@ -73,38 +74,35 @@ class SamplingParams:
     token_stats: bool = False
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        if not isinstance(stop, Iterable):
-            raise RequestError(f"stop must be a string or a list of strings, not {self.stop!r}")
-        stop = tuple(stop)
-        object.__setattr__(self, "stop", stop)
-        _check_int("max_tokens", self.max_tokens, 1, None)
-        self._set("temperature", 0, None)
+        self._set("max_tokens", check_int(RequestError, "max_tokens", self.max_tokens, 1))
         if self.top_k is not None:
-            _check_int("top_k", self.top_k, 1, None)
-        self._set("top_p", 0, 1, low_open=True)
-        self._set("min_p", 0, 1)
-        self._set("repetition_penalty", 0, None, low_open=True)
+            self._set("top_k", check_int(RequestError, "top_k", self.top_k, 1))
         if self.seed is not None:
-            _check_int("seed", self.seed, None, None)
+            self._set("seed", check_int(RequestError, "seed", self.seed))
         if self.logprobs is not None:
-            _check_int("logprobs", self.logprobs, 0, 100)
-        if self.threshold is not None and self.threshold != "default":
-            self._set("threshold", 0, 1)
+            self._set("logprobs", check_int(RequestError, "logprobs", self.logprobs, 0, 100))
+        self._set("temperature", check_number(RequestError, "temperature", self.temperature, 0))
+        self._set("top_p", check_number(RequestError, "top_p", self.top_p, 0, 1, low_open=True))
+        self._set("min_p", check_number(RequestError, "min_p", self.min_p, 0, 1))
+        penalty = check_number(RequestError, "repetition_penalty", self.repetition_penalty, 0, low_open=True)
+        self._set("repetition_penalty", penalty)
+        if self.threshold is not None and not (isinstance(self.threshold, str) and self.threshold == "default"):
+            self._set("threshold", check_number(RequestError, "threshold", self.threshold, 0, 1))
+        if self.gate is not None:
+            self._set("gate", check_text(RequestError, "gate", self.gate, "give the name of a member, or None"))
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             raise RequestError(
-                f"grammar must be a Grammar, for example Grammar.json_schema(...), not a {type(self.grammar).__name__}"
+                f"grammar must be a Grammar, for example Grammar.json_schema(...), not {quote(self.grammar)}"
             )
-        for name in ("drafts", "parse_special", "token_stats"):
-            if not isinstance(getattr(self, name), bool):
-                raise RequestError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if self.gate is not None and not isinstance(self.gate, str):
-            raise RequestError(f"gate must be a member's name or None, not {self.gate!r}")
-        if not all(isinstance(s, str) and s for s in stop):
-            raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+        check_flag(RequestError, "drafts", self.drafts)
+        check_flag(RequestError, "parse_special", self.parse_special)
+        check_flag(RequestError, "token_stats", self.token_stats)
+        stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
+        stop = check_list(RequestError, "stop", stop, "strings")
+        self._set("stop", tuple(check_text(RequestError, "each string of stop", each) for each in stop))
 
-    def _set(self, name: str, low: float, high: float | None, low_open: bool = False) -> None:
-        object.__setattr__(self, name, _checked(name, getattr(self, name), low, high, low_open))
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -121,32 +119,6 @@ class SamplingParams:
         if unknown:
             raise UnknownArgumentError(unknown, self.names())
         return replace(self, **overrides)
-
-
-def _check_int(name: str, value: object, low: int | None, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{name} must be a whole number, not {value!r}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        limit = f"at least {low}" + (f" and at most {high}" if high is not None else "")
-        raise RequestError(f"{name} must be {limit}, not {value}")
-
-
-def _checked(name: str, value: object, low: float, high: float | None, low_open: bool) -> float:
-    """The value as a float, as tensors take it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{name} must be a number, not {value!r}")
-    try:
-        value = float(value)
-    except OverflowError:
-        value = float("inf")
-    below = value <= low if low_open else value < low
-    # The negations also catch NaN, which compares false with everything.
-    if below or not value > float("-inf") or not value < float("inf") or (high is not None and not value <= high):
-        limit = (
-            ("above " if low_open else "at least ") + f"{low}" + (f" and at most {high}" if high is not None else "")
-        )
-        raise RequestError(f"{name} must be {limit}, not {value}")
-    return value
 
 
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:

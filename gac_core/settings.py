@@ -90,7 +90,6 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     values["threshold"] = ambient_threshold(values.get("threshold", "default"))
     values["gate"] = ambient_gate(values.get("gate"))
     values.update(overrides)
-    values["stop"] = values.get("stop") or ()
     if isinstance(values.get("logprobs"), bool):
         # As the frameworks' other models have it: whether there shall be any.
         values["logprobs"] = 1 if values["logprobs"] else None

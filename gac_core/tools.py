@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gac_core.errors import RequestError
+from gac_core.errors import RequestError, quote, shorten
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 RESULT, END_RESULT = "<tool_response>", "</tool_response>"
@@ -37,25 +37,30 @@ class Tool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise RequestError(f"a tool's name is 1 to 64 letters, digits, '_', '.' and '-', not {self.name!r}")
+            raise RequestError(f"a tool's name is 1 to 64 letters, digits, '_', '.' and '-', not {quote(self.name)}")
         if not isinstance(self.description, str):
-            raise RequestError(f"the description of tool {self.name!r} must be a string, not {self.description!r}")
+            raise RequestError(
+                f"the description of tool {quote(self.name)} must be a string, not {quote(self.description)}"
+            )
         if not isinstance(self.parameters, Mapping):
-            raise RequestError(f"the parameters of tool {self.name!r} must be a JSON schema, not {self.parameters!r}")
+            raise RequestError(
+                f"the parameters of tool {quote(self.name)} must be a JSON schema, not {quote(self.parameters)}"
+            )
         if self.parameters.get("type", "object") != "object":
             raise RequestError(
-                f"the parameters of tool {self.name!r} must be a schema of type 'object', "
-                f"not {self.parameters['type']!r}; wrap the value in a property"
+                f"the parameters of tool {quote(self.name)} must be a schema of type 'object', "
+                f"not {quote(self.parameters['type'])}; wrap the value in a property"
             )
         if not self.parameters:
             object.__setattr__(self, "parameters", {"type": "object", "properties": {}})
         elif not {"type", "$ref", "anyOf", "oneOf", "allOf"} & set(self.parameters):
             object.__setattr__(self, "parameters", {"type": "object", **self.parameters})
         try:
-            json.dumps(dict(self.parameters))
-        except (TypeError, ValueError) as error:
+            json.dumps(dict(self.parameters), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(
-                f"the parameters of tool {self.name!r} hold a value that JSON cannot: {error}; give a plain JSON schema"
+                f"the parameters of tool {quote(self.name)} hold a value that JSON cannot: {shorten(str(error))}; "
+                "give a plain JSON schema"
             ) from error
 
     @classmethod
@@ -69,7 +74,7 @@ class Tool:
         if not isinstance(function, Mapping) or value.get("type") != "function" or "name" not in function:
             raise RequestError(
                 'a tool has the form {"type": "function", "function": {"name": ..., "description": ..., '
-                f'"parameters": {{...}}}}}}, not {value!r}'
+                f'"parameters": {{...}}}}}}, not {quote(value)}'
             )
         parameters = function.get("parameters")
         described = function.get("description") or ""
@@ -101,11 +106,11 @@ class ToolCall:
     def __post_init__(self) -> None:
         for label, value in (("id", self.id), ("name", self.name)):
             if not isinstance(value, str) or not value:
-                raise RequestError(f"the {label} of a tool call must be a string that is not empty, not {value!r}")
+                raise RequestError(f"the {label} of a tool call must be a string that is not empty, not {quote(value)}")
         if not isinstance(self.arguments, str) or not is_object(self.arguments):
             raise RequestError(
-                f"the arguments of call {self.id!r} of tool {self.name!r} must be the text of a JSON object, "
-                f"not {self.arguments!r}; json.dumps makes one of a dict"
+                f"the arguments of call {quote(self.id)} of tool {quote(self.name)} must be the text of a JSON object, "
+                f"not {quote(self.arguments)}; json.dumps makes one of a dict"
             )
 
     @property
@@ -125,7 +130,7 @@ class ToolCall:
         if not isinstance(function, Mapping) or not {"name", "arguments"} <= set(function) or "id" not in value:
             raise RequestError(
                 'a tool call has the form {"id": ..., "type": "function", "function": {"name": ..., "arguments": '
-                f'"{{...}}"}}}}, not {value!r}'
+                f'"{{...}}"}}}}, not {quote(value)}'
             )
         return cls(value["id"], function["name"], function["arguments"])
 

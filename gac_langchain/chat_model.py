@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -13,9 +13,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import model_validator
 
-from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError
+from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError, quote
 from gac_langchain import answers, convert
 from gac_langchain.configured import ConfiguredChat
 from gac_langchain.settings import CALL_NAMES
@@ -124,12 +123,12 @@ class ChatGaC(ConfiguredChat):
             profile["max_input_tokens"] = context
         return profile
 
-    @model_validator(mode="after")
-    def _profile_of_the_loaded(self) -> Self:
+    def __init__(self, **fields: Any) -> None:
+        """Checks all fields, then loads the ensemble; see `EnsembleSettings`."""
+        super().__init__(**fields)
         # The base class asks for the profile before there is an ensemble.
         if self.profile is None:
             self.profile = self._resolve_model_profile()
-        return self
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = self._params(stop, {name: value for name, value in kwargs.items() if name in CALL_NAMES})
@@ -225,9 +224,11 @@ class ChatGaC(ConfiguredChat):
         if name != self.model_name:
             if name not in self._loaded.names:
                 known = [self.model_name, *self._loaded.names]
-                raise RequestError(f"there is no model {name!r}; models are: {', '.join(known)}")
+                raise RequestError(f"there is no model {quote(name)}; models are: {', '.join(known)}")
             if overrides.get("gate", name) != name:
-                raise RequestError(f"model={name!r} asks one member alone; leave gate={overrides['gate']!r} out")
+                raise RequestError(
+                    f"model={quote(name)} asks one member alone; leave gate={quote(overrides['gate'])} out"
+                )
             # One member alone is a gate that is always sure.
             overrides.update(gate=name, threshold=0.0)
         return convert.to_conversation(messages, kwargs), self._params(stop, overrides), name

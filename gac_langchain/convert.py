@@ -30,6 +30,8 @@ from gac_core import (
     Tool,
     ToolCall,
     is_recursive,
+    quote,
+    shorten,
     tell_schema,
 )
 
@@ -85,7 +87,7 @@ def _text(message: BaseMessage) -> str:
         elif kind == "json" and "json" in part:
             parts.append(_json(part["json"]))
         elif kind not in _PASSED_OVER and kind not in _REASONING:
-            raise RequestError(f"the members read text only; a message holds a part of type {kind!r}")
+            raise RequestError(f"the members read text only; a message holds a part of type {quote(kind)}")
     return "".join(parts)
 
 
@@ -100,16 +102,32 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"the members are told JSON, which cannot hold {value!r}: {error}") from error
+        raise RequestError(
+            f"the members are told JSON, which cannot hold {quote(value)}: {shorten(str(error), 200)}"
+        ) from error
 
 
 def to_tools(tools: Sequence[Any], strict: bool | None = None) -> list[dict[str, Any]]:
-    """Turns whatever LangChain takes for tools into OpenAI's form."""
+    """Turns whatever LangChain takes for tools into OpenAI's form.
+
+    Raises:
+        RequestError: LangChain cannot make a tool of one of them.
+    """
+    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
+        raise RequestError(f"tools must be a list of tools, not {quote(tools)}")
     return [_to_tool(tool, strict) for tool in tools]
 
 
 def _to_tool(tool: Any, strict: bool | None) -> dict[str, Any]:
-    converted = convert_to_openai_tool(tool, strict=strict)
+    try:
+        converted = convert_to_openai_tool(tool, strict=strict)
+    except Exception as error:
+        # LangChain raises ValueError, TypeError and pydantic's errors, depending on what it takes the tool for.
+        reason = shorten(" ".join(str(error).split()), 200)
+        raise RequestError(
+            f"{quote(tool)} is not a tool ({reason}); give a function with a docstring and type hints, a pydantic "
+            "class, a BaseTool, or a mapping in OpenAI's form"
+        ) from error
     arguments = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
     own = recursive_schema(arguments)
     if own is not None:
@@ -157,7 +175,7 @@ def to_choice(choice: Any, names: Sequence[str]) -> str | None:
         return str(choice)
     raise RequestError(
         f"tool_choice must be 'auto', 'any', 'required', 'none', True, or the name of a tool ({', '.join(names)}), "
-        f"not {choice!r}"
+        f"not {quote(choice)}"
     )
 
 
@@ -216,7 +234,7 @@ def _asked_schema(response_format: Any) -> Mapping[str, Any] | None:
         return schema
     raise RequestError(
         'response_format is {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
-        f'{{"type": "json_object"}} or {{"type": "text"}}, not {response_format!r}'
+        f'{{"type": "json_object"}} or {{"type": "text"}}, not {quote(response_format)}'
     )
 
 

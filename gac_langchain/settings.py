@@ -10,11 +10,12 @@ from typing import Any, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from gac_core import (
     LOADING,
     PARAMETERS,
+    ConfigError,
     Ensemble,
     EnsembleConfig,
     SamplingParams,
@@ -22,6 +23,7 @@ from gac_core import (
     ambient_gate,
     ambient_threshold,
     open_ensemble,
+    quote,
     request_params,
 )
 
@@ -39,7 +41,16 @@ _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 
 
 def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) -> Any:
-    return cls(ensemble=Ensemble.shared_config(config), **fields)
+    return cls(config=config, **fields)
+
+
+def _own_error(error: ValidationError) -> ConfigError | None:
+    """The first of pydantic's errors that is on a field of `EnsembleSettings`, with its field and value."""
+    for each in error.errors(include_url=False):
+        name = str(each["loc"][0]) if each["loc"] else ""
+        if name in EnsembleSettings.model_fields:
+            return ConfigError(f"{name} must be another value: {each['msg']}, not {quote(each['input'])}")
+    return None
 
 
 class EnsembleSettings(BaseModel):
@@ -68,11 +79,12 @@ class EnsembleSettings(BaseModel):
     alignment: str | None = None
     """``"token"``, the only rule; see `gac_core.EnsembleConfig`. None: the library's default."""
     max_batch_size: int | None = None
-    """Requests that run at once; this and the next four as in `gac_core.EnsembleConfig`. None: its default."""
+    """Requests that run at once; this and the next five as in `gac_core.EnsembleConfig`. None: its default."""
     max_queue: int | None = None
     prefill_tokens: int | None = None
     cache_gib: float | None = None
     deterministic: bool | None = None
+    stuck_after: float | None = None
     gate: str | None = None
     threshold: float | Literal["default"] | None = "default"
     max_tokens: int = 256
@@ -94,26 +106,37 @@ class EnsembleSettings(BaseModel):
     """Whether ``invoke`` tells callbacks every token as ``stream`` does."""
     _loaded: Ensemble = PrivateAttr()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            known = set(cls.model_fields)
-            unknown = set(values) - known - _OF_SERVICES
-            if unknown:
-                raise UnknownArgumentError(unknown, known)
-            ignored = sorted(_OF_SERVICES & set(values))
-            if ignored:
-                logger.warning("%s means nothing to models in this process and is ignored", ", ".join(ignored))
-        return values
+    def __init__(self, *, config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None, **fields: Any) -> None:
+        """Checks all fields, then loads the ensemble.
 
-    @model_validator(mode="after")
-    def _load(self) -> EnsembleSettings:
-        loading = {name: getattr(self, name) for name in LOADING}
-        self._loaded = open_ensemble(self.models, self.ensemble, **loading)
-        # Wrong defaults are told now, not at the first question.
-        self._loaded.check(self._params(None, {}))
-        return self
+        Args:
+            config: A configuration, a mapping of its fields, or the path of a YAML file, in place of ``models``.
+            **fields: The fields.
+
+        Raises:
+            RequestError: A default of a request's parameters is wrong.
+            UnknownArgumentError: There is no such field.
+            ConfigError: Another field of this class is wrong.
+            ModelLoadError: A model cannot be loaded.
+            ValidationError: A field of LangChain's own is wrong (pydantic's error).
+        """
+        known = type(self).model_fields
+        if unknown := set(fields) - set(known) - _OF_SERVICES:
+            raise UnknownArgumentError(unknown, known)
+        if ignored := sorted(_OF_SERVICES & set(fields)):
+            logger.warning("%s means nothing to models in this process and is ignored", ", ".join(ignored))
+        defaults = {name: fields.get(name, known[name].default) for name in PARAMETERS}
+        # The threshold is checked even where `use_threshold` is in force.
+        params = request_params(defaults, {"threshold": defaults["threshold"]})
+        if fields.get("stop") is not None:
+            fields["stop"] = list(params.stop)
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _own_error(error) or error from error
+        loading = {name: fields.get(name) for name in LOADING}
+        self._loaded = open_ensemble(self.models, self.ensemble, config, params, **loading)
+        self._loaded.check(params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings, by which another process loads the members anew.
@@ -131,7 +154,7 @@ class EnsembleSettings(BaseModel):
         Raises:
             ConfigError: The file cannot be read or holds wrong values.
         """
-        return cls(ensemble=Ensemble.shared_config(path), **fields)
+        return cls(config=path, **fields)
 
     def with_threshold(self, threshold: float | Literal["default"] | None) -> Self:
         """Returns a copy with another threshold, on the same loaded ensemble.

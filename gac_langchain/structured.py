@@ -17,7 +17,7 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from gac_core import RequestError
+from gac_core import RequestError, quote
 from gac_langchain.convert import recursive_schema, to_tools
 
 
@@ -125,7 +125,7 @@ def structured(
         bound = chat.bind(response_format=wanted, ls_structured_output_format=shown, **kwargs)
         parser = _WholePydantic(pydantic_object=schema) if is_class else _WholeJson()  # type: ignore[arg-type]
     else:
-        raise RequestError(f"method must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}")
+        raise RequestError(f"method must be 'json_schema', 'function_calling' or 'json_mode', not {quote(method)}")
     if not include_raw:
         plain: Runnable[LanguageModelInput, Any] = bound | parser
         return plain

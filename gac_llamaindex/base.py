@@ -69,8 +69,10 @@ class EnsembleLLM(EnsembleFields):
             super().__init__(**fields)
         except ValidationError as error:
             raise ConfigError(invalid(error, type(self))) from error
+        # Wrong defaults are errors of the constructor, before anything is loaded.
+        params = self._params({"threshold": self.threshold})
         loading = {name: getattr(self, name) for name in LOADING}
-        opened = open_ensemble(models, ensemble, config, **loading)
+        opened = open_ensemble(models, ensemble, config, params, **loading)
         if models is None:
             self.config = asdict(opened.config)
             for name in LOADING:
@@ -78,8 +80,7 @@ class EnsembleLLM(EnsembleFields):
         else:
             self.models = [_plain(model) for model in models]
         self._ensemble = opened
-        # Wrong defaults are told now, not at the first question.
-        self._ensemble.check(self._params({}))
+        self._ensemble.check(params)
         self._warn_of_missing_templates()
 
     @classmethod

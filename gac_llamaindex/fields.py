@@ -8,7 +8,7 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import Field, ValidationError
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from gac_core import LOADING, ConfigError
+from gac_core import LOADING, ConfigError, quote
 
 FIXED = frozenset({"models", "config", *LOADING})
 """The fields that the loaded ensemble was made of; changing them afterwards would have no effect."""
@@ -31,6 +31,7 @@ class EnsembleFields(FunctionCallingLLM):
     prefill_tokens: int | None = Field(default=None, description="Prompt tokens read per step beside running requests.")
     cache_gib: float | None = Field(default=None, description="Memory per member for the KV cache, in GiB.")
     deterministic: bool | None = Field(default=None, description="Compute each request by itself, bit for bit.")
+    stuck_after: float | None = Field(default=None, description="Seconds after which a step counts as stuck.")
     gate: str | None = Field(default=None, description="Name of the gate member. Default: the ensemble's.")
     threshold: float | Literal["default"] | None = Field(
         default="default",
@@ -88,4 +89,4 @@ def invalid(error: ValidationError, cls: type[EnsembleFields]) -> str:
     reasons = dict.fromkeys(each["msg"] for each in found if each["loc"][:1] == found[0]["loc"][:1])
     field = cls.model_fields.get(name)
     told = f" ({field.description})" if field is not None and field.description else ""
-    return f"{name} cannot be {found[0]['input']!r}: {'; or '.join(reasons)}{told}"
+    return f"{name} cannot be {quote(found[0]['input'])}: {'; or '.join(reasons)}{told}"

@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from gac_core import Message, RequestError, ToolCall, is_recursive
+from gac_core import Message, RequestError, ToolCall, is_recursive, quote
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -96,7 +96,7 @@ def _given_call(call: Any, place: int) -> ToolCall:
     if not isinstance(function, Mapping) or "name" not in function:
         raise RequestError(
             'additional_kwargs["tool_calls"] holds calls of the form {"id": ..., "type": "function", "function": '
-            f'{{"name": ..., "arguments": ...}}}}, not {call!r}'
+            f'{{"name": ..., "arguments": ...}}}}, not {quote(call)}'
         )
     return _call(call.get("id"), function["name"], function.get("arguments"), place)
 
@@ -140,7 +140,7 @@ def chosen(tool_choice: str | Mapping[str, Any] | None, tool_required: bool) -> 
         if not isinstance(name, str):
             raise RequestError(
                 f'a tool_choice that is a mapping has the form {{"type": "function", "function": {{"name": ...}}}}, '
-                f"not {tool_choice!r}"
+                f"not {quote(tool_choice)}"
             )
         return name
     return "required" if tool_choice == "any" else tool_choice

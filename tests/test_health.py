@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
+import textwrap
+import threading
+from contextlib import contextmanager
+
 import pytest
 import torch
-from conftest import ensemble_of, random_pair, start
+from conftest import EMBEDDED, ROOT, ensemble_of, random_pair, start
 
-from gac_core import MemberError
+from gac_core import ConfigError, EngineClosedError, EngineStuckError, EnsembleConfig, MemberError, RequestError
 
 
 def swap_result(monkeypatch, member, change):
@@ -59,3 +66,130 @@ def test_a_runner_that_returns_no_list_of_logits_is_named(monkeypatch, returned)
             one.generate_batch(["Who", "In which town"], max_tokens=3)
         monkeypatch.undo()
         assert one.generate("Who", max_tokens=3).tokens
+
+
+class Stuck:
+    """Makes a member's forwards wait while ``hold`` is called for."""
+
+    def __init__(self, member):
+        self._forward = member._runner.forward
+        self.free, self.waiting = threading.Event(), threading.Event()
+        self.free.set()
+        member._runner.forward = self
+
+    def __call__(self, rows):
+        if not self.free.is_set():
+            self.waiting.set()
+            assert self.free.wait(60)
+        return self._forward(rows)
+
+    def hold(self):
+        self.waiting.clear()
+        self.free.clear()
+
+
+@contextmanager
+def stuck_pair(**settings):
+    """Two members, of which m1 is held in its forward, what lets it go on, and a stream that waits for it."""
+    both = ensemble_of([random_pair("llama"), random_pair("qwen2", seed=1)], **settings)
+    block = Stuck(both._members[1])
+    block.hold()
+    running = start(both, "In which town", max_tokens=5)
+    try:
+        assert block.waiting.wait(30)
+        yield both, block, running
+    finally:
+        block.free.set()
+        both.close(30)
+    assert not both._worker._thread.is_alive()
+
+
+def test_closing_does_not_wait_for_ever_and_names_the_member(caplog):
+    with stuck_pair() as (both, _, running):
+        waiting = start(both, "Who is", max_tokens=5)
+        both.close(timeout=0.05)
+        for stream in (running, waiting):
+            with pytest.raises(EngineClosedError, match=r"the forward of member 'm1' has been running for \d+\.\d s"):
+                list(stream)
+        assert "'m1'" in caplog.text
+        with pytest.raises(EngineClosedError, match="load it anew"):
+            both.generate("Who", max_tokens=1)
+        both.close(timeout=0)
+        assert both.closed
+
+
+def test_new_requests_are_refused_while_a_forward_is_stuck():
+    with stuck_pair(stuck_after=0.05) as (both, block, running):
+        while not both._worker._running_step()[1] > 0.05:
+            pass
+        with pytest.raises(EngineStuckError, match=r"member 'm1' has been running for \d+ s") as caught:
+            both.generate("Who is", max_tokens=2)
+        assert caught.value.member == "m1"
+        assert caught.value.seconds > 0.05
+        with pytest.raises(EngineStuckError, match="'m1'"):
+            both.generate_batch(["Who is", "Where is"], max_tokens=2)
+        with pytest.raises(EngineStuckError, match="'m1'"):
+            asyncio.run(both.agenerate("Who is", max_tokens=2))
+        block.free.set()
+        # Once the step has returned, the engine takes requests again.
+        assert list(running)[-1].output is not None
+        both._worker._stuck_after = 60.0
+        assert both.generate("Who is", max_tokens=2).tokens
+
+
+def test_who_waits_for_room_hears_that_the_engine_is_stuck():
+    one = ensemble_of([random_pair("llama")], max_batch_size=1, max_queue=0, stuck_after=0.05)
+    block = Stuck(one._members[0])
+    block.hold()
+    running = start(one, "In which", max_tokens=2)
+    assert block.waiting.wait(30)
+    with pytest.raises(EngineStuckError, match="'m0'"):
+        one.generate_batch(["Who"], max_tokens=1)
+    block.free.set()
+    assert list(running)[-1].output is not None
+    one.close()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "3", True, 1e300])
+def test_timeouts_are_checked(ensemble, timeout):
+    with pytest.raises(RequestError, match="timeout"):
+        ensemble.close(timeout)
+    assert not ensemble.closed
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), None, "600", True])
+def test_stuck_after_is_checked(seconds):
+    with pytest.raises(ConfigError, match="stuck_after"):
+        EnsembleConfig(("a",), stuck_after=seconds)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_python_exits_while_a_forward_is_stuck(devices):
+    """Also where each device has a thread of its own."""
+    code = f"""
+        import sys, threading
+        import torch
+        sys.path.insert(0, {str(ROOT / "tests")!r})
+        from gac_core import Ensemble, worker
+        from gac_core.member import Member
+        worker.Worker.close.__defaults__ = (0.2,)
+        if {devices} == 2:
+            load = Member.load.__func__
+            def placed(cls, config, device, **settings):
+                member = load(cls, config, device, **settings)
+                member.device = torch.device("cpu", 0) if member.name == "ash" else member.device
+                return member
+            Member.load = classmethod(placed)
+        ensemble = Ensemble.load({EMBEDDED[:2]!r})
+        assert len(ensemble._worker._engine._executor._threads) == {devices if devices > 1 else 0}
+        assert ensemble.generate("Who", max_tokens=2).tokens
+        entered = threading.Event()
+        ensemble._members[0]._runner.forward = lambda rows: entered.set() or threading.Event().wait()
+        threading.Thread(target=lambda: ensemble.generate("Who", max_tokens=5), daemon=True).start()
+        assert entered.wait(60)
+        print("left")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=240, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr

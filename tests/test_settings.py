@@ -103,13 +103,14 @@ def test_an_ensemble_comes_from_one_place(tmp_path):
         open_ensemble(EMBEDDED, config=path)
     with pytest.raises(ConfigError, match="commit, dtype goes with models"):
         open_ensemble(config=path, dtype="float32", commit="canonical")
-    with pytest.raises(ConfigError, match=r"gac_core\.Ensemble, not a str"):
+    with pytest.raises(ConfigError, match=r"gac_core\.Ensemble, not 'ash'"):
         open_ensemble(ensemble="ash")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrapper", [ChatGaC, GaCLLM])
 def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
     served = {"max_batch_size": 3, "max_queue": 5, "prefill_tokens": 64, "cache_gib": 0.25, "deterministic": True}
+    served["stuck_after"] = 90.0
     model = wrapper(models=EMBEDDED[:1], **served)
     copy = pickle.loads(pickle.dumps(model))
     for each in (model, copy):

@@ -12,6 +12,8 @@ import gac_core
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
+    "checks": 0,
+    "yamlfile": 0,
     "table_cache": 0,
     "cache": 0,
     "grammar": 0,

@@ -1,0 +1,379 @@
+"""Every value of every constructor is checked by name, before anything loads, and quoted briefly."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import EMBEDDED, QUESTION
+from pydantic import ValidationError
+
+from gac_core import (
+    ConfigError,
+    Conversation,
+    Ensemble,
+    EnsembleConfig,
+    GaCError,
+    Grammar,
+    GrammarError,
+    MemberConfig,
+    Message,
+    RequestError,
+    SamplingParams,
+    Tool,
+    UnknownArgumentError,
+    open_ensemble,
+    quote,
+    use_threshold,
+)
+from gac_langchain import ChatGaC
+from gac_langchain import GaCLLM as LangChainLLM
+from gac_llamaindex import GaCLLM
+
+HUGE = 10**6000
+LONG = "x" * 20_000_000
+# Whoever tried to load this would raise a ModelLoadError.
+NOWHERE = ["./no/such-folder", "./neither/this-one"]
+WRAPPERS = [ChatGaC, LangChainLLM, GaCLLM]
+DEEP: list = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+def short_id(value):
+    """Names a case; pytest would write values out."""
+    return quote(value)[:40].encode("ascii", "replace").decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"),
+        ("a", "'a'"),
+        (HUGE, "<an integer of 19932 bits>"),
+        ([HUGE], "[<an integer of 19932 bits>]"),
+        ("\ud800", r"'\ud800'"),
+    ],
+    ids=short_id,
+)
+def test_values_are_quoted(value, text):
+    assert quote(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", [LONG, LONG.encode(), [LONG] * 50, {LONG: LONG}, DEEP, {1: {2: {3: {4: {}}}}}], ids=short_id
+)
+def test_quotes_are_short(value):
+    assert len(quote(value)) < 200
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def test_what_cannot_be_written_is_quoted_by_its_type():
+    assert "Unprintable" in quote(Unprintable())
+    with pytest.raises(RequestError, match=r"max_tokens must be a whole number, not <Unprintable instance"):
+        SamplingParams(max_tokens=Unprintable())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("max_tokens", value) for value in (None, "5", True, 2.5, HUGE, -HUGE, float("nan"))),
+        *(("temperature", value) for value in (None, "1", True, HUGE, float("inf"), [1])),
+        *(("top_k", value) for value in (0, True, 1.5, "3", HUGE)),
+        *(("seed", value) for value in (HUGE, "1", True)),
+        *(("stop", value) for value in (True, 3, b"x", {"a": 1}, ["a", 3], [""], "", ["\ud800"], [[]])),
+        *(("threshold", value) for value in ("sure", [0.5], True, HUGE)),
+        *(("gate", value) for value in ("", 3, ["ash"], True)),
+        *(("grammar", value) for value in ("a|b", {}, 3)),
+        *(("drafts", value) for value in (None, 1, "yes")),
+    ],
+    ids=short_id,
+)
+def test_sampling_parameters_are_named(field, value):
+    with pytest.raises(RequestError, match=field):
+        SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("model", value) for value in (None, 3, b"a", "", ["a"], "a\ud800")),
+        *(("name", value) for value in ("", 3, ["a"])),
+        *(("weight", value) for value in (None, HUGE, "1", [1])),
+        *(("dtype", value) for value in (None, "fp8", ["float32"], 16)),
+        *(("device", value) for value in (["cpu"], 0, "")),
+        *(("device_map", value) for value in (3, "", {}, {1: "cpu"}, {"": ["cpu"]})),
+        *((field, value) for field in ("revision", "tokenizer", "chat_template") for value in ("", 3, True)),
+        *(("context", value) for value in ("x", 0, 1.5, True, HUGE)),
+        *((field, value) for field in ("trust_remote_code", "compile", "allow_pickle") for value in ("false", 0, None)),
+        *(("quantization", value) for value in ("3bit", 8, ["8bit"], True)),
+    ],
+    ids=short_id,
+)
+def test_settings_of_members_are_named(field, value):
+    with pytest.raises(ConfigError, match=field):
+        MemberConfig(**{"model": "a", field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("members", value) for value in (None, "ab", 3, {"a": 1}, b"ab")),
+        *(("member", value) for value in ([], [3], [None], [["a"]])),
+        *(("gate", value) for value in ("", 3, ["a"], "oak")),
+        *(("threshold", value) for value in ("x", [0.5], HUGE, True)),
+        *((f, v) for f in ("max_batch_size", "max_queue", "prefill_tokens") for v in (None, -1, 1.5, "4", True, HUGE)),
+        *(("cache_gib", value) for value in (None, -1, "1", float("nan"), float("inf"), HUGE, 1e308, True)),
+        *(("commit", value) for value in (None, ["canonical"], 3)),
+        *(("alignment", value) for value in (None, ["token"], 3)),
+        *(("drafts", value) for value in (3, "lookup", [3], [["lookup"]], ["later"], True)),
+    ],
+    ids=short_id,
+)
+def test_settings_of_ensembles_are_named(field, value):
+    settings = {"members": ("a",), ("members" if field == "member" else field): value}
+    with pytest.raises(ConfigError, match=field):
+        EnsembleConfig(**settings)
+
+
+class Path3(str):
+    pass
+
+
+def test_subclasses_of_plain_types_can_be_written_down():
+    config = EnsembleConfig((MemberConfig(Path3("a"), weight=True + 1, dtype=Path3("float32")),), gate=Path3("a"))
+    assert EnsembleConfig.from_dict({"members": ["a"], "gate": "a"}).gate == config.gate
+    assert "float32" in config.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("members: [a]\nmembers: [b]\n", "key 'members' comes twice.* line 2"),
+        ("members: [{model: a, weight: 1, weight: 2}]\n", "key 'weight' comes twice"),
+        ("members: [a]\ncache_gib: null\n", "cache_gib must be a number, not None"),
+        ("members: [a]\nmax_batch_size: null\n", "max_batch_size must be a whole number, not None"),
+        ("members: [a]\nmax_batch_size: .nan\n", "max_batch_size"),
+        ("members: [a]\nmax_batch_size: .inf\n", "max_batch_size"),
+        ("members: [a]\nmax_batch_size: 1.5\n", "max_batch_size"),
+        ("members: [{model: a, context: x}]\n", "context of member 'a' must be a whole number, not 'x'"),
+        ("members: [{model: a, trust_remote_code: 'false'}]\n", "trust_remote_code of member 'a' must be True"),
+        (b"members: [\xff]\n", "cannot read.*utf-8"),
+        ("[" * 20_000, "nested too deeply"),
+        ("members: [a]\nmax_queue: " + "9" * 6000, "cannot read.*digits"),
+        ("members: !!timestamp x\n", "cannot read"),
+        ("members: [a] #" + LONG, "larger than 1048576 bytes"),
+        ("a: &a [1]\nmembers: [" + "*a," * 300 + "]\n", "more than 256 aliases"),
+        ("{" + ", ".join(f"k{i}: 1" for i in range(1001)) + "}", "more than 1000 keys"),
+    ],
+    ids=short_id,
+)  # fmt: skip
+def test_yaml_is_read_strictly(tmp_path, text, words):
+    path = tmp_path / "ensemble.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=words) as caught:
+        EnsembleConfig.from_yaml(path)
+    assert len(str(caught.value)) < 2000
+
+
+def test_members_may_share_settings_by_a_merge(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("members:\n- &first {model: a, dtype: float32, weight: 2}\n- {<<: *first, model: b, weight: 1}\n")
+    first, second = EnsembleConfig.from_yaml(path).members
+    assert (first.weight, second.model, second.weight, second.dtype) == (2.0, "b", 1.0, "float32")
+
+
+@pytest.mark.parametrize("path", [3, None, ["a.yaml"], b"a.yaml"])
+def test_paths_of_configurations_are_checked(path):
+    with pytest.raises(ConfigError, match="path of a configuration"):
+        EnsembleConfig.from_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Grammar.json_schema({"$defs": 3}), "JSON schema"),
+        (lambda: Grammar.json_schema("[" * 100_000), "nested too deeply"),
+        (lambda: Grammar.json_schema({"items": DEEP}), "nested too deeply"),
+        (lambda: Grammar.json_schema({"minimum": HUGE}), "JSON schema"),
+        (lambda: Grammar.json_schema({"x": {1, 2}}), "JSON schema"),
+        (lambda: Grammar.json_schema(3), "JSON schema"),
+        (lambda: Grammar.regex(3), "regular expression"),
+        (lambda: Grammar.regex("a\ud800"), "regular expression.*surrogate"),
+        (lambda: Grammar.lark_grammar(" "), "Lark grammar"),
+        (lambda: Grammar.lark_grammar(None), "Lark grammar"),
+        (lambda: Grammar.choices(3), "choices"),
+        (lambda: Grammar.choices({"a": 1}), "choices"),
+        (lambda: Grammar.choices(["a", 3]), "choices"),
+        (lambda: Grammar.choices([]), "choices"),
+        (lambda: Grammar.tool_calls([1]), "tools must be a mapping"),
+        (lambda: Grammar.tool_calls({3: {}}), "name of a tool"),
+        (lambda: Grammar.tool_calls({"a": {"$defs": 3}}), "tool 'a'"),
+        (lambda: Grammar.tool_calls({"a": {}}, required="yes"), "required"),
+        (lambda: Grammar.tool_calls({"a": {}}, answer="x"), "answer"),
+        (lambda: Grammar(3, "start: x"), "kind"),
+        (lambda: Grammar("lark", None), "lark"),
+    ],
+)
+def test_grammars_are_checked(make, words):
+    with pytest.raises(GrammarError, match=words) as caught:
+        make()
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Tool(LONG), "tool's name"),
+        (lambda: Tool("a", LONG.encode()), "description"),
+        (lambda: Tool("a", parameters=[1]), "parameters"),
+        (lambda: Tool("a", parameters={"x": DEEP}), "parameters"),
+        (lambda: Tool("a", parameters={"x": float("nan")}), "parameters"),
+        (lambda: Tool("a", parameters={"type": HUGE}), "parameters"),
+        (lambda: Tool.from_openai([LONG]), "a tool has the form"),
+        (lambda: Message(["user"], "x"), "role"),
+        (lambda: Message("user", 3), "content"),
+        (lambda: Message("user", [3]), "content"),
+        (lambda: Message("user", [{"type": LONG}]), "content"),
+        (lambda: Message("assistant", "x", tool_calls=[LONG]), "tool call"),
+        (lambda: Message("assistant", "x", tool_calls=3), "tool_calls"),
+        (lambda: Message("user", "x", name=LONG.encode()), "name"),
+        (lambda: Conversation(3), "list of messages"),
+        (lambda: Conversation([HUGE]), "list of messages"),
+        (lambda: Conversation([{"role": "user", HUGE: 1}]), "keys"),
+        (lambda: Conversation(QUESTION, tools=3), "tools"),
+        (lambda: Conversation(QUESTION, tools=[LONG]), "tool"),
+        (lambda: Conversation(QUESTION, tool_choice=LONG), "tool_choice"),
+        (lambda: Conversation(QUESTION, tool_format=["auto"]), "tool_format"),
+        (lambda: Conversation(QUESTION, parallel_tool_calls=1), "parallel_tool_calls"),
+        (lambda: Conversation(QUESTION, enable_thinking=1), "enable_thinking"),
+    ],
+)
+def test_messages_and_tools_are_checked(make, words):
+    with pytest.raises(RequestError, match=words) as caught:
+        make()
+    assert len(str(caught.value)) < 2000
+
+
+def test_unknown_names_are_listed_briefly():
+    with pytest.raises(UnknownArgumentError, match="and 80 more") as caught:
+        EnsembleConfig.from_dict({f"{i}{LONG[:1000]}": 1 for i in range(100)})
+    assert len(str(caught.value)) < 2000
+    with pytest.raises(UnknownArgumentError, match="did you mean 'threshold'"):
+        SamplingParams().with_overrides({"treshold": 1})
+
+
+@pytest.mark.parametrize("prompts", [None, "hello", 3, {"role": "user"}, b"hello"])
+def test_batches_are_lists(ensemble, prompts):
+    with pytest.raises(RequestError, match="prompts must be a list"):
+        ensemble.generate_batch(prompts)
+    with pytest.raises(RequestError, match="prompts must be a list"):
+        asyncio.run(ensemble.agenerate_batch(prompts))
+
+
+def test_parameters_in_a_wrong_form_are_refused(ensemble):
+    with pytest.raises(RequestError, match="params must be a SamplingParams"):
+        ensemble.generate("Hi", {"max_tokens": 3})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threshold": 2},
+        {"gate": "nope"},
+        {"dtype": "fp8"},
+        {"weights": 3},
+        {"weights": [1, "a"]},
+        {"weights": [1]},
+        {"max_queue": "x"},
+        {"stuck_after": 0},
+        {"device": ["cpu"]},
+    ],
+)
+def test_settings_are_checked_before_anything_loads(settings):
+    with pytest.raises(ConfigError, match=next(iter(settings)).rstrip("s")):
+        Ensemble.load(NOWHERE, **settings)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("threshold", 2),
+        ("threshold", "sure"),
+        ("gate", "nope"),
+        ("gate", 3),
+        ("max_tokens", 0),
+        ("max_tokens", "x"),
+        ("temperature", -1),
+        ("temperature", [1]),
+        ("top_p", 7),
+        ("stop", [3]),
+        ("stop", 5),
+        ("logprobs", 1000),
+        ("drafts", "perhaps"),
+        ("dtype", "fp8"),
+        ("dtype", 3),
+        ("device", ["cpu"]),
+        ("weights", [1, "a"]),
+        ("weights", [1, -1]),
+        ("weights", "ab"),
+        ("quantization", "3bit"),
+        ("commit", "later"),
+        ("max_batch_size", 0),
+        ("max_batch_size", "many"),
+        ("cache_gib", "x"),
+        ("cache_gib", -1),
+        ("stuck_after", -1),
+        ("models", "x"),
+        ("models", 3),
+    ],
+)
+def test_wrappers_check_before_anything_loads(wrapper, field, value):
+    with pytest.raises((ConfigError, RequestError), match=field.rstrip("s")):
+        wrapper(**{"models": NOWHERE, field: value})
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "field"), [(ChatGaC, "streaming"), (LangChainLLM, "streaming"), (GaCLLM, "tool_format")]
+)
+def test_fields_of_one_wrapper_are_checked(wrapper, field):
+    with pytest.raises(ConfigError, match=f"{field}.*'perhaps'"):
+        wrapper(models=NOWHERE, **{field: "perhaps"})
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_configuration_is_checked_against_the_fields_before_it_loads(wrapper, tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [{NOWHERE[0]}]\n")
+    with pytest.raises(RequestError, match="'nope' is not a member; members are: such-folder"):
+        wrapper.from_config(path, gate="nope")
+    with pytest.raises(RequestError, match="max_tokens"):
+        wrapper.from_config(path, max_tokens=0)
+    with use_threshold(0.5), pytest.raises(RequestError, match="threshold"):
+        wrapper.from_config(path, threshold=2)
+
+
+@pytest.mark.parametrize("wrapper", [ChatGaC, LangChainLLM])
+def test_fields_of_langchain_keep_the_errors_of_pydantic(wrapper):
+    with pytest.raises(ValidationError, match="tags") as caught:
+        wrapper(models=NOWHERE, tags=3)
+    assert not isinstance(caught.value, GaCError)
+
+
+def test_langchain_models_take_a_configuration(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [{EMBEDDED[0]}]\n")
+    assert ChatGaC(config=path)._loaded is LangChainLLM.from_config(path)._loaded is open_ensemble(config=path)
+    with pytest.raises(ConfigError, match="models and config"):
+        ChatGaC(models=NOWHERE, config=path)
+
+
+@pytest.mark.parametrize("tools", [[3], [None], ["weather"], 3, "weather", {"name": "x"}])
+def test_what_is_no_tool_for_langchain_is_named_with_a_remedy(ensemble, tools):
+    with pytest.raises(RequestError, match=r"tool.*(give a function|list of tools|has the form)"):
+        ChatGaC(ensemble=ensemble).bind_tools(tools)
