@@ -6,29 +6,34 @@ weights; knows nothing of models or caches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from gac_core.tokenizer import MemberTokenizer
 
-# How much dearer a forward gets with each further token in it, as a share of what it costs with one: measured on two
-# CPU cores (docs/performance.md), and what reading the weights once leaves room for on a GPU.
-SLOPE_CPU = 0.1
-SLOPE_GPU = 0.01
-
 
 class Tally:
-    """How often drafts of one kind were right lately, for one request.
+    """How often drafts of one kind were right lately.
 
     Args:
         right: Drafted tokens taken to have been right before the first one is seen.
         wrong: Drafted tokens taken to have been wrong.
+        parent: The tally of all requests, which learns of everything that this one learns of.
     """
 
-    FORGET = 0.9
+    # A request's own tally forgets fast; that of all requests slowly.
+    FORGET, FORGET_PARENT = 0.9, 0.98
+    # Tokens that a new request's tally counts the rate of all requests for.
+    TRUST = 2
 
-    def __init__(self, right: float, wrong: float) -> None:
+    def __init__(self, right: float, wrong: float, parent: Tally | None = None) -> None:
         self._right, self._wrong = right, wrong
+        self._parent = parent
+
+    def child(self) -> Tally:
+        """Returns the tally of one request, which starts at this one's rate."""
+        return Tally(self.TRUST * self.rate, self.TRUST * (1 - self.rate), self)
 
     @property
     def rate(self) -> float:
@@ -37,13 +42,47 @@ class Tally:
 
     def note(self, drafted: int, accepted: int) -> None:
         """Takes in how far a draft was right; what comes after the first wrong token tells nothing."""
+        if self._parent is not None:
+            self._parent.note(drafted, accepted)
+        forget = self.FORGET_PARENT if self._parent is None else self.FORGET
         for hit in [True] * accepted + [False] * (accepted < drafted):
-            self._right = self.FORGET * self._right + hit
-            self._wrong = self.FORGET * self._wrong + (not hit)
+            self._right = forget * self._right + hit
+            self._wrong = forget * self._wrong + (not hit)
 
     def rest(self) -> None:
         """Forgets a little: after a while without drafts one is tried again."""
         self._right += 0.05
+
+
+class Balance:
+    """What drafts of one kind gained less what they lost, in seconds; it limits what the next one may lose.
+
+    Whatever is drafted, the sum of all losses stays below `START` steps and `SHARE` of the time without drafts.
+    """
+
+    SHARE = 0.02
+    # Both in plain steps.
+    START, MOST = 1.0, 4.0
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def spare(self, step: float) -> float:
+        """Returns what a draft may lose now, in seconds.
+
+        Args:
+            step: Seconds of a plain step.
+        """
+        return self.START * step if self._seconds is None else self._seconds
+
+    def note(self, step: float, gain: float) -> None:
+        """Takes in one step.
+
+        Args:
+            step: Seconds that it would have taken without drafts.
+            gain: Seconds that drafts saved in it, below 0 where they cost time.
+        """
+        self._seconds = min(self.spare(step) + self.SHARE * step + gain, self.MOST * step)
 
 
 def expected(rate: float, drafted: int) -> float:
@@ -51,37 +90,45 @@ def expected(rate: float, drafted: int) -> float:
     return (1 - rate ** (drafted + 1)) / (1 - rate)
 
 
-def lookup_length(rate: float, rows: int, slope: float, limit: int) -> int:
+# A draft must promise this share of a step at least: less is within what is known of the times.
+MARGIN = 0.03
+
+
+def lookup_length(rate: float, cost: Callable[[int], float], limit: int, spare: float = math.inf) -> int:
     """Returns how many tokens to draft that cost nothing to find.
 
     Args:
         rate: The chance that one is right.
-        rows: Requests that run at once; a forward carries the drafts of all.
-        slope: How much dearer a forward gets with each further token in it.
+        cost: Seconds of a step with so many drafted tokens.
         limit: Most tokens to draft.
+        spare: Seconds that the draft may lose at most.
     """
-    return max(range(limit + 1), key=lambda k: (expected(rate, k) / (1 + slope * rows * k), -k))
+    plain = cost(0)
+    lengths = [k for k in range(1, limit + 1) if cost(k) - plain <= spare]
+    best = max(lengths, key=lambda k: (expected(rate, k) / cost(k), -k), default=0) if plain > 0 else 0
+    return best if best and expected(rate, best) * plain > (1 + MARGIN) * cost(best) else 0
 
 
-def run_ahead_length(rate: float, own: float, others: float, need: float, rows: int, slope: float, limit: int) -> int:
+def run_ahead_length(
+    rate: float, cost: Callable[[int], float], token: float, limit: int, spare: float = math.inf
+) -> int:
     """Returns how many forwards a member shall make before the others check what it wrote; 1 is no draft.
 
     Args:
         rate: The chance that one of its tokens is right.
-        own: What a forward of it costs.
-        others: What a forward of all the others costs.
-        need: The share of steps that need the others.
-        rows: Requests that run at once.
-        slope: How much dearer a forward gets with each further token in it.
+        cost: Seconds of a step with so many forwards of the member, 1 or more.
+        token: Seconds that a token takes without drafts.
         limit: Most forwards.
+        spare: Seconds that the draft may lose at most.
     """
-
-    def cost(k: int) -> float:
-        ahead = k * own + others * (1 + slope * rows * (k - 1))
-        # What the same tokens would have cost without drafts, after the first.
-        return ahead - (expected(rate, k - 1) - 1) * (own + need * others)
-
-    return min(range(1, limit + 1), key=cost)
+    plain = cost(1)
+    gains = {
+        k: (expected(rate, k - 1) - 1) * token - (cost(k) - plain)
+        for k in range(2, limit + 1)
+        if cost(k) - plain <= spare
+    }
+    best = max(gains, key=lambda k: gains[k], default=1)
+    return best if best > 1 and gains[best] > MARGIN * plain else 1
 
 
 class PromptLookup:
@@ -104,16 +151,28 @@ class PromptLookup:
         self._weights = list(weights)
         self._first_piece = lru_cache(maxsize=50_000)(self._cut_first)
 
-    def propose(self, text: bytes | bytearray, fresh: int, limit: int, voters: Sequence[int]) -> list[bytes]:
-        """Returns drafted tokens, at most ``limit``; none where nothing is found.
+    def find(self, text: bytes | bytearray, fresh: int) -> tuple[bytes, int]:
+        """Returns what followed the text's end when it occurred last, and how long the end was; nothing and 0 if never.
 
         Args:
             text: The prompt and what was written so far.
             fresh: How many of its last bytes were written by the ensemble.
+        """
+        for length in self.ENDS if fresh else ():
+            end = text[-length:]
+            at = text.rfind(end, 0, len(text) - 1) if len(end) == length else -1
+            if at >= 0:
+                return bytes(text[at + length : at + length + self.SPAN]), length
+        return b"", 0
+
+    def cut(self, found: bytes, limit: int, voters: Sequence[int]) -> list[bytes]:
+        """Returns what was found as drafted tokens, at most ``limit``.
+
+        Args:
+            found: Bytes.
             limit: Most tokens.
             voters: Indices of the members whose cuts count: the gate alone where there is one.
         """
-        found = self._found(text) if fresh else b""
         tokens: list[bytes] = []
         while found and len(tokens) < limit:
             piece = self._vote(found, voters)
@@ -123,14 +182,6 @@ class PromptLookup:
             tokens.append(piece)
             found = found[len(piece) :]
         return tokens
-
-    def _found(self, text: bytes | bytearray) -> bytes:
-        for length in self.ENDS:
-            end = text[-length:]
-            at = text.rfind(end, 0, len(text) - 1) if len(end) == length else -1
-            if at >= 0:
-                return bytes(text[at + length : at + length + self.SPAN])
-        return b""
 
     def _vote(self, found: bytes, voters: Sequence[int]) -> bytes:
         """The token that wins if every member is sure of its first piece: most weight, the smallest among equals."""

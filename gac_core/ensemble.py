@@ -20,7 +20,7 @@ from gac_core.commit import Writer, make_commit
 from gac_core.config import EnsembleConfig
 from gac_core.decoder import Decoder, StepDecoder
 from gac_core.delivery import adelivered, delivered, delivered_together
-from gac_core.draft import SLOPE_CPU, SLOPE_GPU, PromptLookup
+from gac_core.draft import PromptLookup
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError, RequestError
 from gac_core.executor import LocalExecutor
@@ -82,12 +82,10 @@ class Ensemble:
     def _drafting(self, members: Sequence[Member]) -> Drafting:
         drafts = self.config.drafts or ()
         weights = [member.weight for member in self.config.members]
-        on_cpu = any(member.device.type == "cpu" for member in members)
         return Drafting(
             lookup=PromptLookup([member.tokenizer for member in members], weights) if "lookup" in drafts else None,
             ahead="ahead" in drafts,
-            costs=[member.cost for member in members],
-            slope=SLOPE_CPU if on_cpu else SLOPE_GPU,
+            times=[member.times for member in members],
         )
 
     # ---- building

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gac_core.compiled import CompiledRunner
 from gac_core.config import MemberConfig
+from gac_core.costs import ForwardTimes, prior_slope
 from gac_core.errors import ConfigError
 from gac_core.places import check_device, check_folder, load_error
 from gac_core.prefill import share, share_parts
@@ -71,8 +73,8 @@ class Member:
         runner: What computes its logits.
         context: The longest text it can read, in tokens; None for no limit.
         device: Where its logits come out.
-        cost: What one forward costs, in any unit that is the same for all members: the bytes of its weights.
         size: Parameters of its model.
+        slope: How much longer a forward takes for each further token in it, as a share, until that is measured.
         cache_bytes: Memory for keys and values up to which those of finished requests are kept.
         prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
@@ -89,8 +91,8 @@ class Member:
         runner: Runner,
         context: int | None,
         device: torch.device,
-        cost: int = 1,
         size: int = 1,
+        slope: float = 0.1,
         cache_bytes: int = 2**30,
         prefill_tokens: int = 512,
         deterministic: bool = False,
@@ -99,8 +101,8 @@ class Member:
         self.tokenizer = tokenizer
         self.context = context
         self.device = device
-        self.cost = cost
         self.size = size
+        self.times = ForwardTimes(device, slope)
         self._runner = runner
         self.deterministic = deterministic
         self._slots = SlotTable(runner, cache_bytes, reuse=not deterministic)
@@ -170,14 +172,15 @@ class Member:
             raise ConfigError(
                 f"the context of member {name!r} is set to {context}, but its model reads at most {limit}"
             )
+        device = next(model.parameters()).device if head is None else head.weight.device
         return cls(
             name=name,
             tokenizer=MemberTokenizer(tokenizer, name, end_ids, rows),
             runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
             context=context or limit,
-            device=next(model.parameters()).device if head is None else head.weight.device,
-            cost=sum(parameter.nbytes for parameter in model.parameters()),
             size=model.num_parameters(),
+            device=device,
+            slope=prior_slope(device, model.dtype),
             **settings,
         )
 
@@ -265,7 +268,9 @@ class Member:
         began = time.perf_counter()
         try:
             self._slots.fit(max(row.start + len(row.token_ids) for row in rows))
-            logits = [self._checked(*each) for each in zip(rows, self._runner.forward(rows), strict=True)]
+            with self._timed(rows):
+                computed = self._runner.forward(rows)
+            logits = [self._checked(*each) for each in zip(rows, computed, strict=True)]
         except Exception as error:
             # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on.
             if len(rows) > 1:
@@ -285,6 +290,11 @@ class Member:
                 f"expected a floating-point tensor of shape {list(expected)}"
             )
         return logits
+
+    def _timed(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        """Measures a forward of short rows; longer ones tell nothing of what a draft costs."""
+        width = max(len(row.token_ids) for row in rows)
+        return self.times.timed(width * len(rows)) if width <= self.SHORT else nullcontext()
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Gives a request's slot back; what it holds is kept for prompts that begin alike.

@@ -8,18 +8,25 @@ sampled (speculative decoding, Leviathan et al. 2023, with the draft coupled to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gac_core.commit import Writer
+from gac_core.costs import ForwardTimes
 from gac_core.decoder import StepDecoder
-from gac_core.draft import PromptLookup, Tally, lookup_length, run_ahead_length
+from gac_core.draft import Balance, PromptLookup, Tally, lookup_length, run_ahead_length
+from gac_core.errors import GaCError
 from gac_core.path import Path
 from gac_core.poll import Answers, Poll
-from gac_core.request import Request
+from gac_core.request import Picked, Request
 from gac_core.vocabulary import UnionVocabulary
 
 
@@ -30,14 +37,12 @@ class Drafting:
     Attributes:
         lookup: Finds drafts in the text; None drafts none of them.
         ahead: Whether the gate, or the cheapest member, may run ahead.
-        costs: Per member what one forward costs, in any unit.
-        slope: How much dearer a forward gets with each further token in it, as a share.
+        times: Per member how long its forwards take.
     """
 
     lookup: PromptLookup | None
     ahead: bool
-    costs: Sequence[float]
-    slope: float
+    times: Sequence[ForwardTimes]
 
 
 class SpeculativeDecoder(StepDecoder):
@@ -56,6 +61,11 @@ class SpeculativeDecoder(StepDecoder):
     LIMIT = 7
     # A member that still has more than this to read is not worth a draft.
     UNREAD = 64
+    # Drafted tokens of each kind taken to have been right and wrong before the first: the longer the end of the text
+    # that was found again, the likelier.
+    PRIORS: ClassVar = {"ahead": (1, 1), 8: (1, 1), 16: (2, 1), 32: (4, 1)}
+    # A member takes the gate's place as drafter where its forwards take less than this share of the gate's.
+    CHEAPER = 0.9
 
     def __init__(
         self,
@@ -68,6 +78,66 @@ class SpeculativeDecoder(StepDecoder):
     ) -> None:
         super().__init__(poll, union, weights, names, writer)
         self._drafting = drafting
+        self._tallies: dict[str, Tally] = {}
+        self._balances = {"lookup": Balance(), "ahead": Balance()}
+        # Per kind of draft in this step what it costs more than none, in seconds, and its rows.
+        self._used: dict[str, tuple[float, list[int]]] = {}
+        self._overheads: deque[float] = deque(maxlen=9)
+
+    def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Decides, and keeps the books on what drafts cost and saved."""
+        self._used = {}
+        accepted = [request.stats.accepted for request in batch]
+        stages = len(batch) - sum(request.stats.drafted for request in batch)
+        began, forwards = time.perf_counter(), self._forward_seconds()
+        done = super()._decide(batch)
+        if not any(self._is_reading(request) for request in batch):
+            stages += sum(request.stats.drafted for request in batch)
+            spent = time.perf_counter() - began - (self._forward_seconds() - forwards)
+            self._overheads.append(max(spent, 0.0) / stages)
+        plain = self._lookup_cost(batch)(0)
+        for kind, balance in self._balances.items():
+            loss, rows = self._used.get(kind, (0.0, []))
+            gained = sum(batch[row].stats.accepted - accepted[row] for row in rows)
+            balance.note(plain, gained * plain / len(batch) - loss)
+        return done
+
+    def _forward_seconds(self) -> float:
+        return sum(times.total for times in self._drafting.times)
+
+    def _is_reading(self, request: Request) -> bool:
+        """Whether a step of this request is no measure of what steps cost: a member reads more than a few tokens."""
+        return request.num_tokens <= 1 or any(len(t.ids) - t.num_cached > self.LIMIT for t in request.texts.values())
+
+    def _overhead(self) -> float:
+        """Seconds that a stage of one row takes beside the forwards."""
+        return statistics.median(self._overheads) if self._overheads else 0.0
+
+    def _seconds(self, shares: Mapping[int, float], tokens: int) -> float:
+        """Seconds of one forward of each member, as often as it takes part, over so many tokens."""
+        return sum(share * self._drafting.times[member].seconds(tokens) for member, share in shares.items())
+
+    @staticmethod
+    def _shares(batch: Sequence[Request]) -> dict[int, float]:
+        """Per member in how many of the steps it takes part: all, but for those that a gate decides alone."""
+        shares: dict[int, float] = {}
+        for request in batch:
+            need = (request.stats.steps_ensembled + 1) / (request.stats.steps + 1)
+            for member in request.members:
+                share = 1.0 if request.threshold is None or member == request.gate else need
+                shares[member] = max(share, shares.get(member, 0.0))
+        return shares
+
+    def _lookup_cost(self, batch: Sequence[Request]) -> Callable[[int], float]:
+        """Seconds of a step by how many tokens are drafted for each row."""
+        shares, rows, overhead = self._shares(batch), len(batch), self._overhead()
+        return cache(lambda drafted: self._seconds(shares, rows * (drafted + 1)) + overhead * rows * (drafted + 1))
+
+    def _tally(self, request: Request, kind: str, prior: tuple[float, float]) -> Tally:
+        """A request's tally of a kind of draft, begun at what all requests have shown."""
+        if kind not in request.tallies:
+            request.tallies[kind] = self._tallies.setdefault(kind, Tally(*prior)).child()
+        return request.tallies[kind]
 
     def _room(self, request: Request) -> int:
         """Most tokens to draft for a request; 0 where drafts are not wanted or come too early."""
@@ -85,25 +155,39 @@ class SpeculativeDecoder(StepDecoder):
         lookup = self._drafting.lookup
         if lookup is None:
             return paths
+        cost = self._lookup_cost(batch)
+        spare = self._balances["lookup"].spare(cost(0))
         for row, request in enumerate(batch):
             room = self._room(request)
             if room < 1:
                 continue
-            tally = request.tallies.setdefault("lookup", Tally(4, 1))
-            length = lookup_length(tally.rate, len(batch), self._drafting.slope, room)
-            voters = request.members if request.threshold is None else (request.gate,)
-            tokens = lookup.propose(request.written, len(request.written) - request.prompt_bytes, length, voters)
+            found, matched = lookup.find(request.written, len(request.written) - request.prompt_bytes)
+            if not found:
+                continue
+            tally = self._tally(request, f"lookup {matched}", self.PRIORS.get(matched, (1, 1)))
+            length = lookup_length(tally.rate, cost, room, spare)
             if not length:
                 tally.rest()
-            path = Path(request, self._writer, tally)
-            if request.constraint is not None:
-                tokens = tokens[: request.constraint.reach(tokens)]
-            for data in tokens:
-                if not path.extend(data):
-                    break
+                continue
+            path = self._looked_up(request, lookup, found, length, tally)
             if path.tokens:
                 paths[row] = path
+        if paths:
+            longest = max(len(path.tokens) for path in paths.values())
+            self._used["lookup"] = cost(longest) - cost(0), list(paths)
         return paths
+
+    def _looked_up(self, request: Request, lookup: PromptLookup, found: bytes, length: int, tally: Tally) -> Path:
+        """The path of tokens that were found; without any where the first cannot follow."""
+        voters = request.members if request.threshold is None else (request.gate,)
+        tokens = lookup.cut(found, length, voters)
+        if request.constraint is not None:
+            tokens = tokens[: request.constraint.reach(tokens)]
+        path = Path(request, self._writer, tally)
+        for data in tokens:
+            if not path.extend(data):
+                break
+        return path
 
     # ---- running ahead
 
@@ -163,24 +247,37 @@ class SpeculativeDecoder(StepDecoder):
             room = self._room(request) if answers.open(row) and row not in paths else 0
             if room < 1 or len(request.members) == 1 or (row in sure and sure[row][0]):
                 continue
-            tally = request.tallies.setdefault("ahead", Tally(6, 1))
-            own = self._drafting.costs[self._drafter(request)]
-            stats = request.stats
-            need = (stats.steps_ensembled + 1) / (stats.steps + 1)
-            others = sum(self._drafting.costs[member] for member in request.members) - own
-            length = run_ahead_length(tally.rate, own, others, need, len(batch), self._drafting.slope, room + 1)
+            tally = self._tally(request, "ahead", self.PRIORS["ahead"])
+            cost, token = self._ahead_cost(request, len(batch))
+            spare = self._balances["ahead"].spare(token)
+            length = run_ahead_length(tally.rate, cost, token, room + 1, spare)
             if length > 1:
                 lengths[row] = length
+                loss, rows = self._used.get("ahead", (0.0, []))
+                self._used["ahead"] = max(loss, cost(length) - cost(1)), [*rows, row]
             else:
                 tally.rest()
         return lengths
 
+    def _ahead_cost(self, request: Request, rows: int) -> tuple[Callable[[int], float], float]:
+        """Seconds of a step by how many forwards the drafter makes in it, and of a token without drafts."""
+        drafter, overhead = self._drafter(request), self._overhead() * rows
+        shares = self._shares([request])
+        own = shares.pop(drafter) * self._drafting.times[drafter].seconds(rows)
+        checking = dict.fromkeys(shares, 1.0)
+        return (
+            cache(lambda forwards: forwards * (own + overhead) + self._seconds(checking, rows * forwards)),
+            own + overhead + self._seconds(shares, rows),
+        )
+
     def _drafter(self, request: Request) -> int:
-        """The gate where there is a threshold, else the cheapest member, the gate among equals."""
+        """The gate where there is a threshold, else the fastest member, or the gate if it is hardly slower."""
         if request.threshold is not None:
             return request.gate
-        costs = self._drafting.costs
-        return min(request.members, key=lambda member: (costs[member], member != request.gate))
+        seconds = {member: self._drafting.times[member].seconds(1) for member in request.members}
+        fastest = min(seconds, key=lambda member: seconds[member])
+        slower = request.gate not in seconds or seconds[fastest] < self.CHEAPER * seconds[request.gate]
+        return fastest if slower else request.gate
 
     def _picks(self, batch: Sequence[Request], told: Mapping[int, Tensor], stage: int) -> dict[int, bytes | None]:
         """What each row would get if one member's word were the whole; the look at all of them is one."""

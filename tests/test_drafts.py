@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
+import torch
 from architectures import ARCHITECTURES, random_model
 from conftest import EMBEDDED, QUESTION, ensemble_of
 from transformers import AutoTokenizer
 
-from gac_core import ConfigError, RequestError
-from gac_core.draft import PromptLookup, Tally, expected, lookup_length, run_ahead_length
+from gac_core import ConfigError, Ensemble, RequestError
+from gac_core.costs import ForwardTimes
+from gac_core.draft import Balance, PromptLookup, Tally, expected, lookup_length, run_ahead_length
 from gac_core.tokenizer import MemberTokenizer
 
 PROMPTS = [QUESTION, "The bridge stands in", "one two three one two three one two", "1874 crowns, 14:15", "é ü 😀 é ü"]
@@ -28,13 +31,23 @@ def random_members(tokenizers, **settings):
     return ensemble_of(models, **settings)
 
 
+class Flat(ForwardTimes):
+    """Forwards that take the same time however many tokens they carry."""
+
+    def __init__(self, seconds):
+        super().__init__(torch.device("cpu"), 0.0)
+        self.constant = seconds
+
+    def seconds(self, tokens):
+        return self.constant
+
+
 def eager(ensemble):
     """Lets an ensemble draft at every chance, worth it or not."""
     decoder = ensemble._worker._engine._decoder
-    decoder._drafting.slope = 0.0
+    decoder._drafting.times = [Flat(100.0 if place else 1.0) for place in range(len(ensemble.names))]
     if decoder._drafting.lookup is not None:
         decoder._drafting.lookup.ENDS = (4, 2, 1)
-    decoder._drafting.costs = [1e-9, *[1.0] * (len(ensemble.names) - 1)]
     return ensemble
 
 
@@ -58,8 +71,6 @@ def test_drafted_text_is_the_plain_text(tokenizers, drafts, threshold, temperatu
 
 @pytest.mark.parametrize("drafts", [["lookup"], ["ahead"]])
 def test_embedded_members_draft_right_and_read_less(ensemble, drafts):
-    from gac_core import Ensemble
-
     with Ensemble.load(EMBEDDED, dtype="float32", drafts=drafts) as drafting:
         eager(drafting)
         plain = drafting.generate(QUESTION, drafts=False)
@@ -129,13 +140,15 @@ def test_samples_with_drafts_follow_the_distribution_of_a_plain_mixture(tokenize
         assert distance < 2.5 * math.sqrt(len(counts.keys() | plain.keys()) / (math.pi * 300))
 
 
-def test_thresholded_drafts_let_the_others_rest(ensemble):
+def test_thresholded_drafts_let_the_others_rest():
     """Members other than the gate make no forward at all where the gate is always sure."""
-    plain = ensemble.generate(QUESTION, threshold=0.0, drafts=False)
-    output = ensemble.generate(QUESTION, threshold=0.0)
+    with Ensemble.load(EMBEDDED, dtype="float32") as ensemble:
+        eager(ensemble)
+        plain = ensemble.generate(QUESTION, threshold=0.0, drafts=False)
+        output = ensemble.generate(QUESTION, threshold=0.0)
     assert output.tokens == plain.tokens
     assert output.stats.drafted > 0
-    assert list(output.stats.members) == ["ash"]
+    assert [name for name, member in output.stats.members.items() if member.forwards] == ["ash"]
     assert output.stats.members["ash"].forwards < output.stats.steps
 
 
@@ -144,27 +157,47 @@ def test_a_lookup_finds_what_followed(tokenizers):
     lookup = PromptLookup(members, [1.0, 1.0, 1.0])
     voters = range(len(members))
     text = b"The Torno Bridge stands in Halkus. It was built in 1874. The Torno Bridge stands"
-    tokens = lookup.propose(text, 10, 7, voters)
+    found, matched = lookup.find(text, 10)
+    assert (found[:11], matched) == (b" in Halkus.", 16)
+    tokens = lookup.cut(found, 7, voters)
     assert b" in Halkus. It was built".startswith(b"".join(tokens))
     assert tokens
-    assert lookup.propose(text, 0, 7, voters) == []
-    assert lookup.propose(b"nothing here comes twice", 10, 7, voters) == []
-    assert lookup.propose(b"", 0, 7, voters) == []
+    assert lookup.find(text, 0) == (b"", 0)
+    assert lookup.find(b"nothing here comes twice", 10) == (b"", 0)
+    assert lookup.find(b"", 0) == (b"", 0)
     # What is found may begin in the middle of a character.
-    assert lookup.propose("eine große Brücke, eine große Br".encode() + b"\xc3", 10, 7, voters) == []
+    assert lookup.cut("ße Br".encode()[1:], 7, voters) == []
+
+
+def linear(slope):
+    """Seconds of a step by its number of drafted tokens."""
+    return lambda drafted: 1 + slope * drafted
+
+
+def ahead(own, others, slope):
+    """Seconds of a step by its number of the drafter's forwards."""
+    return lambda forwards: forwards * own + others * (1 + slope * (forwards - 1))
 
 
 def test_draft_lengths_follow_their_worth():
     assert expected(0.5, 1) == 1.5
-    assert lookup_length(0.95, 1, 0.05, 7) > lookup_length(0.5, 1, 0.05, 7) >= 1
-    assert lookup_length(0.02, 1, 0.1, 7) == 0
-    assert lookup_length(0.9, 16, 0.1, 7) < lookup_length(0.9, 1, 0.1, 7)
-    assert run_ahead_length(0.9, 1, 1, 1.0, 1, 0.1, 8) > 1
-    assert run_ahead_length(0.3, 1, 1, 1.0, 1, 0.1, 8) == 1
+    assert lookup_length(0.95, linear(0.05), 7) > lookup_length(0.5, linear(0.05), 7) >= 1
+    assert lookup_length(0.02, linear(0.1), 7) == 0
+    assert lookup_length(0.9, linear(1.6), 7) < lookup_length(0.9, linear(0.1), 7)
+    # Two or three tokens may be cheap where four are dear.
+    assert lookup_length(0.7, lambda k: [1, 1.1, 1.15, 1.9, 2, 2.1, 2.6, 2.7][k], 7) == 2
+    assert lookup_length(0.9, lambda k: 0.0, 7) == 0
+    assert lookup_length(0.9, linear(0.1), 7, spare=0.25) == 2
+    assert run_ahead_length(0.9, ahead(1, 1, 0.1), 2, 8) > 1
+    assert run_ahead_length(0.3, ahead(1, 1, 0.1), 2, 8) == 1
     # A gate that hardly needs the others gains nothing by running ahead of them.
-    assert run_ahead_length(0.9, 1, 1, 0.05, 1, 0.1, 8) == 1
+    assert run_ahead_length(0.9, ahead(1, 1, 0.1), 1.05, 8) == 1
     # A small gate before large members runs further.
-    assert run_ahead_length(0.9, 0.1, 1, 1.0, 1, 0.01, 8) > run_ahead_length(0.9, 1, 1, 1.0, 1, 0.01, 8)
+    assert run_ahead_length(0.9, ahead(0.1, 1, 0.01), 1.1, 8) > run_ahead_length(0.9, ahead(1, 1, 0.01), 2, 8)
+    assert run_ahead_length(0.9, ahead(0.1, 1, 0.01), 1.1, 8, spare=0.3) == 3
+
+
+def test_rates_are_learnt_per_request_and_by_all():
     tally = Tally(4, 1)
     rates = []
     for drafted, accepted in ((5, 0), (5, 0), (5, 5), (0, 0)):
@@ -176,6 +209,54 @@ def test_draft_lengths_follow_their_worth():
     before = tally.rate
     tally.rest()
     assert tally.rate > before
+    child = tally.child()
+    assert child.rate == pytest.approx(tally.rate)
+    before = tally.rate
+    child.note(5, 0)
+    assert child.rate < tally.rate < before
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("truth", [0.0, 0.3, 0.8, 1.0])
+def test_drafts_lose_little_and_gain_where_they_are_right(slope, truth):
+    """A thousand steps of prompt lookup whose tokens are right with a given chance, in units of a plain step."""
+    chance = random.Random(0)
+    tally, balance, cost = Tally(1, 1), Balance(), linear(slope)
+    seconds = tokens = 0.0
+    for _ in range(1000):
+        length = lookup_length(tally.rate, cost, 7, balance.spare(1.0))
+        right = 0
+        while right < length and chance.random() < truth:
+            right += 1
+        if length:
+            tally.note(length, right)
+        else:
+            tally.rest()
+        balance.note(1.0, right - (cost(length) - 1.0))
+        seconds += cost(length)
+        tokens += 1 + right
+    assert seconds <= 1.02 * tokens + Balance.START
+    if truth == 1.0 and slope <= 0.5:
+        assert seconds < tokens / 1.5
+
+
+def test_times_of_forwards_are_medians_by_size():
+    times = ForwardTimes(torch.device("cpu"), 0.5)
+    assert times.seconds(4) == 0.0
+    for seconds in (1.0, 9.0, 1.0):
+        times.note(1, seconds)
+    assert times.seconds(1) == 1.0
+    assert times.seconds(3) == 2.0
+    times.note(5, 2.0)
+    assert times.seconds(3) == 1.5
+    assert times.seconds(7) == pytest.approx(2.0 * 4 / 3)
+    assert times.total == 13.0
+    with times.timed(2):
+        pass
+    assert 0 < times.total - 13.0 == times.seconds(2)
+    with pytest.raises(ValueError, match="broken"), times.timed(2):
+        raise ValueError("broken")
+    assert times.total - 13.0 == times.seconds(2)
 
 
 def test_wrong_settings_are_refused(ensemble, tokenizers):

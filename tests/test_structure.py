@@ -16,6 +16,7 @@ FLOORS = {
     "yamlfile": 0,
     "table_cache": 0,
     "cache": 0,
+    "costs": 0,
     "grammar": 0,
     "schema": 0,
     "tools": 0,
