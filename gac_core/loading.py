@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gac_core.checkpoint import Checkpoint
 from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
 from gac_core.errors import ConfigError
@@ -26,19 +27,24 @@ DEVICE_VARIABLE = "GAC_DEVICE"
 def load_members(config: EnsembleConfig) -> list[Member]:
     """Loads the members of a configuration; the GPUs are used in turn if there are any.
 
+    All members are found and checked before the weights of the first are read.
+
     Raises:
         ModelLoadError: A model cannot be loaded.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    checkpoints = [
+        Checkpoint.find(member, f"cuda:{index % gpus}" if gpus else "cpu")
+        for index, member in enumerate(config.members)
+    ]
     return [
         Member.load(
-            member,
-            f"cuda:{index % gpus}" if gpus else "cpu",
+            checkpoint,
             cache_bytes=int(config.cache_gib * 2**30),
             prefill_tokens=config.prefill_tokens,
             deterministic=config.deterministic,
         )
-        for index, member in enumerate(config.members)
+        for checkpoint in checkpoints
     ]
 
 

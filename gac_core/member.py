@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gac_core.checkpoint import Checkpoint
 from gac_core.compiled import CompiledRunner
-from gac_core.config import MemberConfig
 from gac_core.costs import ForwardTimes, prior_slope
 from gac_core.errors import ConfigError
-from gac_core.places import check_device, check_folder, load_error
 from gac_core.prefill import share, share_parts
-from gac_core.quantization import loading_options
 from gac_core.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
 from gac_core.tokenizer import MemberTokenizer
@@ -110,37 +108,18 @@ class Member:
         self._no_logits = torch.empty(0, tokenizer.rows, device=device)
 
     @classmethod
-    def load(cls, config: MemberConfig, device: str, **settings: Any) -> Member:
-        """Loads a model and its tokenizer by name or folder.
+    def load(cls, checkpoint: Checkpoint, **settings: Any) -> Member:
+        """Loads a model and its tokenizer.
 
         Args:
-            config: What to load and how.
-            device: Where to put it if the config names neither device nor device_map.
+            checkpoint: What to load, and how.
             **settings: ``cache_bytes``, ``prefill_tokens`` and ``deterministic``.
 
         Raises:
             ModelLoadError: Something could not be loaded.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        common: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-        dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-        packing = loading_options(config)
-        for path in (config.model, config.tokenizer or config.model):
-            check_folder(config.model, path)
-        if config.device_map is None:
-            check_device(config.model, config.device or device)
-        place = config.device_map if config.device_map is not None else {"": config.device or device}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model, **common)
-            model = AutoModelForCausalLM.from_pretrained(
-                config.model, dtype=dtype, device_map=place, **packing, **common
-            )
-        except Exception as error:
-            raise load_error(config.model, error) from error
-        if config.chat_template is not None:
-            tokenizer.chat_template = config.chat_template
-        return cls.from_model(model, tokenizer, config.called, config.context, config.compile, **settings)
+        config = checkpoint.config
+        return cls.from_model(*checkpoint.load(), config.called, config.context, config.compile, **settings)
 
     @classmethod
     def from_model(

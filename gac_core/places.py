@@ -1,19 +1,77 @@
-"""Where models lie and run: what a name cannot be, told before anything is loaded, and why loading failed.
-
-Knows names, folders and devices; knows nothing of models.
-"""
+"""Where models are read from and run: folders, GGUF files, names on a hub, devices; and why loading failed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gac_core.errors import ModelLoadError
 
 
+@dataclass(frozen=True)
+class Source:
+    """What transformers reads a model or a tokenizer from.
+
+    Attributes:
+        path: A folder, or a name on a model hub.
+        gguf_file: A GGUF file in this folder; None for a folder or repository in the form of transformers.
+    """
+
+    path: str
+    gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of ``from_pretrained``; the file as an absolute path, which no other folder can shadow."""
+        if self.gguf_file is None:
+            return {"pretrained_model_name_or_path": self.path}
+        file = str(Path(self.path, self.gguf_file).absolute())
+        return {"pretrained_model_name_or_path": self.path, "gguf_file": file}
+
+
+def find_source(model: str, path: str, gguf_file: str | None = None, revision: str | None = None) -> Source:
+    """Returns where to read a model or tokenizer from; a GGUF file on a hub is downloaded first.
+
+    Args:
+        model: The model that is to be loaded, for errors.
+        path: A folder, the path of a GGUF file, or a name on a hub.
+        gguf_file: A GGUF file in ``path``.
+        revision: Version on the hub.
+
+    Raises:
+        ModelLoadError: There is no such folder or file.
+    """
+    if path.endswith(".gguf"):
+        file = Path(path)
+        if not file.is_file():
+            raise ModelLoadError(
+                model,
+                f"there is no file {path!r}, relative to {str(Path.cwd())!r}; for a file on a model hub give the "
+                "repository as model and the file as gguf_file",
+            )
+        return Source(str(file.parent), file.name)
+    check_folder(model, path)
+    if gguf_file is None:
+        return Source(path)
+    if Path(path).is_dir():
+        if not Path(path, gguf_file).is_file():
+            found = ", ".join(sorted(file.name for file in Path(path).glob("*.gguf"))) or "none"
+            raise ModelLoadError(model, f"the folder {path!r} has no file {gguf_file!r}; GGUF files in it: {found}")
+        return Source(path, gguf_file)
+    from transformers.utils import cached_file
+
+    try:
+        downloaded = cached_file(path, gguf_file, revision=revision)
+    except Exception as error:
+        raise load_error(model, error) from error
+    return Source(str(Path(str(downloaded)).parent), Path(gguf_file).name)
+
+
 def check_folder(model: str, path: str) -> None:
-    """Refuses a path that can only be a folder, and is none; transformers would look for it on a hub.
+    """Raises if a path that looks local is not a folder; transformers would look for it on a hub.
 
     Args:
         model: The model that is to be loaded.
@@ -27,8 +85,51 @@ def check_folder(model: str, path: str) -> None:
         raise ModelLoadError(model, f"there is no folder {path!r}, seen from {str(Path.cwd())!r}")
 
 
+def check_files(model: str, source: Source, allow_pickle: bool) -> None:
+    """Raises if a folder does not hold a model that may be loaded; names on a hub are not checked.
+
+    Args:
+        model: The model that is to be loaded.
+        source: Where its weights are.
+        allow_pickle: Whether weights that exist only as pickle are accepted.
+
+    Raises:
+        ModelLoadError: The configuration or the weights are missing, or the weights exist only as pickle.
+    """
+    folder = Path(source.path)
+    if source.gguf_file is not None or not folder.is_dir():
+        return
+    names = sorted(file.name for file in folder.iterdir())
+    if "config.json" not in names:
+        if not names:
+            reason = "the folder is empty"
+        elif "adapter_config.json" in names:
+            reason = "the folder holds an adapter alone; merge it into its model and save that"
+        else:
+            held = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            reason = f"the folder has no config.json; it holds {held}"
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        hint = f" (a GGUF file is loaded by gguf_file={ggufs[0]!r})" if ggufs else ""
+        raise ModelLoadError(
+            model, f"{reason}{hint}; the folder must hold config.json, safetensors weights and a tokenizer"
+        )
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return
+    pickled = [name for name in names if name.endswith((".bin", ".bin.index.json"))]
+    if not pickled:
+        raise ModelLoadError(
+            model, "the folder has no weights; it must hold model.safetensors, or its index and all of its parts"
+        )
+    if not allow_pickle:
+        raise ModelLoadError(
+            model,
+            f"its weights exist only as pickle ({pickled[0]}), a format that can carry code; save the model with "
+            "save_pretrained as safetensors, or set allow_pickle=True in its MemberConfig if you trust the file",
+        )
+
+
 def check_device(model: str, device: str) -> None:
-    """Refuses a device that torch does not know or find.
+    """Raises if torch cannot use a device.
 
     Raises:
         ModelLoadError: The device cannot be used.
@@ -37,24 +138,33 @@ def check_device(model: str, device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        reason = f"its device {device!r} cannot be used: {_first_line(error)}; this machine has {', '.join(here)}"
-        raise ModelLoadError(model, reason) from error
+        reason = str(error).splitlines()[0].rstrip(": ")
+        raise ModelLoadError(
+            model, f"its device {device!r} cannot be used: {reason}; this machine has {', '.join(here)}"
+        ) from error
 
 
 def load_error(model: str, error: Exception) -> ModelLoadError:
-    """Returns what to raise where a model, or its tokenizer, could not be loaded.
+    """Returns the error to raise where a model, or its tokenizer, could not be loaded.
 
     Args:
-        model: Its folder or name.
+        model: Its folder, file or name.
         error: What transformers raised: OSError, ValueError, ImportError, RuntimeError and more.
     """
-    reason = _first_line(error)
-    if not Path(model).is_dir():
+    reason = " ".join(str(error).split()).rstrip(": ") or type(error).__name__
+    kind = type(error).__name__
+    if kind == "SafetensorError" or "Unable to load weights" in reason:
+        reason = f"a weights file is damaged or incomplete ({reason}); download or copy it again"
+    elif isinstance(error, ImportError):
+        package = "pip install 'gac-ensemble[gguf]'" if "gguf" in reason.lower() else "install the package it names"
+        reason += f"; {package}"
+    elif "use_safetensors" in reason:
+        reason = (
+            "its repository has no safetensors weights; convert them, or set allow_pickle=True in its MemberConfig "
+            "if you trust its pickle files, a format that can carry code"
+        )
+    elif not Path(model).exists():
         reason += " (there is no such folder here, so that it was taken for a name on a model hub)"
     elif isinstance(error, (OSError, ValueError)):
-        reason += " (the folder must hold a tokenizer, and a model where it shall be one)"
+        reason += "; the folder must hold config.json, safetensors weights and a tokenizer"
     return ModelLoadError(model, reason)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(": ")

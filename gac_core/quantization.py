@@ -1,7 +1,4 @@
-"""How a member's weights are packed into fewer bits when they are loaded, through bitsandbytes.
-
-Knows a member's settings; knows nothing of runners or caches.
-"""
+"""How a member's weights are packed into fewer bits: by bitsandbytes at loading, or in a GGUF file."""
 
 from __future__ import annotations
 
@@ -16,7 +13,9 @@ from gac_core.errors import ModelLoadError
 
 
 def loading_options(config: MemberConfig) -> dict[str, Any]:
-    """Returns what ``from_pretrained`` needs to pack a member's weights; nothing where they stay as they are.
+    """Returns the arguments of ``from_pretrained`` that pack a member's weights; none where they stay as they are.
+
+    Weights of a GGUF file stay packed where the package ``kernels`` is installed and has a kernel for them.
 
     Args:
         config: The member's settings.
@@ -24,6 +23,8 @@ def loading_options(config: MemberConfig) -> dict[str, Any]:
     Raises:
         ModelLoadError: bitsandbytes is not installed.
     """
+    if config.is_gguf:
+        return _gguf_options()
     if config.quantization is None:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -49,3 +50,19 @@ def loading_options(config: MemberConfig) -> dict[str, Any]:
             bnb_4bit_compute_dtype=torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype),
         )
     }
+
+
+def packed_bytes(model: Any) -> int:
+    """Returns how many bytes of a model's weights are held as GGUF blocks."""
+    names = getattr(getattr(model, "hf_quantizer", None), "packed_modules", {})
+    return sum(int(model.get_parameter(name).nbytes) for name in names)
+
+
+def _gguf_options() -> dict[str, Any]:
+    from transformers import GgufConfig
+    from transformers.utils import is_kernels_available
+
+    if not is_kernels_available():
+        return {"quantization_config": GgufConfig(dequantize=True)}
+    # The attention that comes with the kernels does not take the masks of batched rows.
+    return {"quantization_config": GgufConfig(), "attn_implementation": "sdpa"}

@@ -42,6 +42,8 @@ FLOORS = {
     "compiled": 2,
     "draft": 2,
     "places": 1,
+    "memory": 2,
+    "checkpoint": 2,
     "member": 3,
     "vocabulary": 3,
     "closing": 3,
