@@ -13,6 +13,7 @@ from gac_core.config import MemberConfig
 from gac_core.errors import ModelLoadError
 from gac_core.memory import check_memory, format_bytes, lacks_memory, out_of_memory
 from gac_core.places import Source, check_device, check_files, find_source, load_error
+from gac_core.plain import PLAIN, plain_template
 from gac_core.quantization import loading_options, packed_bytes
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ class Checkpoint:
         if config.is_gguf:
             _report_memory(config, model)
         if config.chat_template is not None:
-            tokenizer.chat_template = config.chat_template
+            plain = config.chat_template == PLAIN
+            tokenizer.chat_template = plain_template(tokenizer) if plain else config.chat_template
         return model, tokenizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def show(report: Report, console: Console) -> None:
             "ends of text": " ".join(member.ends) or "none",
             "context": f"{member.context:,}" if member.context else "unknown",
             "chat template": "yes" if member.chat_template else "no",
-            "writes any text": "yes" if member.writes_all_bytes else "no",
+            "bytes it cannot write": _hexadecimal(member.unwritable_bytes),
             "commits of several ids / 1,000 bytes": f"{member.several_ids:.1f}",
         }
         for key, value in values.items():
@@ -76,6 +77,14 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{pair}: {share:.1%} of {report.words:,} words cut alike", highlight=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _hexadecimal(values: Sequence[int], most: int = 6) -> str:
+    """How many bytes, and the first of them."""
+    if not values:
+        return "none"
+    shown = " ".join(f"{value:02X}" for value in values[:most])
+    return f"{len(values)}: {shown}" + (" ..." if len(values) > most else "")
 
 
 if __name__ == "__main__":

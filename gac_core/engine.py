@@ -118,7 +118,7 @@ class Engine:
             tokens=(),
             # Flushing may complete a stop string only if bytes were held back; then that is why it ended.
             finish_reason=FinishReason.STOP if stopped_by is not None else reason,
-            stopped_by=stopped_by,
+            stopped_by=stopped_by if stopped_by in request.params.stop else None,
             usage=Usage(gate.prompt_tokens, request.num_tokens),
             stats=request.stats,
             logprobs=None if request.params.logprobs is None else (),

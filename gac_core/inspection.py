@@ -14,9 +14,12 @@ from typing import Any
 
 from gac_core.errors import ConfigError, UnwritableTextError
 from gac_core.places import check_folder, load_error
+from gac_core.plain import REMEDY
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.vocabulary import UnionVocabulary
 
+# Bytes that UTF-8 never uses.
+_NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 _PROBES = ("one\n\ntwo", "two  spaces", "Caf\u00e9 ", "e\u0301", "\u2126 ohm", "\tindent", "\ufb01")
 
 
@@ -37,6 +40,7 @@ class MemberReport:
         context: The longest text its model can read, in tokens; None if the configuration does not say.
         chat_template: Whether it has one.
         writes_all_bytes: Whether it can write any text.
+        unwritable_bytes: The bytes (0 to 255) that none of its tokens writes alone.
         changes: Probe texts that encoding and decoding changes.
         several_ids: Tokens of other members, per 1,000 bytes of the text, that it writes as several ids.
     """
@@ -53,6 +57,7 @@ class MemberReport:
     context: int | None
     chat_template: bool
     writes_all_bytes: bool
+    unwritable_bytes: list[int]
     changes: list[str]
     several_ids: float = 0.0
 
@@ -191,7 +196,8 @@ def _report(member: Loaded, shared: float) -> MemberReport:
         ends=[str(tokenizer.hf.convert_ids_to_tokens(i)) for i in sorted(tokenizer.end_ids)],
         context=member.context,
         chat_template=bool(tokenizer.hf.chat_template),
-        writes_all_bytes=all(_can_write(tokenizer, bytes([value])) for value in range(256)),
+        writes_all_bytes=not tokenizer.unwritable_bytes,
+        unwritable_bytes=list(tokenizer.unwritable_bytes),
         changes=[probe for probe in _PROBES if tokenizer.cut(probe) is None],
     )
 
@@ -227,14 +233,24 @@ def _count_several_ids(tokenizers: Sequence[MemberTokenizer], reports: Sequence[
         report.several_ids = 1000 * several / size if size else 0.0
 
 
+def _unwritable(report: MemberReport) -> str:
+    """The warning about bytes that a member cannot write."""
+    missing = report.unwritable_bytes
+    shown = ", ".join(f"0x{value:02X}" for value in missing[:8]) + (", ..." if len(missing) > 8 else "")
+    never = len(set(missing) & _NEVER_IN_UTF8)
+    rest = f"; {never} of them occur in no valid text" if never else ""
+    return (
+        f"{report.name} cannot write {len(missing)} of 256 bytes ({shown}{rest}): where the ensemble writes text that "
+        "needs one of the others, this member is left out of the rest of the request, or the request ends with an "
+        "error if it is the gate; make another member the gate, or use a model whose tokenizer has byte fallback"
+    )
+
+
 def _warnings(reports: Sequence[MemberReport], agreement: dict[str, float]) -> list[str]:
     found = []
     for report in reports:
         if not report.writes_all_bytes:
-            found.append(
-                f"{report.name} cannot write every text (no byte fallback): a request ends with an error when another "
-                "member picks such text; leave it out, or keep to the characters it knows"
-            )
+            found.append(_unwritable(report))
         if report.changes:
             shown = ", ".join(map(ascii, report.changes))
             found.append(
@@ -247,7 +263,7 @@ def _warnings(reports: Sequence[MemberReport], agreement: dict[str, float]) -> l
                 "set eos_token_id in its generation config"
             )
         if not report.chat_template:
-            found.append(f"{report.name} has no chat template: prompt with strings, or give MemberConfig.chat_template")
+            found.append(f"{report.name} has no chat template: prompt with strings, or give {REMEDY}")
     for pair, share in agreement.items():
         if share < 0.5:
             found.append(f"{pair} cut only {share:.0%} of the words alike: keep commit='canonical'")

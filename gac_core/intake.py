@@ -5,6 +5,7 @@ Refuses what cannot be done before any work. Knows members for their tokenizers 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import uuid
@@ -19,10 +20,13 @@ from gac_core.effective import EnsembleDefaults
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar import Grammar
 from gac_core.member import Member
+from gac_core.plain import REMEDY, turn_ends
 from gac_core.reply import Reply
 from gac_core.request import MemberText, Request
 from gac_core.sampling import Sampler, SamplingParams
 from gac_core.vocabulary import UnionVocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class Intake:
@@ -42,6 +46,9 @@ class Intake:
         self._compiler = Compiler(union)
         # Tokenizers are not made for several threads at once.
         self._encoding = threading.Lock()
+        for member in members:
+            if not member.tokenizer.hf.chat_template:
+                logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
 
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens."""
@@ -82,6 +89,7 @@ class Intake:
             settings=self.defaults.settings(params, members, index, threshold, seed),
             written=bytearray(self._members[index].tokenizer.decode(texts[index].ids)),
             constraint=None if grammar is None else self._compiler.start(grammar, self._budget(params, texts)),
+            turn_ends=() if talk is None or params.grammar is not None else self._turn_ends(members),
         )
         return request, reply
 
@@ -99,6 +107,11 @@ class Intake:
         gate, threshold = self.defaults.resolve(params)
         # At a threshold of 0 the gate decides every step, so that no other member takes part.
         return gate, threshold, (gate,) if threshold == 0 else self._everyone
+
+    def _turn_ends(self, members: Sequence[int]) -> tuple[str, ...]:
+        """What ends an answer in the text of members whose models do not end their turns."""
+        ends = [turn_ends(self._members[member].tokenizer.hf.chat_template) for member in members]
+        return tuple(dict.fromkeys(end for own in ends for end in own))
 
     def _encoded(
         self, prompt: Prompt, members: Sequence[int], parse_special: bool

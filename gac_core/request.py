@@ -65,6 +65,8 @@ class Request:
         settings: What it is answered with, for its statistics.
         written: What the prompt says and what was written since, as bytes: where drafts may be found.
         constraint: Where it stands in its grammar; None without one.
+        turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
+            its turns so; they are not reported as stop strings.
         told: Per member index what it said of the next token already, while others are still reading; float32, shape
             ``[stages, union]``.
     """
@@ -80,6 +82,7 @@ class Request:
     settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     written: bytearray = field(default_factory=bytearray)
     constraint: Constraint | None = None
+    turn_ends: tuple[str, ...] = ()
     told: dict[int, Tensor] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
     stats: RequestStats = field(init=False)
@@ -90,7 +93,7 @@ class Request:
     started: float = 0.0
 
     def __post_init__(self) -> None:
-        self.detokenizer = Detokenizer(self.params.stop)
+        self.detokenizer = Detokenizer((*self.params.stop, *self.turn_ends))
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
             settings=self.settings,

@@ -15,6 +15,7 @@ from gac_core.answer import END_THINK, THINK
 from gac_core.errors import ChatTemplateError
 from gac_core.escaping import Spellings, control_spellings
 from gac_core.jsontext import SPACE
+from gac_core.plain import REMEDY
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import CALL, END_CALL, END_RESULT, RESULT, Tool, ToolCall
 
@@ -58,7 +59,7 @@ def traits_of(tokenizer: MemberTokenizer) -> Traits:
     template = tokenizer.hf.chat_template
     if not template:
         raise ChatTemplateError(
-            tokenizer.name, "it has no chat template; give the prompt as a string, or set MemberConfig.chat_template"
+            tokenizer.name, f"it has no chat template; set {REMEDY}, or give the prompt as a string"
         )
     known = _KNOWN.get(tokenizer)
     if known is None or known[0] != template:

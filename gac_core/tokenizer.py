@@ -17,7 +17,7 @@ from gac_core.errors import RequestError, UnwritableTextError
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
 # Goes into the cache's keys: grows whenever the same tokenizer would get another table.
-_TABLE_VERSION = "token bytes 1"
+_TABLE_VERSION = "token bytes 2"
 _PROBE = "a \u00e9t\u00e9 \u6f22 b"
 
 
@@ -99,16 +99,29 @@ class MemberTokenizer:
         if piece is None or index in self._control:
             return None
         if index in self._added:
-            # Added tokens are spelled as they are, even where a letter of theirs also stands for a byte.
-            return str(self._added[index].content).encode() or None
+            return self._bytes_of_added(index) or None
+        return self._spelled(piece) or None
+
+    def _spelled(self, piece: str) -> bytes:
+        """The bytes that an ordinary piece of the vocabulary stands for."""
         if self.byte_level:
             if all(char in _CHAR_TO_BYTE for char in piece):
-                return bytes(_CHAR_TO_BYTE[char] for char in piece) or None
+                return bytes(_CHAR_TO_BYTE[char] for char in piece)
             return piece.encode()
         match = _BYTE_TOKEN.fullmatch(piece)
         if match:
             return bytes([int(match.group(1), 16)])
-        return piece.replace(_SPACE, " ").encode() or None
+        return piece.replace(_SPACE, " ").encode()
+
+    def _bytes_of_added(self, index: int) -> bytes:
+        """The bytes of an added token: its content, unless the tokenizer decodes it as it does ordinary pieces."""
+        literal = str(self._added[index].content).encode()
+        spelled = self._spelled(str(self._added[index].content))
+        if spelled == literal:
+            return literal
+        anchor = self.hf.encode("a", add_special_tokens=False)
+        before, whole = (self.hf.decode(ids, clean_up_tokenization_spaces=False) for ids in (anchor, [*anchor, index]))
+        return spelled if whole == before + spelled.decode(errors="replace") else literal
 
     def _spells_with_byte_alphabet(self) -> bool:
         ids = self.hf.encode(_PROBE, add_special_tokens=False)
@@ -221,10 +234,28 @@ class MemberTokenizer:
         for anchor, head in self._anchors:
             ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False, verbose=False))
             if ids[: len(head)] == head:
-                rest = ids[len(head) :]
+                rest = tuple(own for i in ids[len(head) :] for own in self._replacements.get(i, (i,)))
                 if all(i < self.rows for i in rest) and self.decode(rest) == text.encode():
                     return rest
         return None
+
+    @cached_property
+    def _replacements(self) -> dict[int, tuple[int, ...]]:
+        """Per added token that the tokenizer decodes as other bytes than its spelling the ids that do write these."""
+        found: dict[int, tuple[int, ...]] = {}
+        for index, token in self._added.items():
+            literal = str(token.content).encode()
+            if index < self.rows and self.token_bytes[index] not in (None, literal):
+                try:
+                    found[index] = self.write(literal)
+                except UnwritableTextError:
+                    continue
+        return found
+
+    @cached_property
+    def unwritable_bytes(self) -> bytes:
+        """The bytes, in order, that no id writes alone: a text that needs one of them may be unwritable."""
+        return bytes(value for value in range(256) if bytes([value]) not in self._ids_by_bytes)
 
     @cached_property
     def _anchors(self) -> list[tuple[str, tuple[int, ...]]]:
