@@ -240,9 +240,10 @@ def _unwritable(report: MemberReport) -> str:
     never = len(set(missing) & _NEVER_IN_UTF8)
     rest = f"; {never} of them occur in no valid text" if never else ""
     return (
-        f"{report.name} cannot write {len(missing)} of 256 bytes ({shown}{rest}): where the ensemble writes text that "
-        "needs one of the others, this member is left out of the rest of the request, or the request ends with an "
-        "error if it is the gate; make another member the gate, or use a model whose tokenizer has byte fallback"
+        f"{report.name} cannot write every text: {len(missing)} of 256 bytes are missing ({shown}{rest}); where the "
+        "ensemble writes text that needs one of the others, this member is left out of the rest of the request, or the "
+        "request ends with an error if it is the gate; make another member the gate, or use a model whose tokenizer "
+        "has byte fallback"
     )
 
 
