@@ -6,13 +6,16 @@ only a smaller ``num_cached``: the next chunk starts earlier.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from gac_core.errors import GaCError
+from gac_core.errors import GaCError, UnwritableTextError
 from gac_core.request import MemberText, Picked, Request
 from gac_core.tokenizer import MemberTokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class Commit(Protocol):
@@ -118,7 +121,10 @@ class Writer:
         self.contexts = list(contexts)
 
     def write(self, request: Request, picked: Picked, done: list[Picked | GaCError]) -> bool:
-        """Commits one choice and files it, and the error if a member cannot write it.
+        """Commits one choice and files it, and the error if the gate cannot write it.
+
+        Any other member that cannot write it is left out of the rest of the request: what it would read is another
+        text.
 
         Args:
             request: The request; its texts grow.
@@ -136,8 +142,15 @@ class Writer:
         try:
             if request.constraint is not None:
                 request.constraint.accept(picked.data)
-            for member, text in request.texts.items():
-                self.commits[member](text, picked.data, own=member in picked.chosen_by)
+            for member, text in list(request.texts.items()):
+                try:
+                    self.commits[member](text, picked.data, own=member in picked.chosen_by)
+                except UnwritableTextError as error:
+                    if member == request.gate:
+                        raise
+                    request.leave_out(member, error)
+                    logger.warning("request %s goes on without a member: %s", request.request_id, error)
+                    continue
                 context = self.contexts[member]
                 full = full or (context is not None and len(text.ids) > context)
         except GaCError as error:

@@ -28,6 +28,7 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
             "drafted": stats.drafted,
             "accepted": stats.accepted,
             "total_seconds": stats.total_seconds,
+            "left_out": stats.left_out,
             "members": {name: asdict(member) for name, member in stats.members.items()},
         },
     }

@@ -140,6 +140,8 @@ class RequestStats:
         agreement: Mean of `TokenStats.agreement` over the steps at which several members were asked. None without any.
         divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without any.
         members: Per member's name what it did.
+        left_out: Per name of a member that was left out of the rest of the request the reason: the text has bytes that
+            its vocabulary cannot write.
         queued_seconds: From the request's arrival to its first step.
         first_token_seconds: From arrival to the first picked token.
         total_seconds: From arrival to the end.
@@ -155,6 +157,7 @@ class RequestStats:
     agreement: float | None = None
     divergence: float | None = None
     members: dict[str, MemberStats] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     queued_seconds: float = 0.0
     first_token_seconds: float = 0.0
     total_seconds: float = 0.0

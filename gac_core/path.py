@@ -98,7 +98,7 @@ class Path:
 
     def followed(self, request: Request, stage: int) -> bool:
         """Whether the request's text, in every member's ids, is that of a stage of this path."""
-        return all(
+        return tuple(self._texts) == request.members and all(
             len(text.ids) == self._ends[stage][member]
             and text.ids[self._fixed[member] :]
             == self._texts[member].ids[self._fixed[member] : self._ends[stage][member]]

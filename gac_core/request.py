@@ -13,6 +13,7 @@ from torch import Tensor
 from gac_core.constraint import Constraint
 from gac_core.detokenizer import Detokenizer
 from gac_core.draft import Tally
+from gac_core.errors import GaCError
 from gac_core.member import Chunk
 from gac_core.output import EffectiveSettings, MemberStats, RequestStats, TokenLogprob, TokenStats
 from gac_core.sampling import Sampler, SamplingParams
@@ -106,6 +107,12 @@ class Request:
     def members(self) -> tuple[int, ...]:
         """Indices of the participating members, in the ensemble's order."""
         return tuple(self.texts)
+
+    def leave_out(self, member: int, reason: GaCError) -> None:
+        """Goes on without a member: it is asked no more, and its share goes to the others."""
+        del self.texts[member]
+        self.told.pop(member, None)
+        self.stats.left_out[self.names[member]] = str(reason)
 
     def note_forward(self, member: int, tokens: int, seconds: float) -> None:
         """Counts a forward of a member over so many tokens, if there were any."""

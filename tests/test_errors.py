@@ -28,6 +28,7 @@ from gac_core import (
     SamplingParams,
     UnknownArgumentError,
     UnwritableTextError,
+    as_metadata,
 )
 from gac_core.cache import SlotCache, SlotLayer
 from gac_core.inspection import load
@@ -357,7 +358,7 @@ def test_every_error_is_a_gac_error():
 
 
 @pytest.mark.parametrize("commit", ["canonical", "context-free"])
-def test_text_that_a_member_cannot_write_ends_that_request_alone(commit):
+def test_a_member_that_cannot_write_the_text_is_left_out_or_ends_the_request(commit, caplog):
     """A member of a few words, no letters and no bytes, beside one that writes anything."""
     words = {"<end>": 0, "<unk>": 1, "Who": 2, "In": 3, "stone": 4}
     few = PreTrainedTokenizerFast(
@@ -367,11 +368,26 @@ def test_text_that_a_member_cannot_write_ends_that_request_alone(commit):
         pad_token="<end>",
     )
     writer = random_pair("llama")
+    texts = set()
     settings = {"commit": commit, "weights": [9.0, 1.0]}
     with ensemble_of([writer, (random_model("llama", few), few)], **settings) as both:
         alone = both.generate_batch(["Who", "Who"], max_tokens=1)
         assert [output.usage.completion_tokens for output in alone] == [1, 1]
+        for drafts in (True, False):
+            caplog.clear()
+            whole = both.generate("Who", max_tokens=8, drafts=drafts)
+            # Its vote counted once; the others wrote the rest, and the first member alone is all that is left.
+            assert whole.usage.completion_tokens == 8
+            assert list(whole.stats.left_out) == ["m1"]
+            assert "cannot write" in whole.stats.left_out["m1"]
+            assert as_metadata(whole)["gac"]["left_out"] == whole.stats.left_out
+            assert whole.stats.members["m1"].forwards < 8
+            assert any("m1" in record.getMessage() for record in caplog.records)
+            texts.add(whole.tokens)
+        assert len(texts) == 1
         for _ in range(2):
+            # What the gate cannot write ends its own request, and no other.
             with pytest.raises(UnwritableTextError, match=r"m1.*cannot write.*byte fallback") as caught:
-                both.generate("Who", max_tokens=8)
+                both.generate("Who", max_tokens=8, gate="m1", threshold=None)
             assert caught.value.value
+        assert both.generate("Who", max_tokens=8).stats.left_out
