@@ -14,7 +14,7 @@ import yaml
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.errors import ConfigError, RequestError, UnknownArgumentError, listed, quote
-from gac_core.plain import PLAIN
+from gac_core.plain import check_template
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")
@@ -39,8 +39,7 @@ class MemberConfig:
         tokenizer: Name, folder or GGUF file of the tokenizer; default where the weights come from.
         chat_template: A Jinja chat template in place of the tokenizer's own; or ``"plain"``: turns as text under
             ``System:``, ``User:``, ``Assistant:`` and ``Tool:``, for models without a template, such as base models.
-            Answers to conversations then also end where a line begins with one of these, unless the request has a
-            grammar.
+            Answers then also end where a line begins with one of these, unless the request has a grammar.
         context: The longest text it may read, in tokens; default what the model's config says.
         trust_remote_code: Run code that the model's folder brings along. Default False.
         quantization: ``"8bit"`` or ``"4bit"`` packs the weights through bitsandbytes (the extra ``quantized``). None
@@ -90,11 +89,7 @@ class MemberConfig:
         if self.context is not None:
             self._set("context", check_int(ConfigError, self._said("context"), self.context, 1))
         self._check_source()
-        template = self.chat_template
-        if template is not None and template != PLAIN and "{" not in template:
-            raise ConfigError(
-                f"{self._said('chat_template')} must be a Jinja template or {PLAIN!r}, not {quote(template)}"
-            )
+        check_template(self._said("chat_template"), self.chat_template)
         self._check_device()
 
     def _check_device(self) -> None:

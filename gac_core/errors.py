@@ -191,8 +191,8 @@ class UnwritableTextError(MemberError):
     def __init__(self, member: str, value: bytes) -> None:
         super().__init__(
             member,
-            f"its vocabulary cannot write {quote(value)} (no byte tokens to fall back on); make another member the gate, "
-            "leave this member out, or use one whose tokenizer has byte fallback",
+            f"its vocabulary cannot write {quote(value)} (no byte tokens to fall back on); make another member the "
+            "gate, leave this member out, or use one whose tokenizer has byte fallback",
         )
         self.value = value
 

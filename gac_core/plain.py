@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gac_core.errors import ConfigError, quote
+
 PLAIN = "plain"
 """What selects the template."""
 
@@ -24,6 +26,12 @@ _TURNS = """\
 _ROLES = ("User", "System", "Assistant", "Tool")
 # The blank line between turns first: of two stop strings the one that begins earlier ends the text.
 _ENDS = tuple(f"{lines}{role}:" for role in _ROLES for lines in ("\n\n", "\n"))
+
+
+def check_template(what: str, template: str | None) -> None:
+    """Raises a `ConfigError` about ``what`` if a configured template is neither a Jinja template nor ``"plain"``."""
+    if template is not None and template != PLAIN and "{" not in template:
+        raise ConfigError(f"{what} must be a Jinja template or {PLAIN!r}, not {quote(template)}")
 
 
 def plain_template(tokenizer: Any) -> str:
