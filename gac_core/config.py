@@ -148,7 +148,7 @@ class MemberConfig:
         """The member's name."""
         if isinstance(self.name, str):
             return self.name
-        path = Path(str(self.gguf_file or self.model))
+        path = Path(self.gguf_file if isinstance(self.gguf_file, str) else self.model)
         return (path.stem if path.suffix == ".gguf" else path.name) or self.model
 
 

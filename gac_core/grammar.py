@@ -233,8 +233,8 @@ def _enforceable(what: str, schema: Any) -> str:
     """Returns a schema made ready by `enforceable`; whatever is wrong with it is a `GrammarError`."""
     try:
         return enforceable(schema)
-    except GaCError:
-        raise
+    except GaCError as error:
+        raise GrammarError(f"{what} cannot be enforced: {error}") from error
     except RecursionError:
         raise GrammarError(f"{what} is nested too deeply") from None
     except Exception as error:
