@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest
 
 test-real: install
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -m "real and not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

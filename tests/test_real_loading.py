@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gac_core import Ensemble, MemberConfig, ModelLoadError
 from gac_core.checkpoint import Checkpoint
+from gac_core.memory import format_bytes
 
 pytestmark = pytest.mark.real
 
@@ -44,8 +45,8 @@ def test_a_gguf_file_equals_its_converted_folder(name, real, caplog):
     model, tokenizer = Checkpoint.find(file, "cpu").load()
     wanted, own = real.pair(name, "bfloat16")
     (line,) = [record.message for record in caplog.records if record.name == "gac_core.checkpoint"]
-    total = sum(parameter.nbytes for parameter in model.parameters()) / 2**20
-    assert line == f"member '{name}': its GGUF weights were dequantised to bfloat16; it takes {total:.1f} MiB of memory"
+    memory = format_bytes(sum(parameter.nbytes for parameter in model.parameters()))
+    assert line == f"member '{name}': its GGUF weights were dequantised to bfloat16; it takes {memory} of memory"
     weights = wanted.state_dict()
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[key]) for key, tensor in model.state_dict().items())
