@@ -37,6 +37,7 @@ class Recorder(Ensemble):
 
     config = EnsembleConfig.from_dict({"members": ["recorder"]})
     names = config.names
+    gate = "recorder"
     context = 8192
     has_chat_templates = True
 

@@ -55,9 +55,9 @@ def ash():
         (lambda: Conversation([USER], parallel_tool_calls="no"), "must be True or False, not 'no'"),
         (lambda: Conversation([USER], enable_thinking="no"), "must be True, False or None, not 'no'"),
         (lambda: Conversation([USER], WEATHER), "tools must be a list"),
-        (lambda: Conversation("Where?"), "a list of messages, not a str"),
-        (lambda: Conversation(USER), "a list of messages, not a Message"),
-        (lambda: as_messages([{"role": "user", "content": "x", "mood": 1}]), "not \\['content', 'mood', 'role'\\]"),
+        (lambda: Conversation("Where?"), "a list of messages, not 'Where\\?'"),
+        (lambda: Conversation(USER), r"a list of messages, not Message\("),
+        (lambda: as_messages([{"role": "user", "content": "x", "mood": 1}]), "not 'role', 'content', 'mood'"),
         (lambda: as_messages([{"role": "user"}]), "has the keys 'role' and 'content'"),
     ],
 )

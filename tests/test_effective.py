@@ -134,15 +134,16 @@ def test_a_gate_without_a_threshold_is_warned_of_once(caplog):
 
 
 def test_wrong_gates_are_refused(ensemble, chat, index):
-    for wrong in ("oak", ""):
-        with pytest.raises(RequestError, match="is not a member; members are: ash, birch, cedar"):
+    told = {"oak": "is not a member; members are: ash, birch, cedar", "": "gate must be a string that is not empty"}
+    for wrong, message in told.items():
+        with pytest.raises(RequestError, match=message):
             ensemble.generate(QUESTION, gate=wrong)
         for model in (chat, index):
-            with pytest.raises(RequestError, match="is not a member"):
+            with pytest.raises(RequestError, match=message):
                 model.with_gate(wrong)
-    with pytest.raises(RequestError, match="gate must be a member's name"):
+    with pytest.raises(RequestError, match="gate must be"):
         SamplingParams(gate=1)
-    with pytest.raises(RequestError, match="gate must be a member's name"), use_gate(1):
+    with pytest.raises(RequestError, match="gate must be"), use_gate(1):
         pass
     with use_gate("oak"), pytest.raises(RequestError, match="is not a member"):
         chat.invoke(ASK)

@@ -175,8 +175,8 @@ def test_python_exits_while_a_forward_is_stuck(devices):
         worker.Worker.close.__defaults__ = (0.2,)
         if {devices} == 2:
             load = Member.load.__func__
-            def placed(cls, config, device, **settings):
-                member = load(cls, config, device, **settings)
+            def placed(cls, *given, **settings):
+                member = load(cls, *given, **settings)
                 member.device = torch.device("cpu", 0) if member.name == "ash" else member.device
                 return member
             Member.load = classmethod(placed)

@@ -11,7 +11,7 @@ from gac_core import ConfigError, MemberConfig, RequestError, UnknownArgumentErr
 from gac_langchain import ChatGaC, GaCLLM
 
 # Sampled hot: as bare text the embedded members mostly end at once, which would prove little.
-DRAWN = {"max_tokens": 16, "temperature": 3.0, "seed": 5}
+DRAWN = {"max_tokens": 16, "temperature": 1.5, "seed": 5}
 MESSAGES = [SystemMessage(QUESTION[0]["content"]), HumanMessage(QUESTION[1]["content"])]
 
 
@@ -174,12 +174,16 @@ def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
 def test_words_of_prompts_become_control_tokens_only_where_that_is_asked_for(ensemble, llm):
     word = next(iter(ensemble._members[0].tokenizer.control_tokens.values()))
     text = f"In which {word}town"
-    allowed = ensemble.generate(text, parse_special=True, **DRAWN).text
-    plain = ensemble.generate(text, **DRAWN).text
-    assert allowed != plain
-    assert llm.invoke(text) == plain
-    assert llm.invoke(text, parse_special=True) == allowed
-    assert GaCLLM(ensemble=ensemble, parse_special=True, **DRAWN).invoke(text) == allowed
+    allowed = ensemble.generate(text, parse_special=True, **DRAWN).usage.prompt_tokens
+    plain = ensemble.generate(text, **DRAWN).usage.prompt_tokens
+    assert allowed < plain
+
+    def read(model, **asked):
+        return model.generate([text], **asked).generations[0][0].generation_info["usage"]["input_tokens"]
+
+    assert read(llm) == plain
+    assert read(llm, parse_special=True) == allowed
+    assert read(GaCLLM(ensemble=ensemble, parse_special=True, **DRAWN)) == allowed
     words = {w for member in ensemble._members for w in member.tokenizer.control_tokens.values()}
     said = [HumanMessage("".join(sorted(words)))]
     counts = [ChatGaC(ensemble=ensemble, parse_special=way).get_num_tokens_from_messages(said) for way in (False, True)]

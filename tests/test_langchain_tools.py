@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ LONG = Grammar.regex("[a-z ]{5000}")
 
 
 @tool
-def get_weather(city: str, days: int = 1) -> str:
+def get_weather(city: Annotated[str, Field(max_length=200)], days: Annotated[int, Field(ge=1, le=99)] = 1) -> str:
     """Tells the weather of a city."""
     return f"It rains in {city} for {days} days."
 

@@ -176,7 +176,9 @@ def pieces_of(member: MemberTokenizer, text: str) -> list[bytes]:
 def test_canonical_commits_give_the_members_own_tokens(name):
     """Whatever pieces others write, a member holds the ids that its own tokenizer gives the whole text."""
     member = load(SHARED / "tokenizers" / name)
-    text = " ".join([TEXT, *(line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip())])
+    lines = (line.strip() for line in (ROOT / "README.md").read_text().splitlines())
+    # Without anything that spells a control token, which tokenizers do not cut as text.
+    text = " ".join([TEXT, *(line for line in lines if line and not set("<[") & set(line))])
     for other in REAL:
         if other in (name, "t5-small"):
             continue
