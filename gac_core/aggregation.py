@@ -29,5 +29,8 @@ def arithmetic_mean(distributions: Sequence[Tensor], weights: Sequence[float]) -
 
 def normalise(weights: Sequence[float]) -> list[float]:
     """Returns the weights divided by their sum."""
-    total = sum(weights)
-    return [weight / total for weight in weights]
+    # Divided by the largest first: the sum of very large weights is infinite.
+    largest = max(weights)
+    parts = [weight / largest for weight in weights]
+    total = sum(parts)
+    return [part / total for part in parts]

@@ -51,7 +51,7 @@ class AnswerParser:
         tools: Names of the tools that may be called. Without any, ``<tool_call>`` is text like any other.
         thinking: Whether to look for reasoning. Default True.
         inside: Whether the prompt has opened the block of reasoning already. Default False.
-        forms: Whether to look for calls without tags. Default False.
+        forms: The forms of calls without tags to look for. Default none.
         distinct: Whether a call is dropped whose tool and argument values are those of an earlier one. Pieces of a call
             are then held back while it may be such a repetition: to its end, if an earlier call has the same name.
             Default False.
@@ -62,12 +62,13 @@ class AnswerParser:
         tools: Sequence[str] = (),
         thinking: bool = True,
         inside: bool = False,
-        forms: bool = False,
+        forms: tuple[Form, ...] = (),
         distinct: bool = False,
     ) -> None:
         self._names = frozenset(tools)
         self._inside = inside
         # How text starts that is not reasoning.
+        self._forms = forms
         self._said = _State.FORM if forms and self._names else _State.TEXT
         self._distinct = distinct
         self._state = _State.START if thinking or inside else self._said
@@ -144,7 +145,7 @@ class AnswerParser:
 
     def _finish_form(self) -> None:
         """Ends an answer where a call without tags may have begun."""
-        name = find_name(self._tail, self._names, self._form)
+        name = find_name(self._tail, self._names, self._forms, self._form)
         begun = self._tail.lstrip(SPACE + ",;")
         if name is not None or (self._form is not None and begun and not find_end(self._tail, self._form)):
             self._space = []
@@ -184,7 +185,7 @@ class AnswerParser:
     def _in_form(self, text: str) -> str:
         """Finds out whether the answer begins with a call without tags."""
         held, self._tail = self._tail + self._past_space(text), ""
-        start = find_start(held, self._names) if held else True
+        start = find_start(held, self._names, self._forms) if held else True
         if start is True:
             self._tail = held
             return ""
@@ -200,7 +201,7 @@ class AnswerParser:
         """Looks for the next call in the form of the one before, or for the end of the form."""
         assert self._form is not None, "this state has a form"
         held, self._tail = self._tail + text, ""
-        start, end = find_start(held, self._names, self._form), find_end(held, self._form)
+        start, end = find_start(held, self._names, self._forms, self._form), find_end(held, self._form)
         if isinstance(start, Start):
             return self._begin_bare(start, held)
         if start is True or end is True:

@@ -72,6 +72,9 @@ FORMS = (
     Form("", (("<function=NAME>", _GAP, 0),), None, ("</function>",)),
 )
 
+# The only form beside an answer in JSON, which may look like the others: `gac_core.grammar` allows no more there.
+BARE_FORM = Form("", ((f'\\{{{_GAP}"name"{_COLON}"NAME"', f'{_COMMA}"arguments"{_COLON}', 1),), None, ())
+
 
 # ---- grammar
 
@@ -136,16 +139,17 @@ class Start:
     arguments: int
 
 
-def find_start(text: str, names: frozenset[str], form: Form | None = None) -> Start | bool:
+def find_start(text: str, names: frozenset[str], forms: tuple[Form, ...], form: Form | None = None) -> Start | bool:
     """Returns the call that a text starts with; if there is none, whether more text could make one.
 
     Args:
         text: The text; for the first call of an answer without leading white space.
         names: The tools' names.
+        forms: The forms to look for.
         form: The form of the call before it, whose separator is expected first. Default None: the first call.
     """
     is_open = False
-    for known, braces, pattern, _ in _patterns(names, form):
+    for known, braces, pattern, _ in _patterns(names, forms, form):
         found = pattern.match(text, partial=True)
         if found is not None and not found.partial:
             return Start(known, braces, found["name"], found.end() - 1)
@@ -153,9 +157,9 @@ def find_start(text: str, names: frozenset[str], form: Form | None = None) -> St
     return is_open
 
 
-def find_name(text: str, names: frozenset[str], form: Form | None = None) -> str | None:
+def find_name(text: str, names: frozenset[str], forms: tuple[Form, ...], form: Form | None = None) -> str | None:
     """Returns the tool's name in a call that a text starts with, also where its arguments are missing."""
-    found = (pattern.match(text) for _, _, _, pattern in _patterns(names, form))
+    found = (pattern.match(text) for _, _, _, pattern in _patterns(names, forms, form))
     return next((str(match["name"]) for match in found if match is not None), None)
 
 
@@ -166,11 +170,11 @@ def find_end(text: str, form: Form) -> int | bool:
 
 
 @lru_cache(maxsize=64)
-def _patterns(names: frozenset[str], form: Form | None) -> list[tuple[Form, int, Any, Any]]:
+def _patterns(names: frozenset[str], forms: tuple[Form, ...], form: Form | None) -> list[tuple[Form, int, Any, Any]]:
     """Per kind of call its form, closing braces, and patterns up to its arguments' brace and up to the tool's name."""
     named = f"(?P<name>{'|'.join(map(re.escape, sorted(names)))})"
     kinds = (
-        [(known, known.opening, head) for known in FORMS for head in known.heads]
+        [(known, known.opening, head) for known in forms for head in known.heads]
         if form is None
         else [(form, form.separator, head) for head in _OBJECT_HEADS if form.separator is not None]
     )
@@ -181,6 +185,6 @@ def _patterns(names: frozenset[str], form: Form | None) -> list[tuple[Form, int,
     return patterns
 
 
-@lru_cache(maxsize=len(FORMS))
+@lru_cache(maxsize=64)
 def _closing(form: Form) -> Any:
     return regex.compile("".join(_GAP + re.escape(literal) for literal in form.closing))

@@ -24,7 +24,7 @@ def prior_slope(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class ForwardTimes:
-    """Medians of recent forwards.
+    """Medians of recent forwards, without the first one of each size.
 
     Args:
         device: Where the model runs. On a GPU the time between two events is taken, without waiting for them.
@@ -69,7 +69,11 @@ class ForwardTimes:
     def note(self, tokens: int, seconds: float) -> None:
         """Takes in a forward of so many tokens."""
         self.total += seconds
-        recent = self._recent.setdefault(tokens, deque(maxlen=self.RECENT))
+        if tokens not in self._recent:
+            # The first forward of a size may compile or choose kernels, which says nothing of the next one.
+            self._recent[tokens] = deque(maxlen=self.RECENT)
+            return
+        recent = self._recent[tokens]
         recent.append(seconds)
         self._medians[tokens] = statistics.median(recent)
 

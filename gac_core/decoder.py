@@ -34,6 +34,10 @@ class Decoder(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Stops; nothing may be decoded afterwards."""
+        ...
+
 
 class StepDecoder:
     """Decodes one union token per request and step (GaC, sections 3.2 to 3.4).
@@ -58,6 +62,10 @@ class StepDecoder:
         self._names = list(names)
         self._writer = writer
         self._masking = ThreadPoolExecutor(self.MASK_THREADS, thread_name_prefix="gac-masks")
+
+    def close(self) -> None:
+        """Stops the threads that compute masks; nothing may be decoded afterwards."""
+        self._masking.shutdown(wait=False, cancel_futures=True)
 
     @torch.inference_mode()
     def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
@@ -185,7 +193,9 @@ class StepDecoder:
         if not keys:
             return {}
         width = max(len(members) for members in asked)
-        values = torch.stack([torch.nn.functional.pad(fact, (0, 4 + width - len(fact))) for fact in facts]).tolist()
+        values = torch.stack(
+            [torch.nn.functional.pad(fact.to(facts[0].device), (0, 4 + width - len(fact))) for fact in facts]
+        ).tolist()
         return {
             key: Choice.of(mixed, members, value)
             for key, mixed, members, value in zip(keys, combined, asked, values, strict=True)

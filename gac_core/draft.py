@@ -82,6 +82,9 @@ class Balance:
             step: Seconds that it would have taken without drafts.
             gain: Seconds that drafts saved in it, below 0 where they cost time.
         """
+        if step <= 0:
+            # Before the first measured forward nothing is known.
+            return
         self._seconds = min(self.spare(step) + self.SHARE * step + gain, self.MOST * step)
 
 

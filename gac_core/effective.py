@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from gac_core.aggregation import normalise
 from gac_core.config import EnsembleConfig
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
@@ -94,7 +95,7 @@ class EnsembleDefaults:
             return
         self._warned.add(gate)
         logger.warning(
-            "gate=%r has no effect on the text while no threshold is in force: every step is ensembled, and the gate "
+            "gate=%r chooses no token while no threshold is in force: every step is ensembled, and the gate "
             "only tells whose tokens usage counts; set threshold=..., or leave gate out",
             gate,
         )
@@ -122,6 +123,5 @@ class EnsembleDefaults:
         )
 
     def _shares(self, members: Sequence[int]) -> Mapping[str, float]:
-        weights = {member: self._config.members[member].weight for member in members}
-        total = sum(weights.values())
-        return {self._names[member]: weight / total for member, weight in weights.items()}
+        shares = normalise([self._config.members[member].weight for member in members])
+        return {self._names[member]: share for member, share in zip(members, shares, strict=True)}

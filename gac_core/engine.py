@@ -71,6 +71,7 @@ class Engine:
         """Drops all requests and stops the executor."""
         for request in self._scheduler.all():
             self.abort_request(request.request_id)
+        self._decoder.close()
         self._executor.close()
 
     def _events(self, request: Request, done: Sequence[Picked | GaCError]) -> Iterator[Event]:

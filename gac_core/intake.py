@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gac_core.answer import AnswerParser
+from gac_core.callforms import BARE_FORM, FORMS, Form
 from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, opens_thinking, render, tells_natively
 from gac_core.config import EnsembleConfig
 from gac_core.constraint import Compiler
@@ -148,9 +149,15 @@ class Intake:
 
 def _parser(talk: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
     """What takes an answer apart; agrees with `_grammar` on what is a call."""
-    is_free = talk.tool_choice == "auto" and (answer is None or answer.kind == "json_schema")
     names = [tool.name for tool in talk.told_tools]
-    return AnswerParser(names, inside=inside, forms=is_free, distinct=talk.tool_choice != "auto")
+    forms: tuple[Form, ...] = ()
+    if talk.tool_choice == "auto" and answer is None:
+        forms = FORMS
+    elif talk.tool_choice == "auto" and answer is not None and answer.kind == "json_schema":
+        forms = (BARE_FORM,)
+    # Without tools an answer in a grammar begins at once, also where the template has opened a block of reasoning.
+    inside = inside and (answer is None or bool(names))
+    return AnswerParser(names, inside=inside, forms=forms, distinct=talk.tool_choice != "auto")
 
 
 def _grammar(talk: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:

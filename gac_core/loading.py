@@ -77,6 +77,9 @@ def from_environment(
     config = EnsembleConfig.from_yaml(path)
     written = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "members"}
     given = {key: value for key, value in settings.items() if value is not None}
+    if "deterministic" in given:
+        # The drafts that were resolved from the other value.
+        written.pop("drafts")
     return configured(config.members, weights=weights, device=device, **{**written, **given})
 
 

@@ -27,6 +27,8 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
             "share_ensembled": stats.share_ensembled,
             "drafted": stats.drafted,
             "accepted": stats.accepted,
+            "queued_seconds": stats.queued_seconds,
+            "first_token_seconds": stats.first_token_seconds,
             "total_seconds": stats.total_seconds,
             "left_out": stats.left_out,
             "members": {name: asdict(member) for name, member in stats.members.items()},

@@ -5,8 +5,6 @@ Knows texts and commit rules; knows nothing of models, or of where drafts come f
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from gac_core.commit import Writer
 from gac_core.draft import Tally
 from gac_core.errors import GaCError
@@ -59,12 +57,11 @@ class Path:
         """Returns a member's ids at the last stage."""
         return self._texts[member].ids[: self._ends[-1][member]]
 
-    def extend(self, data: bytes, strangers: Collection[int] = ()) -> bool:
+    def extend(self, data: bytes) -> bool:
         """Drafts one more token.
 
         Args:
             data: Its bytes.
-            strangers: Members taken not to choose it themselves; the others are taken to if they have it as a token.
 
         Returns:
             Whether the path could go on with it. If not, it ends where it was.
@@ -77,7 +74,7 @@ class Path:
             start, text.num_cached = text.tail_start, len(text.ids)
             context = self._writer.contexts[member]
             try:
-                self._writer.commits[member](text, data, own=member not in strangers)
+                self._writer.commits[member](text, data, own=True)
             except GaCError:
                 self._open = False
             if text.num_cached < ends[member] or (context is not None and len(text.ids) > context):

@@ -14,7 +14,6 @@ from gac_core.constraint import Constraint
 from gac_core.detokenizer import Detokenizer
 from gac_core.draft import Tally
 from gac_core.errors import GaCError
-from gac_core.member import Chunk
 from gac_core.output import EffectiveSettings, MemberStats, RequestStats, TokenLogprob, TokenStats
 from gac_core.sampling import Sampler, SamplingParams
 
@@ -37,10 +36,6 @@ class MemberText:
 
     def __post_init__(self) -> None:
         self.tail_start = len(self.ids)
-
-    def pending_chunk(self, request_id: str) -> Chunk:
-        """Everything the member has not read yet: the prompt, one token, or all since the gate went alone."""
-        return Chunk(request_id, self.num_cached, tuple(self.ids[self.num_cached :]))
 
     def copy(self) -> MemberText:
         """Returns a copy that can be changed without changing this one."""

@@ -41,7 +41,8 @@ class SamplingParams:
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
             the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's (`Ensemble.gate`). Without a
-            threshold it has no effect on the text, and a warning is logged.
+            threshold it chooses no token (it only may not be left out, see `RequestStats.left_out`), and a warning is
+            logged.
         grammar: What the text must look like (`gac_core.Grammar`). It restricts the combined distribution (the gate's
             where it decides alone); what it forces is written without asking any member. None (default): anything.
         drafts: Whether tokens may be drafted and checked several at once. Default True: as the ensemble is set up. In
@@ -123,7 +124,9 @@ class SamplingParams:
 
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
     """Returns ``p ** (1 / temperature)``, normalised; shape ``[vocabulary]``."""
-    return torch.softmax(probs.log() / temperature, dim=-1)
+    logs = probs.log()
+    # The largest becomes 0, which no small temperature makes infinite.
+    return torch.softmax((logs - logs.max()) / temperature, dim=-1)
 
 
 def keep_top_k(probs: Tensor, k: int) -> Tensor:

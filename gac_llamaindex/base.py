@@ -115,7 +115,7 @@ class EnsembleLLM(EnsembleFields):
             context_window=self._ensemble.context or _NO_LIMIT,
             num_output=self.max_tokens,
             is_chat_model=chat,
-            is_function_calling_model=chat,
+            is_function_calling_model=chat and not self._has_own_prompts,
             model_name="+".join(self._ensemble.names),
         )
 
@@ -273,7 +273,7 @@ class EnsembleLLM(EnsembleFields):
 
     def _without_template(self) -> list[str]:
         """The members without a chat template that take part in a request with the fields' values."""
-        params = SamplingParams(threshold=ambient_threshold(self.threshold), gate=self.gate)
+        params = SamplingParams(threshold=ambient_threshold(self.threshold), gate=ambient_gate(self.gate))
         return self._ensemble.without_chat_template(params)
 
     def _require_templates(self, params: SamplingParams) -> None:

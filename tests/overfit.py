@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from gac_core import Ensemble, EnsembleConfig, OutputChunk, RequestOutput, fold
 from gac_core.answer import AnswerParser
+from gac_core.callforms import FORMS
 from gac_core.chat import as_conversation, encode_prompt
 from gac_core.output import FinishReason, RequestStats, Usage
 from gac_core.reply import Reply
@@ -60,7 +61,8 @@ class Recorder(Ensemble):
         answer = self._script(talk.turns[-1].content)
         self.pairs.append((talk, answer))
         done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
-        parser = AnswerParser([tool.name for tool in talk.told_tools], forms=talk.tool_choice == "auto")
+        forms = FORMS if talk.tool_choice == "auto" else ()
+        parser = AnswerParser([tool.name for tool in talk.told_tools], forms=forms)
         yield Reply(parser).read(OutputChunk(answer, output=done))
 
     def generate(self, prompt: Any, params: Any) -> RequestOutput:

@@ -12,6 +12,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core import Grammar
 from gac_core.answer import AnswerParser, CallPiece
+from gac_core.callforms import BARE_FORM, FORMS
 
 TOOLS = {
     "get_weather": {
@@ -81,7 +82,7 @@ def matcher(**settings):
 
 
 def parse(pieces, **settings):
-    parser = AnswerParser(TOOLS, forms=True, **settings)
+    parser = AnswerParser(TOOLS, forms=FORMS, **settings)
     out = [piece for text in pieces for piece in parser.push(text)]
     return parser, out + parser.finish()
 
@@ -302,3 +303,15 @@ def test_a_repeated_call_that_is_cut_off_is_invalid():
     assert called(parser) == [("get", "{}")]
     assert [call.name for call in parser.invalid] == ["get"]
     assert out[-1].index == 1
+
+
+def test_beside_an_answer_in_json_only_the_form_that_the_grammar_allows_is_a_call():
+    own = '{"name": "add", "parameters": {"a": 1}, "why": "x"}'
+    parser = AnswerParser(["add"], forms=(BARE_FORM,))
+    pieces = parser.push(own) + parser.finish()
+    assert "".join(piece.text for piece in pieces) == parser.text == own
+    assert (parser.calls, parser.invalid) == ((), ())
+    parser = AnswerParser(["add"], forms=(BARE_FORM,))
+    parser.push('{"name": "add", "arguments": {"a": 1}}')
+    parser.finish()
+    assert [call.values for call in parser.calls] == [{"a": 1}]

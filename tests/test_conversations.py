@@ -14,6 +14,7 @@ from schemas import SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
+from gac_core.intake import _parser
 
 WEATHER = Tool(
     "get_weather",
@@ -201,3 +202,15 @@ def test_tokens_of_a_prompt_are_those_of_the_longest_member(ensemble):
 
 def test_copies_of_an_ensemble_are_the_ensemble(ensemble):
     assert copy.deepcopy({"held": ensemble})["held"] is ensemble
+
+
+def test_an_answer_in_a_grammar_is_no_reasoning_where_the_template_has_opened_a_block():
+    talk = Conversation([Message("user", "Hi")])
+    parser = _parser(talk, Grammar.json_schema({"type": "object"}), inside=True)
+    parser.push('{"a": 1}')
+    parser.finish()
+    assert (parser.text, parser.reasoning) == ('{"a": 1}', "")
+    free = _parser(talk, None, inside=True)
+    free.push("so</think>yes")
+    free.finish()
+    assert (free.text, free.reasoning) == ("yes", "so")

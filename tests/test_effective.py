@@ -126,7 +126,7 @@ def test_a_gate_without_a_threshold_is_warned_of_once(caplog):
         assert not warnings()
         ensemble.generate(QUESTION, gate="birch", max_tokens=1)
         (line,) = warnings()
-        assert "gate='birch' has no effect" in line
+        assert "gate='birch' chooses no token" in line
         ensemble.generate(QUESTION, gate="birch", max_tokens=1)
         assert not warnings()
         ChatGaC(ensemble=ensemble, gate="ash")

@@ -31,6 +31,7 @@ from gac_core import (
     UnknownArgumentError,
     Usage,
     tell_schema,
+    use_gate,
     use_threshold,
 )
 from gac_llamaindex import GaCLLM
@@ -310,3 +311,13 @@ def test_the_text_of_citable_blocks_is_read():
         convert_messages([ChatMessage(blocks=[picture])])
     with pytest.raises(RequestError, match="DocumentBlock"):
         convert_messages([ChatMessage(blocks=[DocumentBlock(data=b"x")])])
+
+
+def test_metadata_follows_the_gate_of_the_surroundings_and_own_prompts(mixed, ensemble):
+    llm = GaCLLM(ensemble=mixed, threshold=0.0, gate="m0")
+    assert llm.metadata.is_chat_model
+    with use_gate("m1"):
+        assert not llm.metadata.is_chat_model
+    own = GaCLLM(ensemble=ensemble, messages_to_prompt=first_words)
+    assert own.metadata.is_chat_model
+    assert not own.metadata.is_function_calling_model

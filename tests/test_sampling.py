@@ -106,3 +106,16 @@ def test_greedy_takes_the_first_of_equals():
 def test_the_mean_is_weighted():
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert arithmetic_mean([a, b], normalise([3, 1])).tolist() == [[0.75, 0.25]]
+
+
+def test_weights_of_any_size_are_shares():
+    assert normalise([1e308, 1e308]) == [0.5, 0.5]
+    assert normalise([1e-300, 3e-300]) == [0.25, 0.75]
+
+
+def test_the_smallest_temperatures_keep_the_most_probable_token():
+    assert apply_temperature(torch.tensor([0.0001, 0.9, 0.0999], dtype=torch.float64), 1e-310).tolist() == [
+        0.0,
+        1.0,
+        0.0,
+    ]

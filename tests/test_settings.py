@@ -19,6 +19,7 @@ from gac_core import (
     request_params,
     use_threshold,
 )
+from gac_core.loading import from_environment
 from gac_langchain import ChatGaC
 from gac_llamaindex import GaCLLM
 
@@ -120,3 +121,12 @@ def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
         wrapper(ensemble=ensemble, cache_gib=1)
     with pytest.raises(ValueError, match="max_queue must be"):
         wrapper(models=EMBEDDED[:1], max_queue=-1)
+
+
+def test_deterministic_reaches_a_configuration_that_says_nothing_of_drafts(tmp_path, monkeypatch):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("members: [a, b]\n", encoding="utf-8")
+    monkeypatch.setenv("GAC_CONFIG", str(path))
+    assert from_environment(None, deterministic=True).drafts == ()
+    path.write_text("members: [a, b]\ndeterministic: true\n", encoding="utf-8")
+    assert from_environment(None, deterministic=False).drafts == ("lookup", "ahead")

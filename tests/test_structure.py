@@ -52,7 +52,7 @@ FLOORS = {
     "request": 4,
     "effective": 2,
     "agreement": 0,
-    "aggregation": 4,
+    "aggregation": 0,
     "choice": 4,
     "executor": 4,
     "commit": 5,
