@@ -183,19 +183,17 @@ class Ensemble:
 
     @property
     def context(self) -> int | None:
-        """The longest text that every member can read, in tokens; None where no member has a limit."""
-        limits = [member.context for member in self._members if member.context is not None]
-        return min(limits, default=None)
+        """`context_for` a request with the default parameters."""
+        return self.context_for(SamplingParams())
+
+    def context_for(self, params: SamplingParams) -> int | None:
+        """Returns the longest text that every participant of a request can read, in tokens; None without a limit."""
+        return self._intake.context(params)
 
     @property
     def union_size(self) -> int:
         """Entries of the union vocabulary, the end of text included."""
         return len(self._union)
-
-    @property
-    def has_chat_templates(self) -> bool:
-        """Whether every member can render a conversation."""
-        return all(member.tokenizer.hf.chat_template for member in self._members)
 
     def without_chat_template(self, params: SamplingParams | None = None) -> list[str]:
         """Returns the names of the members that would take part in a request and have no chat template.
@@ -213,17 +211,17 @@ class Ensemble:
         """Returns a text in the gate's ids, without special tokens; for counting."""
         return self._intake.encode(text)
 
-    def count_tokens(self, prompt: Prompt, parse_special: bool = False) -> int:
-        """Returns how long a prompt is for the member that reads most tokens in it, chat template and tools included.
+    def count_tokens(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
+        """Returns the tokens of a prompt for the participant that reads most, chat template and tools included.
 
         Args:
             prompt: As in `generate`.
-            parse_special: As in `SamplingParams`. Default False.
+            params: The request's parameters, which decide who takes part. Default `SamplingParams()`.
 
         Raises:
             RequestError: The prompt is wrong.
         """
-        return self._intake.count(prompt, parse_special)
+        return self._intake.count(prompt, params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
         """Checks the gate of parameters; raises a `RequestError` if it is not a member."""

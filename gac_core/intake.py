@@ -56,9 +56,16 @@ class Intake:
         with self._encoding:
             return self._members[self.defaults.index(None)].tokenizer.encode_rendered(text)
 
-    def count(self, prompt: Prompt, parse_special: bool = False) -> int:
-        """Returns the tokens of a prompt for the member that reads most in it."""
-        return max(len(ids) for ids in self._encoded(prompt, self._everyone, parse_special)[1].values())
+    def count(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Returns the tokens of a prompt for the participant that reads most in it."""
+        _, _, members = self._participants(params)
+        return max(len(ids) for ids in self._encoded(prompt, members, params.parse_special)[1].values())
+
+    def context(self, params: SamplingParams) -> int | None:
+        """Returns the smallest context of a request's participants, in tokens; None where none has a limit."""
+        _, _, members = self._participants(params)
+        contexts = [self._members[member].context for member in members]
+        return min((context for context in contexts if context is not None), default=None)
 
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]

@@ -106,7 +106,7 @@ class ChatGaC(ConfiguredChat):
         return self._identity()
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        context = self._loaded.context
+        context = self._loaded.context_for(self._params(None, {}))
         profile: ModelProfile = {
             "max_output_tokens": self.max_tokens,
             "text_inputs": True,
@@ -151,7 +151,7 @@ class ChatGaC(ConfiguredChat):
         Raises:
             RequestError: A message or a tool cannot be told to the members.
         """
-        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}), self.parse_special)
+        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}), self._params(None, {}))
 
     # ---- calls
 

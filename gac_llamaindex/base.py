@@ -112,7 +112,7 @@ class EnsembleLLM(EnsembleFields):
         """The smallest context of the members; chat and tools if every participating member has a chat template."""
         chat = not self._without_template()
         return LLMMetadata(
-            context_window=self._ensemble.context or _NO_LIMIT,
+            context_window=self._ensemble.context_for(self._usual()) or _NO_LIMIT,
             num_output=self.max_tokens,
             is_chat_model=chat,
             is_function_calling_model=chat and not self._has_own_prompts,
@@ -271,10 +271,13 @@ class EnsembleLLM(EnsembleFields):
     def _has_own_completions(self) -> bool:
         return self.completion_to_prompt is not default_completion_to_prompt
 
+    def _usual(self) -> SamplingParams:
+        """Threshold and gate of a request that gives neither."""
+        return SamplingParams(threshold=ambient_threshold(self.threshold), gate=ambient_gate(self.gate))
+
     def _without_template(self) -> list[str]:
         """The members without a chat template that take part in a request with the fields' values."""
-        params = SamplingParams(threshold=ambient_threshold(self.threshold), gate=ambient_gate(self.gate))
-        return self._ensemble.without_chat_template(params)
+        return self._ensemble.without_chat_template(self._usual())
 
     def _require_templates(self, params: SamplingParams) -> None:
         missing = self._ensemble.without_chat_template(params)

@@ -40,7 +40,6 @@ class Recorder(Ensemble):
     names = config.names
     gate = "recorder"
     context = 8192
-    has_chat_templates = True
 
     def __init__(self, script: Script) -> None:
         # No members, so nothing of an ensemble's own is made.
@@ -49,6 +48,9 @@ class Recorder(Ensemble):
 
     def check(self, params: Any) -> None:
         pass
+
+    def context_for(self, params: Any) -> int:
+        return self.context
 
     def without_chat_template(self, params: Any = None) -> list[str]:
         return []

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 
-from gac_core import ChatTemplateError, FinishReason, Grammar, PromptTooLongError
+from gac_core import ChatTemplateError, FinishReason, Grammar, PromptTooLongError, SamplingParams
+from gac_langchain import ChatGaC
+from gac_llamaindex import GaCLLM
 
 LONG = "In which town is the Torno Bridge? It stands in Halkus. " * 8
 
@@ -27,6 +29,21 @@ def test_a_member_alone_is_not_bound_by_another_ones_context(uneven):
     output = uneven.generate(LONG, gate="m0", threshold=0.0, max_tokens=4)
     assert list(output.stats.members) == ["m0"]
     assert output.usage.prompt_tokens > 40
+
+
+def test_counts_contexts_and_metadata_are_those_of_the_participants(uneven):
+    alone = SamplingParams(gate="m0", threshold=0.0)
+    assert (uneven.context, uneven.context_for(alone)) == (40, uneven._members[0].context)
+    assert uneven.count_tokens(QUESTION, alone) == uneven.generate(QUESTION, alone, max_tokens=1).usage.prompt_tokens
+    with pytest.raises(ChatTemplateError, match="m1"):
+        uneven.count_tokens(QUESTION)
+    for model in (ChatGaC, GaCLLM):
+        wrapper = model(ensemble=uneven, gate="m0", threshold=0.0)
+        context = wrapper.profile["max_input_tokens"] if model is ChatGaC else wrapper.metadata.context_window
+        assert context == uneven.context_for(alone)
+    chat = ChatGaC(ensemble=uneven, gate="m0", threshold=0.0)
+    messages = [(turn["role"], turn["content"]) for turn in QUESTION]
+    assert chat.invoke(messages, max_tokens=1).usage_metadata["input_tokens"] > 0
 
 
 def test_a_text_may_grow_past_another_ones_context(uneven):
