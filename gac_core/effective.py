@@ -9,6 +9,7 @@ from gac_core.aggregation import normalise
 from gac_core.config import EnsembleConfig
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
+from gac_core.settings import ambient_gate, ambient_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +73,18 @@ class EnsembleDefaults:
     def resolve(self, params: SamplingParams) -> tuple[int, float | None]:
         """Returns the index of the gate and the threshold of a request.
 
+        What the parameters leave open is what `use_threshold` and `use_gate` set, else the ensemble's own.
+
         Logs a warning, once for each gate, if the request names a gate and no threshold is in force.
 
         Raises:
             RequestError: The gate is not a member.
         """
-        threshold = self._config.threshold if params.threshold == "default" else params.threshold
-        index = self.index(params.gate)
-        self._warn(params.gate, threshold)
+        wanted = ambient_threshold("default") if params.threshold == "default" else params.threshold
+        threshold = self._config.threshold if wanted == "default" else wanted
+        gate = ambient_gate(None) if params.gate is None else params.gate
+        index = self.index(gate)
+        self._warn(gate, threshold)
         return index, threshold
 
     def index(self, gate: str | None) -> int:
@@ -118,6 +123,7 @@ class EnsembleDefaults:
             weights=self._shares(members),
             alignment=self._config.alignment,
             commit=self._config.commit,
+            deterministic=self._config.deterministic,
             temperature=params.temperature,
             seed=seed if params.temperature > 0 else None,
         )

@@ -16,7 +16,7 @@ import torch
 from gac_core.checkpoint import Checkpoint
 from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, UnknownArgumentError
 from gac_core.member import Member
 
 ModelLike = str | Path | Mapping[str, Any] | MemberConfig
@@ -117,5 +117,9 @@ def configured(
         if member.device is None and member.device_map is None:
             changes.update({key: v for key, v in (("device", device), ("device_map", device_map)) if v is not None})
         members[index] = replace(member, **changes)
+    known = {field.name for field in fields(EnsembleConfig)} - {"members"}
+    if set(settings) - known:
+        of_members = {"weights", "dtype", "device", "device_map", "quantization"}
+        raise UnknownArgumentError(set(settings) - known, known | of_members)
     given = {key: value for key, value in settings.items() if value is not None}
     return EnsembleConfig.from_dict({"members": members, **given})

@@ -74,6 +74,7 @@ class EffectiveSettings:
         weights: Weight by name of each member that took part; they sum to one.
         alignment: As in `EnsembleConfig`.
         commit: As in `EnsembleConfig`.
+        deterministic: As in `EnsembleConfig`.
         temperature: As in `SamplingParams`.
         seed: The seed used; None where nothing was drawn.
     """
@@ -83,6 +84,7 @@ class EffectiveSettings:
     weights: Mapping[str, float] = field(default_factory=dict)
     alignment: str = "token"
     commit: str = "canonical"
+    deterministic: bool = False
     temperature: float = 0.0
     seed: int | None = None
 

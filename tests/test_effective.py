@@ -14,7 +14,16 @@ from langchain_core.tools import tool
 from llama_index.core.base.llms.types import ChatMessage
 
 import gac_llamaindex
-from gac_core import Ensemble, RequestError, SamplingParams, ambient_gate, request_params, use_gate, use_threshold
+from gac_core import (
+    Ensemble,
+    RequestError,
+    SamplingParams,
+    UnknownArgumentError,
+    ambient_gate,
+    request_params,
+    use_gate,
+    use_threshold,
+)
 from gac_core.effective import default_gate
 from gac_langchain import ChatGaC, GaCLLM
 
@@ -318,3 +327,22 @@ async def test_metadata_name_the_settings_in_force_on_every_route(chat, llm, ind
         assert set(first) == {"token", "bytes", "confidence", "agreement", "divergence", "ensembled", "forced"}
         assert 0 <= first["agreement"] <= 1
         assert first["divergence"] >= 0
+
+
+async def test_what_surrounds_a_call_reaches_the_core_without_a_wrapper(ensemble):
+    with use_threshold(0.4), use_gate("birch"):
+        inside = [
+            ensemble.generate(QUESTION, max_tokens=1),
+            ensemble.generate_batch([QUESTION], max_tokens=1)[0],
+            await ensemble.agenerate(QUESTION, max_tokens=1),
+        ]
+        own = ensemble.generate(QUESTION, max_tokens=1, gate="cedar", threshold=None)
+    outside = ensemble.generate(QUESTION, max_tokens=1)
+    assert {(o.stats.settings.threshold, o.stats.settings.gate) for o in inside} == {(0.4, "birch")}
+    assert (own.stats.settings.threshold, own.stats.settings.gate) == (None, "cedar")
+    assert (outside.stats.settings.threshold, outside.stats.settings.gate) == (None, ensemble.gate)
+
+
+def test_unknown_arguments_of_loading_are_told_with_all_that_are_known():
+    with pytest.raises(UnknownArgumentError, match=r"did you mean 'quantization'.*dtype"):
+        Ensemble.load(["a"], quantisation="8bit")
