@@ -60,7 +60,7 @@ class EnsembleDefaults:
         self._warned: set[str] = set()
 
     def log(self) -> None:
-        """Logs the members, the gate and the threshold; a warning where a configured gate has no effect."""
+        """Logs the members, the gate and the threshold; a warning where a configured gate chooses no token."""
         members = ", ".join(
             f"{member.called} (weight {member.weight:g}, {size / 1e6:.4g}M parameters)"
             for member, size in zip(self._config.members, self._sizes, strict=True)
