@@ -11,6 +11,9 @@ from pathlib import Path
 
 # No test asks a hub: what is not there is told at once. Must be known before transformers is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Test processes that run side by side share the cores. Must be known before torch is imported.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import pytest
 from architectures import random_model

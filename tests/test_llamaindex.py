@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,11 @@ def test_thoughts_stand_beside_the_answer():
 
 def test_logprobs(llm):
     whole = llm.chat(MESSAGES, logprobs=2).logprobs
-    assert whole == [entry for r in llm.stream_chat(MESSAGES, logprobs=2) for entry in r.logprobs]
+    streamed = [entry for r in llm.stream_chat(MESSAGES, logprobs=2) for entry in r.logprobs]
+    assert [[one.token for one in entry] for entry in whole] == [[one.token for one in entry] for entry in streamed]
+    # What else runs, and how far drafts reach, decides how a forward is batched, and with it how it is rounded.
+    for one, other in zip(chain(*whole), chain(*streamed), strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
     assert all(2 <= len(entry) <= 3 and entry[0].logprob <= 0 for entry in whole)
     assert llm.chat(MESSAGES).logprobs is None
 
