@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # What the benchmarks of vocabularies and speed run on: two folders or hub names.
 TOKENIZERS ?= examples/models/ash examples/models/cedar
 
-.PHONY: install demo test test-real test-slow lint type bench clean
+.PHONY: install demo test test-real test-slow soak lint type bench clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,9 @@ test-real: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+soak: install
+	PYTHONPATH=. $(BIN)/python tests/soak.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,13 @@
+"""A few of the random inputs of `soak.py`: a right answer or a `GaCError`, and no process lost."""
+
+from __future__ import annotations
+
+from soak import report, run
+
+# Longer than the 5 s that `make soak` allows: other tests run beside these.
+LIMIT = 20.0
+
+
+def test_random_inputs_are_answered_or_refused():
+    outcomes = run(range(300), LIMIT)
+    assert {outcome.kind for outcome in outcomes.values()} == {"answered", "refused"}, report(outcomes)
