@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,11 @@ def mutated(rng: random.Random, schema: Any) -> Any:
     return copied
 
 
-def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    for key, part in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+def _places(node: Any, depth: int = 20) -> Iterator[tuple[Any, Any]]:
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, part in parts if depth else ():
         yield node, key
-        yield from _places(part)
+        yield from _places(part, depth - 1)
 
 
 def invalid(answer: Any, schema: Any) -> str | None:
@@ -188,7 +190,9 @@ def grammars(rng: random.Random, ensemble: Ensemble) -> str | None:
         output = ensemble.generate(PROMPT, max_tokens=10, grammar=Grammar.regex(pattern))
         if output.finish_reason != "stop" or not re.fullmatch(r"[a-z0-9\[\]\\d.|()?*+{},-]*", pattern):
             return None
-        return None if re.fullmatch(pattern, output.text, re.DOTALL) else f"{output.text!r} is not in {pattern!r}"
+        with suppress(re.error):
+            return None if re.fullmatch(pattern, output.text, re.DOTALL) else f"{output.text!r} is not in {pattern!r}"
+        return None
     if kind < 0.75:
         count = rng.choice([10, 500, 2000, 3000, 20_000])
         lark = "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(count)) + f'r{count}: "a"\n'
