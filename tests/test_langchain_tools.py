@@ -11,7 +11,7 @@ from typing import Annotated
 import pytest
 import torch
 from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of, gaps_of_ticks, nearly_all
+from conftest import EMBEDDED, QUESTION, ensemble_of, ticks_beside
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
@@ -255,7 +255,7 @@ def test_a_stream_given_up_frees_the_engine(chat):
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
     task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
-    assert nearly_all(await gaps_of_ticks(0.4)) < 0.02
+    await ticks_beside(task)
     engine = chat._loaded._worker._engine
     steps = counted(engine)
     task.cancel()
