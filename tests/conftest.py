@@ -166,6 +166,6 @@ async def ticks_beside(task, seconds=0.4):
         await asyncio.sleep(0.001)
         gaps.append(time.perf_counter() - last)
         last += gaps[-1]
-    # A machine that does other things may stand still now and then; a loop that waits for an answer hardly ticks at all.
+    # A machine that does other things may stand still at times; a loop that waits for an answer hardly ticks.
     assert len(gaps) >= 10, gaps
     assert sorted(gaps)[len(gaps) * 9 // 10] < 0.05, gaps
