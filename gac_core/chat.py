@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
 
 from gac_core.answer import THINK
 from gac_core.conversation import Conversation, Message, Prompt, as_conversation, as_messages
-from gac_core.errors import ChatTemplateError, EmptyPromptError, RequestError
+from gac_core.errors import ChatTemplateError, EmptyPromptError, PromptTooLongError, RequestError
 from gac_core.escaping import control_spellings, encode_marked, encode_text, free_mark, marker
+from gac_core.lengths import check_bytes, least_tokens
 from gac_core.template import Turn, as_template_call, render_turns, traits_of
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import ToolCall, describe, spell_calls, spell_result
@@ -24,10 +25,13 @@ __all__ = [
     "Conversation",
     "Message",
     "Prompt",
+    "RenderedPrompt",
     "as_conversation",
     "as_messages",
+    "check_size",
     "encode_prompt",
     "opens_thinking",
+    "prepare",
     "render",
     "tells_natively",
 ]
@@ -69,23 +73,98 @@ def encode_prompt(
         EmptyPromptError: The prompt is empty.
         RequestError: The prompt cannot be encoded, or not without control tokens.
     """
+    check_size(prompt)
+    return prepare(tokenizer, prompt, native, parse_special).encode()
+
+
+def check_size(prompt: Prompt) -> None:
+    """Raises if a prompt is longer than any text that is encoded, the tools of a conversation included.
+
+    Raises:
+        EmptyPromptError: There is no message.
+        RequestError: It is, or a message is not one.
+    """
+    talk = as_conversation(prompt)
+    check_bytes([cast(str, prompt)] if talk is None else _texts(talk))
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt as one member's text, not encoded yet.
+
+    Attributes:
+        tokenizer: The member's.
+        text: The prompt, or the conversation as its chat template writes it.
+        is_conversation: Whether a chat template wrote it.
+        parse_special: Whether words of the prompt become control tokens.
+        mark: What stands inside words of a conversation that would else become control tokens, if any shall.
+    """
+
+    tokenizer: MemberTokenizer
+    text: str
+    is_conversation: bool
+    parse_special: bool
+    mark: str | None = None
+
+    def check_length(self, context: int | None) -> None:
+        """Raises if the text cannot fit into a context, judged by its bytes; takes milliseconds.
+
+        Raises:
+            PromptTooLongError: However it is encoded, it is longer than ``context`` tokens.
+        """
+        text = self.text.replace(self.mark, "") if self.mark else self.text
+        # Ids that end a text are left out at the end of a prompt, however many there are.
+        ends = [self.tokenizer.control_tokens.get(index, "") for index in self.tokenizer.end_ids]
+        stripped = self.parse_special and text.rstrip().endswith(tuple(end for end in ends if end))
+        if context is None or stripped:
+            return
+        least = least_tokens(self.tokenizer, text)
+        if least > context:
+            size = len(text.encode("utf-8", "surrogatepass"))
+            raise PromptTooLongError(self.tokenizer.name, least, context, size)
+
+    def encode(self) -> list[int]:
+        """Returns the prompt in the member's ids.
+
+        Raises:
+            EmptyPromptError: It has none.
+            RequestError: It cannot be encoded, or not without control tokens.
+        """
+        tokenizer = self.tokenizer
+        if self.is_conversation:
+            ids = encode_marked(tokenizer, self.text, self.mark)
+        else:
+            ids = tokenizer.encode_prompt(self.text) if self.parse_special else encode_text(tokenizer, self.text)
+        if not ids:
+            raise EmptyPromptError(f"the prompt has no token for member {tokenizer.name!r}; give some visible text")
+        bad = next((i for i in ids if i >= tokenizer.rows), None)
+        if bad is not None:
+            raise RequestError(
+                f"the prompt holds token {bad} ({tokenizer.hf.convert_ids_to_tokens(bad)!r}), for which the model of "
+                f"member {tokenizer.name!r} has no embedding; its tokenizer does not belong to its model"
+            )
+        return ids
+
+
+def prepare(
+    tokenizer: MemberTokenizer, prompt: Prompt, native: bool = False, parse_special: bool = False
+) -> RenderedPrompt:
+    """Returns a prompt as one member's text; see `encode_prompt`.
+
+    Raises:
+        ChatTemplateError: The member has no chat template, or its template refuses this conversation.
+        EmptyPromptError: The prompt is empty.
+        RequestError: The prompt is not one.
+    """
     talk = as_conversation(prompt)
     if talk is None:
         if not prompt:
             raise EmptyPromptError("the prompt is empty; give at least one character")
-        text = cast(str, prompt)
-        ids = tokenizer.encode_prompt(text) if parse_special else encode_text(tokenizer, text)
-    else:
-        ids = encode_marked(tokenizer, *_render(tokenizer, talk, native, parse_special))
-    if not ids:
-        raise EmptyPromptError(f"the prompt has no token for member {tokenizer.name!r}; give some visible text")
-    bad = [i for i in ids if i >= tokenizer.rows]
-    if bad:
-        raise RequestError(
-            f"the prompt holds token {bad[0]} ({tokenizer.hf.convert_ids_to_tokens(bad[0])!r}), for which the model of "
-            f"member {tokenizer.name!r} has no embedding; its tokenizer does not belong to its model"
-        )
-    return ids
+        return RenderedPrompt(tokenizer, cast(str, prompt), False, parse_special)
+    text, mark = _render(tokenizer, talk, native, parse_special)
+    # Templates may repeat what a conversation holds.
+    check_bytes([text], f"the conversation as the chat template of member {tokenizer.name!r} writes it")
+    return RenderedPrompt(tokenizer, text, True, parse_special, mark)
 
 
 def render(

@@ -6,7 +6,7 @@ Every function takes the error's class first, then what the value is called in t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from gac_core.errors import GaCError, quote
@@ -73,6 +73,31 @@ def check_option(error: Kind, what: str, value: object, options: Sequence[str]) 
     if not isinstance(value, str) or value not in options:
         raise error(f"{what} must be one of {', '.join(options)}, not {quote(value)}")
     return str.__str__(value)
+
+
+def check_tree(error: Kind, what: str, value: object, max_values: int = 100_000, max_chars: int = 2**23) -> None:
+    """Raises if a tree of mappings and lists is too large, also where its parts are the same objects over and over.
+
+    Args:
+        error: The error's class.
+        what: What the value is called.
+        value: The tree.
+        max_values: How many keys and values it may hold. Default 100,000.
+        max_chars: How many characters they may have together. Default 8 Mi.
+    """
+    values = chars = 0
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        values += 1
+        if isinstance(item, (str, bytes)):
+            chars += len(item)
+        elif isinstance(item, Mapping):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        if values + len(waiting) > max_values or chars > max_chars:
+            raise error(f"{what} must hold at most {max_values} values and {max_chars} characters; make it smaller")
 
 
 def check_list(error: Kind, what: str, value: object, of: str) -> tuple[Any, ...]:

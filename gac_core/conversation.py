@@ -5,6 +5,7 @@ Plain values, checked when they are made. Knows nothing of tokenizers, templates
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -15,6 +16,8 @@ from gac_core.tools import Tool, ToolCall
 
 Role = Literal["system", "user", "assistant", "tool"]
 ToolFormat = Literal["auto", "common", "native"]
+# As many as no prompt may have; the same part may be given many times.
+_MAX_CONTENT = 2**23
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning")
 
 
@@ -68,7 +71,12 @@ def _joined_parts(content: Any) -> str:
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise RequestError(f"a message's content must be a string or a list of parts, not {type(content).__name__}")
     texts: list[str] = []
+    length = 0
     for part in content:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
+        length += len(text) if isinstance(text, str) else 0
+        if length > _MAX_CONTENT:
+            raise RequestError(f"the parts of a message's content have more than {_MAX_CONTENT} characters together")
         if isinstance(part, str):
             texts.append(part)
             continue
@@ -116,7 +124,7 @@ class Conversation:
         tools = tuple(tool if isinstance(tool, Tool) else Tool.from_openai(tool) for tool in given)
         object.__setattr__(self, "tools", tools)
         names = [tool.name for tool in tools]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
         if twice is not None:
             raise RequestError(f"two tools have the name {quote(twice)}; rename one")
         if not isinstance(self.tool_choice, str) or self.tool_choice not in ("auto", "none", "required", *names):

@@ -125,17 +125,21 @@ class PromptTooLongError(RequestError):
 
     Args:
         member: Name of the member.
-        prompt_tokens: Length of the prompt in this member's tokens.
+        prompt_tokens: Length of the prompt in this member's tokens; at least, where ``prompt_bytes`` is given.
         context: The longest text this member can read, in tokens.
+        prompt_bytes: Length of the prompt in bytes, where it was refused for that alone. Default None.
     """
 
-    def __init__(self, member: str, prompt_tokens: int, context: int) -> None:
+    def __init__(self, member: str, prompt_tokens: int, context: int, prompt_bytes: int | None = None) -> None:
+        length = f"{prompt_tokens} tokens" if prompt_bytes is None else f"{prompt_bytes} bytes"
+        least = "" if prompt_bytes is None else f", at least {prompt_tokens} tokens,"
         super().__init__(
-            f"the prompt is {prompt_tokens} tokens long for member {quote(member)}, whose context holds {context}; "
+            f"the prompt is {length} long{least} for member {quote(member)}, whose context holds {context}; "
             "shorten the prompt (fewer or smaller passages) or leave this member out"
         )
         self.member = member
         self.prompt_tokens = prompt_tokens
+        self.prompt_bytes = prompt_bytes
         self.context = context
 
 

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gac_core.answer import AnswerParser
 from gac_core.callforms import BARE_FORM, FORMS, Form
-from gac_core.chat import Conversation, Prompt, as_conversation, encode_prompt, opens_thinking, render, tells_natively
+from gac_core.chat import (
+    Conversation,
+    Prompt,
+    RenderedPrompt,
+    as_conversation,
+    check_size,
+    opens_thinking,
+    prepare,
+    render,
+    tells_natively,
+)
 from gac_core.config import EnsembleConfig
 from gac_core.constraint import Compiler
 from gac_core.effective import EnsembleDefaults
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar import Grammar
+from gac_core.lengths import check_bytes
 from gac_core.member import Member
 from gac_core.plain import REMEDY, turn_ends
 from gac_core.reply import Reply
@@ -45,21 +55,20 @@ class Intake:
         self._everyone = tuple(range(len(members)))
         self.defaults = EnsembleDefaults(config, [member.size for member in members])
         self._compiler = Compiler(union)
-        # Tokenizers are not made for several threads at once.
-        self._encoding = threading.Lock()
         for member in members:
             if not member.tokenizer.hf.chat_template:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
 
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens."""
-        with self._encoding:
-            return self._members[self.defaults.index(None)].tokenizer.encode_rendered(text)
+        check_bytes([text], "the text")
+        return self._members[self.defaults.index(None)].tokenizer.encode_rendered(text)
 
     def count(self, prompt: Prompt, params: SamplingParams) -> int:
-        """Returns the tokens of a prompt for the participant that reads most in it."""
+        """Returns the tokens of a prompt for the participant that reads most in it, also where that is too much."""
         _, _, members = self._participants(params)
-        return max(len(ids) for ids in self._encoded(prompt, members, params.parse_special)[1].values())
+        _, prepared = self._prepared(prompt, members, params.parse_special, bounded=False)
+        return max(len(each.encode()) for each in prepared.values())
 
     def context(self, params: SamplingParams) -> int | None:
         """Returns the smallest context of a request's participants, in tokens; None where none has a limit."""
@@ -79,8 +88,8 @@ class Intake:
             raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
         params = (params or SamplingParams()).with_overrides(overrides)
         index, threshold, members = self._participants(params)
-        talk, ids = self._encoded(prompt, members, params.parse_special)
-        texts = {member: self._text(self._members[member], own) for member, own in ids.items()}
+        talk, prepared = self._prepared(prompt, members, params.parse_special, bounded=True)
+        texts = {member: self._text(self._members[member], each.encode()) for member, each in prepared.items()}
         inside = talk is not None and self._opens_thinking(talk, index)
         reply = Reply(None if talk is None else _parser(talk, params.grammar, inside))
         grammar = params.grammar if talk is None else _grammar(talk, params.grammar, inside)
@@ -121,19 +130,28 @@ class Intake:
         ends = [turn_ends(self._members[member].tokenizer.hf.chat_template) for member in members]
         return tuple(dict.fromkeys(end for own in ends for end in own))
 
-    def _encoded(
-        self, prompt: Prompt, members: Sequence[int], parse_special: bool
-    ) -> tuple[Conversation | None, dict[int, list[int]]]:
-        """The prompt as a conversation, if it is one, and in the ids of each of some members."""
+    def _prepared(
+        self, prompt: Prompt, members: Sequence[int], parse_special: bool, bounded: bool
+    ) -> tuple[Conversation | None, dict[int, RenderedPrompt]]:
+        """The prompt as a conversation, if it is one, and as the text of each of some members.
+
+        It is refused where it is too large to be encoded and, if ``bounded``, where it cannot fit into a context.
+        """
         talk = as_conversation(prompt)
         told = prompt if talk is None else talk
-        with self._encoding:
-            encoded = {}
-            for member in members:
-                tokenizer = self._members[member].tokenizer
-                native = talk is not None and tells_natively(tokenizer, talk)
-                encoded[member] = encode_prompt(tokenizer, told, native, parse_special)
-            return talk, encoded
+        if talk is not None or not bounded:
+            check_size(told)
+        prepared = {}
+        for member in members:
+            tokenizer = self._members[member].tokenizer
+            native = talk is not None and tells_natively(tokenizer, talk)
+            prepared[member] = prepare(tokenizer, told, native, parse_special)
+        if bounded:
+            # All of them before one is encoded, which may take long.
+            for member, each in prepared.items():
+                each.check_length(self._members[member].context)
+            check_size(told)
+        return talk, prepared
 
     def _budget(self, params: SamplingParams, texts: Mapping[int, MemberText]) -> int:
         """Tokens that may be written at most: ``max_tokens``, or fewer where a member's context ends before."""
@@ -149,9 +167,8 @@ class Intake:
 
     def _opens_thinking(self, talk: Conversation, gate: int) -> bool:
         """Whether the gate's template has opened the block of reasoning."""
-        with self._encoding:
-            tokenizer = self._members[gate].tokenizer
-            return opens_thinking(tokenizer, render(tokenizer, talk, tells_natively(tokenizer, talk)))
+        tokenizer = self._members[gate].tokenizer
+        return opens_thinking(tokenizer, render(tokenizer, talk, tells_natively(tokenizer, talk)))
 
 
 def _parser(talk: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:

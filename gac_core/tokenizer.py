@@ -7,7 +7,9 @@ Knows nothing of models, of other members or of the union vocabulary.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +20,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
 # Goes into the cache's keys: grows whenever the same tokenizer would get another table.
 _TABLE_VERSION = "token bytes 2"
+# Texts of more characters are encoded one at a time: each takes a hundred times its size of memory.
+_LARGE = 2**18
+_LARGE_LOCK = threading.Lock()
 _PROBE = "a \u00e9t\u00e9 \u6f22 b"
 
 
@@ -53,6 +58,10 @@ class MemberTokenizer:
 
     def __init__(self, tokenizer: Any, name: str, end_ids: Iterable[int] = (), rows: int | None = None) -> None:
         self.hf = tokenizer
+        # Fast tokenizers encode in several threads at once, without Python's lock; slow ones are not made for it.
+        self._lock: AbstractContextManager[Any] = (
+            nullcontext() if getattr(tokenizer, "is_fast", False) else threading.RLock()
+        )
         self.name = name
         self.rows = max(i + 1 for i in tokenizer.get_vocab().values()) if rows is None else rows
         self._written: dict[bytes, tuple[int, ...]] = {}
@@ -198,7 +207,8 @@ class MemberTokenizer:
                 f"the prompt holds {text[error.start]!r}, half of a surrogate pair and no character; replace such "
                 "halves, for example by text.encode('utf-8', 'replace').decode()"
             ) from None
-        return list(self.hf.encode(text, add_special_tokens=add_special_tokens, verbose=False))
+        with self._lock, _LARGE_LOCK if len(text) > _LARGE else nullcontext():
+            return list(self.hf.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
     def write(self, data: bytes) -> tuple[int, ...]:
         """Returns ids that write exactly these bytes, whatever stands before them (context-free).
@@ -232,7 +242,8 @@ class MemberTokenizer:
         again. None where every anchor melts into the text, or where the tokenizer would change the text.
         """
         for anchor, head in self._anchors:
-            ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False, verbose=False))
+            with self._lock:
+                ids = tuple(self.hf.encode(anchor + text, add_special_tokens=False, verbose=False))
             if ids[: len(head)] == head:
                 rest = tuple(own for i in ids[len(head) :] for own in self._replacements.get(i, (i,)))
                 if all(i < self.rows for i in rest) and self.decode(rest) == text.encode():

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gac_core.checks import check_tree
 from gac_core.errors import RequestError, quote, shorten
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
@@ -55,6 +56,7 @@ class Tool:
             object.__setattr__(self, "parameters", {"type": "object", "properties": {}})
         elif not {"type", "$ref", "anyOf", "oneOf", "allOf"} & set(self.parameters):
             object.__setattr__(self, "parameters", {"type": "object", **self.parameters})
+        check_tree(RequestError, f"the parameters of tool {quote(self.name)}", self.parameters)
         try:
             json.dumps(dict(self.parameters), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
