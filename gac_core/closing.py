@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
 
+from gac_core.errors import GrammarError
 from gac_core.vocabulary import UnionVocabulary
 
 Bits = npt.NDArray[np.uint8]
@@ -23,6 +24,28 @@ _CONTENT = 24
 _FEW = 96
 # A closing is looked for up to this length; a pattern may go on without end.
 _LONGEST = 1024
+# Masks that are computed for one restriction at most; usual are up to a few hundred.
+_MOST_MASKS = 4000
+
+
+class _Masks:
+    """Counts the masks that are computed for one restriction."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_MASKS
+
+    def count(self) -> None:
+        """Counts one.
+
+        Raises:
+            GrammarError: There are too many; the matcher stands anywhere then.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise GrammarError(
+                f"more than {_MOST_MASKS} masks are needed to find out which tokens leave room to close the text; "
+                "raise max_tokens, make the schema simpler, or give it without closes=True"
+            )
 
 
 class Closer:
@@ -48,12 +71,13 @@ class Closer:
         }
         self._quoted = np.array(list(self._tails), np.int64)
 
-    def closing(self, matcher: LLMatcher, limit: int = _LONGEST) -> list[int] | None:
+    def closing(self, matcher: LLMatcher, limit: int = _LONGEST, masks: _Masks | None = None) -> list[int] | None:
         """Returns union tokens that end the text from where it stands; few, not always the fewest.
 
         Args:
             matcher: Where the text stands; as before when this returns.
             limit: Most tokens to look for. Default 1024.
+            masks: Counts the masks that are computed. Default None: they are not counted.
 
         Returns:
             The tokens without the end of text, empty where the text may end here; None if none were found.
@@ -61,6 +85,8 @@ class Closer:
         path: list[int] = []
         while len(path) < limit and not (matcher.is_accepting() or matcher.is_stopped()):
             forced = [token for token in matcher.compute_ff_tokens() if token != self._end]
+            if not forced and masks is not None:
+                masks.count()
             step = forced or self._shortest(matcher)
             taken = matcher.try_consume_tokens(step) if step else 0
             if not taken:
@@ -84,8 +110,12 @@ class Closer:
 
         Returns:
             The mask; as it was also where no closing was found or none fits.
+
+        Raises:
+            GrammarError: Too many masks would have to be computed.
         """
-        path = self.closing(matcher, left)
+        masks = _Masks()
+        path = self.closing(matcher, left, masks)
         if not path or len(path) > left or left >= len(path) + near:
             return mask
         allowed = mask.astype(bool)
@@ -98,13 +128,13 @@ class Closer:
                 for token in tried.tolist():
                     tail = self._tails[token]
                     if tail not in fits:
-                        fits[tail] = self._fits(matcher, token, len(path), left - 1)
+                        fits[tail] = self._fits(matcher, token, len(path), left - 1, masks)
                     kept[token] = fits[tail]
             else:
                 allowed[self._end] = False
                 tried = np.flatnonzero(allowed if allowed.sum() <= _FEW else allowed & self._structural)
                 for token in tried.tolist():
-                    kept[token] = self._fits(matcher, token, len(path), left - 1)
+                    kept[token] = self._fits(matcher, token, len(path), left - 1, masks)
         kept[path[0]] = True
         return kept.astype(np.uint8)
 
@@ -129,11 +159,11 @@ class Closer:
         bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=self._end)
         return [int(token) for token in np.flatnonzero(bits)[:1]]
 
-    def _fits(self, matcher: LLMatcher, token: int, before: int, left: int) -> bool:
+    def _fits(self, matcher: LLMatcher, token: int, before: int, left: int, masks: _Masks) -> bool:
         """Whether the text can be closed within the tokens left after one more."""
         if matcher.try_consume_tokens([token]) == 0:
             return False
-        path = self.closing(matcher, left + 1)
+        path = self.closing(matcher, left + 1, masks)
         matcher.rollback(1)
         if path is None:
             return False

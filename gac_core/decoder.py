@@ -7,7 +7,6 @@ does not end requests.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -18,9 +17,11 @@ from gac_core.agreement import agreement, jensen_shannon
 from gac_core.choice import Choice, logprob, sure_logprob
 from gac_core.commit import Writer
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
+from gac_core.grammar_check import STACK_SIZE
 from gac_core.path import Path
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
+from gac_core.threads import DaemonPool
 from gac_core.vocabulary import UnionVocabulary
 
 
@@ -52,6 +53,8 @@ class StepDecoder:
 
     # Masks of grammars are computed beside the forwards, which leave few cores to them.
     MASK_THREADS = 4
+    # Seconds that Python's exit waits for masks that are being computed, at most.
+    MASK_GRACE = 1.0
 
     def __init__(
         self, poll: Poll, union: UnionVocabulary, weights: Sequence[float], names: Sequence[str], writer: Writer
@@ -61,11 +64,11 @@ class StepDecoder:
         self._weights = list(weights)
         self._names = list(names)
         self._writer = writer
-        self._masking = ThreadPoolExecutor(self.MASK_THREADS, thread_name_prefix="gac-masks")
+        self._masking = DaemonPool("gac-masks", self.MASK_THREADS, stack_size=STACK_SIZE, grace=self.MASK_GRACE)
 
     def close(self) -> None:
         """Stops the threads that compute masks; nothing may be decoded afterwards."""
-        self._masking.shutdown(wait=False, cancel_futures=True)
+        self._masking.close()
 
     @torch.inference_mode()
     def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:

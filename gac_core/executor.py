@@ -6,17 +6,13 @@ Knows members and chunks; knows nothing of requests' wishes, of the union or of 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Protocol
 
-import torch
-
 from gac_core.member import Chunk, ChunkResult, Member
+from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)
 
@@ -43,36 +39,6 @@ class Executor(Protocol):
         ...
 
 
-class _DeviceThread:
-    """A thread for the members of one device.
-
-    Not a `ThreadPoolExecutor`: Python joins the threads of those when it exits, also one whose forward never returns.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], list[ChunkResult]], Future[list[ChunkResult]]] | None]
-        self._jobs = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=f"gac-{device}", daemon=True).start()
-
-    def submit(self, job: Callable[[], list[ChunkResult]]) -> Future[list[ChunkResult]]:
-        """Queues a job."""
-        future: Future[list[ChunkResult]] = Future()
-        self._jobs.put((job, future))
-        return future
-
-    def close(self) -> None:
-        """Ends the thread after the jobs that are queued."""
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (queued := self._jobs.get()) is not None:
-            job, future = queued
-            try:
-                future.set_result(job())
-            except BaseException as error:
-                future.set_exception(error)
-
-
 class LocalExecutor:
     """Runs members in this process: those on one device one after another, different devices at the same time.
 
@@ -83,7 +49,7 @@ class LocalExecutor:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
         devices = {member.device for member in members}
-        self._threads = {device: _DeviceThread(device) for device in devices} if len(devices) > 1 else {}
+        self._threads = {device: DaemonPool(f"gac-{device}") for device in devices} if len(devices) > 1 else {}
         self._began: dict[int, float] = {}
         self._owed: list[tuple[str, bool]] = []
 
@@ -93,7 +59,7 @@ class LocalExecutor:
         futures: dict[int, Future[list[ChunkResult]]] = {}
         for index, chunks in calls.items() if self._threads else ():
             thread = self._threads[self._members[index].device]
-            futures[index] = thread.submit(partial(self._forward, index, chunks))
+            futures[index] = thread.submit(self._forward, index, chunks)
         return {
             index: futures[index].result() if index in futures else self._forward(index, chunks)
             for index, chunks in calls.items()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from gac_core.callforms import call_rules
 from gac_core.checks import check_flag, check_list, check_text
 from gac_core.errors import GaCError, GrammarError, quote, shorten
+from gac_core.plainjson import MAX_CHARACTERS, MAX_VALUES, PlainJson
 from gac_core.schema import enforceable
 
 
@@ -40,8 +42,16 @@ class Grammar:
     def __post_init__(self) -> None:
         for field in ("kind", "lark"):
             remedy = "make grammars by the class methods, such as Grammar.json_schema"
-            check_text(GrammarError, f"the {field} of a grammar", getattr(self, field), remedy)
+            value = check_text(GrammarError, f"the {field} of a grammar", getattr(self, field), remedy)
+            if len(value) > MAX_CHARACTERS:
+                kind = shorten(self.kind, 40)
+                raise GrammarError(
+                    f"the grammar ({kind}) has {len(value)} characters, more than {MAX_CHARACTERS}; make it smaller"
+                )
         check_flag(GrammarError, "closes", self.closes)
+        parts = self.tools if isinstance(self.tools, tuple) else (None,)
+        if not all(isinstance(part, tuple) and [type(text) for text in part] == [str, str] for part in parts):
+            raise GrammarError(f"the tools of a grammar must be pairs of strings, not {quote(self.tools)}; {remedy}")
         _check_answer(self.answer)
 
     def __repr__(self) -> str:
@@ -49,7 +59,7 @@ class Grammar:
         closes = ", closes=True" if self.closes else ""
         return f"Grammar(kind={self.kind!r}, digest={hashlib.sha256(self.source.encode()).hexdigest()[:16]!r}{closes})"
 
-    @property
+    @cached_property
     def source(self) -> str:
         """What llguidance compiles."""
         parts = [{"name": "main", "lark_grammar": self.lark}]
@@ -108,11 +118,14 @@ class Grammar:
         Raises:
             GrammarError: There is none, or one is no string or empty.
         """
+        if isinstance(texts, Sized) and len(texts) > MAX_VALUES:
+            raise GrammarError(f"there are {len(texts)} choices, more than {MAX_VALUES}; give fewer")
         listed = check_list(GrammarError, "choices", texts, "strings that are not empty")
         if not listed:
             raise GrammarError("choices must be a list of at least one string")
         checked = [check_text(GrammarError, "each of the choices", text) for text in listed]
-        return cls("choices", "start: " + " | ".join(json.dumps(text) for text in dict.fromkeys(checked)))
+        # One terminal: as alternatives of a rule they would be followed one by one, of which llguidance allows 2,000.
+        return cls("choices", "start: TEXT\nTEXT: " + " | ".join(json.dumps(text) for text in dict.fromkeys(checked)))
 
     @classmethod
     def tool_calls(
@@ -153,6 +166,8 @@ class Grammar:
         schemas: dict[str, str] = {}
         for name, schema in tools.items():
             check_text(GrammarError, "the name of a tool", name)
+            if len(schemas) >= MAX_TOOLS:
+                raise GrammarError(f"there are {len(tools)} tools, more than {MAX_TOOLS}; give fewer")
             if not isinstance(schema, Mapping):
                 raise GrammarError(f"the schema of tool {quote(name)} must be a mapping, not {quote(schema)}")
             schemas[name] = _enforceable(f"the schema of tool {quote(name)}", schema)
@@ -178,6 +193,9 @@ class Grammar:
             tuple(schemas.items()),
         )
 
+
+MAX_TOOLS = 1000
+"""Each is part of some twenty rules."""
 
 # Lazy rules end at their first match. Together with `text`, which they compete with, they divide a text at its tags.
 _FREE_TEXT = (
@@ -214,13 +232,14 @@ def _bare_calls(tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> str:
         return ""
     rules = ""
     for name, schema in tools.items():
+        schema = PlainJson(GrammarError, f"the schema of tool {quote(name)}").copy(schema)
         # References are resolved from the top, to where the definitions are moved.
         moved = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         if all(target.startswith(("#/$defs/", "#/definitions/")) for target in _REFERENCE.findall(json.dumps(schema))):
             arguments = {key: value for key, value in schema.items() if key not in moved}
             properties = {"name": {"const": name}, "arguments": arguments}
             call = {**moved, "type": "object", "properties": properties, "required": list(properties)}
-            rules += f" | %json {enforceable(call)}"
+            rules += f" | %json {_enforceable(f'the schema of tool {quote(name)}', call)}"
     return rules
 
 
@@ -235,10 +254,8 @@ def _enforceable(what: str, schema: Any) -> str:
         return enforceable(schema)
     except GaCError as error:
         raise GrammarError(f"{what} cannot be enforced: {error}") from error
-    except RecursionError:
-        raise GrammarError(f"{what} is nested too deeply") from None
     except Exception as error:
-        # Keywords with values of a wrong kind, such as "$defs": 3, fail anywhere on the way.
+        # A mapping of the caller's own may raise anything, and what is not checked may fail anywhere on the way.
         reason = f"{type(error).__name__}: {error}"
         raise GrammarError(f"{what} is not a valid JSON schema ({shorten(reason)}): {quote(schema)}") from error
 

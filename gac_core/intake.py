@@ -24,8 +24,8 @@ from gac_core.chat import (
     render,
     tells_natively,
 )
+from gac_core.compiler import Compiler
 from gac_core.config import EnsembleConfig
-from gac_core.constraint import Compiler
 from gac_core.effective import EnsembleDefaults
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar import Grammar

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from gac_core.errors import GrammarError
+from gac_core.errors import GrammarError, quote
+from gac_core.plainjson import PlainJson
 
 # How JSON is spaced, and that it is never spaced otherwise: as models were trained to write it, and so that everything
 # between two values is decided by the schema.
@@ -21,6 +22,16 @@ _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4"
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
+
+_NUMBER, _LIST, _TEXT = ((int, float), "a number"), (list, "a list"), (str, "a string")
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    **dict.fromkeys(_NAMED, (dict, "an object of schemas")),
+    **dict.fromkeys((*_LISTED, "enum", "required"), _LIST),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _NUMBER),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _NUMBER),
+    **dict.fromkeys(("$ref", "pattern", "format", "$schema", "$id"), _TEXT),
+    "type": ((str, list), "a string or a list of strings"),
+}
 
 # Up to here every integer is a double.
 _EXACT = 2**53
@@ -34,25 +45,39 @@ def enforceable(schema: Mapping[str, Any] | str) -> str:
     Raises:
         GrammarError: It is no JSON object.
     """
-    try:
-        value = json.loads(schema) if isinstance(schema, str) else schema
-        if isinstance(value, bool):
-            value = {} if value else {"not": {}}
-        if not isinstance(value, Mapping):
-            raise TypeError(f"it is a {type(value).__name__}")
-        text = json.dumps(value)
-        value = _changed(_changed(json.loads(text), _with_kept_numbers), _without_annotations)
-        definitions = _definitions(value)
-        _require_tags(value, definitions)
-        value = _changed(value, lambda part: _with_listed_names(part, definitions))
-        # Where schemas are joined, one that is closed would forbid what the others list.
-        value = value if '"allOf"' in text else _changed(value, _closed)
-        asked = value.get("x-guidance")
-        return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, Mapping) else {})}})
-    except GrammarError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise GrammarError(f"a JSON schema is an object that JSON can hold: {error}") from error
+    plain = PlainJson(GrammarError, "the schema")
+    value = plain.read(schema) if isinstance(schema, str) else plain.copy(schema)
+    if isinstance(value, bool):
+        value = {} if value else {"not": {}}
+    if not isinstance(value, dict):
+        raise GrammarError(f"a JSON schema is an object, not {quote(value)}")
+    _check_keywords(value)
+    text = json.dumps(value)
+    value = _changed(_changed(value, _with_kept_numbers), _without_annotations)
+    definitions = _definitions(value)
+    _require_tags(value, definitions)
+    value = _changed(value, lambda part: _with_listed_names(part, definitions))
+    # Where schemas are joined, one that is closed would forbid what the others list.
+    value = value if '"allOf"' in text else _changed(value, _closed)
+    asked = value.get("x-guidance")
+    return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, dict) else {})}})
+
+
+def _check_keywords(schema: Any) -> None:
+    """Refuses keywords whose values are of a wrong kind."""
+    if not isinstance(schema, (dict, bool)):
+        raise GrammarError(f"a schema within the schema is {quote(schema)}; make it an object, true or false")
+    for key, value in schema.items() if isinstance(schema, dict) else ():
+        if key in _KINDS and (not isinstance(value, _KINDS[key][0]) or isinstance(value, bool)):
+            raise GrammarError(f"the schema's {key} is {quote(value)}; make it {_KINDS[key][1]}")
+        if key == "required" and not all(isinstance(name, str) for name in value):
+            raise GrammarError(f"the schema's required is {quote(value)}; make it a list of names")
+        if key in _NAMED or key in _LISTED:
+            for part in value.values() if key in _NAMED else value:
+                _check_keywords(part)
+        elif key in _SINGLE or key == "propertyNames":
+            for part in value if isinstance(value, list) else (value,):
+                _check_keywords(part)
 
 
 def _changed(schema: Any, change: Callable[[Schema], Schema]) -> Any:
@@ -170,6 +195,8 @@ def _require_tags(schema: Schema, definitions: Mapping[str, Schema]) -> None:
         told = union.get("discriminator")
         tag = told.get("propertyName") if isinstance(told, dict) else None
         for branch in union.get("oneOf", ()) if isinstance(tag, str) else ():
+            if not isinstance(branch, dict):
+                continue
             target = definitions.get(branch.get("$ref", ""), branch)
             if tag in target.get("properties", {}) and tag not in target.get("required", ()):
                 target["required"] = [*target.get("required", ()), tag]
@@ -189,7 +216,13 @@ def _within(schema: Any) -> Iterator[Schema]:
 
 def is_recursive(schema: Mapping[str, Any]) -> bool:
     """Returns whether a schema refers to itself, directly or through others."""
-    told = {name: json.dumps(part) for key in ("$defs", "definitions") for name, part in schema.get(key, {}).items()}
+    try:
+        schema = PlainJson(GrammarError, "the schema").copy(schema)
+    except GrammarError:
+        # Refused where a grammar is made of it.
+        return False
+    named = [schema[key] for key in ("$defs", "definitions") if isinstance(schema.get(key), dict)]
+    told = {name: json.dumps(part) for parts in named for name, part in parts.items()}
     leads = {name: {other for other in told if f'/{other}"' in text} for name, text in told.items()}
     for name in told:
         seen: set[str] = set()

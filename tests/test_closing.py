@@ -10,7 +10,7 @@ from conftest import EMBEDDED
 
 from gac_core import Ensemble, FinishReason, Grammar
 from gac_core.closing import Closer
-from gac_core.constraint import Compiler
+from gac_core.compiler import Compiler
 from gac_core.vocabulary import UnionVocabulary
 
 LISTS = {
