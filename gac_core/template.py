@@ -12,10 +12,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from gac_core.answer import END_THINK, THINK
-from gac_core.errors import ChatTemplateError
+from gac_core.errors import ChatTemplateError, shorten
 from gac_core.escaping import Spellings, control_spellings
 from gac_core.jsontext import SPACE
 from gac_core.plain import REMEDY
+from gac_core.rendering import apply_template, try_template
 from gac_core.tokenizer import MemberTokenizer
 from gac_core.tools import CALL, END_CALL, END_RESULT, RESULT, Tool, ToolCall
 
@@ -115,11 +116,7 @@ def as_template_call(call: ToolCall) -> Turn:
 def _try(
     tokenizer: MemberTokenizer, turns: Sequence[Turn], tools: Sequence[Turn] | None = None, parts: bool = False
 ) -> str:
-    try:
-        return _apply(tokenizer, turns, tools, parts, {})
-    except Exception:
-        # Templates raise whatever they like; what a probe is refused for does not matter.
-        return ""
+    return try_template(tokenizer.hf, tokenizer.name, _in_parts(turns, parts), tools, generation_prompt=True)
 
 
 def _apply(
@@ -129,12 +126,14 @@ def _apply(
     parts: bool,
     settings: Mapping[str, Any],
 ) -> str:
-    if parts:
-        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-    rendered = tokenizer.hf.apply_chat_template(
-        list(turns), tools=tools, tokenize=False, add_generation_prompt=True, **settings
-    )
-    return str(rendered)
+    turns = _in_parts(turns, parts)
+    return apply_template(tokenizer.hf, tokenizer.name, turns, tools, generation_prompt=True, settings=settings)
+
+
+def _in_parts(turns: Sequence[Turn], parts: bool) -> Sequence[Turn]:
+    if not parts:
+        return turns
+    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
 
 
 # ---- rendering
@@ -167,10 +166,12 @@ def render_turns(
     for change in (list, _joined, _user_first):
         try:
             return _apply(tokenizer, change(placed), told, traits.parts, settings or {})
+        except ChatTemplateError:
+            raise
         except Exception as refusal:
             # Templates raise whatever they like; the sandbox they run in is transformers' own.
             error = error or refusal
-    raise ChatTemplateError(tokenizer.name, str(error)) from error
+    raise ChatTemplateError(tokenizer.name, shorten(str(error))) from error
 
 
 def _place_system(turns: Sequence[Turn], traits: Traits) -> list[Turn]:

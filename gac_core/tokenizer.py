@@ -15,6 +15,7 @@ from typing import Any
 
 from gac_core import table_cache
 from gac_core.errors import RequestError, UnwritableTextError
+from gac_core.rendering import try_template
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581"
@@ -146,11 +147,7 @@ class MemberTokenizer:
             return None
         words = "xyzzy"
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": words}]
-        try:
-            text = str(self.hf.apply_chat_template(turns, tokenize=False))
-        except Exception:
-            # A template may refuse this conversation; then only the configured ends count.
-            return None
+        text = try_template(self.hf, self.name, turns)
         ids = self.hf.encode(text[text.rindex(words) + len(words) :], add_special_tokens=False) if words in text else []
         for index in ids:
             if index in self._control:

@@ -32,6 +32,8 @@ FLOORS = {
     "config": 1,
     "sampling": 1,
     "tokenizer": 1,
+    "rendering": 0,
+    "limits": 0,
     "jsontext": 0,
     "callreader": 0,
     "callforms": 0,
