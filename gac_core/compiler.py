@@ -19,7 +19,7 @@ from gac_core.closing import Closer
 from gac_core.constraint import Budget, Constraint
 from gac_core.errors import GrammarError, quote, shorten
 from gac_core.grammar import Grammar
-from gac_core.grammar_check import LIMITS, STACK_SIZE, Verdict, checker
+from gac_core.grammar_check import LIMITS, STACK_SIZE, Verdict, checker, reason_of
 from gac_core.threads import DaemonPool
 from gac_core.vocabulary import UnionVocabulary
 
@@ -184,7 +184,7 @@ def _message(grammar: Grammar, verdict: Verdict) -> str:
     """What a caller is told of a grammar that is not compiled."""
     if verdict.error is None:
         return f"{_culprit(grammar)} is not compiled: {verdict.refusal}"
-    reason = verdict.error.partition("\n<state>")[0].partition("\n<non-verbose")[0].strip()
+    reason = reason_of(verdict.error)
     if grammar.kind != "lark":
         # Numbered lines quote the grammar that was made of what the caller gave.
         reason = " ".join(_QUOTED.split(reason)[0].split())

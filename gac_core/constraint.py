@@ -16,7 +16,8 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from gac_core.closing import Closer
-from gac_core.errors import GrammarError
+from gac_core.errors import GrammarError, shorten
+from gac_core.grammar_check import reason_of
 from gac_core.threads import DaemonPool
 from gac_core.vocabulary import UnionVocabulary
 
@@ -177,5 +178,4 @@ class Constraint:
         if self._failed is not None:
             raise self._failed
         if self._matcher.is_error():
-            reason = self._matcher.get_error().partition("\n<state>")[0].strip()
-            raise GrammarError(f"the grammar cannot go on: {reason}")
+            raise GrammarError(f"the grammar cannot go on: {shorten(reason_of(self._matcher.get_error()))}")

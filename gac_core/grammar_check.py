@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ _WALL_SECONDS = 15.0
 _FORCED = 2**16
 # Children that run at once.
 _CHILDREN = 4
+_APPENDED = re.compile("\n<(?:state|non-verbose|backtrace)")
 _SMALLER = "make it smaller: fewer alternatives, smaller numbers of repetitions, or check the answer instead"
 _REFUSALS = {
     ("SIGSEGV", "SIGBUS", "SIGILL"): "it is nested too deeply, or its rules or definitions refer to one another in too "
@@ -41,6 +43,11 @@ _REFUSALS = {
     ("SIGPROF", "SIGXCPU"): f"that takes more than {_SECONDS:g} s of processor time; {_SMALLER}",
     ("SIGABRT",): f"that takes more than {_MEMORY / 2**30:g} GiB of memory; {_SMALLER}",
 }
+
+
+def reason_of(error: str) -> str:
+    """Returns an error of llguidance without the state and the backtrace that follow it."""
+    return _APPENDED.split(error)[0].strip()
 
 
 @dataclass(frozen=True)

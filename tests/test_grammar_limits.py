@@ -396,6 +396,22 @@ def test_messages_of_the_compiler_are_short(ensemble):
         assert len(str(caught.value)) < 700
 
 
+def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
+    class Panicked:
+        def is_stopped(self):
+            return True
+
+        def is_error(self):
+            return True
+
+        def get_error(self):
+            return "panic: assertion failed\n<backtrace>\n   0: <unknown>\n"
+
+    constraint = Constraint(Panicked(), ensemble._intake._compiler._union)
+    with pytest.raises(GrammarError, match=r"the grammar cannot go on: panic: assertion failed$"):
+        constraint.forced()
+
+
 def test_tools_with_such_schemas_are_refused(ensemble):
     for schema in (deep(2000), {"$defs": [1]}, {"minimum": 10**400}, {"properties": {1: {}}}):
         with pytest.raises(RequestError) as caught:
