@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from gac_core.config import MemberConfig
-from gac_core.errors import ModelLoadError
-from gac_core.memory import check_memory, format_bytes, lacks_memory, out_of_memory
+from gac_core.errors import ModelLoadError, quote
+from gac_core.memory import check_dimensions, check_memory, format_bytes, lacks_memory, out_of_memory
 from gac_core.places import Source, check_device, check_files, find_source, load_error
 from gac_core.plain import PLAIN, plain_template
 from gac_core.quantization import loading_options, packed_bytes
@@ -67,6 +67,7 @@ class Checkpoint:
         check_architecture(name, architecture, config.trust_remote_code)
         if place is not None:
             check_memory(config, weights, place, _dtype(architecture))
+        check_dimensions(name, weights, architecture)
         return cls(config, weights, tokenizer, place, architecture)
 
     def load(self) -> tuple[Any, Any]:
@@ -193,6 +194,43 @@ def check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
             f"its tokenizer {tokenizer.name_or_path!r} has {tokenizer.vocab_size} tokens, but the model has embeddings "
             f"for {rows}; give the tokenizer that the model was trained with",
         )
+
+
+def end_ids(name: str, model: Any, tokenizer: Any, rows: int) -> list[int]:
+    """Returns the ids that end a text by the generation config of a model.
+
+    What can be known of whether a tokenizer belongs to its model is checked: that every end of a text is an id of the
+    model, and (with a warning) that it is no ordinary piece of text, and one of those that the tokenizer ends with.
+
+    Raises:
+        ModelLoadError: ``eos_token_id`` is not an id of the model, or a list of such.
+    """
+    for owner, what in ((model.config, "config.json"), (model.generation_config, "generation_config.json")):
+        ends = getattr(owner, "eos_token_id", None)
+        found = [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
+        for index in found:
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < rows:
+                raise ModelLoadError(
+                    name,
+                    f"the eos_token_id of its {what} is {quote(ends)}; it must be an id of the model, from 0 to "
+                    f"{rows - 1}, or a list of such",
+                )
+    added = tokenizer.added_tokens_decoder
+    texts = [index for index in found if index not in added and index < len(tokenizer)]
+    if texts:
+        logger.warning(
+            "member %r ends its answers at token %d, %s, which its tokenizer does not mark as special; check that the "
+            "tokenizer belongs to the model",
+            *(name, texts[0], quote(tokenizer.convert_ids_to_tokens(texts[0]))),
+        )
+    own = tokenizer.eos_token_id
+    if found and own is not None and own not in found:
+        logger.warning(
+            "member %r: its tokenizer ends a text with token %d, its generation_config.json with %s; both end its "
+            "answers. Check that the tokenizer belongs to the model",
+            *(name, own, ", ".join(map(str, found))),
+        )
+    return found
 
 
 def _report_memory(config: MemberConfig, model: Any) -> None:

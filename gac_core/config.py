@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.errors import ConfigError, RequestError, UnknownArgumentError, listed, quote
+from gac_core.errors import ConfigError, RequestError, listed, quote
+from gac_core.fieldnames import check_names, checked_names
 from gac_core.plain import check_template
 from gac_core.yamlfile import read_yaml
 
@@ -24,6 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("8bit", "4bit")
 
 
+@checked_names
 @dataclass(frozen=True)
 class MemberConfig:
     """One model of an ensemble.
@@ -105,7 +107,8 @@ class MemberConfig:
         places = self.device_map
         if isinstance(places, Mapping):
             if not places or not all(
-                isinstance(module, str) and isinstance(place, (str, int)) for module, place in places.items()
+                isinstance(module, str) and isinstance(place, (str, int)) and not isinstance(place, bool)
+                for module, place in places.items()
             ):
                 raise ConfigError(
                     f"{self._said('device_map')} must map names of modules to devices, for example {{'': 'cuda:0'}}, "
@@ -152,6 +155,7 @@ class MemberConfig:
         return (path.stem if path.suffix == ".gguf" else path.name) or self.model
 
 
+@checked_names
 @dataclass(frozen=True)
 class EnsembleConfig:
     """A whole ensemble.
@@ -205,7 +209,7 @@ class EnsembleConfig:
         self._set("members", tuple(as_member(member) for member in members))
         names = self.names
         if not names:
-            raise ConfigError("an ensemble needs at least one member")
+            raise ConfigError("an ensemble needs at least one member; members is empty")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two members are called {quote(twice[0])}; give them different MemberConfig.name")
@@ -256,12 +260,12 @@ class EnsembleConfig:
         """Builds a configuration from plain values; members may be strings or mappings.
 
         Raises:
-            UnknownArgumentError: A key is not known.
+            UnknownSettingError: A key is not known.
             ConfigError: A value is wrong.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a configuration must be a mapping with the key 'members', not {quote(values)}")
-        _check_keys(values, cls)
+        check_names(values, cls)
         return cls(**{**values, "members": values.get("members", ())})
 
     @classmethod
@@ -274,7 +278,11 @@ class EnsembleConfig:
         values = read_yaml(path)
         if not isinstance(values, Mapping):
             raise ConfigError(f"the configuration {quote(str(path))} must be a mapping with the key 'members'")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            error.args = (f"{error}; in the configuration {quote(str(path))}",)
+            raise
 
     def gate_index(self, gate: str) -> int:
         """Returns the index of a member that is to be the gate.
@@ -305,15 +313,8 @@ def as_member(value: str | Path | Mapping[str, Any] | MemberConfig) -> MemberCon
     if isinstance(value, (str, Path)):
         return MemberConfig(str(value))
     if isinstance(value, Mapping):
-        _check_keys(value, MemberConfig)
+        check_names(value, MemberConfig)
         if "model" not in value:
             raise ConfigError("a member needs the key 'model': a name on a hub, or a folder")
         return MemberConfig(**value)
-    raise ConfigError(f"a member must be a name, a folder, a mapping or a MemberConfig, not {quote(value)}")
-
-
-def _check_keys(values: Mapping[str, Any], kind: type) -> None:
-    known = {field.name for field in fields(kind)}
-    unknown = [key for key in values if not isinstance(key, str) or key not in known]
-    if unknown:
-        raise UnknownArgumentError(unknown, known)
+    raise ConfigError(f"each of members must be a name, a folder, a mapping or a MemberConfig, not {quote(value)}")

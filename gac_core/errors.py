@@ -4,6 +4,7 @@ The tree::
 
     GaCError
     ├── ConfigError            a setting of the ensemble is wrong (also a ValueError)
+    │   └── UnknownSettingError  (also an UnknownArgumentError)
     ├── ModelLoadError         a member could not be loaded
     ├── RequestError           what was asked for cannot be done (also a ValueError)
     │   ├── UnknownArgumentError
@@ -114,6 +115,10 @@ class UnknownArgumentError(RequestError, TypeError):
         if len(self.names) > _MAX_NAMES:
             hints.append(f"and {len(self.names) - _MAX_NAMES} more")
         super().__init__(f"unknown argument {shorten(', '.join(hints), 800)}; known are: {', '.join(known)}")
+
+
+class UnknownSettingError(ConfigError, UnknownArgumentError):
+    """A setting of an ensemble or of a member has a name that does not exist."""
 
 
 class EmptyPromptError(RequestError):

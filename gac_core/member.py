@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_core.checkpoint import Checkpoint
+from gac_core.checkpoint import Checkpoint, end_ids
 from gac_core.compiled import CompiledRunner
 from gac_core.costs import ForwardTimes, prior_slope
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.prefill import share, share_parts
 from gac_core.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.slots import SlotTable, common_beginning
@@ -144,9 +144,9 @@ class Member:
         model.eval()
         head = model.get_output_embeddings()
         rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        end_ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ModelLoadError(name, f"the max_position_embeddings of its config.json must be above 0, not {limit!r}")
         if context is not None and limit is not None and context > limit:
             raise ConfigError(
                 f"the context of member {name!r} is set to {context}, but its model reads at most {limit}"
@@ -154,7 +154,7 @@ class Member:
         device = next(model.parameters()).device if head is None else head.weight.device
         return cls(
             name=name,
-            tokenizer=MemberTokenizer(tokenizer, name, end_ids, rows),
+            tokenizer=MemberTokenizer(tokenizer, name, end_ids(name, model, tokenizer, rows), rows),
             runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
             context=context or limit,
             size=model.num_parameters(),

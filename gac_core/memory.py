@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gac_core.config import MemberConfig
-from gac_core.errors import ModelLoadError
+from gac_core.errors import ModelLoadError, quote
 from gac_core.places import Source
 
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -66,6 +66,34 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 100_000_000)))
         yield from (tensor for name, tensor in header.items() if name != "__metadata__")
+
+
+def check_dimensions(name: str, source: Source, architecture: Any) -> None:
+    """Raises if a configuration asks for far more layers or wider ones than the weights files hold.
+
+    Such a model would be built, for minutes or until memory is full, before its tensors are compared.
+
+    Raises:
+        ModelLoadError: It does.
+    """
+    try:
+        shapes = [tensor["shape"] for tensor in _tensors(Path(source.path))]
+        widest = max(size for shape in shapes for size in shape)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        # Not local, or damaged: reported by whoever loads them.
+        return
+    config = architecture.get_text_config(decoder=True)
+    # Packed weights hold up to 8 values in one, and fused ones several matrices.
+    limits = {"num_hidden_layers": 1000 + len(shapes), "hidden_size": 16 * widest, "vocab_size": 16 * widest}
+    limits |= {"intermediate_size": 16 * widest, "num_attention_heads": 16 * widest, "head_dim": 16 * widest}
+    for field, most in limits.items():
+        value = getattr(config, field, None)
+        if isinstance(value, int) and not 0 < value <= most:
+            raise ModelLoadError(
+                name,
+                f"its config.json has {field} {quote(value)}, but its weights are {len(shapes)} tensors of up to "
+                f"{widest} rows or columns; the file is damaged or belongs to another model",
+            )
 
 
 def free_bytes(device: str) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from gac_core.checks import check_tree
 from gac_core.errors import ConfigError, quote, shorten
 
 MAX_BYTES = 2**20
@@ -30,9 +31,14 @@ class _StrictLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                # Its text may be as long as what its aliases expand to.
+                raise yaml.YAMLError(
+                    f"a key of a mapping must be a plain value; in line {line} it is a list or mapping"
+                )
+            name = (key.tag, key.value)
             if name in seen:
-                line = key.start_mark.line + 1
                 raise yaml.YAMLError(
                     f"the key {quote(key.value)} comes twice in one mapping; the second is in line {line}"
                 )
@@ -58,10 +64,16 @@ def read_yaml(path: str | Path) -> Any:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise yaml.YAMLError(f"it is larger than {MAX_BYTES} bytes")
-        return yaml.load(data.decode("utf-8"), _StrictLoader)
+        values = yaml.load(data.decode("utf-8"), _StrictLoader)
+        check_tree(ConfigError, "its aliases", values)
+        return values
     except RecursionError:
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: it is nested too deeply") from None
     except Exception as error:
         # Besides YAMLError, PyYAML raises ValueError, KeyError, AttributeError and more where a tag does not fit.
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, (OSError, yaml.YAMLError)) else str(error)
+        reason = (
+            f"{type(error).__name__}: {error}"
+            if not isinstance(error, (OSError, yaml.YAMLError, ConfigError))
+            else str(error)
+        )
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: {shorten(reason)}") from error

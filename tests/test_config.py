@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
 import pytest
 from conftest import EMBEDDED, QUESTION
 
-from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, UnknownArgumentError
+from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, UnknownArgumentError, UnknownSettingError
 
 
 def test_yaml_and_back(tmp_path):
@@ -72,3 +75,112 @@ def test_a_gguf_member_is_called_by_its_file():
     assert MemberConfig("models/smol-Q4_K_M.gguf").called == "smol-Q4_K_M"
     assert MemberConfig("owner/repo", gguf_file="sub/small.gguf").called == "small"
     assert MemberConfig("owner/repo", name="n", gguf_file="small.gguf").called == "n"
+
+
+WRONG = [
+    *(
+        True,
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        -1,
+        1.5,
+        10**30,
+        -(10**30),
+        "",
+        "no",
+        "false",
+        "1",
+        b"x",
+        "\ud800",
+    ),
+    *([], ["a"], [1], {}, {1: 1}, (1, 2), {1}, object(), 1 + 2j, None),
+]
+# Which of them a field takes; flags take True.
+TAKES = {
+    "model": ["no", "false", "1"],
+    "weight": [1.5, 10**30],
+    "trust_remote_code": [True],
+    "compile": [True],
+    "allow_pickle": [True],
+    "members": [["a"]],
+    "drafts": [[], None],
+    "cache_gib": [1.5],
+    "deterministic": [True],
+    "stuck_after": [1.5, 10**30],
+    **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
+    **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},
+    **{key: [] for key in ("dtype", "max_batch_size", "commit", "alignment", "max_queue", "prefill_tokens")},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field.name) for kind in (MemberConfig, EnsembleConfig) for field in dataclasses.fields(kind)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_field_refuses_values_of_other_types(kind, field):
+    base = {"model": "a"} if kind is MemberConfig else {"members": ("a",)}
+    for value in WRONG:
+        if any(type(value) is type(good) and value == good for good in TAKES[field]):
+            kind(**{**base, field: value})
+            continue
+        with pytest.raises(ConfigError) as error:
+            kind(**{**base, field: value})
+        assert field in str(error.value), value
+        assert len(str(error.value)) < 500
+
+
+def test_unknown_keywords_are_settings_that_do_not_exist():
+    for error in (ConfigError, UnknownArgumentError, UnknownSettingError, TypeError, ValueError):
+        with pytest.raises(error, match=r"'wieght' \(did you mean 'weight'\?\)"):
+            MemberConfig("a", wieght=2)
+    with pytest.raises(ConfigError, match="did you mean 'threshold'"):
+        EnsembleConfig(("a",), thresold=1)
+    assert MemberConfig("a", weight=2) == dataclasses.replace(MemberConfig("a"), weight=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("members: [{model: a, trust_remote_code: 'no'}]", "trust_remote_code of member 'a' must be True or False"),
+        ("members: [a]\nthresold: 0.5", "'thresold' .did you mean 'threshold'"),
+        ("members: [{model: a, wieght: 2}]", "'wieght' .did you mean 'weight'"),
+        ("members: [a]\nmax_batch_size: .nan", "max_batch_size must be a whole number, not nan"),
+        ("members: [a]\nmax_batch_size: 1.0e+400", "max_batch_size must be a whole number, not inf"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, text, reason):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s){reason}.*in the configuration '.*ensemble\.yaml'"):
+        EnsembleConfig.from_yaml(path)
+
+
+BOMB = "&a0 [x, x, x, x, x, x, x, x, x]"
+for _level in range(1, 28):
+    BOMB = f"&a{_level} [{BOMB}{f', *a{_level - 1}' * 8}]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "members: %s",
+        "members: [%s]",
+        "members: [{model: %s}]",
+        "members: [{model: a, device_map: {x: %s}}]",
+        "members: [a]\ndrafts: %s",
+        "members: [a]\nthreshold: %s",
+        "members: [a]\n%s : 1",
+        "members: [a]\nx: %s\n? *a27\n: 1\n? *a27\n: 2",
+        "members: [a]\nx: %s\n? {a: *a27}\n: 1\n? {a: *a27}\n: 2",
+    ],
+)
+def test_aliases_that_expand_without_end_are_refused_at_once(tmp_path, text):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(text % BOMB)
+    begun = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"cannot read the configuration '.*ensemble\.yaml'") as error:
+        EnsembleConfig.from_yaml(path)
+    assert time.perf_counter() - begun < 1
+    assert len(str(error.value)) < 800

@@ -195,3 +195,43 @@ def test_gguf_files_that_are_not_there_are_named(folder):
 def test_a_folder_for_inspection_needs_only_a_tokenizer(tmp_path):
     AutoTokenizer.from_pretrained(EMBEDDED[0]).save_pretrained(tmp_path)
     assert load(str(tmp_path)).context is None
+
+
+def configured(folder, file, **values):
+    """Changes values of a JSON file of a folder."""
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return folder
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, -1, 10**6, [[1]], [1, "x"], True, {"a": 1}])
+def test_ends_of_text_that_are_no_ids_are_refused(folder, value):
+    refused(configured(folder, "generation_config.json", eos_token_id=value), r"eos_token_id of its generation_config")
+
+
+@pytest.mark.parametrize("value", ["x", -1, 10**6, [1, "x"]])
+def test_ends_of_text_in_the_configuration_are_checked_too(folder, value):
+    refused(configured(folder, "config.json", eos_token_id=value), "eos_token_id")
+
+
+def test_ends_of_text_that_are_words_are_told(folder, caplog):
+    Ensemble.load([configured(folder, "generation_config.json", eos_token_id=[1, 100])]).close()
+    assert "'ash' ends its answers at token 1, '\"', which its tokenizer does not mark as special" in caplog.text
+    assert "its tokenizer ends a text with token 838, its generation_config.json with 1, 100" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_hidden_layers", 10**6),
+        ("hidden_size", 10**9),
+        ("vocab_size", 10**12),
+        ("intermediate_size", 10**10),
+        ("head_dim", 10**9),
+        ("num_attention_heads", -4),
+        ("max_position_embeddings", 0),
+        ("max_position_embeddings", -5),
+    ],
+)
+def test_configurations_that_the_weights_cannot_be_of_are_refused_at_once(folder, field, value):
+    refused(configured(folder, "config.json", **{field: value}), rf"config\.json.*{field}|{field}")
