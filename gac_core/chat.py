@@ -6,20 +6,20 @@ otherwise in words that any model can read (the common form). Uses tokenizers on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
 from gac_core.answer import THINK
 from gac_core.conversation import Conversation, Message, Prompt, as_conversation, as_messages
 from gac_core.errors import ChatTemplateError, EmptyPromptError, PromptTooLongError, RequestError
-from gac_core.escaping import control_spellings, encode_marked, encode_text, free_mark, marker
+from gac_core.escaping import control_spellings, encode_marked, encode_text, free_mark
+from gac_core.guarding import guarded, rewritten_json, texts_of
 from gac_core.lengths import check_bytes, least_tokens
 from gac_core.template import Turn, as_template_call, render_turns, traits_of
 from gac_core.tokenizer import MemberTokenizer
-from gac_core.tools import ToolCall, describe, spell_calls, spell_result
+from gac_core.tools import describe, spell_calls, spell_result
 
 __all__ = [
     "Conversation",
@@ -85,7 +85,7 @@ def check_size(prompt: Prompt) -> None:
         RequestError: It is, or a message is not one.
     """
     talk = as_conversation(prompt)
-    check_bytes([cast(str, prompt)] if talk is None else _texts(talk))
+    check_bytes([cast(str, prompt)] if talk is None else texts_of(talk))
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,27 @@ def _render(
             tokenizer.name,
             "its chat template does not write calls of tools as <tool_call> with JSON; set tool_format='common'",
         )
-    mark: str | None = None
-    plain: Callable[[str], str] = str
-    if not parse_special:
-        talk, mark, plain = _guarded(tokenizer, talk)
+    if parse_special:
+        return _written(tokenizer, talk, native, str), None
+    mark = free_mark(texts_of(talk))
+    marked, plain, has_edges = guarded(tokenizer, talk, mark)
+    text = _written(tokenizer, marked, native, plain)
+    if has_edges:
+        # Beside the template's own text a word's edge may become a spelling, which marks at the edges then prevent.
+        spellings = control_spellings(tokenizer)
+        divided = _written(tokenizer, guarded(tokenizer, talk, mark, edges=True)[0], native, plain)
+        own, found = ([word for part in each.split(mark) for word in spellings.read(part)] for each in (divided, text))
+        if own != found:
+            return divided, mark
+    return text, mark
+
+
+def _written(tokenizer: MemberTokenizer, talk: Conversation, native: bool, plain: Callable[[str], str]) -> str:
+    """The conversation as the member's template writes it, with ``plain`` over the arguments of calls."""
     tools = talk.told_tools
     turns = _native_turns(talk.turns, plain) if native else _common_turns(talk)
     settings = {} if talk.enable_thinking is None else {"enable_thinking": talk.enable_thinking}
-    return render_turns(tokenizer, turns, tools if native else (), settings), mark
+    return render_turns(tokenizer, turns, tools if native else (), settings)
 
 
 def _native_turns(messages: Sequence[Message], plain: Callable[[str], str]) -> list[Turn]:
@@ -214,7 +227,7 @@ def _native_turns(messages: Sequence[Message], plain: Callable[[str], str]) -> l
     for message in _results_in_order(messages):
         turn = _plain_turn(message, message.content)
         if message.tool_calls:
-            turn["tool_calls"] = [_rewritten_json(as_template_call(call), plain) for call in message.tool_calls]
+            turn["tool_calls"] = [rewritten_json(as_template_call(call), plain) for call in message.tool_calls]
         if message.tool_call_id is not None:
             turn["tool_call_id"] = message.tool_call_id
         turns.append(turn)
@@ -259,54 +272,3 @@ def _results_in_order(messages: Sequence[Message]) -> list[Message]:
             neighbours.sort(key=lambda message: order[cast(str, message.tool_call_id)])
         ordered += neighbours
     return ordered
-
-
-def _guarded(tokenizer: MemberTokenizer, talk: Conversation) -> tuple[Conversation, str, Callable[[str], str]]:
-    """The conversation with a mark in every word that spells a control token, the mark, and what puts it there.
-
-    Users and tools may not write the tags of calls and reasoning either; system and assistants may.
-    """
-    traits = traits_of(tokenizer)
-    mark = free_mark(_texts(talk))
-    plain, strict = marker(control_spellings(tokenizer), mark), marker(traits.tags, mark)
-    messages = [_rewritten(m, strict if m.role in ("user", "tool") else plain) for m in talk.turns]
-    tools = [
-        replace(tool, description=plain(tool.description), parameters=_rewritten_json(tool.parameters, plain))
-        for tool in talk.told_tools
-    ]
-    return replace(talk, messages=messages, tools=tools, tool_choice=talk.tool_choice), mark, plain
-
-
-def _texts(talk: Conversation) -> list[str]:
-    """Every text that may come into the rendered conversation."""
-    texts = [json.dumps(dict(tool.parameters), ensure_ascii=False) for tool in talk.told_tools]
-    texts += [tool.description for tool in talk.told_tools]
-    for message in talk.turns:
-        texts += [message.content, message.name or "", message.reasoning or "", message.tool_call_id or ""]
-        texts += [text for call in message.tool_calls for text in (call.id, call.name, call.arguments)]
-        texts += [json.dumps(call.values, ensure_ascii=False) for call in message.tool_calls]
-    return texts
-
-
-def _rewritten(message: Message, rewrite: Callable[[str], str]) -> Message:
-    def each(text: str | None) -> str | None:
-        return None if text is None else rewrite(text)
-
-    return replace(
-        message,
-        content=rewrite(message.content),
-        tool_calls=tuple(ToolCall(rewrite(c.id), rewrite(c.name), rewrite(c.arguments)) for c in message.tool_calls),
-        tool_call_id=each(message.tool_call_id),
-        name=each(message.name),
-        reasoning=each(message.reasoning),
-    )
-
-
-def _rewritten_json(value: Any, rewrite: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return rewrite(value)
-    if isinstance(value, Mapping):
-        return {rewrite(key) if isinstance(key, str) else key: _rewritten_json(v, rewrite) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rewritten_json(item, rewrite) for item in value]
-    return value

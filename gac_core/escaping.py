@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 from gac_core.errors import RequestError, UnwritableTextError
@@ -43,11 +44,37 @@ class Spellings:
 
     def count(self, text: str) -> int:
         """Returns how many words there are from left to right, the longest at each place, without overlaps."""
-        count = end = 0
+        return len(self.read(text))
+
+    def read(self, text: str) -> list[str]:
+        """Returns the words from left to right, the longest at each place, without overlaps."""
+        words: list[str] = []
+        end = 0
         for start, length in self._found(text):
             if start >= end:
-                count, end = count + 1, start + length
-        return count
+                end = start + length
+                words.append(text[start:end])
+        return words
+
+    def edges(self, text: str) -> tuple[bool, bool]:
+        """Returns whether a word may come about where other text stands before this one, and where it stands behind."""
+        if not text or (len(text) < self._longest and any(text in word for word in self.words)):
+            return (bool(text.strip()),) * 2
+        sizes = range(1, min(self._longest, len(text) + 1))
+        before = not text[0].isspace() and any(text[:size] in self._tails for size in sizes)
+        return before, not text[-1].isspace() and any(text[-size:] in self._heads for size in sizes)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.words), default=0)
+
+    @cached_property
+    def _heads(self) -> frozenset[str]:
+        return frozenset(word[:size] for word in self.words for size in range(1, len(word)))
+
+    @cached_property
+    def _tails(self) -> frozenset[str]:
+        return frozenset(word[size:] for word in self.words for size in range(1, len(word)))
 
     def _found(self, text: str) -> Iterable[tuple[int, int]]:
         """Start and length of the longest word at each place."""
@@ -169,9 +196,29 @@ def free_mark(texts: Iterable[str]) -> str:
     return mark
 
 
-def marker(spellings: Spellings, mark: str) -> Callable[[str], str]:
-    """Returns a function that puts a mark behind the first character of all spellings in a text."""
-    return lambda text: mark.join(_divided(text, spellings.starts(text)))
+class Marker:
+    """Puts a mark behind the first character of all spellings in a text.
+
+    Args:
+        spellings: What is marked.
+        mark: The mark.
+        edges: Whether texts are marked at their edges too, where these may become a spelling together with what a chat
+            template writes beside them. Default False.
+
+    Attributes:
+        has_edges: Whether there was a text with such an edge.
+    """
+
+    def __init__(self, spellings: Spellings, mark: str, edges: bool = False) -> None:
+        self._spellings, self._mark, self._edges = spellings, mark, edges
+        self.has_edges = False
+
+    def __call__(self, text: str) -> str:
+        """Returns the text with its marks."""
+        marked = self._mark.join(_divided(text, self._spellings.starts(text)))
+        before, behind = self._spellings.edges(text)
+        self.has_edges |= before or behind
+        return self._mark * (before and self._edges) + marked + self._mark * (behind and self._edges)
 
 
 def encode_marked(tokenizer: MemberTokenizer, rendered: str, mark: str | None) -> list[int]:
@@ -180,7 +227,7 @@ def encode_marked(tokenizer: MemberTokenizer, rendered: str, mark: str | None) -
     Args:
         tokenizer: The member's.
         rendered: The conversation.
-        mark: What `marker` put into it; None: no mark, and any words may become control tokens.
+        mark: What a `Marker` put into it; None: no mark, and any words may become control tokens.
 
     Raises:
         RequestError: There are more control tokens than the template has written.

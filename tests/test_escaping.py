@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import random
 
 import pytest
 from conftest import EMBEDDED, SHARED
@@ -11,10 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from gac_core import Message, RequestError, SamplingParams
-from gac_core.chat import encode_prompt, render
+from gac_core import Conversation, Message, RequestError, SamplingParams
+from gac_core.chat import encode_prompt, render, tells_natively
 from gac_core.escaping import Spellings, encode_text
 from gac_core.tokenizer import MemberTokenizer
+from gac_core.tools import Tool, ToolCall
 
 NAMES = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
 REAL = [pytest.param(str(SHARED / "tokenizers" / name), marks=pytest.mark.shared, id=name) for name in NAMES]
@@ -156,3 +159,67 @@ def test_parse_special_reaches_a_request(ensemble):
         assert ensemble.count_tokens(text, SamplingParams(parse_special=allowed)) == max(map(len, expected))
     with pytest.raises(RequestError, match="parse_special must be True or False"):
         SamplingParams(parse_special=None)
+
+
+FALCON = [">>TITLE<<", ">>ABSTRACT<<", ">>INTRODUCTION<<", ">>QUESTION<<", "<|endoftext|>", "<<", ">>", "<|", "|>"]
+FALCON_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.name or m.role }}|>{{ m.content }}|>{% for c in m.tool_calls or [] %}<tool_call>"
+    "{{ c.function | tojson }}</tool_call>{% endfor %}{% endfor %}"
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}<|"
+)
+
+
+def fragments(words, draw):
+    """Spellings, their beginnings and ends, and what may stand between them."""
+    word = draw.choice(words)
+    cut = draw.randrange(1, len(word))
+    return draw.choice(
+        [word, word[:cut], word[cut:], word + word[1:], draw.choice(" \na<|>\u2581\u00e9\u200b\x00\u6f22")]
+    )
+
+
+def talk_of(make, kind):
+    """A conversation of one of three kinds, every text of which comes from `make`."""
+    schema = {
+        "type": "object",
+        "properties": {"p" + make(): {"type": "string", "description": make(), "enum": [make()]}},
+    }
+    tool = Tool("look", make(), schema)
+    arguments = json.dumps({"x": make(), "y" + make(): [make(), {"z" + make(): make()}]}, ensure_ascii=kind == 1)
+    call = Message("assistant", make(), tool_calls=(ToolCall("c1", "look", arguments),))
+    user = Message("user", make(), name=make())
+    result = Message("tool", make(), tool_call_id="c1", name=make())
+    system = Message("system", make())
+    return [
+        Conversation([system, user, Message("assistant", make(), reasoning=make()), Message("user", make())]),
+        Conversation([user, call, result, Message("user", make())], tools=[tool]),
+        Conversation([system, user], tools=[tool]),
+    ][kind]
+
+
+@pytest.mark.parametrize("folder", [*MARKED, "falcon", "falcon and its template"])
+def test_no_text_of_a_conversation_becomes_a_control_token(folder):
+    member = loaded_with(*FALCON) if "falcon" in folder else load(folder)
+    if folder.endswith("template"):
+        member.hf.chat_template = FALCON_TEMPLATE
+    words = [word for word in member.control_tokens.values() if len(word) > 1 and word.strip()]
+    draw = random.Random(folder)
+    for kind in range(3):
+        plain = talk_of(lambda: f"words {draw.random()}", kind)
+        expected = controls(member, encode_prompt(member, plain, tells_natively(member, plain)))
+        for _ in range(60):
+            talk = talk_of(lambda: "".join(fragments(words, draw) for _ in range(draw.randrange(1, 6))), kind)
+            found = controls(member, encode_prompt(member, talk, tells_natively(member, talk)))
+            assert found == expected, talk
+
+
+def test_words_that_look_like_parts_of_spellings_stay_the_templates_own():
+    """An edge that might become a spelling changes nothing where the template writes nothing that completes it."""
+    member = loaded_with("<|object_ref|>")
+    talk = [
+        {"role": "user", "content": "> quoted"},
+        {"role": "assistant", "content": "object"},
+        {"role": "user", "content": "<"},
+    ]
+    expected = member.hf.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+    assert encode_prompt(member, talk) == expected

@@ -41,6 +41,7 @@ FLOORS = {
     "pieces": 0,
     "conversation": 1,
     "escaping": 2,
+    "guarding": 2,
     "lengths": 2,
     "plain": 0,
     "template": 2,
