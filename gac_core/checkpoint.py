@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gac_core.config import MemberConfig
-from gac_core.errors import ModelLoadError, quote
+from gac_core.errors import GaCError, ModelLoadError, quote, shorten
 from gac_core.memory import check_dimensions, check_memory, format_bytes, lacks_memory, out_of_memory
 from gac_core.places import Source, check_device, check_files, find_source, load_error
 from gac_core.plain import PLAIN, plain_template
 from gac_core.quantization import loading_options, packed_bytes
+from gac_core.tokenizer import MemberTokenizer
 
 logger = logging.getLogger(__name__)
 _NAMED = 4
@@ -131,7 +132,12 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
 
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {}):
         return
-    classes = list(architecture.architectures or ())
+    named = architecture.architectures or ()
+    if not isinstance(named, (list, tuple)) or not all(isinstance(each, str) for each in named):
+        raise ModelLoadError(
+            name, f"the architectures of its config.json must be a list of names of classes, not {quote(named)}"
+        )
+    classes = list(named)
     loadable = type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING
     causal: set[str] = set()
     for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
@@ -146,6 +152,37 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
         f"its architecture, {kind}, is not a causal language model of transformers; give a model that generates text "
         "(its class ends in ForCausalLM or LMHeadModel)",
     )
+
+
+def member_tokenizer(name: str, tokenizer: Any, ends: Iterable[int], rows: int) -> MemberTokenizer:
+    """Returns a member's tokenizer as bytes.
+
+    Raises:
+        ModelLoadError: It cannot be used; its files are damaged.
+        ChatTemplateError: Its chat template computes without end.
+    """
+    longest = getattr(tokenizer, "model_max_length", 0)
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)):
+        raise ModelLoadError(
+            name, f"the model_max_length of its tokenizer_config.json must be a number, not {quote(longest)}"
+        )
+    template = getattr(tokenizer, "chat_template", None)
+    texts = list(template.values()) if isinstance(template, Mapping) else [template]
+    if template is not None and not all(isinstance(text, str) for text in texts):
+        raise ModelLoadError(
+            name, f"its tokenizer's chat_template must be a Jinja template, or several by name, not {quote(template)}"
+        )
+    try:
+        return MemberTokenizer(tokenizer, name, ends, rows)
+    except GaCError:
+        raise
+    except Exception as error:
+        # Whatever transformers meets in files that it read without checking them.
+        raise ModelLoadError(
+            name,
+            f"its tokenizer cannot be used: {type(error).__name__}: {shorten(str(error))}; its tokenizer.json or "
+            "tokenizer_config.json is damaged, download or save it again",
+        ) from error
 
 
 def check_tensors(name: str, kind: str, info: Mapping[str, Collection[Any]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_core.checkpoint import Checkpoint, end_ids
+from gac_core.checkpoint import Checkpoint, end_ids, member_tokenizer
 from gac_core.compiled import CompiledRunner
 from gac_core.costs import ForwardTimes, prior_slope
 from gac_core.errors import ConfigError, ModelLoadError
@@ -154,7 +154,7 @@ class Member:
         device = next(model.parameters()).device if head is None else head.weight.device
         return cls(
             name=name,
-            tokenizer=MemberTokenizer(tokenizer, name, end_ids(name, model, tokenizer, rows), rows),
+            tokenizer=member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows),
             runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
             context=context or limit,
             size=model.num_parameters(),

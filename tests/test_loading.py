@@ -235,3 +235,31 @@ def test_ends_of_text_that_are_words_are_told(folder, caplog):
 )
 def test_configurations_that_the_weights_cannot_be_of_are_refused_at_once(folder, field, value):
     refused(configured(folder, "config.json", **{field: value}), rf"config\.json.*{field}|{field}")
+
+
+@pytest.mark.parametrize("value", [10**9, -1.5, [1], {"a": 1}, "x"])
+def test_architectures_that_are_no_names_are_refused(folder, value):
+    refused(configured(folder, "config.json", architectures=value), "architectures")
+
+
+@pytest.mark.parametrize("value", ["x", [], {"a": 1}, [1], True])
+def test_lengths_of_tokenizers_that_are_no_numbers_are_refused(folder, value):
+    refused(configured(folder, "tokenizer_config.json", model_max_length=value), "model_max_length")
+
+
+@pytest.mark.parametrize("value", [3, {"a": 1}, {"default": None}])
+def test_chat_templates_that_are_no_texts_are_refused(folder, value):
+    refused(configured(folder, "tokenizer_config.json", chat_template=value), "chat_template must be a Jinja template")
+
+
+def test_tokenizers_that_fail_when_they_are_used_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("gac_core.tokenizer.MemberTokenizer._spells_with_byte_alphabet", lambda self: 1 + "x")
+    refused(folder, r"its tokenizer cannot be used: TypeError: .*download or save it again")
+
+
+def test_weights_cut_anywhere_are_refused(folder):
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    for length in (0, 4, 8, 100, 3000, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:length])
+        refused(folder, "damaged or incomplete")
