@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from gac_core.errors import GaCError, UnwritableTextError
+from gac_core.failures import member_failure
 from gac_core.request import MemberText, Picked, Request
 from gac_core.tokenizer import MemberTokenizer
 
@@ -144,12 +145,17 @@ class Writer:
                 request.constraint.accept(picked.data)
             for member, text in list(request.texts.items()):
                 try:
-                    self.commits[member](text, picked.data, own=member in picked.chosen_by)
+                    self._commit(request, member, text, picked)
                 except UnwritableTextError as error:
                     if member == request.gate:
                         raise
                     request.leave_out(member, error)
-                    logger.warning("request %s goes on without a member: %s", request.request_id, error)
+                    logger.warning(
+                        "request %s goes on without member %r, whose vocabulary cannot write a token",
+                        request.label,
+                        error.member,
+                        extra={"request_id": request.label, "member": error.member},
+                    )
                     continue
                 context = self.contexts[member]
                 full = full or (context is not None and len(text.ids) > context)
@@ -158,6 +164,16 @@ class Writer:
             return False
         done.append(replace(picked, full=True) if full else picked)
         return not full
+
+    def _commit(self, request: Request, member: int, text: MemberText, picked: Picked) -> None:
+        """Commits to one member; whatever else its tokenizer raises is its failure."""
+        assert picked.data is not None
+        try:
+            self.commits[member](text, picked.data, own=member in picked.chosen_by)
+        except GaCError:
+            raise
+        except BaseException as error:
+            raise member_failure(request.names[member], error, "writing a token in its ids") from error
 
 
 def make_commit(rule: str, tokenizer: MemberTokenizer) -> Commit:

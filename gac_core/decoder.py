@@ -6,6 +6,7 @@ does not end requests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -17,12 +18,15 @@ from gac_core.agreement import agreement, jensen_shannon
 from gac_core.choice import Choice, logprob, sure_logprob
 from gac_core.commit import Writer
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
+from gac_core.failures import request_failure
 from gac_core.grammar_check import STACK_SIZE
 from gac_core.path import Path
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
 from gac_core.threads import DaemonPool
 from gac_core.vocabulary import UnionVocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder(Protocol):
@@ -79,20 +83,32 @@ class StepDecoder:
         done = {row: self._forced(request) for row, request in enumerate(batch) if request.constraint is not None}
         free = [row for row in range(len(batch)) if not done.get(row)]
         if free:
-            done.update(zip(free, self._decide([batch[row] for row in free]), strict=True))
+            done.update(zip(free, self._decide_safely([batch[row] for row in free]), strict=True))
         return [done[row] for row in range(len(batch))]
+
+    def _decide_safely(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+        """Decides; if that raises, request by request, so that only those it is about fail.
+
+        Nothing is committed before it is settled, and settling raises nothing, so that a step may be done again.
+        """
+        try:
+            return self._decide(batch)
+        except BaseException as error:
+            if len(batch) > 1:
+                logger.warning("a step of %d requests failed and is done one by one", len(batch), exc_info=True)
+                return [done for request in batch for done in self._decide_safely([request])]
+            return [[request_failure("deciding its next token", error)]]
 
     def _forced(self, request: Request) -> list[Picked | GaCError]:
         """Commits the tokens that a grammar leaves no choice about."""
         done: list[Picked | GaCError] = []
         assert request.constraint is not None
         try:
-            forced = request.constraint.forced()
-        except GaCError as error:
-            return [error]
-        for data in forced:
-            if not self._writer.write(request, Picked(data, False, sure_logprob(request, data), forced=True), done):
-                break
+            for data in request.constraint.forced():
+                if not self._writer.write(request, Picked(data, False, sure_logprob(request, data), forced=True), done):
+                    break
+        except BaseException as error:
+            done.append(request_failure("writing what the grammar forces", error))
         return done
 
     def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
@@ -116,7 +132,13 @@ class StepDecoder:
         }
         self._poll.ask(batch, rest, answers, paths, {row: stage for row, stage in since.items() if stage})
         choices = self._choose(batch, answers, paths, sure)
-        return [self._settle(row, request, answers, paths.get(row), choices) for row, request in enumerate(batch)]
+        settled: list[list[Picked | GaCError]] = [[] for _ in batch]
+        for row, request in enumerate(batch):
+            try:
+                self._settle(row, request, answers, paths.get(row), choices, settled[row])
+            except BaseException as error:
+                settled[row].append(request_failure("writing its next token", error))
+        return settled
 
     # ---- drafting: nothing here; `SpeculativeDecoder` does
 
@@ -240,15 +262,16 @@ class StepDecoder:
         answers: Answers,
         path: Path | None,
         choices: Mapping[tuple[int, int], Choice],
-    ) -> list[Picked | GaCError]:
-        """Commits what was picked, as far as what was drafted is what was picked."""
+        done: list[Picked | GaCError],
+    ) -> None:
+        """Commits what was picked, as far as what was drafted is what was picked, and files it under ``done``."""
         if row in answers.errors:
-            return [answers.errors[row]]
+            done.append(answers.errors[row])
+            return
         if row in answers.unread:
             request.told = {m: told[:1] for m, told in answers.rows[row].items() if not answers.since.get((row, m))}
-            return []
+            return
         request.told = {}
-        done: list[Picked | GaCError] = []
         stages = path.stages if path is not None else 1
         stage = 0
         for stage in range(stages):
@@ -266,14 +289,13 @@ class StepDecoder:
             path.tally.note(path.drafted, stage)
             request.stats.drafted += path.drafted
             request.stats.accepted += stage
-        return done
 
     @staticmethod
     def _is_forced(request: Request) -> bool:
         """Whether a grammar, not a vote, decides what comes next; an error of its is met in the next step."""
         try:
             return request.constraint is not None and bool(request.constraint.forced())
-        except GaCError:
+        except BaseException:
             return True
 
     def _unusable(self, row: int, answers: Answers, choice: Choice, stage: int) -> GaCError:

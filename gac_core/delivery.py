@@ -1,17 +1,21 @@
 """How what the engine's thread finds out reaches the threads and event loops that asked.
 
-Knows queues; knows nothing of prompts or models.
+Whoever asks waits here, no longer than the request's timeout, whatever the engine's thread does. Knows queues; knows
+nothing of prompts or models.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 
-from gac_core.errors import QueueFullError
-from gac_core.output import OutputChunk
+from gac_core.calls import Call, reported
+from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
+from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.reply import Reply
 from gac_core.request import Request
 from gac_core.worker import Event, Worker
@@ -19,29 +23,71 @@ from gac_core.worker import Event, Worker
 # Seconds between two looks for room in the queue.
 _RETRY = 0.01
 
+Stamped = tuple[float, Event]
 
-def delivered(worker: Worker, request: Request, reply: Reply, owner: object) -> Iterator[OutputChunk]:
-    """Yields the chunks of a request's answer; giving the iterator up frees the engine.
+
+@contextmanager
+def _timely(worker: Worker, call: Call, chunks: Sequence[OutputChunk] = ()) -> Iterator[None]:
+    """Turns the end of a wait into the request's error, and reports errors."""
+    with reported(call.label):
+        try:
+            yield
+        except TimeoutError as error:
+            if call.deadline.timeout is None or isinstance(error, GaCError):
+                raise
+            tokens = sum(len(chunk.tokens) for chunk in chunks)
+            member = worker.running_member()
+            raise RequestTimeoutError(call.deadline.spent, call.deadline.timeout, tokens, member) from None
+
+
+def _timed_out(worker: Worker, call: Call, chunks: Sequence[OutputChunk]) -> RequestTimeoutError:
+    """The error of a request that did not end in time, reported."""
+    try:
+        with _timely(worker, call, chunks):
+            raise TimeoutError
+    except RequestTimeoutError as error:
+        return error
+
+
+def delivered(worker: Worker, call: Call, owner: object) -> Iterator[OutputChunk]:
+    """Returns the chunks of a request's answer; giving the iterator up frees the engine.
+
+    The request is made at once, and queued when the first chunk is asked for.
 
     Args:
         worker: Who does the request.
-        request: What is asked.
-        reply: Reads the engine's events into chunks.
+        call: What is asked.
         owner: Who closes the worker when nobody holds it any more; whoever reads holds it.
 
     Raises:
+        RequestError: The prompt or an argument is wrong.
         QueueFullError: There is no room.
         EngineClosedError: The ensemble is closed.
+        RequestTimeoutError: It took too long.
         GaCError: Whatever ended the request.
     """
+    with _timely(worker, call):
+        request, reply = call.deadline.within(call.ask)
+    return _delivered(worker, call, request, reply, owner)
+
+
+def _delivered(worker: Worker, call: Call, request: Request, reply: Reply, owner: object) -> Iterator[OutputChunk]:
     _held = owner
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    worker.submit(request, events.put)
+    events: queue.SimpleQueue[Stamped] = queue.SimpleQueue()
+    with reported(call.label):
+        worker.submit(request, lambda event: events.put((time.monotonic(), event)))
+    seen: list[OutputChunk] = []
     try:
         while True:
-            event = events.get()
+            try:
+                at, event = events.get(timeout=call.deadline.left())
+            except queue.Empty:
+                raise _timed_out(worker, call, seen) from None
             if isinstance(event, Exception):
                 raise event
+            if call.deadline.passed(at):
+                raise _timed_out(worker, call, seen)
+            seen.append(event)
             yield reply.read(event)
             if event.output is not None:
                 return
@@ -49,75 +95,130 @@ def delivered(worker: Worker, request: Request, reply: Reply, owner: object) -> 
         worker.abort(request.request_id)
 
 
-def delivered_together(worker: Worker, requests: Sequence[tuple[Request, Reply]]) -> list[list[OutputChunk]]:
-    """Returns the chunks of several requests' answers, each in its place; the first error ends them all.
+def delivered_together(worker: Worker, calls: Sequence[Call]) -> list[RequestOutput]:
+    """Returns several requests' answers, each in its place; the first error ends them all.
 
     Args:
         worker: Who does the requests; waits for room in the queue.
-        requests: What is asked, and who reads the engine's events into chunks.
+        calls: What is asked.
 
     Raises:
+        RequestError: A prompt or an argument is wrong.
         EngineClosedError: The ensemble is closed.
+        RequestTimeoutError: One took too long.
         GaCError: Whatever ended one of the requests.
     """
-    events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-    chunks: list[list[OutputChunk]] = [[] for _ in requests]
+    events: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
+    chunks: list[list[OutputChunk]] = [[] for _ in calls]
+    asked: list[tuple[Request, Reply]] = []
 
-    def sink(place: int) -> Callable[[Event], None]:
-        return lambda event: events.put((place, event))
+    def sink(place: int, event: Event) -> None:
+        events.put((place, time.monotonic(), event))
 
+    for call in calls:
+        with _timely(worker, call):
+            asked.append(call.deadline.within(call.ask))
     try:
-        for place, (request, _) in enumerate(requests):
-            worker.submit(request, sink(place), wait=True)
-        running = len(requests)
+        for place, call in enumerate(calls):
+            with _timely(worker, call):
+                worker.submit(asked[place][0], partial(sink, place), wait=True, timeout=call.deadline.left())
+        running = set(range(len(calls)))
         while running:
-            place, event = events.get()
+            # All of one call end at one time.
+            first = min(running)
+            try:
+                place, at, event = events.get(timeout=calls[first].deadline.left())
+            except queue.Empty:
+                raise _timed_out(worker, calls[first], chunks[first]) from None
             if isinstance(event, Exception):
                 raise event
-            chunks[place].append(requests[place][1].read(event))
-            running -= event.output is not None
-        return chunks
+            if calls[place].deadline.passed(at):
+                raise _timed_out(worker, calls[place], chunks[place])
+            chunks[place].append(asked[place][1].read(event))
+            if event.output is not None:
+                running.discard(place)
+        return [fold(each) for each in chunks]
     except BaseException:
-        for request, _ in requests:
+        for request, _ in asked:
             worker.abort(request.request_id)
         raise
 
 
-async def adelivered(
-    worker: Worker, ask: Callable[[], tuple[Request, Reply]], wait: bool = False
-) -> AsyncIterator[OutputChunk]:
+async def adelivered(worker: Worker, call: Call, wait: bool = False) -> AsyncIterator[OutputChunk]:
     """`delivered` for event loops; closing or cancelling it frees the engine.
 
     Args:
         worker: Who does the request.
-        ask: Makes the request and its reader; called in a thread, since rendering a long prompt takes time. Holds
-            whoever closes the worker when nobody holds it any more.
+        call: What is asked; the request is made in a thread.
         wait: Wait for room in the queue instead of being refused. Default False.
     """
-    request, reply = await asyncio.to_thread(ask)
+    with _timely(worker, call):
+        request, reply = await call.deadline.wait(asyncio.to_thread(call.ask))
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
+    events: asyncio.Queue[Stamped] = asyncio.Queue()
 
     def sink(event: Event) -> None:
         # A loop that was closed under us has nobody left to tell; it may be closed at any moment.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(events.put_nowait, (time.monotonic(), event))
 
-    while True:
-        try:
-            worker.submit(request, sink)
-            break
-        except QueueFullError:
-            if not wait:
-                raise
-            await asyncio.sleep(_RETRY)
+    with _timely(worker, call):
+        while not await _submitted(worker, request, sink, wait):
+            if call.deadline.passed():
+                raise TimeoutError
+    seen: list[OutputChunk] = []
     try:
         while True:
-            event = await events.get()
+            try:
+                at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
+            except TimeoutError:
+                raise _timed_out(worker, call, seen) from None
             if isinstance(event, Exception):
                 raise event
+            if call.deadline.passed(at):
+                raise _timed_out(worker, call, seen)
+            seen.append(event)
             yield reply.read(event)
             if event.output is not None:
                 return
     finally:
         worker.abort(request.request_id)
+
+
+async def _submitted(worker: Worker, request: Request, sink: Callable[[Event], None], wait: bool) -> bool:
+    """Queues a request; False, after a moment, where there is no room and it may wait."""
+    try:
+        worker.submit(request, sink)
+        return True
+    except QueueFullError:
+        if not wait:
+            raise
+        await asyncio.sleep(_RETRY)
+        return False
+
+
+async def adelivered_together(worker: Worker, calls: Sequence[Call], places: int) -> list[RequestOutput]:
+    """`delivered_together` for event loops; cancelling it frees the engine.
+
+    Args:
+        worker: Who does the requests; waits for room in the queue.
+        calls: What is asked.
+        places: How many are asked at once.
+    """
+    room = asyncio.Semaphore(places)
+
+    async def ask(call: Call) -> RequestOutput:
+        with _timely(worker, call):
+            await call.deadline.wait(room.acquire())
+        try:
+            return fold([chunk async for chunk in adelivered(worker, call, wait=True)])
+        finally:
+            room.release()
+
+    tasks = [asyncio.ensure_future(ask(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from gac_core.decoder import Decoder
 from gac_core.errors import GaCError
 from gac_core.executor import Executor
+from gac_core.failures import request_failure
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 from gac_core.request import Picked, Request
 from gac_core.scheduler import Scheduler
@@ -77,10 +78,17 @@ class Engine:
     def _events(self, request: Request, done: Sequence[Picked | GaCError]) -> Iterator[Event]:
         """What there is to tell of a request's tokens; nothing after its end."""
         for choice in done:
-            event = self._fail(request, choice) if isinstance(choice, GaCError) else self._emit(request, choice)
+            event = self._fail(request, choice) if isinstance(choice, GaCError) else self._emit_safely(request, choice)
             yield event
             if isinstance(event[1], GaCError) or event[1].output is not None:
                 return
+
+    def _emit_safely(self, request: Request, choice: Picked) -> Event:
+        """A token's event; where that cannot be made, the error of this request."""
+        try:
+            return self._emit(request, choice)
+        except BaseException as error:
+            return self._fail(request, request_failure("making the text of a token", error))
 
     def _emit(self, request: Request, choice: Picked) -> Event:
         request.stats.note(choice.token_stats)
@@ -114,7 +122,7 @@ class Engine:
         stopped_by = request.detokenizer.stopped_by
         gate = request.stats.members[request.names[request.gate]]
         output = RequestOutput(
-            request_id=request.request_id,
+            request_id=request.label,
             text="",
             tokens=(),
             # Flushing may complete a stop string only if bytes were held back; then that is why it ended.

@@ -6,7 +6,6 @@ streams read what the engine's thread delivers.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -14,25 +13,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gac_core.assembly import assemble
+from gac_core.calls import new_call, new_calls
 from gac_core.chat import Prompt
-from gac_core.checks import check_list, check_number
-from gac_core.commit import Writer, make_commit
+from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.decoder import Decoder, StepDecoder
-from gac_core.delivery import adelivered, delivered, delivered_together
-from gac_core.draft import PromptLookup
-from gac_core.engine import Engine
+from gac_core.delivery import adelivered, adelivered_together, delivered, delivered_together
 from gac_core.errors import ConfigError, RequestError
-from gac_core.executor import LocalExecutor
 from gac_core.intake import Intake
 from gac_core.loading import ModelLike, configured, from_environment, load_members
 from gac_core.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
-from gac_core.poll import Poll
 from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf, fork_safe
-from gac_core.speculation import Drafting, SpeculativeDecoder
-from gac_core.vocabulary import Alignment, UnionVocabulary
+from gac_core.vocabulary import UnionVocabulary
 from gac_core.worker import CLOSE_TIMEOUT, Worker
 
 _shelf = Shelf()
@@ -62,31 +56,12 @@ class Ensemble:
         self.config = config
         self._members = list(members)
         self._union = UnionVocabulary([member.tokenizer for member in members])
-        alignments = [Alignment(self._union, member.tokenizer, member.device) for member in members]
-        executor = LocalExecutor(members)
-        poll = Poll(executor, alignments, config.names)
-        weights = [member.weight for member in config.members]
-        tokenizers = [member.tokenizer for member in members]
-        commits = [make_commit(config.commit, tokenizer) for tokenizer in tokenizers]
-        writer = Writer(commits, [member.context for member in members])
-        decoder: Decoder = StepDecoder(poll, self._union, weights, config.names, writer)
-        if config.drafts:
-            decoder = SpeculativeDecoder(poll, self._union, weights, config.names, writer, self._drafting(members))
-        engine = Engine(executor, decoder, config.max_batch_size)
+        engine = assemble(members, self._union, config)
         self._intake = Intake(members, self._union, config)
         self._intake.defaults.log()
         self._worker = Worker(engine, config.max_batch_size + config.max_queue, config.stuck_after)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
-        self._finalizer = weakref.finalize(self, self._worker.close)
-
-    def _drafting(self, members: Sequence[Member]) -> Drafting:
-        drafts = self.config.drafts or ()
-        weights = [member.weight for member in self.config.members]
-        return Drafting(
-            lookup=PromptLookup([member.tokenizer for member in members], weights) if "lookup" in drafts else None,
-            ahead="ahead" in drafts,
-            times=[member.times for member in members],
-        )
+        self._finalizer = weakref.finalize(self, self._worker.leave)
 
     # ---- building
 
@@ -209,6 +184,7 @@ class Ensemble:
 
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens; for counting."""
+        self._worker.check_process()
         return self._intake.encode(text)
 
     def count_tokens(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
@@ -221,6 +197,7 @@ class Ensemble:
         Raises:
             RequestError: The prompt is wrong.
         """
+        self._worker.check_process()
         return self._intake.count(prompt, params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
@@ -233,65 +210,90 @@ class Ensemble:
 
     # ---- asking
 
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        **overrides: Any,
+    ) -> RequestOutput:
         """Answers one prompt.
 
         Args:
             prompt: A string, or a conversation: a list of `Message` or of mappings with ``role`` and ``content``.
             params: What is asked for; default `SamplingParams()`.
+            request_id: Id of the request in its output, its errors and log records; need not be unique. Default: a new
+                one.
             **overrides: Single values in place of those of ``params``.
 
         Raises:
             RequestError: The prompt or an argument is wrong.
             MemberError: A member failed.
+            RequestTimeoutError: It took longer than ``timeout``.
             EngineClosedError: The ensemble is closed.
         """
-        return fold(self.stream(prompt, params, **overrides))
+        return fold(self.stream(prompt, params, request_id=request_id, **overrides))
 
     def generate_batch(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        request_ids: Sequence[str | None] | None = None,
+        **overrides: Any,
     ) -> list[RequestOutput]:
-        """Answers several prompts at once, as one batch; arguments and errors as in `generate`.
+        """Answers several prompts at once; arguments and errors as in `generate`. An error of one ends them all."""
+        return delivered_together(
+            self._worker, new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
+        )
 
-        An error of one ends them all.
-        """
-        prompts = check_list(RequestError, "prompts", prompts, "prompts")
-        requests = [self._intake.request(prompt, params, overrides) for prompt in prompts]
-        return [fold(chunks) for chunks in delivered_together(self._worker, requests)]
-
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[OutputChunk]:
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        **overrides: Any,
+    ) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return delivered(self._worker, *self._intake.request(prompt, params, overrides), self)
+        return delivered(
+            self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id), self
+        )
 
-    async def agenerate(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> RequestOutput:
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        **overrides: Any,
+    ) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
-        return fold([chunk async for chunk in self.astream(prompt, params, **overrides)])
+        return fold([chunk async for chunk in self.astream(prompt, params, request_id=request_id, **overrides)])
 
     async def agenerate_batch(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        request_ids: Sequence[str | None] | None = None,
+        **overrides: Any,
     ) -> list[RequestOutput]:
         """`generate_batch` for event loops; cancelling it frees the engine."""
-        prompts = check_list(RequestError, "prompts", prompts, "prompts")
-        room = asyncio.Semaphore(self.config.max_batch_size)
-
-        async def ask(prompt: Prompt) -> RequestOutput:
-            async with room:
-                asked = adelivered(self._worker, lambda: self._intake.request(prompt, params, overrides), wait=True)
-                return fold([chunk async for chunk in asked])
-
-        tasks = [asyncio.ensure_future(ask(prompt)) for prompt in prompts]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        calls = new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
+        return await adelivered_together(self._worker, calls, self.config.max_batch_size)
 
     def astream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        **overrides: Any,
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        return adelivered(self._worker, lambda: self._intake.request(prompt, params, overrides))
+        return adelivered(self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Stops the engine; requests still running get an `EngineClosedError`. May be called twice.

@@ -17,10 +17,12 @@ The tree::
     │   └── UnwritableTextError
     ├── AnswerError            an answer is not what was asked for, for example cut short (also a ValueError)
     ├── QueueFullError         too many requests wait already
+    ├── RequestTimeoutError    a request took longer than its ``timeout`` (also a TimeoutError)
     ├── EngineStuckError       a step of the engine does not return
     └── EngineClosedError      the ensemble was closed before the request was done
 
-An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy.
+An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy. The
+error of a request carries the request's id (``.request_id``); ``__cause__`` is what a member raised.
 Values are quoted by `quote`, which keeps messages short.
 """
 
@@ -73,7 +75,13 @@ def listed(names: Iterable[object]) -> str:
 
 
 class GaCError(Exception):
-    """Base of every error of this library."""
+    """Base of every error of this library.
+
+    Attributes:
+        request_id: Id of the request that it ended; None where there was no request.
+    """
+
+    request_id: str | None = None
 
 
 class ConfigError(GaCError, ValueError):
@@ -232,6 +240,28 @@ class QueueFullError(GaCError):
             "ensemble's configuration"
         )
         self.limit = limit
+
+
+class RequestTimeoutError(GaCError, TimeoutError):
+    """A request took longer than its ``timeout``; it was given up.
+
+    Args:
+        seconds: How long it has taken.
+        timeout: How long it was allowed to take.
+        tokens: How many tokens were written.
+        member: Name of the member whose forward was running; None if there was none.
+    """
+
+    def __init__(self, seconds: float, timeout: float, tokens: int, member: str | None) -> None:
+        running = "" if member is None else f"; the forward of member {quote(member)} is running"
+        super().__init__(
+            f"the request was given up after {seconds:.2f} s (timeout={timeout:g}), {tokens} tokens were written"
+            f"{running}; raise timeout, or ask for fewer max_tokens"
+        )
+        self.seconds = seconds
+        self.timeout = timeout
+        self.tokens = tokens
+        self.member = member
 
 
 class EngineStuckError(GaCError):

@@ -69,6 +69,10 @@ class LocalExecutor:
         self._began[index] = time.monotonic()
         try:
             return self._members[index].forward(chunks)
+        except BaseException as error:
+            # Not of a model, which is a chunk's own: the member's books, perhaps. The other members go on.
+            logger.exception("member %r failed", self._members[index].name)
+            return [ChunkResult(error) for _ in chunks]
         finally:
             del self._began[index]
 
@@ -92,7 +96,7 @@ class LocalExecutor:
                 try:
                     # A member that holds nothing of a request does nothing.
                     member.release(request_id, clear)
-                except Exception:
+                except BaseException:
                     logger.exception("a member could not give up what it holds of a request; it is tried again")
                     self._owed.append((request_id, clear))
                     break

@@ -77,16 +77,14 @@ class Intake:
         return min((context for context in contexts if context is not None), default=None)
 
     def request(
-        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any]
+        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], label: str = ""
     ) -> tuple[Request, Reply]:
-        """Returns a request and what reads its answer.
+        """Returns a request, with the id that callers see, and what reads its answer.
 
         Raises:
             RequestError: The prompt or an argument is wrong.
         """
-        if params is not None and not isinstance(params, SamplingParams):
-            raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
-        params = (params or SamplingParams()).with_overrides(overrides)
+        params = resolved(params, overrides)
         index, threshold, members = self._participants(params)
         talk, prepared = self._prepared(prompt, members, params.parse_special, bounded=True)
         texts = {member: self._text(self._members[member], each.encode()) for member, each in prepared.items()}
@@ -96,6 +94,7 @@ class Intake:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(
             request_id=uuid.uuid4().hex,
+            label=label,
             params=params,
             texts=texts,
             gate=index,
@@ -169,6 +168,30 @@ class Intake:
         """Whether the gate's template has opened the block of reasoning."""
         tokenizer = self._members[gate].tokenizer
         return opens_thinking(tokenizer, render(tokenizer, talk, tells_natively(tokenizer, talk)))
+
+
+def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
+    """Returns a request's parameters.
+
+    Raises:
+        RequestError: An argument is wrong.
+    """
+    if params is not None and not isinstance(params, SamplingParams):
+        raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
+    return (params or SamplingParams()).with_overrides(overrides)
+
+
+def as_label(request_id: object) -> str:
+    """Returns a caller's id of a request, or a new one for None.
+
+    Raises:
+        RequestError: It is no printable string of 1 to 200 characters.
+    """
+    if request_id is None:
+        return uuid.uuid4().hex
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= 200 or not request_id.isprintable():
+        raise RequestError(f"request_id must be a string of 1 to 200 printable characters, not {quote(request_id)}")
+    return str.__str__(request_id)
 
 
 def _parser(talk: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:

@@ -56,7 +56,7 @@ class ChunkResult:
         computed: How many of them the model read now; the others were there already.
     """
 
-    logits: Tensor | Exception | None
+    logits: Tensor | BaseException | None
     seconds: float = 0.0
     read: int = 0
     computed: int = 0
@@ -176,10 +176,10 @@ class Member:
                 results[index] = result
         return [self._result(*each) for each in zip(chunks, rows, results, strict=True)]
 
-    def _rows(self, chunks: Sequence[Chunk]) -> tuple[list[Row], dict[int, Exception]]:
+    def _rows(self, chunks: Sequence[Chunk]) -> tuple[list[Row], dict[int, BaseException]]:
         """What to run of each chunk, a row without ids where that is nothing; and why some got no slot."""
         rows: list[Row] = []
-        errors: dict[int, Exception] = {}
+        errors: dict[int, BaseException] = {}
         for index, chunk in enumerate(chunks):
             slot = self._slots.slot(chunk.request_id)
             if slot is None and not self.deterministic and self._being_read(chunk, chunks[:index]):
@@ -187,7 +187,7 @@ class Member:
                 continue
             try:
                 slot = self._slots.claim(chunk.request_id, chunk.token_ids) if slot is None else slot
-            except Exception as error:
+            except BaseException as error:
                 # No memory for one more slot; the others have theirs.
                 rows.append(Row(-1, chunk.start, (), 0))
                 errors[index] = error
@@ -219,7 +219,7 @@ class Member:
         return False
 
     def _result(self, chunk: Chunk, row: Row, result: ChunkResult) -> ChunkResult:
-        if isinstance(result.logits, Exception):
+        if isinstance(result.logits, BaseException):
             return result
         if row.token_ids:
             # What lay after them may be overwritten: short rows are padded to the width of their forward.
@@ -250,8 +250,9 @@ class Member:
             with self._timed(rows):
                 computed = self._runner.forward(rows)
             logits = [self._checked(*each) for each in zip(rows, computed, strict=True)]
-        except Exception as error:
-            # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on.
+        except BaseException as error:
+            # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on. SystemExit and
+            # its like, raised within a model, are failures as well and end no thread.
             if len(rows) > 1:
                 return [result for row in rows for result in self._run([row])]
             return [ChunkResult(error, time.perf_counter() - began)]

@@ -210,7 +210,7 @@ class RequestOutput:
     """A finished request.
 
     Attributes:
-        request_id: Its id.
+        request_id: Its id: the caller's, or a new one.
         text: What the models wrote, without any stop string; of an answer in a conversation without its reasoning and
             tool calls.
         tokens: The union tokens as bytes; unlike ``text`` they keep bytes that are not valid UTF-8.

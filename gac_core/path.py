@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from gac_core.commit import Writer
 from gac_core.draft import Tally
-from gac_core.errors import GaCError
 from gac_core.request import Request
 
 
@@ -75,7 +74,8 @@ class Path:
             context = self._writer.contexts[member]
             try:
                 self._writer.commits[member](text, data, own=True)
-            except GaCError:
+            except BaseException:
+                # Where the token is picked all the same, writing it meets the error again, as the request's own.
                 self._open = False
             if text.num_cached < ends[member] or (context is not None and len(text.ids) > context):
                 self._open = False

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gac_core.cache import send
-from gac_core.errors import GaCError, MemberError
+from gac_core.errors import GaCError
 from gac_core.executor import Executor
+from gac_core.failures import member_failure, request_failure
 from gac_core.member import Chunk, ChunkResult
 from gac_core.path import Path
 from gac_core.request import Request
@@ -104,8 +105,8 @@ class Poll:
             first = answers.since.get((row, member), 0) + (0 if told is None else told.shape[0])
             try:
                 self._mask(batch[row], (paths or {}).get(row), first, said)
-            except GaCError as error:
-                answers.errors.setdefault(row, error)
+            except BaseException as error:
+                answers.errors.setdefault(row, request_failure("masking what the grammar does not allow", error))
             answers.rows[row][member] = said if told is None else torch.cat([told, said])
 
     @staticmethod
@@ -149,22 +150,35 @@ class Poll:
                 key = row, member
                 if self._note(batch[row], member, chunks[key], result, row, answers):
                     assert isinstance(result.logits, Tensor)
-                    good.append((row, self._wanted(batch[row], member, chunks[key], ends[key], result.logits)))
-            if good:
-                aligned = self._alignments[member].align(torch.cat([logits for _, logits in good]))
-                parts = torch.split(aligned, [logits.shape[0] for _, logits in good])
-                told.update({(row, member): part for (row, _), part in zip(good, parts, strict=True)})
+                    try:
+                        good.append((row, self._wanted(batch[row], member, chunks[key], ends[key], result.logits)))
+                    except BaseException as error:
+                        answers.errors[row] = member_failure(self._names[member], error, "processing its logits")
+            for row, part in self._aligned(member, good, answers).items():
+                told[row, member] = part
         return told
+
+    def _aligned(self, member: int, good: Sequence[tuple[int, Tensor]], answers: Answers) -> dict[int, Tensor]:
+        """The distributions over the union of each row's logits; of a batch that fails, row by row."""
+        if not good:
+            return {}
+        try:
+            aligned = self._alignments[member].align(torch.cat([logits for _, logits in good]))
+            parts = torch.split(aligned, [logits.shape[0] for _, logits in good])
+            return {row: part for (row, _), part in zip(good, parts, strict=True)}
+        except BaseException as error:
+            if len(good) > 1:
+                return {row: part for each in good for row, part in self._aligned(member, [each], answers).items()}
+            failed = member_failure(self._names[member], error, "aligning its logits")
+            answers.errors.setdefault(good[0][0], failed)
+            return {}
 
     def _note(
         self, request: Request, member: int, chunk: Chunk, result: ChunkResult, row: int, answers: Answers
     ) -> bool:
         """Files what a chunk came to; True if it has logits."""
-        if isinstance(result.logits, Exception):
-            error = result.logits
-            failed = MemberError(self._names[member], f"{type(error).__name__}: {error}")
-            failed.__cause__ = error
-            answers.errors[row] = failed
+        if isinstance(result.logits, BaseException):
+            answers.errors.setdefault(row, member_failure(self._names[member], result.logits))
             return False
         if chunk.start == 0 and result.read:
             request.stats.members[self._names[member]].reused_tokens = result.read - result.computed

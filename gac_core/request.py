@@ -49,7 +49,7 @@ class Request:
     """One request.
 
     Attributes:
-        request_id: Its id.
+        request_id: Its id within the engine, different for each request.
         params: What was asked for.
         texts: Per participating member's index its text in that member's ids. Other members take no part: their
             context, chat template and tokenizer do not matter to this request.
@@ -63,6 +63,7 @@ class Request:
         constraint: Where it stands in its grammar; None without one.
         turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
             its turns so; they are not reported as stop strings.
+        label: Its id as callers and logs see it, which they may choose themselves; default the one within the engine.
         told: Per member index what it said of the next token already, while others are still reading; float32, shape
             ``[stages, union]``.
     """
@@ -79,6 +80,7 @@ class Request:
     written: bytearray = field(default_factory=bytearray)
     constraint: Constraint | None = None
     turn_ends: tuple[str, ...] = ()
+    label: str = ""
     told: dict[int, Tensor] = field(default_factory=dict)
     arrived: float = field(default_factory=time.perf_counter)
     stats: RequestStats = field(init=False)
@@ -89,6 +91,7 @@ class Request:
     started: float = 0.0
 
     def __post_init__(self) -> None:
+        self.label = self.label or self.request_id
         self.detokenizer = Detokenizer((*self.params.stop, *self.turn_ends))
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(

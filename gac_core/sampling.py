@@ -7,6 +7,7 @@ Knows nothing of members or vocabularies. Every function takes and returns proba
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -53,6 +54,9 @@ class SamplingParams:
             that your own code has put control tokens into, for example by rendering a chat template.
         token_stats: Give for each token how sure and how united the members were (`gac_core.TokenStats`). Default
             False: their means over the answer only.
+        timeout: Seconds from the call to the last token at most, waiting for its turn included; after them the call
+            raises a `RequestTimeoutError` and the request is given up, also where a member's forward hangs. It changes
+            nothing else of the answer. None (default): no limit.
 
     Raises:
         RequestError: A value is out of its range.
@@ -73,6 +77,7 @@ class SamplingParams:
     drafts: bool = True
     parse_special: bool = False
     token_stats: bool = False
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         self._set("max_tokens", check_int(RequestError, "max_tokens", self.max_tokens, 1))
@@ -98,6 +103,9 @@ class SamplingParams:
         check_flag(RequestError, "drafts", self.drafts)
         check_flag(RequestError, "parse_special", self.parse_special)
         check_flag(RequestError, "token_stats", self.token_stats)
+        if self.timeout is not None:
+            timeout = check_number(RequestError, "timeout", self.timeout, 0, threading.TIMEOUT_MAX, low_open=True)
+            self._set("timeout", timeout)
         stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
         stop = check_list(RequestError, "stop", stop, "strings")
         self._set("stop", tuple(check_text(RequestError, "each string of stop", each) for each in stop))

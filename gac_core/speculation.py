@@ -8,6 +8,7 @@ sampled (speculative decoding, Leviathan et al. 2023, with the draft coupled to 
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections import deque
@@ -28,6 +29,8 @@ from gac_core.path import Path
 from gac_core.poll import Answers, Poll
 from gac_core.request import Picked, Request
 from gac_core.vocabulary import UnionVocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,6 +94,16 @@ class SpeculativeDecoder(StepDecoder):
         stages = len(batch) - sum(request.stats.drafted for request in batch)
         began, forwards = time.perf_counter(), self._forward_seconds()
         done = super()._decide(batch)
+        try:
+            self._keep_books(batch, accepted, stages, began, forwards)
+        except Exception:
+            # What was decided is committed; drafts may be weighed by older numbers.
+            logger.exception("the costs of drafts could not be noted")
+        return done
+
+    def _keep_books(
+        self, batch: Sequence[Request], accepted: Sequence[int], stages: int, began: float, forwards: float
+    ) -> None:
         if not any(self._is_reading(request) for request in batch):
             stages += sum(request.stats.drafted for request in batch)
             spent = time.perf_counter() - began - (self._forward_seconds() - forwards)
@@ -100,7 +113,6 @@ class SpeculativeDecoder(StepDecoder):
             loss, rows = self._used.get(kind, (0.0, []))
             gained = sum(batch[row].stats.accepted - accepted[row] for row in rows)
             balance.note(plain, gained * plain / len(batch) - loss)
-        return done
 
     def _forward_seconds(self) -> float:
         return sum(times.total for times in self._drafting.times)

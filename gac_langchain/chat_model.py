@@ -17,9 +17,10 @@ from langchain_core.tools import BaseTool
 from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError, quote
 from gac_langchain import answers, convert
 from gac_langchain.configured import ConfiguredChat
-from gac_langchain.settings import CALL_NAMES
+from gac_langchain.settings import CALL_NAMES, request_id_of
 from gac_langchain.structured import structured
 
+_OF_CALLS = ("model", "request_id")
 _TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "enable_thinking")
 
 
@@ -56,7 +57,8 @@ class ChatGaC(ConfiguredChat):
         The threshold may also come by ``config={"configurable": {"gac_threshold": 0.8}}``, which reaches every model in
         a chain or agent, by `gac_core.use_threshold`, or by ``chat.with_threshold(0.8)``; and the gate by
         ``gac_gate``, `gac_core.use_gate`, or ``chat.with_gate("model-b")``. ``model="NAME"`` asks one member alone,
-        whatever the configuration says.
+        whatever the configuration says. ``timeout`` bounds the seconds of a call (``gac_timeout`` in a configuration).
+        Errors and log records name the run's id, or the call's ``request_id``.
 
     Stream:
         .. code-block:: python
@@ -163,7 +165,9 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._asked(messages, stop, kwargs)
-        message = answers.to_message(self._loaded.generate(talk, params), name)
+        message = answers.to_message(
+            self._loaded.generate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _agenerate(
@@ -174,7 +178,9 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._asked(messages, stop, kwargs)
-        message = answers.to_message(await self._loaded.agenerate(talk, params), name)
+        message = answers.to_message(
+            await self._loaded.agenerate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _stream(
@@ -186,7 +192,7 @@ class ChatGaC(ConfiguredChat):
     ) -> Iterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
         read = answers.ChunkReader(name)
-        for part in self._loaded.stream(talk, params):
+        for part in self._loaded.stream(talk, params, request_id=request_id_of(kwargs, run_manager)):
             for chunk in read(part):
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -201,7 +207,7 @@ class ChatGaC(ConfiguredChat):
     ) -> AsyncIterator[ChatGenerationChunk]:
         talk, params, name = self._asked(messages, stop, kwargs)
         read = answers.ChunkReader(name)
-        async for part in self._loaded.astream(talk, params):
+        async for part in self._loaded.astream(talk, params, request_id=request_id_of(kwargs, run_manager)):
             for chunk in read(part):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -211,9 +217,9 @@ class ChatGaC(ConfiguredChat):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[Conversation, SamplingParams, str]:
         """What one call asks for: the conversation, the parameters, and the name of the model that answers."""
-        unknown = set(kwargs) - CALL_NAMES - {*_TOOL_ARGUMENTS, "model"}
+        unknown = set(kwargs) - CALL_NAMES - {*_TOOL_ARGUMENTS, *_OF_CALLS}
         if unknown:
-            raise UnknownArgumentError(unknown, {*CALL_NAMES, *_TOOL_ARGUMENTS, "model"})
+            raise UnknownArgumentError(unknown, {*CALL_NAMES, *_TOOL_ARGUMENTS, *_OF_CALLS})
         overrides = {name: value for name, value in kwargs.items() if name in CALL_NAMES}
         grammar = convert.to_grammar(kwargs.get("response_format"))
         if grammar is not None:

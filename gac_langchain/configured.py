@@ -1,4 +1,4 @@
-"""The chat model's public methods: they take threshold and gate from a run's configuration, and bound its batches.
+"""The chat model's public methods: they take settings from a run's configuration, and bound its batches.
 
 LangChain passes ``config["configurable"]`` to a model's public methods only, not to the ones that a model implements.
 """
@@ -16,10 +16,15 @@ from gac_langchain.settings import EnsembleSettings
 
 
 class ConfiguredChat(EnsembleSettings, BaseChatModel):
-    """A chat model whose calls take threshold and gate from their run's configuration, unless they give them."""
+    """A chat model whose calls take settings from their run's configuration, unless they give them."""
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        # A cache's key: what an answer depends on.
+        told = {name: value for name, value in kwargs.items() if name not in ("request_id", "timeout")}
+        return super()._get_llm_string(stop, **told)
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answers; ``config={"configurable": {"gac_threshold": ..., "gac_gate": ...}}`` sets threshold and gate."""
+        """Answers; ``config={"configurable": {...}}`` may hold ``gac_threshold``, ``gac_gate`` and ``gac_timeout``."""
         return super().invoke(input, config, **self._configured(config, kwargs))
 
     async def ainvoke(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
@@ -13,10 +13,10 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from gac_core import OutputChunk, RequestOutput, as_metadata, fold
 from gac_langchain.convert import to_messages
-from gac_langchain.settings import EnsembleSettings
+from gac_langchain.settings import EnsembleSettings, request_id_of
 
 # What LangChain's `generate` takes for the run, not for the model.
-_OF_RUNS = ("tags", "metadata", "run_name", "run_id")
+_OF_RUNS = ("tags", "metadata", "run_name", "run_id", "request_id")
 
 
 class GaCLLM(EnsembleSettings, BaseLLM):
@@ -169,7 +169,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _shared(
         self, config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """The arguments of all runs of a batch; None where their configurations differ in threshold or gate."""
+        """The arguments of all runs of a batch; None where their configurations differ in what a call may take."""
         configs = config if isinstance(config, list) else [config]
         asked = [self._configured(each, kwargs) for each in configs] or [kwargs]
         return asked[0] if all(each == asked[0] for each in asked) else None
@@ -188,7 +188,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        return _result(self._loaded.generate_batch(prompts, self._params(stop, kwargs)))
+        given, ids = _with_ids(prompts, kwargs, run_manager)
+        return _result(self._loaded.generate_batch(prompts, self._params(stop, given), request_ids=ids))
 
     async def _agenerate(
         self,
@@ -197,7 +198,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        return _result(await self._loaded.agenerate_batch(prompts, self._params(stop, kwargs)))
+        given, ids = _with_ids(prompts, kwargs, run_manager)
+        return _result(await self._loaded.agenerate_batch(prompts, self._params(stop, given), request_ids=ids))
 
     def _stream(
         self,
@@ -206,7 +208,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        for chunk in _chunks(self._loaded.stream(prompt, self._params(stop, kwargs))):
+        given, ids = _with_ids([prompt], kwargs, run_manager)
+        for chunk in _chunks(self._loaded.stream(prompt, self._params(stop, given), request_id=ids[0])):
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -219,7 +222,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         parts: list[OutputChunk] = []
-        async for part in self._loaded.astream(prompt, self._params(stop, kwargs)):
+        given, ids = _with_ids([prompt], kwargs, run_manager)
+        async for part in self._loaded.astream(prompt, self._params(stop, given), request_id=ids[0]):
             parts.append(part)
             if part.is_silent:
                 continue
@@ -227,6 +231,17 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
+
+
+def _with_ids(
+    prompts: list[str], kwargs: dict[str, Any], run_manager: BaseRunManager | None
+) -> tuple[dict[str, Any], list[str | None]]:
+    """A call's parameters, and the id of each of its requests: the call's or run's, of several with a number."""
+    given = {name: value for name, value in kwargs.items() if name != "request_id"}
+    call = request_id_of(kwargs, run_manager)
+    if len(prompts) == 1 or not isinstance(call, str):
+        return given, [call] * len(prompts)
+    return given, [f"{call}/{place}" for place in range(len(prompts))]
 
 
 def _chunks(stream: Iterator[OutputChunk]) -> Iterator[GenerationChunk]:

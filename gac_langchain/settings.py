@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from langchain_core.callbacks import BaseRunManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -31,13 +32,19 @@ logger = logging.getLogger(__name__)
 
 CALL_NAMES = PARAMETERS
 """The names of a request's parameters, each a field and an argument of every call."""
-CONFIGURABLE = {"gac_threshold": "threshold", "gac_gate": "gate"}
+CONFIGURABLE = {"gac_threshold": "threshold", "gac_gate": "gate", "gac_timeout": "timeout"}
 """The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters."""
 
 # What LangChain's models of remote services take, and chains that build any model may pass: without meaning here.
-_OF_SERVICES = frozenset({"api_key", "base_url", "timeout", "max_retries", "stream_usage"})
+_OF_SERVICES = frozenset({"api_key", "base_url", "max_retries", "stream_usage"})
 # Where and how a member is computed, not what it says.
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
+
+
+def request_id_of(kwargs: Mapping[str, Any], run_manager: BaseRunManager | None) -> str | None:
+    """Returns the id of a call's request: the call's own, else that of its run; None without either."""
+    given: str | None = kwargs.get("request_id")
+    return given if given is not None or run_manager is None else str(run_manager.run_id)
 
 
 def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) -> Any:
@@ -59,7 +66,7 @@ class EnsembleSettings(BaseModel):
     Give ``ensemble`` (a loaded `gac_core.Ensemble`, shared with whoever else holds it), or ``models``, or neither: then
     the environment variable ``GAC_CONFIG`` names a YAML configuration. Copies of a model share its ensemble. All other
     fields are defaults that each call may override by the same name. A name that is not known is refused, but for those
-    that only remote services have (``api_key``, ``timeout``, ...), which mean nothing here and are logged.
+    that only remote services have (``api_key``, ``base_url``, ...), which mean nothing here and are logged.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -102,6 +109,8 @@ class EnsembleSettings(BaseModel):
     """Whether text of a prompt that spells control tokens becomes control tokens; see `gac_core.SamplingParams`."""
     token_stats: bool = False
     """Whether metadata give confidence, agreement and divergence of each token; see `gac_core.TokenStats`."""
+    timeout: float | None = None
+    """Seconds that a call may take; see `gac_core.SamplingParams`."""
     streaming: bool = False
     """Whether ``invoke`` tells callbacks every token as ``stream`` does."""
     _loaded: Ensemble = PrivateAttr()
@@ -187,14 +196,14 @@ class EnsembleSettings(BaseModel):
         return "+".join(self._loaded.names)
 
     def _configured(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """A call's arguments with the threshold and gate of its run's configuration, unless the call gives them.
+        """A call's arguments with those of its run's configuration (`CONFIGURABLE`), unless the call gives them.
 
-        A call that asks one member alone (``model="NAME"``) takes neither.
+        A call that asks one member alone (``model="NAME"``) takes neither threshold nor gate.
         """
         configurable = ensure_config(config).get("configurable", {})
-        if kwargs.get("model") not in (None, self.model_name):
-            return dict(kwargs)
         given = {name: configurable[key] for key, name in CONFIGURABLE.items() if key in configurable}
+        if kwargs.get("model") not in (None, self.model_name):
+            given = {name: value for name, value in given.items() if name not in ("threshold", "gate")}
         return {**given, **kwargs}
 
     def _side_by_side(self, config: RunnableConfig | list[RunnableConfig] | None, count: int) -> list[RunnableConfig]:
@@ -224,8 +233,8 @@ class EnsembleSettings(BaseModel):
             "commit": config.commit,
             "alignment": config.alignment,
             "deterministic": config.deterministic,
-            # Drafts change the cost, but for rounding never the text.
-            **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts"})},
+            # Drafts change the cost, but for rounding never the text, and a timeout only whether there is one.
+            **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts", "timeout"})},
             "threshold": ambient_threshold(self.threshold),
             "gate": ambient_gate(self.gate),
         }

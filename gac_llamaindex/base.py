@@ -39,6 +39,7 @@ from gac_llamaindex.fields import FIXED, EnsembleFields, fixed, invalid
 from gac_llamaindex.messages import convert_messages
 
 _OF_CONVERSATIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "tool_format", "enable_thinking"})
+_OF_CALLS = frozenset({"request_id"})
 # LlamaIndex wants a number where no member sets a limit.
 _NO_LIMIT = 1_000_000
 # Fields that LlamaIndex does not serialize and that another process needs for the same answers.
@@ -222,9 +223,9 @@ class EnsembleLLM(EnsembleFields):
 
     def _talk(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
         """The request of a conversation."""
-        unknown = set(given) - PARAMETERS - _OF_CONVERSATIONS
-        if unknown:
-            raise UnknownArgumentError(unknown, PARAMETERS | _OF_CONVERSATIONS)
+        known = PARAMETERS | _OF_CONVERSATIONS | _OF_CALLS
+        if set(given) - known:
+            raise UnknownArgumentError(set(given) - known, known)
         sampling = {name: value for name, value in given.items() if name in PARAMETERS}
         params = self._params(sampling, rendered=self._has_own_prompts)
         asked = {name: value for name, value in given.items() if name in _OF_CONVERSATIONS}
@@ -240,7 +241,7 @@ class EnsembleLLM(EnsembleFields):
 
     def _completion(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
         """The request of a completion: one user message, or the prompt as text."""
-        known = PARAMETERS | {"enable_thinking"}
+        known = PARAMETERS | _OF_CALLS | {"enable_thinking"}
         if set(given) - known:
             raise UnknownArgumentError(set(given) - known, known)
         # LlamaIndex formats prompts by either function.

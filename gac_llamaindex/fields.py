@@ -53,6 +53,7 @@ class EnsembleFields(FunctionCallingLLM):
         "prompts that your messages_to_prompt or completion_to_prompt has rendered.",
     )
     token_stats: bool = Field(default=False, description="Confidence and agreement of each token.")
+    timeout: float | None = Field(default=None, description="Seconds that a call may take. Default: no limit.")
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How tools are described to the members; see Conversation."
     )

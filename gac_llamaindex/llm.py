@@ -94,24 +94,29 @@ class GaCLLM(PredictingLLM):
 
         Args:
             messages: The conversation.
-            **kwargs: Fields of `gac_core.SamplingParams`; ``tools`` (in OpenAI's form), ``tool_choice``,
-                ``parallel_tool_calls``, ``tool_format`` and ``enable_thinking`` as in `gac_core.Conversation`.
+            **kwargs: Fields of `gac_core.SamplingParams`; ``request_id`` as in `gac_core.Ensemble.generate`; ``tools``
+                (in OpenAI's form), ``tool_choice``, ``parallel_tool_calls``, ``tool_format`` and ``enable_thinking`` as
+                in `gac_core.Conversation`.
 
         Raises:
             UnknownArgumentError: An argument is none of these.
             RequestError: A message or an argument is wrong.
         """
-        return chat_response(self._ensemble.generate(*self._talk(messages, kwargs)))
+        return chat_response(
+            self._ensemble.generate(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+        )
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop; cancelling it frees the engine."""
-        return chat_response(await self._ensemble.agenerate(*self._talk(messages, kwargs)))
+        return chat_response(
+            await self._ensemble.agenerate(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+        )
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Streams the answer; each response holds the text so far and what is new. Arguments as in `chat`."""
-        stream = self._ensemble.stream(*self._talk(messages, kwargs))
+        stream = self._ensemble.stream(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
 
         def responses() -> ChatResponseGen:
             reader = ChatReader()
@@ -125,7 +130,7 @@ class GaCLLM(PredictingLLM):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` for event loops."""
-        stream = self._ensemble.astream(*self._talk(messages, kwargs))
+        stream = self._ensemble.astream(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
 
         async def responses() -> ChatResponseAsyncGen:
             reader = ChatReader()
@@ -152,23 +157,32 @@ class GaCLLM(PredictingLLM):
             prompt: The prompt.
             formatted: Whether it is ready text, which is continued as it stands whatever ``complete_as`` says.
                 Default False.
-            **kwargs: Fields of `gac_core.SamplingParams`, and ``enable_thinking`` where a template is applied.
+            **kwargs: Fields of `gac_core.SamplingParams`, ``request_id``, and ``enable_thinking`` where a template is
+                applied.
 
         Raises:
             UnknownArgumentError: Unknown keyword argument.
             RequestError: The prompt or an argument is wrong.
         """
-        return completion_response(self._ensemble.generate(*self._completion(prompt, formatted, kwargs)))
+        return completion_response(
+            self._ensemble.generate(*self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id"))
+        )
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop; cancelling it frees the engine."""
-        return completion_response(await self._ensemble.agenerate(*self._completion(prompt, formatted, kwargs)))
+        return completion_response(
+            await self._ensemble.agenerate(
+                *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+            )
+        )
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Streams the answer to a prompt; each response holds the text so far and the new part. As `complete`."""
-        stream = self._ensemble.stream(*self._completion(prompt, formatted, kwargs))
+        stream = self._ensemble.stream(
+            *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+        )
 
         def responses() -> CompletionResponseGen:
             reader = CompletionReader()
@@ -182,7 +196,9 @@ class GaCLLM(PredictingLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for event loops."""
-        stream = self._ensemble.astream(*self._completion(prompt, formatted, kwargs))
+        stream = self._ensemble.astream(
+            *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+        )
 
         async def responses() -> CompletionResponseAsyncGen:
             reader = CompletionReader()

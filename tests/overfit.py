@@ -58,7 +58,7 @@ class Recorder(Ensemble):
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def stream(self, prompt: Any, params: Any) -> Iterator[OutputChunk]:
+    def stream(self, prompt: Any, params: Any, request_id: str | None = None) -> Iterator[OutputChunk]:
         talk = as_conversation(prompt)
         answer = self._script(talk.turns[-1].content)
         self.pairs.append((talk, answer))
@@ -67,14 +67,14 @@ class Recorder(Ensemble):
         parser = AnswerParser([tool.name for tool in talk.told_tools], forms=forms)
         yield Reply(parser).read(OutputChunk(answer, output=done))
 
-    def generate(self, prompt: Any, params: Any) -> RequestOutput:
+    def generate(self, prompt: Any, params: Any, request_id: str | None = None) -> RequestOutput:
         return fold(self.stream(prompt, params))
 
-    async def astream(self, prompt: Any, params: Any):
+    async def astream(self, prompt: Any, params: Any, request_id: str | None = None):
         for chunk in self.stream(prompt, params):
             yield chunk
 
-    async def agenerate(self, prompt: Any, params: Any) -> RequestOutput:
+    async def agenerate(self, prompt: Any, params: Any, request_id: str | None = None) -> RequestOutput:
         return self.generate(prompt, params)
 
 

@@ -112,8 +112,8 @@ async def test_an_error_ends_its_whole_batch():
     with ensemble_of([pair(EMBEDDED[0])]) as one:
         submit, submitted = one._worker.submit, []
 
-        def the_first_fails(request, sink, wait=False):
-            submit(request, sink, wait)
+        def the_first_fails(request, sink, *how, **limits):
+            submit(request, sink, *how, **limits)
             submitted.append(sink)
             if len(submitted) == 3:
                 submitted[0](GaCError("out of luck"))

@@ -251,8 +251,8 @@ def test_wrong_gates_and_conflicts_are_refused(ensemble, chat):
 
 def test_what_only_services_have_is_told(ensemble, caplog):
     with caplog.at_level(logging.WARNING):
-        ChatGaC(ensemble=ensemble, timeout=1, api_key="x")
-    assert "api_key, timeout means nothing" in caplog.text
+        ChatGaC(ensemble=ensemble, max_retries=1, api_key="x")
+    assert "api_key, max_retries means nothing" in caplog.text
     assert "'x'" not in caplog.text
 
 

@@ -46,9 +46,9 @@ def asked(ensemble):
     """The thresholds of the requests that the engine gets."""
     thresholds, inner = [], ensemble._intake.request
 
-    def request(prompt, params, overrides):
+    def request(prompt, params, *rest):
         thresholds.append(params.threshold)
-        return inner(prompt, params, overrides)
+        return inner(prompt, params, *rest)
 
     ensemble._intake.request = request
     yield thresholds

@@ -201,9 +201,9 @@ async def test_every_request_is_told_once(llm):
 async def test_the_threshold_reaches_query_engines(ensemble, llm, index, way):
     asked, inner = [], ensemble._intake.request
 
-    def request(prompt, params, overrides):
+    def request(prompt, params, *rest):
         asked.append(params.threshold)
-        return inner(prompt, params, overrides)
+        return inner(prompt, params, *rest)
 
     async def ask(model):
         engine = index.as_query_engine(llm=model)

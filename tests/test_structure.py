@@ -12,6 +12,8 @@ import gac_core
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
+    "failures": 0,
+    "deadline": 0,
     "checks": 0,
     "fieldnames": 0,
     "yamlfile": 0,
@@ -73,7 +75,9 @@ FLOORS = {
     "scheduler": 5,
     "engine": 6,
     "worker": 7,
+    "calls": 8,
     "delivery": 8,
+    "assembly": 7,
     "reply": 1,
     "settings": 2,
     "sharing": 0,
