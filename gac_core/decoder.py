@@ -94,6 +94,9 @@ class StepDecoder:
         try:
             return self._decide(batch)
         except BaseException as error:
+            # What was read stays in the caches; its last logits are computed again.
+            for text in (text for request in batch for text in request.texts.values()):
+                text.num_cached = min(text.num_cached, len(text.ids) - 1)
             if len(batch) > 1:
                 logger.warning("a step of %d requests failed and is done one by one", len(batch), exc_info=True)
                 return [done for request in batch for done in self._decide_safely([request])]

@@ -289,28 +289,35 @@ async def test_causes_reach_every_caller(both, monkeypatch):
 # ---- requests that are given up
 
 
+def queued(one, prompt="Where", **asked):
+    """Queues a request; returns its id."""
+    request, _ = one._intake.request(prompt, None, {"max_tokens": 2, **asked})
+    one._worker.submit(request, lambda event: None)
+    return request.request_id
+
+
 def test_requests_that_are_given_up_take_no_room():
     with ensemble_of([random_pair("llama")], max_batch_size=2, max_queue=4) as one:
         worker = one._worker
         with held(one) as waiting:
-            running = [start(one, "Who", max_tokens=2)]
+            running = queued(one)
             assert waiting.wait(30)
             for _ in range(300):
-                start(one, "Where").close()
-                given_up = start(one, "Where")
-                given_up.close()
-                assert len(worker._pending) + len(worker._held) + len(worker._aborted) <= 6
-            running += [start(one, "Where", max_tokens=2) for _ in range(5)]
+                worker.abort(queued(one))
+                assert (len(worker._pending), len(worker._held), len(worker._aborted)) == (0, 1, 0)
+            waits = [queued(one) for _ in range(5)]
             with pytest.raises(QueueFullError):
                 one.generate("Who")
             # What the engine holds keeps its place until it is dropped; what waits is gone at once.
-            running.pop(0).close()
+            for _ in range(3):
+                worker.abort(running)
             with pytest.raises(QueueFullError):
-                one.generate("Who")
-            running.pop().close()
-            running.append(start(one, "Who", max_tokens=2))
-        assert all(list(stream)[-1].output for stream in running)
+                queued(one)
+            assert worker._aborted == {running}
+            worker.abort(waits[0])
+            queued(one)
         assert idle(one)
+        assert one.generate("Who", max_tokens=2).tokens
         assert one._members[0]._slots.busy == 0
 
 
@@ -333,23 +340,30 @@ async def test_cancelled_calls_take_no_room():
 
 
 def test_whoever_waits_for_room_gets_it_when_a_request_is_given_up():
-    with ensemble_of([random_pair("llama")], max_batch_size=1, max_queue=1) as one, held(one) as waiting:
-        running = start(one, "Who", max_tokens=2)
-        assert waiting.wait(30)
-        queued = start(one, "Who", max_tokens=2)
-        thread = threading.Thread(target=lambda: one.generate_batch(["Where"], max_tokens=1, request_ids=["late"]))
-        thread.start()
-        time.sleep(0.05)
-        assert "late" not in [entry.request.label for entry in one._worker._pending.values()]
-        queued.close()
-        until = time.monotonic() + 10
-        while not one._worker._pending and time.monotonic() < until:
-            time.sleep(0.005)
-        assert [entry.request.label for entry in one._worker._pending.values()] == ["late"]
-        running.close()
-        one._worker.abort(next(iter(one._worker._pending)))
-        one._worker.close(0)
+    with ensemble_of([random_pair("llama")], max_batch_size=1, max_queue=1) as one:
+        worker, outputs = one._worker, []
+
+        def labels():
+            return [entry.request.label for entry in worker._pending.values()]
+
+        def ask():
+            outputs.extend(one.generate_batch(["Where"], max_tokens=1, request_ids=["late"]))
+
+        with held(one) as waiting:
+            queued(one)
+            assert waiting.wait(30)
+            waits = queued(one)
+            thread = threading.Thread(target=ask)
+            thread.start()
+            time.sleep(0.05)
+            assert labels() == [waits]
+            worker.abort(waits)
+            until = time.monotonic() + 10
+            while not labels() and time.monotonic() < until:
+                time.sleep(0.005)
+            assert labels() == ["late"]
         thread.join(10)
+        assert [output.request_id for output in outputs] == ["late"]
 
 
 # ---- timeouts
@@ -533,7 +547,7 @@ def test_chats_name_their_requests(ensemble, monkeypatch):
     )
     chat = ChatGaC(ensemble=ensemble, max_tokens=1)
     told = chat.invoke("Who")
-    assert told.id.endswith(labels[0])
+    assert labels[0] in told.id
     chat.invoke("Who", request_id="mine")
     list(chat.stream("Who", request_id="mine"))
     index = IndexLLM(ensemble=ensemble, max_tokens=1)
@@ -559,7 +573,7 @@ ensemble = Ensemble.load({EMBEDDED[:2]!r}, dtype="float32")
 {textwrap.dedent(code)}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not print(done.stderr), done.stderr
     return done.stdout.splitlines()
 
 
@@ -605,7 +619,7 @@ def test_python_exits_in_the_middle_of_a_text():
 def test_a_fork_meets_no_lock_of_its_parent():
     lines = run_code(
         """
-        import copy, gac_core
+        import copy, signal
         stream = ensemble.stream("passages " * 30, max_tokens=10**6, temperature=5.0, seed=1)
         next(stream)
         # As if other threads held them at the moment of the fork.
@@ -621,6 +635,9 @@ def test_a_fork_meets_no_lock_of_its_parent():
         holder = threading.Thread(target=hold)
         holder.start()
         ready.wait()
+        # The thread of its timer is missing in the child as well.
+        faulthandler.cancel_dump_traceback_later()
+        faulthandler.register(signal.SIGUSR1)
         child = os.fork()
         if child == 0:
             import asyncio
@@ -646,7 +663,7 @@ def test_a_fork_meets_no_lock_of_its_parent():
             del stream
             print("child", len(told), flush=True)
             sys.exit(0)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 20
         while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
             time.sleep(0.01)
         if status[0] == 0:
