@@ -79,6 +79,7 @@ def _delivered(worker: Worker, call: Call, request: Request, reply: Reply, owner
     seen: list[OutputChunk] = []
     try:
         while True:
+            worker.check_process()
             try:
                 at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
@@ -169,6 +170,7 @@ async def adelivered(worker: Worker, call: Call, wait: bool = False) -> AsyncIte
     seen: list[OutputChunk] = []
     try:
         while True:
+            worker.check_process()
             try:
                 at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
             except TimeoutError:

@@ -299,7 +299,8 @@ def _report(request: Request, error: GaCError) -> None:
     """One record for a request that failed, without any text of it; the error gets the request's id."""
     error.request_id = request.label
     member, cause = getattr(error, "member", None), error.__cause__
-    logger.error(
+    logger.log(
+        logging.WARNING if isinstance(error, EngineClosedError) else logging.ERROR,
         "request %s failed: %s%s%s",
         request.label,
         type(error).__name__,
