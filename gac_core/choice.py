@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gac_core.output import TokenLogprob
-from gac_core.request import Request
+from gac_core.request import Picked, Request
 from gac_core.vocabulary import UnionVocabulary
 
 
@@ -85,3 +85,19 @@ def logprob(union: UnionVocabulary, request: Request, combined: Tensor, token: i
         if value > float("-inf")
     )
     return TokenLogprob(union.data(token) or b"", float(combined[token].log()), top)
+
+
+def picked_of(union: UnionVocabulary, request: Request, choice: Choice) -> Picked:
+    """Returns a choice as it is committed; members that gave it half of its probability or more chose it themselves."""
+    half = choice.best / 2
+    chosen_by = frozenset(member for member, own in zip(choice.members, choice.own, strict=True) if own >= half)
+    alone = request.threshold is not None and len(choice.members) == 1
+    return Picked(
+        data=union.data(choice.token),
+        ensembled=not alone,
+        logprob=logprob(union, request, choice.combined, choice.token),
+        chosen_by=chosen_by,
+        confidence=choice.best,
+        agreement=choice.agreement,
+        divergence=choice.divergence,
+    )

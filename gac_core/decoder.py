@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gac_core.aggregation import arithmetic_mean, normalise
 from gac_core.agreement import agreement, jensen_shannon
-from gac_core.choice import Choice, logprob, sure_logprob
+from gac_core.choice import Choice, picked_of, sure_logprob
 from gac_core.commit import Writer
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
 from gac_core.failures import request_failure
@@ -282,7 +282,7 @@ class StepDecoder:
             if not 0 < choice.best < float("inf"):
                 done.append(self._unusable(row, answers, choice, stage))
                 break
-            picked = self._picked(request, choice)
+            picked = picked_of(self._union, request, choice)
             request.sampler.advance()
             if not self._writer.write(request, picked, done) or path is None or stage + 1 == stages:
                 break
@@ -308,18 +308,4 @@ class StepDecoder:
         return GrammarError(
             "none of the tokens that the grammar allows here has any probability for members "
             f"{', '.join(self._names[member] for member in choice.members)}; tell them in the prompt what to write"
-        )
-
-    def _picked(self, request: Request, choice: Choice) -> Picked:
-        half = choice.best / 2
-        chosen_by = frozenset(member for member, own in zip(choice.members, choice.own, strict=True) if own >= half)
-        alone = request.threshold is not None and len(choice.members) == 1
-        return Picked(
-            data=self._union.data(choice.token),
-            ensembled=not alone,
-            logprob=logprob(self._union, request, choice.combined, choice.token),
-            chosen_by=chosen_by,
-            confidence=choice.best,
-            agreement=choice.agreement,
-            divergence=choice.divergence,
         )

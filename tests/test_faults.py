@@ -425,6 +425,18 @@ def test_a_timeout_counts_from_the_call(both):
     assert idle(both)
 
 
+@contextmanager
+def slow_encoding(one):
+    """Prompts are encoded only after the block."""
+    prepared, free = one._intake._prepared, threading.Event()
+    one._intake._prepared = lambda *given, **named: free.wait(60) and prepared(*given, **named)
+    try:
+        yield
+    finally:
+        free.set()
+        del one._intake._prepared
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_timeout_counts_encoding_and_queueing(way):
     with ensemble_of([random_pair("llama"), random_pair("qwen2", seed=1)], max_batch_size=1, max_queue=0) as one:
@@ -435,7 +447,7 @@ def test_a_timeout_counts_encoding_and_queueing(way):
                 timed_calls(one, 0.1)[way]()
             running.close()
             assert idle(one)
-        with one._intake._encoding:
+        with slow_encoding(one):
             # asyncio.run would wait for the thread that encodes: see the next test.
             if "agenerate" not in way and way != "astream":
                 with pytest.raises(RequestTimeoutError, match="0 tokens"):
@@ -445,12 +457,8 @@ def test_a_timeout_counts_encoding_and_queueing(way):
 
 
 async def test_a_timeout_counts_encoding_in_event_loops(both):
-    both._intake._encoding.acquire()
-    try:
-        with pytest.raises(RequestTimeoutError):
-            await both.agenerate("Who", timeout=0.05)
-    finally:
-        both._intake._encoding.release()
+    with slow_encoding(both), pytest.raises(RequestTimeoutError, match="0 tokens"):
+        await both.agenerate("Who", timeout=0.05)
     assert (await both.agenerate("Who", timeout=60, max_tokens=2)).tokens
 
 
@@ -622,10 +630,12 @@ def test_a_fork_meets_no_lock_of_its_parent():
     lines = run_code(
         """
         import copy, signal
+        from gac_core import tokenizer
         stream = ensemble.stream("passages " * 30, max_tokens=10**6, temperature=5.0, seed=1)
         next(stream)
         # As if other threads held them at the moment of the fork.
-        locks = [ensemble._intake._encoding, ensemble._intake._compiler._lock, ensemble._worker._lock]
+        compiler = ensemble._intake._compiler
+        locks = [tokenizer._LARGE_LOCK, compiler._lock, compiler._building, ensemble._worker._lock]
         ready, leave = threading.Event(), threading.Event()
         def hold():
             for lock in locks:
