@@ -197,8 +197,8 @@ def test_paths_of_configurations_are_checked(path):
     ("make", "words"),
     [
         (lambda: Grammar.json_schema({"$defs": 3}), "JSON schema"),
-        (lambda: Grammar.json_schema("[" * 100_000), "nested too deeply"),
-        (lambda: Grammar.json_schema({"items": DEEP}), "nested too deeply"),
+        (lambda: Grammar.json_schema("[" * 100_000), "nested more than 100 deep"),
+        (lambda: Grammar.json_schema({"items": DEEP}), "nested more than 100 deep"),
         (lambda: Grammar.json_schema({"minimum": HUGE}), "JSON schema"),
         (lambda: Grammar.json_schema({"x": {1, 2}}), "JSON schema"),
         (lambda: Grammar.json_schema(3), "JSON schema"),
