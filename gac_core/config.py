@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.errors import ConfigError, RequestError, listed, quote
+from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.plain import check_template
 from gac_core.yamlfile import read_yaml
@@ -176,7 +176,10 @@ class EnsembleConfig:
             cheapest member, writes on, and the others check. Default both, and none with ``deterministic``. An empty
             tuple drafts nothing. In bfloat16 and float16 see ``deterministic``.
         max_queue: Requests that may wait for their turn; more are refused. Default 1024.
-        prefill_tokens: Tokens of long prompts that a member reads between two steps of what runs. Default 512.
+        prefill_tokens: Tokens of long prompts that a member reads in one step at most. Default 512.
+        prefill_seconds: Seconds that all members together may read long prompts in one step while other requests run;
+            the measured speed of each decides how many tokens that is (16 at least). With ``deterministic``, parts are
+            fixed in tokens and this has no effect. Default 0.25.
         deterministic: Compute each request by itself: one request per forward, prompts in fixed parts, no drafts and no
             reuse of prompt prefixes. Texts then do not depend on what else runs or ran, in any dtype, bit for bit on
             one machine with one number of threads; batches gain no speed. Default False: in float32 batching, drafts
@@ -200,6 +203,7 @@ class EnsembleConfig:
     drafts: tuple[str, ...] | None = None
     max_queue: int = 1024
     prefill_tokens: int = 512
+    prefill_seconds: float = 0.25
     cache_gib: float = 1.0
     deterministic: bool = False
     stuck_after: float = 600.0
@@ -226,7 +230,8 @@ class EnsembleConfig:
         for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
             self._set(field, check_int(ConfigError, field, getattr(self, field), low))
         self._set("cache_gib", check_number(ConfigError, "cache_gib", self.cache_gib, 0, 2**20))
-        self._set("stuck_after", check_number(ConfigError, "stuck_after", self.stuck_after, 0, low_open=True))
+        for field in ("prefill_seconds", "stuck_after"):
+            self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
 
     def _check_drafts(self) -> None:
         drafts = self.drafts
@@ -283,16 +288,6 @@ class EnsembleConfig:
         except ConfigError as error:
             error.args = (f"{error}; in the configuration {quote(str(path))}",)
             raise
-
-    def gate_index(self, gate: str) -> int:
-        """Returns the index of a member that is to be the gate.
-
-        Raises:
-            RequestError: No member has this name.
-        """
-        if gate not in self.names:
-            raise RequestError(f"the gate {quote(gate)} is not a member; members are: {listed(self.names)}")
-        return self.names.index(gate)
 
     def to_yaml(self) -> str:
         """Writes the configuration as YAML; values that are defaults are left out of members."""

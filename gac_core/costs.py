@@ -1,4 +1,4 @@
-"""How long the short forwards of one model take, by how many tokens they carry: what drafts are weighed by.
+"""How long the forwards of one model take: short ones by their tokens, for drafts; long ones per token, for prompts.
 
 Knows seconds and devices; knows nothing of models or requests.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -24,17 +24,18 @@ def prior_slope(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class ForwardTimes:
-    """Medians of recent forwards, without the first one of each size.
+    """Medians of recent forwards; of short ones without the first of each size.
 
     Args:
         device: Where the model runs. On a GPU the time between two events is taken, without waiting for them.
         slope: Share of a forward's time that each further token is taken to add where nothing was measured.
 
     Attributes:
-        total: Seconds of all forwards so far.
+        total: Seconds of all short forwards so far.
     """
 
     RECENT = 9
+    LATEST = 3
 
     def __init__(self, device: torch.device, slope: float) -> None:
         self._device = device
@@ -42,29 +43,50 @@ class ForwardTimes:
         self.total = 0.0
         self._recent: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
-        self._pending: deque[tuple[int, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[Callable[[int, float], None], int, torch.cuda.Event, torch.cuda.Event]] = deque()
+        # Seconds per token of the latest long forwards; few, since they grow with the text that is read.
+        self._long: deque[float] = deque(maxlen=self.LATEST)
 
-    @contextmanager
-    def timed(self, tokens: int) -> Iterator[None]:
-        """Measures a forward; one that raises is not noted.
+    def timed(self, tokens: int) -> AbstractContextManager[None]:
+        """Measures a short forward; one that raises is not noted.
 
         Args:
             tokens: New tokens in it, padding included.
         """
+        return self._measured(tokens, self.note)
+
+    def timed_long(self, tokens: int) -> AbstractContextManager[None]:
+        """Measures a forward of a part of a prompt, of so many tokens; one that raises is not noted."""
+        return self._measured(tokens, self.note_long)
+
+    @contextmanager
+    def _measured(self, tokens: int, note: Callable[[int, float], None]) -> Iterator[None]:
         if self._device.type != "cuda":
             began = time.perf_counter()
             yield
-            self.note(tokens, time.perf_counter() - began)
+            note(tokens, time.perf_counter() - began)
             return
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream(self._device)
         events[0].record(stream)
         yield
         events[1].record(stream)
-        self._pending.append((tokens, events[0], events[1]))
-        while self._pending and self._pending[0][2].query():  # type: ignore[no-untyped-call]
-            done, start, end = self._pending.popleft()
-            self.note(done, start.elapsed_time(end) / 1000)
+        self._pending.append((note, tokens, events[0], events[1]))
+        self._collect()
+
+    def _collect(self) -> None:
+        while self._pending and self._pending[0][3].query():  # type: ignore[no-untyped-call]
+            note, tokens, start, end = self._pending.popleft()
+            note(tokens, start.elapsed_time(end) / 1000)
+
+    def note_long(self, tokens: int, seconds: float) -> None:
+        """Takes in a forward of a part of a prompt."""
+        self._long.append(seconds / tokens)
+
+    def tokens_within(self, seconds: float) -> int:
+        """Returns how many tokens of a prompt a forward reads within a time, by the latest ones; 0 before the first."""
+        self._collect()
+        return int(seconds / max(statistics.median(self._long), 1e-9)) if self._long else 0
 
     def note(self, tokens: int, seconds: float) -> None:
         """Takes in a forward of so many tokens."""

@@ -83,23 +83,23 @@ class StepDecoder:
         done = {row: self._forced(request) for row, request in enumerate(batch) if request.constraint is not None}
         free = [row for row in range(len(batch)) if not done.get(row)]
         if free:
-            done.update(zip(free, self._decide_safely([batch[row] for row in free]), strict=True))
+            done.update(zip(free, self._decide_safely([batch[row] for row in free], len(batch) > 1), strict=True))
         return [done[row] for row in range(len(batch))]
 
-    def _decide_safely(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+    def _decide_safely(self, batch: Sequence[Request], crowded: bool) -> list[list[Picked | GaCError]]:
         """Decides; if that raises, request by request, so that only those it is about fail.
 
         Nothing is committed before it is settled, and settling raises nothing, so that a step may be done again.
         """
         try:
-            return self._decide(batch)
+            return self._decide(batch, crowded)
         except BaseException as error:
             # What was read stays in the caches; its last logits are computed again.
             for text in (text for request in batch for text in request.texts.values()):
                 text.num_cached = min(text.num_cached, len(text.ids) - 1)
             if len(batch) > 1:
                 logger.warning("a step of %d requests failed and is done one by one", len(batch), exc_info=True)
-                return [done for request in batch for done in self._decide_safely([request])]
+                return [done for request in batch for done in self._decide_safely([request], crowded)]
             return [[request_failure("deciding its next token", error)]]
 
     def _forced(self, request: Request) -> list[Picked | GaCError]:
@@ -114,13 +114,13 @@ class StepDecoder:
             done.append(request_failure("writing what the grammar forces", error))
         return done
 
-    def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+    def _decide(self, batch: Sequence[Request], crowded: bool) -> list[list[Picked | GaCError]]:
         """Picks the next tokens of requests that have a choice.
 
         Gates are asked first; a gate that is sure decides alone and the other members do nothing. All others are then
         asked in one forward each, and read whatever they skipped in the same chunk.
         """
-        answers = Answers.of(batch)
+        answers = Answers.of(batch, crowded)
         paths = self._draft(batch)
         for row, request in enumerate(batch):
             if request.constraint is not None:

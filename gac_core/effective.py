@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gac_core.aggregation import normalise
 from gac_core.config import EnsembleConfig
+from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
 from gac_core.settings import ambient_gate, ambient_threshold
@@ -34,6 +35,17 @@ def default_gate(weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, s
     if len(largest) == 1:
         return largest[0], "largest model of those with the largest weight"
     return largest[0], "first of those with the largest weight and size"
+
+
+def gate_index(names: Sequence[str], gate: str) -> int:
+    """Returns the index of a member that is to be the gate.
+
+    Raises:
+        RequestError: No member has this name.
+    """
+    if gate not in names:
+        raise RequestError(f"the gate {quote(gate)} is not a member; members are: {listed(names)}")
+    return names.index(gate)
 
 
 class EnsembleDefaults:
@@ -93,7 +105,7 @@ class EnsembleDefaults:
         Raises:
             RequestError: The gate is not a member.
         """
-        return self._config.gate_index(self.gate if gate is None else gate)
+        return gate_index(self._names, self.gate if gate is None else gate)
 
     def _warn(self, gate: str | None, threshold: float | None) -> None:
         if gate is None or threshold is not None or gate in self._warned:

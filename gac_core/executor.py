@@ -22,8 +22,11 @@ Calls = Mapping[int, Sequence[Chunk]]
 class Executor(Protocol):
     """Carries chunks to members, by the member's index."""
 
-    def forward(self, calls: Calls) -> dict[int, list[ChunkResult]]:
-        """Runs every member's chunks and returns the results in the order of the chunks."""
+    def forward(self, calls: Calls, crowded: bool = False) -> dict[int, list[ChunkResult]]:
+        """Runs every member's chunks and returns the results in the order of the chunks.
+
+        ``crowded``: other requests wait for it, so that the time of a part of a long chunk is bounded.
+        """
         ...
 
     def release(self, request_id: str, clear: bool = False) -> None:
@@ -53,22 +56,25 @@ class LocalExecutor:
         self._began: dict[int, float] = {}
         self._owed: list[tuple[str, bool]] = []
 
-    def forward(self, calls: Calls) -> dict[int, list[ChunkResult]]:
-        """Runs every member's chunks and returns the results in the order of the chunks."""
+    def forward(self, calls: Calls, crowded: bool = False) -> dict[int, list[ChunkResult]]:
+        """Runs every member's chunks and returns the results in the order of the chunks.
+
+        ``crowded``: other requests wait for it, so that the time of a part of a long chunk is bounded.
+        """
         self._pay()
         futures: dict[int, Future[list[ChunkResult]]] = {}
         for index, chunks in calls.items() if self._threads else ():
             thread = self._threads[self._members[index].device]
-            futures[index] = thread.submit(self._forward, index, chunks)
+            futures[index] = thread.submit(self._forward, index, chunks, crowded)
         return {
-            index: futures[index].result() if index in futures else self._forward(index, chunks)
+            index: futures[index].result() if index in futures else self._forward(index, chunks, crowded)
             for index, chunks in calls.items()
         }
 
-    def _forward(self, index: int, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def _forward(self, index: int, chunks: Sequence[Chunk], crowded: bool) -> list[ChunkResult]:
         self._began[index] = time.monotonic()
         try:
-            return self._members[index].forward(chunks)
+            return self._members[index].forward(chunks, crowded)
         except BaseException as error:
             # Not of a model, which is a chunk's own: the member's books, perhaps. The other members go on.
             logger.exception("member %r failed", self._members[index].name)

@@ -42,6 +42,7 @@ def load_members(config: EnsembleConfig) -> list[Member]:
             checkpoint,
             cache_bytes=int(config.cache_gib * 2**30),
             prefill_tokens=config.prefill_tokens,
+            prefill_seconds=config.prefill_seconds / len(checkpoints),
             deterministic=config.deterministic,
         )
         for checkpoint in checkpoints

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,16 @@ class Member:
         slope: How much longer a forward takes for each further token in it, as a share, until that is measured.
         cache_bytes: Memory for keys and values up to which those of finished requests are kept.
         prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
+        prefill_seconds: Seconds that reading long chunks may take in one call beside other requests; the measured time
+            of earlier ones decides how many tokens that is, 16 at least and ``prefill_tokens`` at most.
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
             logits do not depend on other requests, bit for bit.
     """
 
     # Rows of up to this many tokens share one forward; padding them costs less than a second reading of the weights.
     SHORT = 8
+    # Tokens of long chunks that are read in one call at least, however long that takes.
+    LEAST_PART = 16
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class Member:
         slope: float = 0.1,
         cache_bytes: int = 2**30,
         prefill_tokens: int = 512,
+        prefill_seconds: float = 0.25,
         deterministic: bool = False,
     ) -> None:
         self.name = name
@@ -105,6 +110,7 @@ class Member:
         self.deterministic = deterministic
         self._slots = SlotTable(runner, cache_bytes, reuse=not deterministic)
         self._prefill_tokens = prefill_tokens
+        self._prefill_seconds = prefill_seconds
         self._no_logits = torch.empty(0, tokenizer.rows, device=device)
 
     @classmethod
@@ -113,7 +119,7 @@ class Member:
 
         Args:
             checkpoint: What to load, and how.
-            **settings: ``cache_bytes``, ``prefill_tokens`` and ``deterministic``.
+            **settings: ``cache_bytes``, ``prefill_tokens``, ``prefill_seconds`` and ``deterministic``.
 
         Raises:
             ModelLoadError: Something could not be loaded.
@@ -139,7 +145,7 @@ class Member:
             name: What the member is called.
             context: The longest text it may read, in tokens; default what the model's config says.
             compile: Compile its forwards of a few tokens.
-            **settings: ``cache_bytes``, ``prefill_tokens`` and ``deterministic``.
+            **settings: ``cache_bytes``, ``prefill_tokens``, ``prefill_seconds`` and ``deterministic``.
         """
         model.eval()
         head = model.get_output_embeddings()
@@ -163,20 +169,30 @@ class Member:
             **settings,
         )
 
-    def forward(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def forward(self, chunks: Sequence[Chunk], crowded: bool = False) -> list[ChunkResult]:
         """Runs the chunks, batched, and returns a result for each in the same order.
 
         Ids that the cache holds at their place already are not read again. Long chunks are read in parts. A chunk that
         fails does not touch the others: if a batch raises, its chunks run again one by one.
+
+        Args:
+            chunks: What to run.
+            crowded: Whether other requests wait for it, so that the time of parts is bounded.
         """
-        rows, errors = self._rows(chunks)
+        rows, errors = self._rows(chunks, self._budget(crowded))
         results = [ChunkResult(errors.get(index)) for index in range(len(chunks))]
         for group in self._groups(rows):
             for index, result in zip(group, self._run([rows[i] for i in group]), strict=True):
                 results[index] = result
         return [self._result(*each) for each in zip(chunks, rows, results, strict=True)]
 
-    def _rows(self, chunks: Sequence[Chunk]) -> tuple[list[Row], dict[int, BaseException]]:
+    def _budget(self, crowded: bool) -> int:
+        """Tokens of long chunks to read in one call; of deterministic ones always the same."""
+        if not crowded or self.deterministic:
+            return self._prefill_tokens
+        return min(self._prefill_tokens, max(self.LEAST_PART, self.times.tokens_within(self._prefill_seconds)))
+
+    def _rows(self, chunks: Sequence[Chunk], budget: int) -> tuple[list[Row], dict[int, BaseException]]:
         """What to run of each chunk, a row without ids where that is nothing; and why some got no slot."""
         rows: list[Row] = []
         errors: dict[int, BaseException] = {}
@@ -198,9 +214,9 @@ class Member:
         long = [index for index, row in enumerate(rows) if len(row.token_ids) > self.SHORT]
         lengths = [len(rows[index].token_ids) for index in long]
         if self.deterministic:
-            shares = share_parts([rows[index].start for index in long], lengths, self._prefill_tokens)
+            shares = share_parts([rows[index].start for index in long], lengths, budget)
         else:
-            shares = share(lengths, self._prefill_tokens)
+            shares = share(lengths, budget)
         for index, tokens in zip(long, shares, strict=True):
             row = rows[index]
             if tokens < len(row.token_ids):
@@ -272,9 +288,11 @@ class Member:
         return logits
 
     def _timed(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
-        """Measures a forward of short rows; longer ones tell nothing of what a draft costs."""
+        """Measures a forward: short rows for what a draft costs, longer ones for what a part of a prompt does."""
         width = max(len(row.token_ids) for row in rows)
-        return self.times.timed(width * len(rows)) if width <= self.SHORT else nullcontext()
+        if width <= self.SHORT:
+            return self.times.timed(width * len(rows))
+        return self.times.timed_long(sum(len(row.token_ids) for row in rows))
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Gives a request's slot back; what it holds is kept for prompts that begin alike.

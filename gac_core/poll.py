@@ -34,17 +34,19 @@ class Answers:
         since: Per row and member the stage of the first of them; 0 where it is not here.
         unread: Rows of which a member has not read all of its text yet; they go on in the next step.
         errors: Per row the first error that one of its members met.
+        crowded: Whether other requests run, which wait while a member reads.
     """
 
     rows: list[dict[int, Tensor]]
     since: dict[Key, int] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
     errors: dict[int, GaCError] = field(default_factory=dict)
+    crowded: bool = False
 
     @classmethod
-    def of(cls, batch: Sequence[Request]) -> Answers:
+    def of(cls, batch: Sequence[Request], crowded: bool = False) -> Answers:
         """Starts with what members have told already."""
-        return cls([dict(request.told) for request in batch])
+        return cls([dict(request.told) for request in batch], crowded=crowded)
 
     def open(self, row: int) -> bool:
         """Whether a row can be decided in this step, as far as is known."""
@@ -144,7 +146,7 @@ class Poll:
             return {}
         calls = {member: [chunks[row, member] for row in rows] for member, rows in by_member.items()}
         told: dict[Key, Tensor] = {}
-        for member, results in self._executor.forward(calls).items():
+        for member, results in self._executor.forward(calls, answers.crowded).items():
             good: list[tuple[int, Tensor]] = []
             for row, result in zip(by_member[member], results, strict=True):
                 key = row, member

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gac_core.config import EnsembleConfig
+from gac_core.effective import gate_index
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, quote
 from gac_core.loading import ModelLike, from_environment
@@ -17,7 +18,7 @@ from gac_core.sampling import SamplingParams
 
 LOADING = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment"),
-    *("max_batch_size", "max_queue", "prefill_tokens", "cache_gib", "deterministic", "stuck_after"),
+    *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
 )
 """The names of the settings that say how models are loaded, meet and are served, which go with models alone."""
 
@@ -63,5 +64,5 @@ def open_ensemble(
     else:
         plan = EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
     if params is not None and params.gate is not None:
-        plan.gate_index(params.gate)
+        gate_index(plan.names, params.gate)
     return ensemble if ensemble is not None else Ensemble.shared_config(plan)

@@ -87,13 +87,13 @@ class SpeculativeDecoder(StepDecoder):
         self._used: dict[str, tuple[float, list[int]]] = {}
         self._overheads: deque[float] = deque(maxlen=9)
 
-    def _decide(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
+    def _decide(self, batch: Sequence[Request], crowded: bool) -> list[list[Picked | GaCError]]:
         """Decides, and keeps the books on what drafts cost and saved."""
         self._used = {}
         accepted = [request.stats.accepted for request in batch]
         stages = len(batch) - sum(request.stats.drafted for request in batch)
         began, forwards = time.perf_counter(), self._forward_seconds()
-        done = super()._decide(batch)
+        done = super()._decide(batch, crowded)
         try:
             self._keep_books(batch, accepted, stages, began, forwards)
         except Exception:

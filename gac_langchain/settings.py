@@ -86,9 +86,10 @@ class EnsembleSettings(BaseModel):
     alignment: str | None = None
     """``"token"``, the only rule; see `gac_core.EnsembleConfig`. None: the library's default."""
     max_batch_size: int | None = None
-    """Requests that run at once; this and the next five as in `gac_core.EnsembleConfig`. None: its default."""
+    """Requests that run at once; this and the next six as in `gac_core.EnsembleConfig`. None: its default."""
     max_queue: int | None = None
     prefill_tokens: int | None = None
+    prefill_seconds: float | None = None
     cache_gib: float | None = None
     deterministic: bool | None = None
     stuck_after: float | None = None

@@ -29,6 +29,7 @@ class EnsembleFields(FunctionCallingLLM):
     max_batch_size: int | None = Field(default=None, description="Requests that run at once.")
     max_queue: int | None = Field(default=None, description="Requests that may wait.")
     prefill_tokens: int | None = Field(default=None, description="Prompt tokens read per step beside running requests.")
+    prefill_seconds: float | None = Field(default=None, description="Seconds of that per step beside running requests.")
     cache_gib: float | None = Field(default=None, description="Memory per member for the KV cache, in GiB.")
     deterministic: bool | None = Field(default=None, description="Compute each request by itself, bit for bit.")
     stuck_after: float | None = Field(default=None, description="Seconds after which a step counts as stuck.")

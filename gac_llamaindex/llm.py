@@ -53,9 +53,10 @@ class GaCLLM(PredictingLLM):
         quantization: ``"8bit"`` or ``"4bit"``.
         commit: ``"canonical"`` or ``"context-free"``; default the library's, see `gac_core.EnsembleConfig`.
         alignment: ``"token"``, the only rule; likewise.
-        max_batch_size: Requests that run at once. This and the next five: default the library's, see there.
+        max_batch_size: Requests that run at once. This and the next six: default the library's, see there.
         max_queue: Requests that may wait for their turn.
-        prefill_tokens: Tokens of long prompts that are read between two steps of what runs.
+        prefill_tokens: Tokens of long prompts that are read in one step at most.
+        prefill_seconds: Seconds that this may take while other requests run.
         cache_gib: Memory per member for keys and values.
         deterministic: Whether each request is computed by itself, so that its text does not depend on what else runs.
         stuck_after: Seconds after which a step that has not returned counts as stuck.

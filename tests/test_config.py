@@ -108,6 +108,7 @@ TAKES = {
     "cache_gib": [1.5],
     "deterministic": [True],
     "stuck_after": [1.5, 10**30],
+    "prefill_seconds": [1.5, 10**30],
     **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
     **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},
     **{key: [] for key in ("dtype", "max_batch_size", "commit", "alignment", "max_queue", "prefill_tokens")},

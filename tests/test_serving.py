@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gac_core import Ensemble, MemberConfig, QueueFullError
+from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, QueueFullError
 from gac_core.member import Chunk, Member
 from gac_core.prefill import share
 from gac_core.runner import RowRunner
@@ -259,6 +259,84 @@ def test_budgets_are_kept_and_the_oldest_is_never_starved(lengths, budget):
         assert shares[0] >= min(lengths[0], budget // 2)
 
 
+class Clock:
+    """A runner whose forwards take ``fixed`` seconds and ``each`` per token, by a clock of its own."""
+
+    def __init__(self, monkeypatch, member, fixed, each):
+        self.now, self.parts = 0.0, []
+        self._fixed, self._each, self._forward = fixed, each, member._runner.forward
+        monkeypatch.setattr(member._runner, "forward", self.forward)
+        monkeypatch.setattr("gac_core.costs.time.perf_counter", lambda: self.now)
+
+    def forward(self, rows):
+        tokens = sum(len(row.token_ids) for row in rows)
+        self.parts.append((tokens, self._fixed + self._each * tokens))
+        self.now += self.parts[-1][1]
+        return self._forward(rows)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("each", [1e-5, 0.002, 0.01, 1.0])
+def test_parts_of_a_prompt_take_a_bounded_time(monkeypatch, tokenizer, fixed, each):
+    seconds, ids = 0.25, torch.arange(900).remainder(50).add(3).tolist()
+    member = member_of("llama", tokenizer, prefill_tokens=256, prefill_seconds=seconds, cache_bytes=0)
+    clock = Clock(monkeypatch, member, fixed, each)
+    for request_id in ("first", "second"):
+        read, logits = 0, None
+        while logits is None:
+            (result,) = member.forward([Chunk(request_id, read, tuple(ids[read:]), 1)], crowded=True)
+            read, logits = read + result.read, result.logits
+        member.release(request_id)
+    tokens = [tokens for tokens, _ in clock.parts]
+    assert sum(tokens) == 2 * len(ids)
+    for size, taken in clock.parts:
+        # What each forward costs whatever it carries comes on top; no part is shorter than 16 tokens.
+        assert size <= member.LEAST_PART or taken <= seconds + fixed + 1e-9
+        assert size <= 256
+    # As long as they may be: half of what the time allows, and as many tokens as are allowed where that is less.
+    allowed = min(256, (seconds - fixed) / each)
+    assert max(tokens) >= max(member.LEAST_PART, 0.5 * allowed)
+
+
+def test_a_lone_request_and_a_deterministic_one_read_whole_parts(monkeypatch, tokenizer):
+    for deterministic, crowded, part in ((False, False, 256), (True, True, 128), (True, False, 128)):
+        member = member_of("llama", tokenizer, prefill_tokens=256, prefill_seconds=1e-6, deterministic=deterministic)
+        clock = Clock(monkeypatch, member, 1.0, 1.0)
+        member.forward([Chunk("a", 0, tuple(range(3, 303)), 1)], crowded=crowded)
+        assert [tokens for tokens, _ in clock.parts] == [part]
+
+
+def test_members_know_whether_other_requests_run(monkeypatch):
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        crowded, forward = [], one._members[0].forward
+
+        def noted(chunks, others=False):
+            crowded.append(others)
+            return forward(chunks, others)
+
+        monkeypatch.setattr(one._members[0], "forward", noted)
+        one.generate("Who", max_tokens=3)
+        assert not any(crowded)
+        one.generate_batch(["Who", "Where"], max_tokens=3)
+        assert any(crowded)
+
+
+def test_texts_do_not_depend_on_the_time_of_parts():
+    prompts = [LONG + "Where is it?", QUESTION, LONG + "Who?", "Who"]
+    with Ensemble.load(EMBEDDED, dtype="float32") as whole:
+        want = [whole.generate(prompt, max_tokens=12).tokens for prompt in prompts]
+    with Ensemble.load(EMBEDDED, dtype="float32", prefill_seconds=1e-6, cache_gib=0) as parts:
+        together = parts.generate_batch(prompts, max_tokens=12)
+    assert [output.tokens for output in together] == want
+    assert together[0].stats.members["ash"].forwards > 12
+
+
+@pytest.mark.parametrize("value", [0, -1, None, "1", float("nan"), True])
+def test_the_time_of_parts_is_checked(value):
+    with pytest.raises(ConfigError, match="prefill_seconds"):
+        EnsembleConfig(("a",), prefill_seconds=value)
+
+
 # ---- the queue
 
 
@@ -301,6 +379,7 @@ def test_waiting_for_room_ends_when_the_ensemble_closes():
 
 
 def test_settings_reach_the_members():
-    with Ensemble.load([MemberConfig(EMBEDDED[0])], cache_gib=0.5, prefill_tokens=64) as one:
+    with Ensemble.load([MemberConfig(EMBEDDED[0])], cache_gib=0.5, prefill_tokens=64, prefill_seconds=0.5) as one:
         assert one._members[0]._prefill_tokens == 64
+        assert one._members[0]._prefill_seconds == 0.5
         assert one._members[0]._slots._limit == 2**29
