@@ -50,6 +50,16 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_default_loop() -> None:
+    """`asyncio.get_event_loop` raises where no loop was set.
+
+    LlamaIndex runs coroutines on the loop that it would make otherwise, and nothing closes that one: a warning in
+    whichever test runs when it is collected.
+    """
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture(scope="session")
 def ensemble() -> Iterator[Ensemble]:
     """The three embedded members, in fp32."""
@@ -125,6 +135,13 @@ def ensemble_of(models, **settings) -> Ensemble:
     ]
     configs = tuple(MemberConfig(name, name=name, weight=w) for name, w in zip(names, weights, strict=True))
     return Ensemble(members, EnsembleConfig(configs, **settings))
+
+
+@pytest.fixture(scope="session")
+def both():
+    """Two random members, whose texts do not end."""
+    with ensemble_of([random_pair("llama"), random_pair("qwen2", seed=1)]) as loaded:
+        yield loaded
 
 
 def start(ensemble: Ensemble, prompt, **asked):
