@@ -19,7 +19,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.member import Member
+from gac_core.model.member import Member
 
 # Width, width of the feed-forward layers, layers, heads, heads of keys and values; what the vocabulary has at least.
 SHAPES = {

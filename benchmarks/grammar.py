@@ -18,9 +18,9 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from gac_core import Ensemble, Grammar
-from gac_core.constraint import Compiler, Constraint
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.vocabulary import UnionVocabulary
+from gac_core.grammar.constraint import Compiler, Constraint
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
 PERSON = {

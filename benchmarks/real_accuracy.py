@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.accuracy import bootstrap
 from benchmarks.real_tasks import Item, code, nq, score, squad
 from gac_core import Ensemble, EnsembleConfig, MemberConfig, RequestOutput
-from gac_core.member import Member
+from gac_core.model.member import Member
 
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 TASKS = ("squad-chat", "squad-shots", "nq", "code")

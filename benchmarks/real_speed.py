@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.real_accuracy import REAL
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.chat import as_conversation, encode_prompt
-from gac_core.member import Member
+from gac_core.chat.chat import as_conversation, encode_prompt
+from gac_core.model.member import Member
 
 ROOT = Path(__file__).parent.parent
 PASSAGE = " ".join((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split())[:1500]
@@ -76,7 +76,7 @@ class Bench:
         talk = as_conversation(prompt)
         assert talk is not None
         ids = [encode_prompt(tokenizer, talk) for tokenizer in tokenizers]
-        counts = [len(tokenizer.write(text.encode())) for tokenizer in tokenizers]
+        counts = [len(tokenizer.encode_bytes(text.encode())) for tokenizer in tokenizers]
 
         def own() -> str:
             for model, prompt_ids, count in zip(self.models, ids, counts, strict=True):

@@ -20,7 +20,7 @@ from llama_index.core.llms import LLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.member import Member
+from gac_core.model.member import Member
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
 SHORT, LONG = 24, 250

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 # The least and the largest offset of the forced token's logit: it then has a probability of 0.7 to 0.999.
 OFFSETS = (12.0, 18.0)
@@ -62,9 +62,9 @@ class Scripted(LlamaForCausalLM):
             # The character that `start` may stand in the middle of is written in byte tokens.
             part = self.script[start : start + 60]
             while part[:1] and part[0] & 0xC0 == 0x80:
-                return self.next.setdefault(start, self.bytes.write(part[:1])[0])
+                return self.next.setdefault(start, self.bytes.encode_bytes(part[:1])[0])
             text = part.decode(errors="ignore")
-            self.next[start] = (self.bytes.cut(text) or self.bytes.write(part[:1]))[0]
+            self.next[start] = (self.bytes.encode_continuation(text) or self.bytes.encode_bytes(part[:1]))[0]
         return self.next[start]
 
 

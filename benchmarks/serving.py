@@ -21,8 +21,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from benchmarks.scripted import shape
 from benchmarks.speed import PROSE
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.member import Member
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.model.member import Member
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 WORDS = PROSE.read_text(encoding="utf-8").split()
 

@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.scripted import Scripted, make
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.member import Member
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.model.member import Member
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 PROSE = Path(__file__).parent.parent / "docs" / "architecture.md"
 CODE = Path(__file__).parent.parent / "gac_core" / "engine.py"
@@ -80,7 +80,7 @@ class Bench:
         # What ends the text in its own place only.
         lengths = range(24, len(self.text))
         self.stop = next(end for n in lengths if self.text.find(end := self.text[-n:]) == len(self.text) - n)
-        self.counts = [len(t.cut(self.text) or t.write(self.text.encode())) for t in tokenizers]
+        self.counts = [len(t.encode_continuation(self.text) or t.encode_bytes(self.text.encode())) for t in tokenizers]
 
     def engine(self, ensemble: Ensemble, **asked: object) -> float:
         """Seconds of an ensemble."""

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from gac_core.aggregation import arithmetic_mean
-from gac_core.commit import make_commit
-from gac_core.request import MemberText
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.vocabulary import Alignment, UnionVocabulary
+from gac_core.decoding.combination import arithmetic_mean
+from gac_core.decoding.commit import make_commit
+from gac_core.decoding.request import MemberText
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
 
 def build(loaded: list[Any], rows: list[int]) -> tuple[float, list[MemberTokenizer], UnionVocabulary, list[Alignment]]:

@@ -1,6 +1,7 @@
 """GaC: several open language models that answer as one, token by token."""
 
-from gac_core.chat import Conversation, Message, Prompt
+from gac_core.chat.chat import Conversation, Message, Prompt
+from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall, tell_schema
 from gac_core.config import EnsembleConfig, MemberConfig
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
@@ -25,7 +26,8 @@ from gac_core.errors import (
     quote,
     shorten,
 )
-from gac_core.grammar import Grammar
+from gac_core.grammar.grammar import Grammar
+from gac_core.grammar.schema import is_recursive
 from gac_core.metadata import as_metadata
 from gac_core.output import (
     EffectiveSettings,
@@ -41,16 +43,14 @@ from gac_core.output import (
     fold,
 )
 from gac_core.sampling import SamplingParams
-from gac_core.schema import is_recursive
-from gac_core.settings import PARAMETERS, ambient_gate, ambient_threshold, request_params, use_gate, use_threshold
-from gac_core.sources import LOADING, open_ensemble
-from gac_core.tools import InvalidToolCall, Tool, ToolCall, tell_schema
+from gac_core.settings import SAMPLING_FIELDS, ambient_gate, ambient_threshold, request_params, use_gate, use_threshold
+from gac_core.sources import ENSEMBLE_FIELDS, open_ensemble
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "LOADING",
-    "PARAMETERS",
+    "ENSEMBLE_FIELDS",
+    "SAMPLING_FIELDS",
     "AnswerError",
     "ChatTemplateError",
     "ConfigError",

@@ -15,7 +15,7 @@ import yaml
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
-from gac_core.plain import check_template
+from gac_core.templates.plain import check_template
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")

@@ -13,21 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gac_core.assembly import assemble
-from gac_core.calls import new_call, new_calls
-from gac_core.chat import Prompt
+from gac_core.chat.chat import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.delivery import adelivered, adelivered_together, delivered, delivered_together
+from gac_core.engine.assembly import assemble
+from gac_core.engine.calls import new_call, new_calls
+from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
+from gac_core.engine.input_processor import InputProcessor
+from gac_core.engine.worker import CLOSE_TIMEOUT, Worker
 from gac_core.errors import ConfigError, RequestError
-from gac_core.intake import Intake
 from gac_core.loading import ModelLike, configured, from_environment, load_members
-from gac_core.member import Member
+from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, fold
 from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf, fork_safe
-from gac_core.vocabulary import UnionVocabulary
-from gac_core.worker import CLOSE_TIMEOUT, Worker
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 _shelf = Shelf()
 
@@ -57,7 +57,7 @@ class Ensemble:
         self._members = list(members)
         self._union = UnionVocabulary([member.tokenizer for member in members])
         engine = assemble(members, self._union, config)
-        self._intake = Intake(members, self._union, config)
+        self._intake = InputProcessor(members, self._union, config)
         self._intake.defaults.log()
         self._worker = Worker(engine, config.max_batch_size + config.max_queue, config.stuck_after)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
@@ -244,7 +244,7 @@ class Ensemble:
         **overrides: Any,
     ) -> list[RequestOutput]:
         """Answers several prompts at once; arguments and errors as in `generate`. An error of one ends them all."""
-        return delivered_together(
+        return collect_batch(
             self._worker, new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
         )
 
@@ -257,7 +257,7 @@ class Ensemble:
         **overrides: Any,
     ) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return delivered(
+        return stream_events(
             self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id), self
         )
 
@@ -282,7 +282,7 @@ class Ensemble:
     ) -> list[RequestOutput]:
         """`generate_batch` for event loops; cancelling it frees the engine."""
         calls = new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
-        return await adelivered_together(self._worker, calls, self.config.max_batch_size)
+        return await acollect_batch(self._worker, calls, self.config.max_batch_size)
 
     def astream(
         self,
@@ -293,7 +293,7 @@ class Ensemble:
         **overrides: Any,
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        return adelivered(self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id))
+        return astream_events(self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Stops the engine; requests still running get an `EngineClosedError`. May be called twice.

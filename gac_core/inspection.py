@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gac_core.errors import ConfigError, UnwritableTextError
-from gac_core.places import check_folder, load_error
-from gac_core.plain import REMEDY
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.vocabulary import UnionVocabulary
+from gac_core.model.places import check_folder, load_error
+from gac_core.templates.plain import REMEDY
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 # Bytes that UTF-8 never uses.
 _NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
@@ -183,7 +183,7 @@ def _report(member: Loaded, shared: float) -> MemberReport:
     counts = Counter(data for data in tokenizer.token_bytes if data is not None)
     own = {i: data for i, data in enumerate(tokenizer.token_bytes) if data is not None}
     texts = {i: data.decode() for i, data in own.items() if _is_text(data)}
-    reached = sum(tokenizer.cut(text) == (i,) for i, text in texts.items())
+    reached = sum(tokenizer.encode_continuation(text) == (i,) for i, text in texts.items())
     return MemberReport(
         name=tokenizer.name,
         kind="byte-level" if tokenizer.byte_level else "sentencepiece",
@@ -198,7 +198,7 @@ def _report(member: Loaded, shared: float) -> MemberReport:
         chat_template=bool(tokenizer.hf.chat_template),
         writes_all_bytes=not tokenizer.unwritable_bytes,
         unwritable_bytes=list(tokenizer.unwritable_bytes),
-        changes=[probe for probe in _PROBES if tokenizer.cut(probe) is None],
+        changes=[probe for probe in _PROBES if tokenizer.encode_continuation(probe) is None],
     )
 
 
@@ -212,7 +212,7 @@ def _is_text(data: bytes) -> bool:
 
 def _can_write(tokenizer: MemberTokenizer, data: bytes) -> bool:
     try:
-        tokenizer.write(data)
+        tokenizer.encode_bytes(data)
     except UnwritableTextError:
         return False
     return True
@@ -220,7 +220,7 @@ def _can_write(tokenizer: MemberTokenizer, data: bytes) -> bool:
 
 def _pieces(tokenizer: MemberTokenizer, text: str) -> tuple[bytes, ...] | None:
     """The bytes of each token of a text inside another one; None where the tokenizer changes the text."""
-    ids = tokenizer.cut(text)
+    ids = tokenizer.encode_continuation(text)
     return None if ids is None else tuple(tokenizer.decode((i,)) for i in ids)
 
 
@@ -229,7 +229,9 @@ def _count_several_ids(tokenizers: Sequence[MemberTokenizer], reports: Sequence[
     for index, (tokenizer, report) in enumerate(zip(tokenizers, reports, strict=True)):
         others = [pieces for other, pieces in enumerate(cuts) if other != index]
         size = sum(len(piece) for pieces in others for piece in pieces)
-        several = sum(_can_write(tokenizer, p) and len(tokenizer.write(p)) > 1 for pieces in others for p in pieces)
+        several = sum(
+            _can_write(tokenizer, p) and len(tokenizer.encode_bytes(p)) > 1 for pieces in others for p in pieces
+        )
         report.several_ids = 1000 * several / size if size else 0.0
 
 

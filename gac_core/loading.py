@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from gac_core.checkpoint import Checkpoint
 from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig, MemberConfig, as_member
 from gac_core.errors import ConfigError, UnknownArgumentError
-from gac_core.member import Member
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.member import Member
 
 ModelLike = str | Path | Mapping[str, Any] | MemberConfig
 CONFIG_VARIABLE = "GAC_CONFIG"

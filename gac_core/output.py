@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from gac_core.tools import InvalidToolCall, ToolCall
+from gac_core.chat.tools import InvalidToolCall, ToolCall
 
 
 class FinishReason(str, Enum):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_text
 from gac_core.errors import RequestError, UnknownArgumentError, quote
-from gac_core.grammar import Grammar
+from gac_core.grammar.grammar import Grammar
 
 
 @dataclass(frozen=True)

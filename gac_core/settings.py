@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gac_core.errors import UnknownArgumentError
 from gac_core.sampling import SamplingParams
 
-PARAMETERS = SamplingParams.names()
+SAMPLING_FIELDS = SamplingParams.names()
 """The names of all parameters of a request."""
 
 Threshold = float | Literal["default"] | None
@@ -83,10 +83,10 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
         UnknownArgumentError: A call's argument has a name that is no parameter.
         RequestError: A value is out of its range.
     """
-    unknown = set(overrides) - PARAMETERS
+    unknown = set(overrides) - SAMPLING_FIELDS
     if unknown:
-        raise UnknownArgumentError(unknown, PARAMETERS)
-    values = {name: value for name, value in defaults.items() if name in PARAMETERS}
+        raise UnknownArgumentError(unknown, SAMPLING_FIELDS)
+    values = {name: value for name, value in defaults.items() if name in SAMPLING_FIELDS}
     values["threshold"] = ambient_threshold(values.get("threshold", "default"))
     values["gate"] = ambient_gate(values.get("gate"))
     values.update(overrides)

@@ -16,7 +16,7 @@ from gac_core.errors import ConfigError, quote
 from gac_core.loading import ModelLike, from_environment
 from gac_core.sampling import SamplingParams
 
-LOADING = (
+ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
 )
@@ -38,8 +38,8 @@ def open_ensemble(
         config: A configuration, a mapping of its fields, or the path of a YAML file, in place of models.
         params: The wrapper's default parameters. Their gate is checked against the configuration before anything is
             loaded. Default None.
-        **loading: Values of `LOADING`; None: not given. With none of the three above, the configuration is the one that
-            the environment variable ``GAC_CONFIG`` names.
+        **loading: Values of `ENSEMBLE_FIELDS`; None: not given. With none of the three above, the configuration is the
+            one that the environment variable ``GAC_CONFIG`` names.
 
     Raises:
         ConfigError: Several are given, or loading settings beside an ensemble or a configuration, or a value is wrong.

@@ -14,8 +14,8 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from gac_core import (
-    LOADING,
-    PARAMETERS,
+    ENSEMBLE_FIELDS,
+    SAMPLING_FIELDS,
     ConfigError,
     Ensemble,
     EnsembleConfig,
@@ -30,7 +30,7 @@ from gac_core import (
 
 logger = logging.getLogger(__name__)
 
-CALL_NAMES = PARAMETERS
+CALL_NAMES = SAMPLING_FIELDS
 """The names of a request's parameters, each a field and an argument of every call."""
 CONFIGURABLE = {"gac_threshold": "threshold", "gac_gate": "gate", "gac_timeout": "timeout"}
 """The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters."""
@@ -135,7 +135,7 @@ class EnsembleSettings(BaseModel):
             raise UnknownArgumentError(unknown, known)
         if ignored := sorted(_OF_SERVICES & set(fields)):
             logger.warning("%s means nothing to models in this process and is ignored", ", ".join(ignored))
-        defaults = {name: fields.get(name, known[name].default) for name in PARAMETERS}
+        defaults = {name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS}
         # The threshold is checked even where `use_threshold` is in force.
         params = request_params(defaults, {"threshold": defaults["threshold"]})
         if fields.get("stop") is not None:
@@ -144,13 +144,15 @@ class EnsembleSettings(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             raise _own_error(error) or error from error
-        loading = {name: fields.get(name) for name in LOADING}
+        loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
         self._loaded = open_ensemble(self.models, self.ensemble, config, params, **loading)
         self._loaded.check(params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings, by which another process loads the members anew.
-        fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *LOADING}}
+        fields = {
+            name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *ENSEMBLE_FIELDS}
+        }
         return _restored, (type(self), self._loaded.config, fields)
 
     @classmethod
@@ -218,7 +220,7 @@ class EnsembleSettings(BaseModel):
 
     def _params(self, stop: list[str] | None, overrides: Mapping[str, Any]) -> SamplingParams:
         """The parameters of one call: the fields, then the call's arguments, refused by name if unknown."""
-        defaults = {name: getattr(self, name) for name in PARAMETERS}
+        defaults = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         return request_params(defaults, overrides if stop is None else {"stop": stop, **overrides})
 
     def _identity(self) -> dict[str, Any]:
@@ -235,7 +237,7 @@ class EnsembleSettings(BaseModel):
             "alignment": config.alignment,
             "deterministic": config.deterministic,
             # Drafts change the cost, but for rounding never the text, and a timeout only whether there is one.
-            **{name: getattr(self, name) for name in sorted(PARAMETERS - {"drafts", "timeout"})},
+            **{name: getattr(self, name) for name in sorted(SAMPLING_FIELDS - {"drafts", "timeout"})},
             "threshold": ambient_threshold(self.threshold),
             "gate": ambient_gate(self.gate),
         }

@@ -18,8 +18,8 @@ from llama_index.core.bridge.pydantic import PrivateAttr, ValidationError
 from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptType, default_completion_to_prompt
 
 from gac_core import (
-    LOADING,
-    PARAMETERS,
+    ENSEMBLE_FIELDS,
+    SAMPLING_FIELDS,
     ChatTemplateError,
     ConfigError,
     Conversation,
@@ -72,11 +72,11 @@ class EnsembleLLM(EnsembleFields):
             raise ConfigError(invalid(error, type(self))) from error
         # Wrong defaults are errors of the constructor, before anything is loaded.
         params = self._params({"threshold": self.threshold})
-        loading = {name: getattr(self, name) for name in LOADING}
+        loading = {name: getattr(self, name) for name in ENSEMBLE_FIELDS}
         opened = open_ensemble(models, ensemble, config, params, **loading)
         if models is None:
             self.config = asdict(opened.config)
-            for name in LOADING:
+            for name in ENSEMBLE_FIELDS:
                 setattr(self, name, None)
         else:
             self.models = [_plain(model) for model in models]
@@ -223,10 +223,10 @@ class EnsembleLLM(EnsembleFields):
 
     def _talk(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
         """The request of a conversation."""
-        known = PARAMETERS | _OF_CONVERSATIONS | _OF_CALLS
+        known = SAMPLING_FIELDS | _OF_CONVERSATIONS | _OF_CALLS
         if set(given) - known:
             raise UnknownArgumentError(set(given) - known, known)
-        sampling = {name: value for name, value in given.items() if name in PARAMETERS}
+        sampling = {name: value for name, value in given.items() if name in SAMPLING_FIELDS}
         params = self._params(sampling, rendered=self._has_own_prompts)
         asked = {name: value for name, value in given.items() if name in _OF_CONVERSATIONS}
         if not self._has_own_prompts:
@@ -241,12 +241,12 @@ class EnsembleLLM(EnsembleFields):
 
     def _completion(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
         """The request of a completion: one user message, or the prompt as text."""
-        known = PARAMETERS | _OF_CALLS | {"enable_thinking"}
+        known = SAMPLING_FIELDS | _OF_CALLS | {"enable_thinking"}
         if set(given) - known:
             raise UnknownArgumentError(set(given) - known, known)
         # LlamaIndex formats prompts by either function.
         rendered = self._has_own_completions or (formatted and self._has_own_prompts)
-        params = self._params({name: value for name, value in given.items() if name in PARAMETERS}, rendered)
+        params = self._params({name: value for name, value in given.items() if name in SAMPLING_FIELDS}, rendered)
         if not formatted and self._completes_as_chat(params):
             return self._talk([ChatMessage(role=MessageRole.USER, content=prompt)], given)
         if "enable_thinking" in given:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import Field, ValidationError
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from gac_core import LOADING, ConfigError, quote
+from gac_core import ENSEMBLE_FIELDS, ConfigError, quote
 
-FIXED = frozenset({"models", "config", *LOADING})
+FIXED = frozenset({"models", "config", *ENSEMBLE_FIELDS})
 """The fields that the loaded ensemble was made of; changing them afterwards would have no effect."""
 
 

@@ -20,7 +20,7 @@ from architectures import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.member import Member
+from gac_core.model.member import Member
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

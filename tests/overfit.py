@@ -18,12 +18,12 @@ from conftest import EMBEDDED, ensemble_of
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from gac_core import Ensemble, EnsembleConfig, OutputChunk, RequestOutput, fold
-from gac_core.answer import AnswerParser
-from gac_core.callforms import FORMS
-from gac_core.chat import as_conversation, encode_prompt
+from gac_core.chat.answer import AnswerParser
+from gac_core.chat.callforms import FORMS
+from gac_core.chat.chat import as_conversation, encode_prompt
+from gac_core.engine.output_processor import OutputProcessor
 from gac_core.output import FinishReason, RequestStats, Usage
-from gac_core.reply import Reply
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 WINDOW = 32
 Script = Callable[[str], str]
@@ -65,7 +65,7 @@ class Recorder(Ensemble):
         done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
         forms = FORMS if talk.tool_choice == "auto" else ()
         parser = AnswerParser([tool.name for tool in talk.told_tools], forms=forms)
-        yield Reply(parser).read(OutputChunk(answer, output=done))
+        yield OutputProcessor(parser).read(OutputChunk(answer, output=done))
 
     def generate(self, prompt: Any, params: Any, request_id: str | None = None) -> RequestOutput:
         return fold(self.stream(prompt, params))

@@ -24,8 +24,8 @@ from pydantic import BaseModel, Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typing_extensions import TypedDict
 
-from gac_core.chat import encode_prompt
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.chat.chat import encode_prompt
+from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_langchain.convert import to_conversation
 from gac_langchain.structured import response_format
 
@@ -123,7 +123,7 @@ def examples(tokenizer) -> list[tuple[list[int], int]]:
     for messages, asked, answer in lessons():
         talk = to_conversation(messages, asked)
         prompt = encode_prompt(seen, talk)
-        out.append(([*prompt, *seen.cut(answer), tokenizer.eos_token_id], len(prompt)))
+        out.append(([*prompt, *seen.encode_continuation(answer), tokenizer.eos_token_id], len(prompt)))
     return out
 
 

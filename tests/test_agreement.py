@@ -14,7 +14,7 @@ from test_grammar import Oracle
 from test_reference import expected
 
 from gac_core import Ensemble, Grammar, RequestError, fold
-from gac_core.agreement import agreement, jensen_shannon
+from gac_core.decoding.agreement import agreement, jensen_shannon
 
 PROMPT = "one two three one two three one two"
 FIVE = [[0.5, 0.2, 0.2, 0.1, 0.0], [0.1, 0.6, 0.1, 0.1, 0.1], [0.2, 0.0, 0.0, 0.4, 0.4]]

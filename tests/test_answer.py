@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gac_core.answer import AnswerParser, CallPiece, InvalidPiece, ReasoningPiece, TextPiece
-from gac_core.jsontext import Expect, ObjectScanner
+from gac_core.chat.answer import AnswerParser, CallPiece, InvalidPiece, ReasoningPiece, TextPiece
+from gac_core.chat.jsontext import Expect, ObjectScanner
 
 TOOLS = ("weather", "get_time")
 

@@ -11,8 +11,8 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core import Grammar
-from gac_core.answer import AnswerParser, CallPiece
-from gac_core.callforms import BARE_FORM, FORMS
+from gac_core.chat.answer import AnswerParser, CallPiece
+from gac_core.chat.callforms import BARE_FORM, FORMS
 
 TOOLS = {
     "get_weather": {

@@ -6,10 +6,10 @@ import pytest
 from conftest import EMBEDDED
 from transformers import AutoTokenizer
 
-from gac_core.chat import Conversation, Message, as_conversation, as_messages, render
+from gac_core.chat.chat import Conversation, Message, as_conversation, as_messages, render
+from gac_core.chat.tools import Tool, ToolCall
 from gac_core.errors import EmptyPromptError, RequestError
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.tools import Tool, ToolCall
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 USER = Message("user", "Where?")
 WEATHER, CLOCK = Tool("weather", "Tells the weather."), Tool("clock", "Tells the time.")

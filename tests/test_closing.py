@@ -9,9 +9,9 @@ import pytest
 from conftest import EMBEDDED
 
 from gac_core import Ensemble, FinishReason, Grammar
-from gac_core.closing import Closer
-from gac_core.compiler import Compiler
-from gac_core.vocabulary import UnionVocabulary
+from gac_core.grammar.closing import Closer
+from gac_core.grammar.compiler import Compiler
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 LISTS = {
     "type": "object",

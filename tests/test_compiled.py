@@ -13,11 +13,11 @@ from architectures import random_model
 from conftest import EMBEDDED
 from transformers import AutoTokenizer
 
-import gac_core.compiled
+import gac_core.model.compiled
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig
-from gac_core.compiled import CompiledRunner
-from gac_core.member import Member
-from gac_core.runner import Row, SlotRunner
+from gac_core.model.compiled import CompiledRunner
+from gac_core.model.member import Member
+from gac_core.model.runner import Row, SlotRunner
 
 PROMPTS = ["The bridge stands in", "one two three one two three one two", "1874 crowns, 14:15"]
 compiles = [
@@ -66,7 +66,7 @@ def runners(name, tokenizer):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """The static shapes as they are, without the compiler."""
-    monkeypatch.setattr(gac_core.compiled.torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(gac_core.model.compiled.torch, "compile", lambda function, **_: function)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral with a window of 8", "gemma3 with mixed layers"])
@@ -99,7 +99,7 @@ def test_wrong_logits_are_found_out(call, tokenizer, monkeypatch, caplog):
         calls = itertools.count(1)
         return lambda *args: function(*args).neg() if next(calls) == call else function(*args)
 
-    monkeypatch.setattr(gac_core.compiled.torch, "compile", wrong)
+    monkeypatch.setattr(gac_core.model.compiled.torch, "compile", wrong)
     compiled, eager = runners("llama", tokenizer)
     assert_same(traffic(2, 20), compiled, eager)
     assert [record.message for record in caplog.records] == [
@@ -111,7 +111,7 @@ def test_a_compiler_that_fails_is_done_without(tokenizer, monkeypatch, caplog):
     def broken(function, **_):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(gac_core.compiled.torch, "compile", broken)
+    monkeypatch.setattr(gac_core.model.compiled.torch, "compile", broken)
     compiled, eager = runners("llama", tokenizer)
     assert_same(traffic(3, 5), compiled, eager)
     assert [record.message for record in caplog.records] == [

@@ -14,7 +14,7 @@ from schemas import SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
-from gac_core.intake import _parser
+from gac_core.engine.input_processor import _parser
 
 WEATHER = Tool(
     "get_weather",

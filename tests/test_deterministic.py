@@ -8,7 +8,7 @@ import pytest
 from conftest import EMBEDDED, QUESTION
 
 from gac_core import ConfigError, Ensemble, MemberConfig
-from gac_core.prefill import share_parts
+from gac_core.model.prefill import share_parts
 
 LONG = [QUESTION[0], {"role": "user", "content": QUESTION[1]["content"] + " " + " ".join(map(str, range(60)))}]
 PROMPTS = [QUESTION, LONG, "The bridge stands in", "one two three one two three one two", "Who", "é ü 😀 é ü"]

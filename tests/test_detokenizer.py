@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gac_core.detokenizer import Detokenizer
+from gac_core.tokenization.detokenizer import Detokenizer
 
 
 def feed(pieces, stop=()):

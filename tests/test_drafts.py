@@ -12,9 +12,9 @@ from conftest import EMBEDDED, QUESTION, ensemble_of
 from transformers import AutoTokenizer
 
 from gac_core import ConfigError, Ensemble, RequestError
-from gac_core.costs import ForwardTimes
-from gac_core.draft import Balance, PromptLookup, Tally, expected, lookup_length, run_ahead_length
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.decoding.drafting import Balance, PromptLookup, Tally, expected, lookup_length, run_ahead_length
+from gac_core.model.costs import ForwardTimes
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 PROMPTS = [QUESTION, "The bridge stands in", "one two three one two three one two", "1874 crowns, 14:15", "é ü 😀 é ü"]
 

@@ -30,10 +30,10 @@ from gac_core import (
     UnwritableTextError,
     as_metadata,
 )
-from gac_core.cache import SlotCache, SlotLayer
 from gac_core.inspection import load
-from gac_core.runner import RowRunner
-from gac_core.slots import SlotTable
+from gac_core.model.cache import SlotCache, SlotLayer
+from gac_core.model.runner import RowRunner
+from gac_core.model.slots import SlotTable
 
 
 def test_an_unknown_model_is_named():

@@ -14,10 +14,10 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from gac_core import Conversation, Message, RequestError, SamplingParams
-from gac_core.chat import encode_prompt, render, tells_natively
-from gac_core.escaping import Spellings, encode_text
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.tools import Tool, ToolCall
+from gac_core.chat.chat import encode_prompt, render, tells_natively
+from gac_core.chat.tools import Tool, ToolCall
+from gac_core.tokenization.escaping import Spellings, encode_text
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 NAMES = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
 REAL = [pytest.param(str(SHARED / "tokenizers" / name), marks=pytest.mark.shared, id=name) for name in NAMES]

@@ -73,7 +73,7 @@ def test_a_fork_meets_no_lock_of_its_parent():
     lines = run_code(
         """
         import copy, signal
-        from gac_core import tokenizer
+        from gac_core.tokenization import tokenizer
         stream = ensemble.stream("passages " * 30, max_tokens=10**6, temperature=5.0, seed=1)
         next(stream)
         # As if other threads held them at the moment of the fork.

@@ -18,8 +18,8 @@ from schemas import PERSON, SCHEMAS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Ensemble, Grammar, GrammarError, RequestError
-from gac_core.chat import encode_prompt
-from gac_core.schema import is_recursive
+from gac_core.chat.chat import encode_prompt
+from gac_core.grammar.schema import is_recursive
 
 TOOLS = {
     "get_weather": {

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from conftest import EMBEDDED, start
 
-from gac_core import Ensemble, Grammar, GrammarError, RequestError, Tool, grammar_check
-from gac_core import closing as closing_module
-from gac_core import compiler as compiler_module
-from gac_core.compiler import Compiler
-from gac_core.constraint import Constraint
-from gac_core.grammar_check import GrammarChecker, Verdict
-from gac_core.schema import is_recursive
+from gac_core import Ensemble, Grammar, GrammarError, RequestError, Tool
+from gac_core.grammar import checker as grammar_check
+from gac_core.grammar import closing as closing_module
+from gac_core.grammar import compiler as compiler_module
+from gac_core.grammar.checker import GrammarChecker, Verdict
+from gac_core.grammar.compiler import Compiler
+from gac_core.grammar.constraint import Constraint
+from gac_core.grammar.schema import is_recursive
 
 ROOT = Path(__file__).parent.parent
 
@@ -264,7 +265,7 @@ def test_a_process_that_cannot_be_started_is_told(checker, monkeypatch):
 def test_the_child_ends_with_its_parent():
     code = """
 import os, signal
-from gac_core.grammar_check import checker
+from gac_core.grammar.checker import checker
 from gac_core import Grammar
 assert checker.check(Grammar.choices(["a"]).source).refusal is None
 print(checker._idle.process.pid, flush=True)
@@ -286,7 +287,7 @@ if ENDED: os.kill(os.getpid(), signal.SIGKILL)
 def test_a_forked_process_has_a_child_of_its_own():
     code = """
 import os
-from gac_core.grammar_check import checker
+from gac_core.grammar.checker import checker
 from gac_core import Grammar
 source = Grammar.choices(["a"]).source
 assert checker.check(source).refusal is None

@@ -171,7 +171,7 @@ def test_python_exits_while_a_forward_is_stuck(devices):
         import torch
         sys.path.insert(0, {str(ROOT / "tests")!r})
         from gac_core import Ensemble, worker
-        from gac_core.member import Member
+        from gac_core.model.member import Member
         worker.Worker.close.__defaults__ = (0.2,)
         if {devices} == 2:
             load = Member.load.__func__

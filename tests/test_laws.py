@@ -12,8 +12,8 @@ from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 from transformers import AutoTokenizer
 
 from gac_core import fold
-from gac_core.runner import RowRunner, SlotRunner
-from gac_core.vocabulary import Alignment
+from gac_core.model.runner import RowRunner, SlotRunner
+from gac_core.tokenization.vocabulary import Alignment
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]
 
@@ -122,14 +122,14 @@ def test_catching_up_equals_never_having_been_skipped(tokenizer):
                     ]
                 combined = probs[0] if probs[0].max() >= threshold else (probs[0] + probs[1]) / 2
                 assert both._union.tokens[int(combined.argmax())] == token
-                text += both._members[0].tokenizer.write(token)
+                text += both._members[0].tokenizer.encode_bytes(token)
             assert 0 < stats.steps_ensembled < stats.steps
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_a_chunk_after_a_gap_equals_token_by_token(name, tokenizer):
     runner = SlotRunner(random_model(name, tokenizer))
-    from gac_core.runner import Row
+    from gac_core.model.runner import Row
 
     ids = tuple(int(i) for i in torch.randint(3, len(tokenizer), (30,), generator=torch.Generator().manual_seed(1)))
     whole = runner.forward([Row(0, 0, ids, num_logits=30)])[0]

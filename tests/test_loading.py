@@ -146,7 +146,7 @@ def test_every_member_is_checked_before_one_is_loaded(folder, tmp_path, monkeypa
     def read(*_, **__):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("gac_core.member.Member.from_model", read)
+    monkeypatch.setattr("gac_core.model.member.Member.from_model", read)
     with pytest.raises(ModelLoadError, match=r"ash.*no config\.json"):
         Ensemble.load([EMBEDDED[1], folder])
 
@@ -253,7 +253,9 @@ def test_chat_templates_that_are_no_texts_are_refused(folder, value):
 
 
 def test_tokenizers_that_fail_when_they_are_used_are_refused(folder, monkeypatch):
-    monkeypatch.setattr("gac_core.tokenizer.MemberTokenizer._spells_with_byte_alphabet", lambda self: 1 + "x")
+    monkeypatch.setattr(
+        "gac_core.tokenization.tokenizer.MemberTokenizer._spells_with_byte_alphabet", lambda self: 1 + "x"
+    )
     refused(folder, r"its tokenizer cannot be used: TypeError: .*download or save it again")
 
 

@@ -21,10 +21,10 @@ from gac_core import (
     Tool,
     ToolCall,
 )
-from gac_core.chat import encode_prompt, render
-from gac_core.detokenizer import Detokenizer
-from gac_core.plain import plain_template, turn_ends
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.chat.chat import encode_prompt, render
+from gac_core.templates.plain import plain_template, turn_ends
+from gac_core.tokenization.detokenizer import Detokenizer
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 TALK = [
     Message("system", "Be brief."),

@@ -14,10 +14,10 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from gac_core import Conversation, Message, PromptTooLongError, RequestError, SamplingParams
-from gac_core.chat import encode_prompt, prepare
-from gac_core.lengths import MAX_BYTES, least_tokens
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.tools import Tool, ToolCall
+from gac_core.chat.chat import encode_prompt, prepare
+from gac_core.chat.tools import Tool, ToolCall
+from gac_core.tokenization.lengths import MAX_BYTES, least_tokens
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 NAMES = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
 ALL = [

@@ -12,7 +12,7 @@ from conftest import EMBEDDED
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import ConfigError, Ensemble, MemberConfig, ModelLoadError
-from gac_core.runner import SlotRunner
+from gac_core.model.runner import SlotRunner
 
 packs = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 PROMPTS = ["Who", "The bridge stands in", "In which town is the Torno Bridge? It was built by"]

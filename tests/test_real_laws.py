@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import REAL_NAMES
 
-from gac_core.vocabulary import Alignment
+from gac_core.tokenization.vocabulary import Alignment
 
 pytestmark = pytest.mark.real
 
@@ -131,7 +131,7 @@ def test_catching_up_equals_never_having_been_skipped(real):
             combined = gate if gate.max() >= threshold else (gate + 3 * other) / 4
             assert both._union.tokens[int(combined.argmax())] == token
             for ids, member in zip(texts, both._members, strict=True):
-                ids += member.tokenizer.write(token)
+                ids += member.tokenizer.encode_bytes(token)
 
 
 def test_a_member_alone_needs_nothing_of_the_others(real):

@@ -11,8 +11,8 @@ from conftest import REAL
 from safetensors.torch import load_file, save_file
 
 from gac_core import Ensemble, MemberConfig, ModelLoadError
-from gac_core.checkpoint import Checkpoint
-from gac_core.memory import format_bytes
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.memory import format_bytes
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +44,7 @@ def test_a_gguf_file_equals_its_converted_folder(name, real, caplog):
     file = MemberConfig(str(REAL / "gguf" / f"{name}.gguf"), dtype="bfloat16")
     model, tokenizer = Checkpoint.find(file, "cpu").load()
     wanted, own = real.pair(name, "bfloat16")
-    (line,) = [record.message for record in caplog.records if record.name == "gac_core.checkpoint"]
+    (line,) = [record.message for record in caplog.records if record.name == "gac_core.model.checkpoint"]
     memory = format_bytes(sum(parameter.nbytes for parameter in model.parameters()))
     assert line == f"member '{name}': its GGUF weights were dequantised to bfloat16; it takes {memory} of memory"
     weights = wanted.state_dict()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from conftest import REAL_NAMES
 
-from gac_core.chat import encode_prompt
-from gac_core.escaping import encode_text
+from gac_core.chat.chat import encode_prompt
 from gac_core.inspection import inspect, load
-from gac_core.plain import plain_template, turn_ends
+from gac_core.templates.plain import plain_template, turn_ends
+from gac_core.tokenization.escaping import encode_text
 
 pytestmark = pytest.mark.real
 

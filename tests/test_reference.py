@@ -5,7 +5,7 @@ import reference
 from conftest import EMBEDDED, QUESTION, STORIES, pair
 
 from gac_core import Ensemble, FinishReason
-from gac_core.chat import encode_prompt
+from gac_core.chat.chat import encode_prompt
 
 
 def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical", **traced):

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from gac_core.aggregation import arithmetic_mean, normalise
+from gac_core.decoding.combination import arithmetic_mean, normalise
 from gac_core.sampling import (
     Sampler,
     SamplingParams,

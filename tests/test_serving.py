@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, QueueFullError
-from gac_core.member import Chunk, Member
-from gac_core.prefill import share
-from gac_core.runner import RowRunner
-from gac_core.slots import SlotTable, common_beginning
+from gac_core.model.member import Chunk, Member
+from gac_core.model.prefill import share
+from gac_core.model.runner import RowRunner
+from gac_core.model.slots import SlotTable, common_beginning
 
 LONG = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin. " * 6
 
@@ -266,7 +266,7 @@ class Clock:
         self.now, self.parts = 0.0, []
         self._fixed, self._each, self._forward = fixed, each, member._runner.forward
         monkeypatch.setattr(member._runner, "forward", self.forward)
-        monkeypatch.setattr("gac_core.costs.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("gac_core.model.costs.time.perf_counter", lambda: self.now)
 
     def forward(self, rows):
         tokens = sum(len(row.token_ids) for row in rows)

@@ -10,9 +10,9 @@ import pytest
 from conftest import EMBEDDED
 from transformers import AutoTokenizer
 
-from gac_core import table_cache
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.vocabulary import UnionVocabulary
+from gac_core.tokenization import table_cache
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from test_templates import GEMMA, IGNORING, MISTRAL, PARTS, QWEN3, WITH_TEMPLATE
 from transformers import AutoTokenizer
 
 from gac_core import ChatTemplateError, Ensemble, MemberConfig
-from gac_core.chat import Message, encode_prompt
-from gac_core.rendering import apply_template
-from gac_core.tokenizer import MemberTokenizer
+from gac_core.chat.chat import Message, encode_prompt
+from gac_core.templates.rendering import apply_template
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 FOLDERS = [
     *(pytest.param(f, marks=pytest.mark.shared if "shared" in f else (), id=f.split("/")[-1]) for f in WITH_TEMPLATES),
@@ -163,7 +163,7 @@ LARGE = [
 
 @pytest.fixture
 def hf(monkeypatch):
-    monkeypatch.setattr("gac_core.limits.SECONDS", 0.2)
+    monkeypatch.setattr("gac_core.templates.limits.SECONDS", 0.2)
     return AutoTokenizer.from_pretrained(EMBEDDED[0])
 
 
@@ -189,7 +189,7 @@ def test_templates_of_any_size_and_depth_end_in_an_error(hf, size):
 
 
 def test_a_template_that_never_ends_is_told_when_its_member_is_loaded(monkeypatch):
-    monkeypatch.setattr("gac_core.limits.SECONDS", 0.2)
+    monkeypatch.setattr("gac_core.templates.limits.SECONDS", 0.2)
     with pytest.raises(ChatTemplateError, match=r"member 'bad' cannot render .*more than 0\.2 s"):
         Ensemble.load([EMBEDDED[1], MemberConfig(EMBEDDED[0], name="bad", chat_template=SLOW[0])])
 

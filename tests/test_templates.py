@@ -8,11 +8,11 @@ import pytest
 from conftest import EMBEDDED, QUESTION, SHARED
 from transformers import AutoTokenizer
 
-from gac_core.chat import Conversation, Message, encode_prompt, opens_thinking, render, tells_natively
+from gac_core.chat.chat import Conversation, Message, encode_prompt, opens_thinking, render, tells_natively
+from gac_core.chat.template import traits_of
+from gac_core.chat.tools import Tool, ToolCall
 from gac_core.errors import ChatTemplateError, RequestError
-from gac_core.template import traits_of
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.tools import Tool, ToolCall
+from gac_core.tokenization.tokenizer import MemberTokenizer
 
 WITH_TEMPLATES = [
     *EMBEDDED,

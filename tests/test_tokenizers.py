@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gac_core.commit import make_commit
+from gac_core.decoding.commit import make_commit
+from gac_core.decoding.request import MemberText
 from gac_core.errors import UnwritableTextError
-from gac_core.request import MemberText
-from gac_core.tokenizer import MemberTokenizer
-from gac_core.vocabulary import UnionVocabulary
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import UnionVocabulary
 
 REAL = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
 TEXT = "Zürich ä é ñ 漢字 한국 😀 naïve – “quoted” ½ tokens,\n\tof code: x_1 += 2;  two spaces"
@@ -36,10 +36,10 @@ def test_every_token_survives_the_union(name):
     union = UnionVocabulary([member])
     held = [(i, data) for i, data in enumerate(member.token_bytes) if data is not None]
     assert len(held) > 30_000
-    changed = [i for i, data in held if member.decode(member.write(union.tokens[union.ids[data]])) != data]
+    changed = [i for i, data in held if member.decode(member.encode_bytes(union.tokens[union.ids[data]])) != data]
     assert changed == []
     # Written again as one id, not as several.
-    assert all(len(member.write(data)) == 1 for _, data in held)
+    assert all(len(member.encode_bytes(data)) == 1 for _, data in held)
 
 
 @pytest.mark.shared
@@ -50,18 +50,18 @@ def test_encoded_text_decodes_to_its_bytes(name):
     if name == "deepseek-llm":
         # Its encoder gives added letters for "ü" and others, which it decodes as single bytes.
         assert member.decode(ids).decode(errors="replace") == member.hf.decode(ids)
-        ids = list(member.cut(TEXT) or ())
+        ids = list(member.encode_continuation(TEXT) or ())
     data = member.decode(ids)
     # SentencePiece tokenizers put one space before the text.
     assert data.removeprefix(b" ") == TEXT.encode()
-    assert member.decode(member.write(TEXT.encode())) == TEXT.encode()
+    assert member.decode(member.encode_bytes(TEXT.encode())) == TEXT.encode()
 
 
 @pytest.mark.shared
 def test_a_tokenizer_without_bytes_says_what_it_cannot_write():
     member = load(SHARED / "tokenizers" / "t5-small")
     with pytest.raises(UnwritableTextError, match="cannot write") as caught:
-        member.write("漢".encode())
+        member.encode_bytes("漢".encode())
     assert caught.value.value == "漢".encode()
 
 
@@ -118,7 +118,7 @@ def test_deepseek_writes_every_byte():
     member = load(SHARED / "tokenizers" / "deepseek-llm")
     assert member.unwritable_bytes == b""
     assert member.token_bytes[member.hf.convert_tokens_to_ids("ü")] == b"\xfc"
-    assert member.decode(member.cut("Zürich") or ()) == "Zürich".encode()
+    assert member.decode(member.encode_continuation("Zürich") or ()) == "Zürich".encode()
 
 
 @pytest.mark.shared
@@ -140,10 +140,10 @@ def test_a_byte_token_and_its_character_share_an_entry():
     union = UnionVocabulary([llama, gpt2])
     for data in (b"!", b"\n", b" ", b"7"):
         assert union.ids[data] >= 0
-        assert gpt2.write(data)
-        assert llama.write(data)
+        assert gpt2.encode_bytes(data)
+        assert llama.encode_bytes(data)
     # The ordinary piece is written, not the byte token.
-    assert llama.write(b"!") == (llama.hf.convert_tokens_to_ids("!"),)
+    assert llama.encode_bytes(b"!") == (llama.hf.convert_tokens_to_ids("!"),)
     assert union.tokens == sorted(set(union.tokens))
 
 
@@ -154,7 +154,7 @@ def test_a_byte_token_and_its_character_share_an_entry():
 )
 def test_embedded_members_write_any_bytes(folder, data):
     member = load(folder)
-    assert member.decode(member.write(data)) == data
+    assert member.decode(member.encode_bytes(data)) == data
 
 
 @pytest.mark.parametrize("folder", EMBEDDED)
@@ -190,7 +190,7 @@ def test_canonical_commits_give_the_members_own_tokens(name):
                 commit(sequence, data, False)
             assert member.decode(sequence.ids) == b"".join(pieces), (other, rule)
             held[rule] = sequence.ids
-        whole = member.cut(b"".join(pieces).decode())
+        whole = member.encode_continuation(b"".join(pieces).decode())
         assert tuple(held["canonical"]) == whole, other
         assert len(held["context-free"]) >= len(whole)
 
@@ -209,7 +209,7 @@ def test_text_in_is_text_out_through_every_pair(text, cuts, names):
     ends = list(itertools.takewhile(lambda end: end < len(data), itertools.accumulate(itertools.cycle(cuts))))
     raw = [data[start:end] for start, end in itertools.pairwise([0, *ends, len(data)])]
     if can_write(writer, data):
-        pieces = [piece for i in writer.write(data) if (piece := writer.token_bytes[i])]
+        pieces = [piece for i in writer.encode_bytes(data) if (piece := writer.token_bytes[i])]
         assert b"".join(pieces) == data
     else:
         pieces = []
@@ -229,7 +229,7 @@ def can_write(member: MemberTokenizer, data: bytes) -> bool:
     if not member.name.endswith("t5-small"):
         return True
     try:
-        return bool(member.write(data))
+        return bool(member.encode_bytes(data))
     except UnwritableTextError:
         return False
 

@@ -1,0 +1,1 @@
+"""Conversations, tools, and answers taken apart."""

@@ -1,0 +1,192 @@
+"""Conversations: messages, the tools that the answer may call, and how it may do so.
+
+Plain values, checked when they are made. Knows nothing of tokenizers, templates or models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from gac_core.chat.tools import Tool, ToolCall
+from gac_core.checks import check_flag, check_list, check_option
+from gac_core.errors import EmptyPromptError, RequestError, listed, quote
+
+Role = Literal["system", "user", "assistant", "tool"]
+ToolFormat = Literal["auto", "common", "native"]
+# As many as no prompt may have; the same part may be given many times.
+_MAX_CONTENT = 2**23
+_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"`` (the result of a call).
+        content: Its text. May be given as a list of strings and of parts ``{"type": "text", "text": ...}``, which are
+            joined. Default empty.
+        tool_calls: The tools that an assistant calls. May be given in OpenAI's form. Default none.
+        tool_call_id: The id of the call that a tool's result belongs to.
+        name: The tool's name, or who speaks, for templates that tell it.
+        reasoning: What an assistant thought before it answered. Only templates that ask for it tell it.
+
+    Raises:
+        RequestError: A field is none of these, or does not go with the role.
+    """
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+
+    def __post_init__(self) -> None:
+        role = check_option(RequestError, "a message's role", self.role, get_args(Role))
+        object.__setattr__(self, "role", role)
+        given: Any = self.tool_calls if self.tool_calls is not None else ()
+        calls = check_list(RequestError, "a message's tool_calls", given, "calls")
+        calls = tuple(call if isinstance(call, ToolCall) else ToolCall.from_openai(call) for call in calls)
+        object.__setattr__(self, "tool_calls", calls)
+        content: Any = "" if self.content is None and calls else self.content
+        object.__setattr__(self, "content", _joined_parts(content))
+        for field in ("tool_call_id", "name", "reasoning"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, str):
+                raise RequestError(f"a message's {field} must be a string or None, not {quote(value)}")
+        for field, role in (("tool_calls", "assistant"), ("reasoning", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, field) and self.role != role:
+                raise RequestError(
+                    f"only messages of role {role!r} have {field}; this one is of role {quote(self.role)}"
+                )
+
+
+def _joined_parts(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise RequestError(f"a message's content must be a string or a list of parts, not {type(content).__name__}")
+    texts: list[str] = []
+    length = 0
+    for part in content:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
+        length += len(text) if isinstance(text, str) else 0
+        if length > _MAX_CONTENT:
+            raise RequestError(f"the parts of a message's content have more than {_MAX_CONTENT} characters together")
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text":
+            raise RequestError(
+                f"a message's content has a part of type {quote(kind)}; members read parts of type 'text' only"
+            )
+        if not isinstance(part.get("text"), str):
+            raise RequestError(f"a part of type 'text' needs a string as its 'text'; found {quote(part)}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, the tools that the answer may call, and how it may do so.
+
+    Attributes:
+        messages: The turns so far, at least one; mappings are made messages.
+        tools: What may be called; may be given as mappings in OpenAI's form. Default none.
+        tool_choice: ``"auto"``: as the models see fit (default); ``"none"``: no calls, tools are not told;
+            ``"required"``: calls only; or the name of the tool to call.
+        parallel_tool_calls: Whether one answer may hold several calls. Default True.
+        tool_format: How the members' prompts describe tools. ``"native"``: by each member's own chat template;
+            ``"common"``: in words; ``"auto"``: chosen per member, native where its template writes calls as
+            ``<tool_call>`` with JSON (default).
+        enable_thinking: Passed on to templates that know it; None leaves it to them (default).
+
+    Raises:
+        EmptyPromptError: There is no message.
+        RequestError: A field is none of these.
+    """
+
+    messages: Sequence[Message | Mapping[str, Any]]
+    tools: Sequence[Tool] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    tool_format: ToolFormat = "auto"
+    enable_thinking: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", tuple(as_messages(self.messages)))
+        given = check_list(RequestError, "tools", self.tools, "tools")
+        tools = tuple(tool if isinstance(tool, Tool) else Tool.from_openai(tool) for tool in given)
+        object.__setattr__(self, "tools", tools)
+        names = [tool.name for tool in tools]
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise RequestError(f"two tools have the name {quote(twice)}; rename one")
+        if not isinstance(self.tool_choice, str) or self.tool_choice not in ("auto", "none", "required", *names):
+            raise RequestError(
+                f"tool_choice must be 'auto', 'none', 'required' or the name of a tool, not {quote(self.tool_choice)}; "
+                f"tools are: {listed(names) or 'none'}"
+            )
+        if self.tool_choice == "required" and not tools:
+            raise RequestError("tool_choice 'required' needs at least one tool; give tools")
+        check_option(RequestError, "tool_format", self.tool_format, get_args(ToolFormat))
+        check_flag(RequestError, "parallel_tool_calls", self.parallel_tool_calls)
+        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
+            raise RequestError(f"enable_thinking must be True, False or None, not {quote(self.enable_thinking)}")
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages, checked."""
+        return cast(tuple[Message, ...], self.messages)
+
+    @property
+    def told_tools(self) -> tuple[Tool, ...]:
+        """The tools that members are told of: all of them, or none where none may be called."""
+        return () if self.tool_choice == "none" else tuple(self.tools)
+
+
+Prompt = str | Sequence[Message | Mapping[str, Any]] | Conversation
+
+
+def as_messages(prompt: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
+    """Checks a conversation and returns it as messages.
+
+    Raises:
+        EmptyPromptError: There is no message.
+        RequestError: A message is not one, or has an unknown key or role.
+    """
+    if isinstance(prompt, (str, Mapping)) or not isinstance(prompt, Sequence):
+        raise RequestError(f"a prompt is a string or a list of messages, not {quote(prompt)}")
+    messages: list[Message] = []
+    for item in prompt:
+        if isinstance(item, Message):
+            messages.append(item)
+        elif isinstance(item, Mapping):
+            if "role" not in item or not {"content", "tool_calls"} & set(item) or not set(item) <= set(_KEYS):
+                known = ", ".join(map(repr, _KEYS[2:]))
+                raise RequestError(
+                    f"a message has the keys 'role' and 'content', and may have {known}; not {listed(map(quote, item))}"
+                )
+            messages.append(Message(**item))
+        else:
+            raise RequestError(f"a prompt is a string or a list of messages; found {quote(item)} in the list")
+    if not messages:
+        raise EmptyPromptError("the conversation has no message; give at least one of role 'user'")
+    return messages
+
+
+def as_conversation(prompt: Prompt) -> Conversation | None:
+    """Returns a prompt as a conversation, or None where it is a plain string.
+
+    Raises:
+        EmptyPromptError: There is no message.
+        RequestError: A message is not one.
+    """
+    if isinstance(prompt, str):
+        return None
+    return prompt if isinstance(prompt, Conversation) else Conversation(prompt)

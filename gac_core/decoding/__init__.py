@@ -1,0 +1,1 @@
+"""Decoding: from the members' logits to committed tokens."""

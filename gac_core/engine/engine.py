@@ -1,0 +1,137 @@
+"""The engine: schedule, decode, emit. Everything here runs in one thread.
+
+Knows requests, the decoder and the executor; knows nothing of threads, prompts or callers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from gac_core.decoding.decoder import Decoder
+from gac_core.decoding.request import Picked, Request
+from gac_core.engine.scheduler import Scheduler
+from gac_core.errors import GaCError
+from gac_core.executor.local import Executor
+from gac_core.failures import request_failure
+from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
+
+Event = tuple[str, OutputChunk | GaCError]
+
+
+class Engine:
+    """Runs requests step by step.
+
+    Args:
+        executor: Runs the members.
+        decoder: Picks tokens.
+        max_batch_size: Requests that run at once at most.
+    """
+
+    def __init__(self, executor: Executor, decoder: Decoder, max_batch_size: int) -> None:
+        self._executor = executor
+        self._decoder = decoder
+        self._scheduler = Scheduler(max_batch_size)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._scheduler.all())
+
+    def running_forwards(self) -> list[tuple[str, float]]:
+        """Returns the members whose forward is running, with seconds since it began; may be called from any thread."""
+        return self._executor.running()
+
+    def add_request(self, request: Request) -> None:
+        """Queues a request; it joins between two steps."""
+        self._scheduler.add(request)
+
+    def abort_request(self, request_id: str) -> None:
+        """Drops a request at once and frees what members hold for it; unknown ids are no error."""
+        if self._scheduler.remove(request_id) is not None:
+            self._executor.release(request_id)
+
+    def step(self) -> list[Event]:
+        """Lets every running request go on, by no, one or several tokens; returns what there is to tell, by id."""
+        batch = self._scheduler.schedule()
+        if not batch:
+            return []
+        now = time.perf_counter()
+        for request in batch:
+            if not request.started:
+                request.started = now
+                request.stats.queued_seconds = now - request.arrived
+        return [
+            event
+            for request, done in zip(batch, self._decoder.decode(batch), strict=True)
+            for event in self._events(request, done)
+        ]
+
+    def close(self) -> None:
+        """Drops all requests and stops the executor."""
+        for request in self._scheduler.all():
+            self.abort_request(request.request_id)
+        self._decoder.close()
+        self._executor.close()
+
+    def _events(self, request: Request, done: Sequence[Picked | GaCError]) -> Iterator[Event]:
+        """What there is to tell of a request's tokens; nothing after its end."""
+        for choice in done:
+            event = self._fail(request, choice) if isinstance(choice, GaCError) else self._emit_safely(request, choice)
+            yield event
+            if isinstance(event[1], GaCError) or event[1].output is not None:
+                return
+
+    def _emit_safely(self, request: Request, choice: Picked) -> Event:
+        """A token's event; where that cannot be made, the error of this request."""
+        try:
+            return self._emit(request, choice)
+        except BaseException as error:
+            return self._fail(request, request_failure("making the text of a token", error))
+
+    def _emit(self, request: Request, choice: Picked) -> Event:
+        request.stats.note(choice.token_stats)
+        if request.stats.steps + request.stats.forced == 1:
+            request.stats.first_token_seconds = time.perf_counter() - request.arrived
+        data = choice.data
+        chunk = OutputChunk(
+            text="" if data is None else request.detokenizer.push(data),
+            tokens=() if data is None else (data,),
+            logprobs=None if choice.logprob is None else (choice.logprob,),
+            token_stats=(choice.token_stats,) if request.params.token_stats else None,
+        )
+        request.num_tokens += len(chunk.tokens)
+        if data is None or request.detokenizer.stopped_by is not None:
+            limited = data is None and request.constraint is not None and request.constraint.limited
+            return self._finish(request, FinishReason.LENGTH if limited else FinishReason.STOP, chunk)
+        if choice.full or request.num_tokens >= request.params.max_tokens:
+            return self._finish(request, FinishReason.LENGTH, chunk)
+        return request.request_id, chunk
+
+    def _fail(self, request: Request, error: GaCError) -> Event:
+        self._scheduler.remove(request.request_id)
+        self._executor.release(request.request_id, clear=True)
+        return request.request_id, error
+
+    def _finish(self, request: Request, reason: FinishReason, last: OutputChunk) -> Event:
+        self._scheduler.remove(request.request_id)
+        self._executor.release(request.request_id)
+        request.stats.total_seconds = time.perf_counter() - request.arrived
+        text = last.text + request.detokenizer.flush()
+        stopped_by = request.detokenizer.stopped_by
+        gate = request.stats.members[request.names[request.gate]]
+        output = RequestOutput(
+            request_id=request.label,
+            text="",
+            tokens=(),
+            # Flushing may complete a stop string only if bytes were held back; then that is why it ended.
+            finish_reason=FinishReason.STOP if stopped_by is not None else reason,
+            stopped_by=stopped_by if stopped_by in request.params.stop else None,
+            usage=Usage(gate.prompt_tokens, request.num_tokens),
+            stats=request.stats,
+            logprobs=None if request.params.logprobs is None else (),
+            seed=request.seed if request.params.temperature > 0 else None,
+            token_stats=() if request.params.token_stats else None,
+        )
+        return request.request_id, replace(last, text=text, output=output)

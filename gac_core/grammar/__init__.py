@@ -1,0 +1,1 @@
+"""Grammars: constraints on what an answer may be."""

@@ -1,0 +1,1 @@
+"""One model: loading it, running it, and its KV cache."""

@@ -1,0 +1,163 @@
+"""How much memory a member's weights need, read from the headers of their files, and how much is free."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gac_core.config import MemberConfig
+from gac_core.errors import ModelLoadError, quote
+from gac_core.model.places import Source
+
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_PACKED = {"8bit": 1.0, "4bit": 0.5}
+# Tied or ignored tensors may be stored and not loaded; only a need that is clearly too large is refused in advance.
+_CERTAIN = 0.75
+
+
+def weight_bytes(config: MemberConfig, source: Source, stored: torch.dtype | None = None) -> int | None:
+    """Returns what a member's weights take in memory, estimated from the headers of its files.
+
+    Args:
+        config: Its settings.
+        source: Where its weights are.
+        stored: The dtype of ``dtype="auto"``, from the model's configuration; None takes that of each tensor.
+
+    Returns:
+        Bytes; None for weights that are not local files of a known format.
+    """
+    dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
+    folder = Path(source.path)
+    try:
+        if source.gguf_file is not None:
+            from gguf import GGUFReader
+
+            elements = sum(int(tensor.n_elements) for tensor in GGUFReader(folder / source.gguf_file).tensors)
+            return elements * (dtype or torch.float32).itemsize
+        total = 0.0
+        for tensor in _tensors(folder):
+            start, end = tensor["data_offsets"]
+            width = _FLOATS.get(tensor["dtype"])
+            if width is None:
+                total += end - start
+            elif config.quantization is not None and len(tensor["shape"]) == 2:
+                total += prod(tensor["shape"]) * _PACKED[config.quantization]
+            else:
+                total += prod(tensor["shape"]) * (width if dtype is None else dtype.itemsize)
+        return int(total) or None
+    except (OSError, ValueError, KeyError, TypeError, ImportError, struct.error):
+        # Damaged files are reported by whoever loads them.
+        return None
+
+
+def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
+    files = [folder / "model.safetensors"]
+    if not files[0].is_file():
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    for path in files:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 100_000_000)))
+        yield from (tensor for name, tensor in header.items() if name != "__metadata__")
+
+
+def check_dimensions(name: str, source: Source, architecture: Any) -> None:
+    """Raises if a configuration asks for far more layers or wider ones than the weights files hold.
+
+    Such a model would be built, for minutes or until memory is full, before its tensors are compared.
+
+    Raises:
+        ModelLoadError: It does.
+    """
+    try:
+        shapes = [tensor["shape"] for tensor in _tensors(Path(source.path))]
+        widest = max(size for shape in shapes for size in shape)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        # Not local, or damaged: reported by whoever loads them.
+        return
+    config = architecture.get_text_config(decoder=True)
+    # Packed weights hold up to 8 values in one, and fused ones several matrices.
+    limits = {"num_hidden_layers": 1000 + len(shapes), "hidden_size": 16 * widest, "vocab_size": 16 * widest}
+    limits |= {"intermediate_size": 16 * widest, "num_attention_heads": 16 * widest, "head_dim": 16 * widest}
+    for field, most in limits.items():
+        value = getattr(config, field, None)
+        if isinstance(value, int) and not 0 < value <= most:
+            raise ModelLoadError(
+                name,
+                f"its config.json has {field} {quote(value)}, but its weights are {len(shapes)} tensors of up to "
+                f"{widest} rows or columns; the file is damaged or belongs to another model",
+            )
+
+
+def free_bytes(device: str) -> int | None:
+    """Returns the free memory of a device, swap space included, in bytes; None where it is not known."""
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        return int(torch.cuda.mem_get_info(kind)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if kind.type == "cpu" else []
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith(("MemAvailable:", "SwapFree:"))]
+    return sum(free) if free else None
+
+
+def check_memory(config: MemberConfig, source: Source, device: str, stored: torch.dtype | None) -> None:
+    """Raises if a member's weights certainly do not fit into the free memory of the CPU.
+
+    Raises:
+        ModelLoadError: They do not fit.
+    """
+    # A GPU reports lack of memory itself; the CPU's would end the process. A GGUF file takes long to read.
+    if torch.device(device).type != "cpu" or source.gguf_file is not None:
+        return
+    need, free = weight_bytes(config, source, stored), free_bytes(device)
+    if need is not None and free is not None and need * _CERTAIN > free:
+        raise out_of_memory(config, source, device, stored)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error reports that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, (RuntimeError, OSError))
+        and any(words in text for words in ("not enough memory", "can't allocate memory", "cannot allocate memory"))
+    )
+
+
+def out_of_memory(
+    config: MemberConfig, source: Source, device: str | None, stored: torch.dtype | None = None
+) -> ModelLoadError:
+    """Returns the error of a member whose weights do not fit.
+
+    Args:
+        config: Its settings.
+        source: Where its weights are.
+        device: Where they were to go; None if they were to be spread over devices.
+        stored: As in `weight_bytes`.
+    """
+    need = weight_bytes(config, source, stored)
+    free = None if device is None else free_bytes(device)
+    needs = "" if need is None else f"; its weights need about {format_bytes(need)}"
+    frees = "" if free is None else f", {format_bytes(free)} are free"
+    dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
+    remedies = ["dtype='bfloat16'"] if dtype is None or dtype.itemsize > 2 else []
+    if config.quantization is None and not config.is_gguf:
+        remedies.append("quantization='4bit'")
+    remedies += ["another device", "device_map='auto'"]
+    place = "" if device is None else f" on {device!r}"
+    return ModelLoadError(
+        config.model, f"out of memory{place}{needs}{frees}; use {', '.join(remedies)} or a smaller model"
+    )
+
+
+def format_bytes(count: int) -> str:
+    """Returns a number of bytes in MiB or GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

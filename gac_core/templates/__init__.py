@@ -1,0 +1,1 @@
+"""Chat templates: rendering them within limits."""

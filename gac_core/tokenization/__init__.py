@@ -1,0 +1,1 @@
+"""Tokenizers, the union of their vocabularies, and text as bytes."""
