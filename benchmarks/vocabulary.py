@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from gac_core.decoding.combination import arithmetic_mean
+from gac_core.combination import arithmetic_mean
 from gac_core.decoding.commit import make_commit
 from gac_core.decoding.request import MemberText
 from gac_core.tokenization.tokenizer import MemberTokenizer

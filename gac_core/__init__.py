@@ -2,7 +2,7 @@
 
 from gac_core.chat.chat import Conversation, Message, Prompt
 from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall, tell_schema
-from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
     AnswerError,
@@ -28,6 +28,7 @@ from gac_core.errors import (
 )
 from gac_core.grammar.grammar import Grammar
 from gac_core.grammar.schema import is_recursive
+from gac_core.member_config import MemberConfig
 from gac_core.metadata import as_metadata
 from gac_core.output import (
     EffectiveSettings,

@@ -1,7 +1,4 @@
-"""The settings of an ensemble and of its members, in Python or YAML.
-
-Knows nothing of models: it checks and carries values.
-"""
+"""The settings of an ensemble, in Python or YAML."""
 
 from __future__ import annotations
 
@@ -12,147 +9,16 @@ from typing import Any
 
 import yaml
 
-from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
+from gac_core.checks import check_flag, check_int, check_list, check_number, check_option
+from gac_core.combination import COMBINERS, GATES
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
-from gac_core.templates.plain import check_template
+from gac_core.member_config import MemberConfig, as_member
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("8bit", "4bit")
-
-
-@checked_names
-@dataclass(frozen=True)
-class MemberConfig:
-    """One model of an ensemble.
-
-    Attributes:
-        model: Name on a model hub, a folder, or the path of a GGUF file (``.gguf``).
-        name: What the member is called; default the stem of a GGUF file, else the last part of ``model``.
-        weight: Its share in the average, relative to the others'; above 0. Default 1.
-        dtype: ``"auto"`` (default: as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        device: For example ``"cpu"`` or ``"cuda:1"``. Default: the GPUs in turn if there are any, else the CPU.
-        device_map: How accelerate spreads the model over devices (``"auto"`` or a mapping); excludes ``device``.
-        revision: Version on the hub.
-        tokenizer: Name, folder or GGUF file of the tokenizer; default where the weights come from.
-        chat_template: A Jinja chat template in place of the tokenizer's own; or ``"plain"``: turns as text under
-            ``System:``, ``User:``, ``Assistant:`` and ``Tool:``, for models without a template, such as base models.
-            Answers then also end where a line begins with one of these, unless the request has a grammar.
-        context: The longest text it may read, in tokens; default what the model's config says.
-        trust_remote_code: Run code that the model's folder brings along. Default False.
-        quantization: ``"8bit"`` or ``"4bit"`` packs the weights through bitsandbytes (the extra ``quantized``). None
-            (default) leaves them as they are.
-        compile: Compile the forwards of a few tokens, for CUDA graphs on a GPU; each shape takes seconds to minutes
-            when it is first met. Default False.
-        gguf_file: A GGUF file in the folder or hub repository ``model`` (the extra ``gguf``). Its weights stay packed
-            where transformers has a kernel for them, and are dequantised into ``dtype`` otherwise; ``"auto"`` means
-            float32 for a file of packed weights. Its tokenizer and chat template are used. Default None.
-        allow_pickle: Load weights that exist only as pickle (``pytorch_model.bin``), a format that can carry code;
-            False (default) loads safetensors only.
-    """
-
-    model: str
-    name: str | None = None
-    weight: float = 1.0
-    dtype: str = "auto"
-    device: str | None = None
-    device_map: str | Mapping[str, Any] | None = None
-    revision: str | None = None
-    tokenizer: str | None = None
-    chat_template: str | None = None
-    context: int | None = None
-    trust_remote_code: bool = False
-    quantization: str | None = None
-    compile: bool = False
-    gguf_file: str | None = None
-    allow_pickle: bool = False
-
-    def __post_init__(self) -> None:
-        model = str(self.model) if isinstance(self.model, Path) else self.model
-        self._set("model", check_text(ConfigError, "a member's model", model, "give a name on a hub, or a folder"))
-        if isinstance(self.tokenizer, Path):
-            self._set("tokenizer", str(self.tokenizer))
-        for field in ("name", "tokenizer", "revision", "chat_template"):
-            if getattr(self, field) is not None:
-                self._set(field, check_text(ConfigError, self._said(field), getattr(self, field)))
-        self._set("weight", check_number(ConfigError, self._said("weight"), self.weight, 0, low_open=True))
-        self._set("dtype", check_option(ConfigError, self._said("dtype"), self.dtype, DTYPES))
-        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
-            raise ConfigError(
-                f"{self._said('quantization')} must be {' or '.join(QUANTIZATIONS)} or None, not "
-                f"{quote(self.quantization)}"
-            )
-        for field in ("compile", "trust_remote_code", "allow_pickle"):
-            check_flag(ConfigError, self._said(field), getattr(self, field))
-        if self.context is not None:
-            self._set("context", check_int(ConfigError, self._said("context"), self.context, 1))
-        self._check_source()
-        check_template(self._said("chat_template"), self.chat_template)
-        self._check_device()
-
-    def _check_device(self) -> None:
-        if self.device is not None and self.device_map is not None:
-            raise ConfigError(f"member {quote(self.called)} has both device and device_map; give one of them")
-        if self.device is not None:
-            if not isinstance(self.device, str):
-                raise ConfigError(
-                    f"{self._said('device')} must be a string such as 'cpu' or 'cuda:1', not {quote(self.device)}; "
-                    "several devices are set by one device for each member, or by device_map"
-                )
-            self._set("device", check_text(ConfigError, self._said("device"), self.device))
-        places = self.device_map
-        if isinstance(places, Mapping):
-            if not places or not all(
-                isinstance(module, str) and isinstance(place, (str, int)) and not isinstance(place, bool)
-                for module, place in places.items()
-            ):
-                raise ConfigError(
-                    f"{self._said('device_map')} must map names of modules to devices, for example {{'': 'cuda:0'}}, "
-                    f"not {quote(places)}"
-                )
-            self._set("device_map", dict(places))
-        elif places is not None:
-            remedy = "give 'auto' or a mapping of modules to devices"
-            self._set("device_map", check_text(ConfigError, self._said("device_map"), places, remedy))
-
-    def _said(self, field: str) -> str:
-        return f"the {field} of member {quote(self.called)}"
-
-    def _set(self, field: str, value: object) -> None:
-        object.__setattr__(self, field, value)
-
-    def _check_source(self) -> None:
-        file = self.gguf_file
-        if file is not None:
-            if not (isinstance(file, str) and file.endswith(".gguf")):
-                raise ConfigError(f"{self._said('gguf_file')} must name a .gguf file, not {quote(file)}")
-            self._set("gguf_file", check_text(ConfigError, self._said("gguf_file"), file))
-        if file is not None and self.model.endswith(".gguf"):
-            raise ConfigError(
-                f"member {quote(self.called)} names two GGUF files, {quote(self.model)} and {quote(file)}; give one"
-            )
-        if self.is_gguf and self.quantization is not None:
-            raise ConfigError(
-                f"{self._said('quantization')} cannot be combined with a GGUF file, whose weights are quantized "
-                "already; leave it out, or set it for the other members alone"
-            )
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether the weights come from a GGUF file."""
-        return self.gguf_file is not None or self.model.endswith(".gguf")
-
-    @property
-    def called(self) -> str:
-        """The member's name."""
-        if isinstance(self.name, str):
-            return self.name
-        path = Path(self.gguf_file if isinstance(self.gguf_file, str) else self.model)
-        return (path.stem if path.suffix == ".gguf" else path.name) or self.model
 
 
 @checked_names
@@ -171,6 +37,10 @@ class EnsembleConfig:
             encodes the token's bytes alone.
         alignment: How the members' distributions are compared. ``"token"`` (default, and the only rule): the paper's,
             union tokens compete one against the other.
+        combine: How the members' distributions become one. ``"arithmetic"`` (default): the weighted mean, the paper's
+            rule. ``"geometric"``: the weighted geometric mean, normalised, which needs probability from every member.
+        gate_rule: What is compared with ``threshold``. ``"confidence"`` (default): the gate's largest probability, the
+            paper's rule. ``"margin"``: the difference of its two largest probabilities.
         drafts: Where tokens may be drafted that are then checked several at once; changes the cost, never the text.
             ``"lookup"``: what followed the same words before, in the prompt or the text. ``"ahead"``: the gate, or the
             cheapest member, writes on, and the others check. Default both, and none with ``deterministic``. An empty
@@ -200,6 +70,8 @@ class EnsembleConfig:
     max_batch_size: int = 16
     commit: str = "canonical"
     alignment: str = "token"
+    combine: str = "arithmetic"
+    gate_rule: str = "confidence"
     drafts: tuple[str, ...] | None = None
     max_queue: int = 1024
     prefill_tokens: int = 512
@@ -225,6 +97,8 @@ class EnsembleConfig:
             self._set("threshold", check_number(ConfigError, "threshold", self.threshold, 0, 1))
         self._set("commit", check_option(ConfigError, "commit", self.commit, COMMITS))
         self._set("alignment", check_option(ConfigError, "alignment", self.alignment, ALIGNMENTS))
+        self._set("combine", check_option(ConfigError, "combine", self.combine, tuple(COMBINERS)))
+        self._set("gate_rule", check_option(ConfigError, "gate_rule", self.gate_rule, tuple(GATES)))
         check_flag(ConfigError, "deterministic", self.deterministic)
         self._check_drafts()
         for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
@@ -299,17 +173,3 @@ class EnsembleConfig:
             for member in values["members"]
         ]
         return str(yaml.safe_dump(values, sort_keys=False))
-
-
-def as_member(value: str | Path | Mapping[str, Any] | MemberConfig) -> MemberConfig:
-    """Returns a member's configuration from a name, a folder, a mapping or a configuration."""
-    if isinstance(value, MemberConfig):
-        return value
-    if isinstance(value, (str, Path)):
-        return MemberConfig(str(value))
-    if isinstance(value, Mapping):
-        check_names(value, MemberConfig)
-        if "model" not in value:
-            raise ConfigError("a member needs the key 'model': a name on a hub, or a folder")
-        return MemberConfig(**value)
-    raise ConfigError(f"each of members must be a name, a folder, a mapping or a MemberConfig, not {quote(value)}")

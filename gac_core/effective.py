@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from gac_core.combination import normalise
 from gac_core.config import EnsembleConfig
-from gac_core.decoding.combination import normalise
 from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams

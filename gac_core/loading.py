@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from gac_core.checks import check_list
-from gac_core.config import EnsembleConfig, MemberConfig, as_member
+from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
+from gac_core.member_config import MemberConfig, as_member
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 

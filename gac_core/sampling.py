@@ -1,21 +1,16 @@
-"""How one token is picked from one distribution: the parameters of a request, and pure functions on probabilities.
-
-Knows nothing of members or vocabularies. Every function takes and returns probabilities, a float tensor of shape
-``[vocabulary]`` that sums to one.
-"""
+"""The parameters of one request."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from gac_core.checks import check_flag, check_int, check_list, check_number, check_text
+from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
+from gac_core.combination import COMBINERS, GATES
+from gac_core.config import ALIGNMENTS
 from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar.grammar import Grammar
 
@@ -44,6 +39,13 @@ class SamplingParams:
         gate: Name of the gate for this request. None (default) takes the ensemble's (`Ensemble.gate`). Without a
             threshold it chooses no token (it only may not be left out, see `RequestStats.left_out`), and a warning is
             logged.
+        weights: Weights of the members for this request, in place of those of their `MemberConfig`: a mapping from
+            names to numbers (members that it does not name keep theirs), or one number per member in the ensemble's
+            order. 0 or more, at least one above 0; a member with the weight 0 takes no part in the request. None
+            (default): the ensemble's. Where the ensemble has no configured gate, its default is chosen by them.
+        combine: How distributions become one, as `EnsembleConfig.combine`. None (default): the ensemble's.
+        alignment: How distributions are compared, as `EnsembleConfig.alignment`. None (default): the ensemble's.
+        gate_rule: How the gate's certainty is measured, as `EnsembleConfig.gate_rule`. None (default): the ensemble's.
         grammar: What the text must look like (`gac_core.Grammar`). It restricts the combined distribution (the gate's
             where it decides alone); what it forces is written without asking any member. None (default): anything.
         drafts: Whether tokens may be drafted and checked several at once. Default True: as the ensemble is set up. In
@@ -73,6 +75,10 @@ class SamplingParams:
     logprobs: int | None = None
     threshold: float | Literal["default"] | None = "default"
     gate: str | None = None
+    weights: Mapping[str, float] | tuple[float, ...] | None = None
+    combine: str | None = None
+    alignment: str | None = None
+    gate_rule: str | None = None
     grammar: Grammar | None = None
     drafts: bool = True
     parse_special: bool = False
@@ -96,6 +102,7 @@ class SamplingParams:
             self._set("threshold", check_number(RequestError, "threshold", self.threshold, 0, 1))
         if self.gate is not None:
             self._set("gate", check_text(RequestError, "gate", self.gate, "give the name of a member, or None"))
+        self._check_view()
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             raise RequestError(
                 f"grammar must be a Grammar, for example Grammar.json_schema(...), not {quote(self.grammar)}"
@@ -109,6 +116,15 @@ class SamplingParams:
         stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
         stop = check_list(RequestError, "stop", stop, "strings")
         self._set("stop", tuple(check_text(RequestError, "each string of stop", each) for each in stop))
+
+    def _check_view(self) -> None:
+        """Checks what stands in place of the ensemble's own settings."""
+        if self.weights is not None:
+            self._set("weights", _checked_weights(self.weights))
+        options = {"combine": tuple(COMBINERS), "alignment": ALIGNMENTS, "gate_rule": tuple(GATES)}
+        for field, allowed in options.items():
+            if getattr(self, field) is not None:
+                self._set(field, check_option(RequestError, field, getattr(self, field), allowed))
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)
@@ -130,148 +146,16 @@ class SamplingParams:
         return replace(self, **overrides)
 
 
-def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
-    """Returns ``p ** (1 / temperature)``, normalised; shape ``[vocabulary]``."""
-    logs = probs.log()
-    # The largest becomes 0, which no small temperature makes infinite.
-    return torch.softmax((logs - logs.max()) / temperature, dim=-1)
-
-
-def keep_top_k(probs: Tensor, k: int) -> Tensor:
-    """Keeps the k most probable tokens (and those equal to the last of them), renormalised."""
-    if k >= probs.numel():
-        return probs
-    least = torch.topk(probs, k).values[-1]
-    return _renormalise(probs, probs >= least)
-
-
-def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
-    """Keeps the fewest most probable tokens with a mass of top_p or more (Holtzman et al. 2020), renormalised."""
-    if top_p >= 1:
-        return probs
-    ordered, order = torch.sort(probs, descending=True, stable=True)
-    before = torch.cat([ordered.new_zeros(1), ordered.cumsum(-1)[:-1]])
-    keep = torch.zeros_like(probs, dtype=torch.bool)
-    keep[order] = before < top_p
-    return _renormalise(probs, keep)
-
-
-def keep_min_p(probs: Tensor, min_p: float) -> Tensor:
-    """Keeps tokens with at least min_p of the largest probability (Nguyen et al. 2024), renormalised."""
-    return _renormalise(probs, probs >= min_p * probs.max())
-
-
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divides positive and multiplies negative logits of seen tokens by the penalty (CTRL, section 4.1).
-
-    Args:
-        logits: A member's logits, shape ``[rows of its head]``.
-        seen: Ids of the tokens in its text so far, int64, shape ``[n]``.
-        penalty: Above 0; 1 changes nothing.
-
-    Returns:
-        New logits of the same shape.
-    """
-    scores = logits[seen]
-    out = logits.clone()
-    out[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
-    return out
-
-
-def _renormalise(probs: Tensor, keep: Tensor) -> Tensor:
-    kept = torch.where(keep, probs, torch.zeros_like(probs))
-    return kept / kept.sum()
-
-
-class Sampler:
-    """Picks tokens for one request; holds the seed of its random numbers and which token is next, and nothing else.
-
-    Args:
-        params: The request's parameters.
-        seed: Seed of the random numbers, any whole number.
-    """
-
-    def __init__(self, params: SamplingParams, seed: int) -> None:
-        self._params = params
-        self._seed = seed
-        self._place = 0
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most probable token is picked, the smallest id among equals, without a random number."""
-        return self._params.temperature == 0
-
-    def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> int:
-        """Returns the picked index of a distribution of shape ``[vocabulary]``.
-
-        Greedy ties go to the smallest index. A draw is decided by random numbers that depend on the seed, the place of
-        the token in the text and the token's key alone (see `race`).
-
-        Args:
-            probs: The distribution.
-            keys: A number per token, int64, shape ``[vocabulary]``: `UnionVocabulary.keys`.
-            ahead: Which token after those that `advance` has passed is picked: 0 is the next one.
-        """
-        params = self._params
-        if self.greedy:
-            return int(probs.argmax())
-        probs = probs.double()
-        if params.temperature != 1:
-            probs = apply_temperature(probs, params.temperature)
-        if params.top_k is not None:
-            probs = keep_top_k(probs, params.top_k)
-        probs = keep_top_p(probs, params.top_p)
-        if params.min_p > 0:
-            probs = keep_min_p(probs, params.min_p)
-        return race(probs, keys, self._seed, self._place + ahead)
-
-    def advance(self) -> None:
-        """Goes on to the next token's random numbers."""
-        self._place += 1
-
-
-def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> int:
-    """Draws an index: the first arrival where index i arrives at a random time with the rate ``probs[i]``.
-
-    This is the Gumbel-max trick. Two distributions that differ by a total variation of d give different indices with
-    a chance of 2d at most, where inverting a cumulative distribution moves every later boundary by each difference
-    before it. So rounding (batching, drafts) hardly ever changes a draw.
-
-    Args:
-        probs: Shape ``[vocabulary]``, float64; need not sum to one.
-        keys: A number per index, int64, shape ``[vocabulary]``.
-        seed: Any whole number.
-        place: Which token of a text is drawn, 0 or more.
-    """
-    return int((probs / exponentials(keys, seed, place)).argmax())
-
-
-def exponentials(keys: Tensor, seed: int, place: int) -> Tensor:
-    """Returns exponentially distributed numbers, float64, shape ``[vocabulary]``, alike on every device up to rounding.
-
-    Number i is a function of (seed, place, keys[i]) alone: the mixing function of SplitMix64 (Steele et al. 2014) over
-    the key and a digest of the first two.
-
-    Args:
-        keys: Different numbers, int64, shape ``[vocabulary]``.
-        seed: Any whole number.
-        place: Which token of a text is drawn, 0 or more.
-    """
-    start = int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little", signed=True)
-    bits = keys + start
-    spare = torch.empty_like(bits)
-    bits.bitwise_xor_(_shifted(bits, 30, spare)).mul_(_signed(0xBF58476D1CE4E5B9))
-    bits.bitwise_xor_(_shifted(bits, 27, spare)).mul_(_signed(0x94D049BB133111EB))
-    bits.bitwise_xor_(_shifted(bits, 31, spare))
-    # 52 bits and a half, so that neither 0 nor 1 comes out.
-    return _shifted(bits, 12, spare).double().add_(0.5).mul_(2.0**-52).log_().neg_()
-
-
-def _signed(bits: int) -> int:
-    """64 bits as PyTorch's integers have them."""
-    return bits - 2**64 if bits >= 2**63 else bits
-
-
-def _shifted(bits: Tensor, places: int, out: Tensor) -> Tensor:
-    """The bits shifted to the right, filled up with zeros."""
-    return torch.bitwise_right_shift(bits, places, out=out).bitwise_and_(2 ** (64 - places) - 1)
+def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...]:
+    """The weights of a request as plain numbers; names and their number are checked where the members are known."""
+    if isinstance(value, Mapping):
+        names = [check_text(RequestError, "each name of weights", name) for name in value]
+        numbers = [check_number(RequestError, f"the weight of {quote(name)}", value[name], 0) for name in names]
+        return MappingProxyType(dict(zip(names, numbers, strict=True)))
+    if isinstance(value, (Set, str)):
+        raise RequestError(f"weights must be a mapping of names to numbers, or a list of numbers, not {quote(value)}")
+    given = check_list(RequestError, "weights", value, "numbers, or a mapping of names to numbers")
+    numbers = [check_number(RequestError, "each of weights", number, 0) for number in given]
+    if not any(numbers):
+        raise RequestError(f"weights must have a number above 0, not {quote(value)}")
+    return tuple(numbers)

@@ -17,7 +17,7 @@ from gac_core.loading import ModelLike, from_environment
 from gac_core.sampling import SamplingParams
 
 ENSEMBLE_FIELDS = (
-    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment"),
+    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
 )
 """The names of the settings that say how models are loaded, meet and are served, which go with models alone."""

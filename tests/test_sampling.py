@@ -8,10 +8,9 @@ import math
 import pytest
 import torch
 
-from gac_core.decoding.combination import arithmetic_mean, normalise
-from gac_core.sampling import (
+from gac_core.combination import arithmetic_mean, normalise
+from gac_core.decoding.sampler import (
     Sampler,
-    SamplingParams,
     apply_temperature,
     exponentials,
     keep_min_p,
@@ -20,6 +19,7 @@ from gac_core.sampling import (
     penalise_repetition,
     race,
 )
+from gac_core.sampling import SamplingParams
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0], dtype=torch.float64)
 KEYS = torch.tensor([3**39, -(5**26), 7, 2**61 + 9, -1])

@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gac_core.combination import arithmetic_mean, normalise
 from gac_core.decoding.agreement import agreement, jensen_shannon
 from gac_core.decoding.choice import Choice, picked_of, sure_logprob
-from gac_core.decoding.combination import arithmetic_mean, normalise
 from gac_core.decoding.commit import Writer
 from gac_core.decoding.path import Path
 from gac_core.decoding.poll import Answers, Poll

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from gac_core.decoding.path import Path
 from gac_core.decoding.request import Request
+from gac_core.decoding.sampler import penalise_repetition
 from gac_core.errors import GaCError
 from gac_core.executor.local import Executor
 from gac_core.failures import member_failure, request_failure
 from gac_core.model.cache import send
 from gac_core.model.member import Chunk, ChunkResult
-from gac_core.sampling import penalise_repetition
 from gac_core.tokenization.vocabulary import Alignment
 
 Key = tuple[int, int]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from gac_core.decoding.drafting import Tally
+from gac_core.decoding.sampler import Sampler
 from gac_core.errors import GaCError
 from gac_core.grammar.constraint import Constraint
 from gac_core.output import EffectiveSettings, MemberStats, RequestStats, TokenLogprob, TokenStats
-from gac_core.sampling import Sampler, SamplingParams
+from gac_core.sampling import SamplingParams
 from gac_core.tokenization.detokenizer import Detokenizer
 
 

@@ -26,13 +26,14 @@ from gac_core.chat.chat import (
 )
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.request import MemberText, Request
+from gac_core.decoding.sampler import Sampler
 from gac_core.effective import EnsembleDefaults
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.grammar import Grammar
 from gac_core.model.member import Member
-from gac_core.sampling import Sampler, SamplingParams
+from gac_core.sampling import SamplingParams
 from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
 from gac_core.tokenization.vocabulary import UnionVocabulary

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from gac_core.config import MemberConfig
 from gac_core.errors import GaCError, ModelLoadError, quote, shorten
+from gac_core.member_config import MemberConfig
 from gac_core.model.memory import check_dimensions, check_memory, format_bytes, lacks_memory, out_of_memory
 from gac_core.model.places import Source, check_device, check_files, find_source, load_error
 from gac_core.model.quantization import loading_options, packed_bytes

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from gac_core.config import MemberConfig
 from gac_core.errors import ModelLoadError, quote
+from gac_core.member_config import MemberConfig
 from gac_core.model.places import Source
 
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

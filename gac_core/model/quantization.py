@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from gac_core.config import MemberConfig
 from gac_core.errors import ModelLoadError
+from gac_core.member_config import MemberConfig
 
 
 def loading_options(config: MemberConfig) -> dict[str, Any]:
