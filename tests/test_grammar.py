@@ -140,10 +140,10 @@ def test_constrained_greedy_text_equals_the_reference(ensemble, grammar, thresho
         [tokenizer.byte_level for tokenizer in tokenizers],
         [encode_prompt(tokenizer, QUESTION) for tokenizer in tokenizers],
         [tokenizer.end_ids for tokenizer in tokenizers],
-        [tokenizer.write for tokenizer in tokenizers],
+        [tokenizer.encode_bytes for tokenizer in tokenizers],
         80,
         threshold,
-        [tokenizer.cut for tokenizer in tokenizers],
+        [tokenizer.encode_continuation for tokenizer in tokenizers],
         Oracle(grammar),
     )
     output = ensemble.generate(QUESTION, grammar=grammar, threshold=threshold, max_tokens=80)

@@ -15,10 +15,10 @@ def expected(ensemble, folders, prompt, steps, threshold=None, commit="canonical
         [tokenizer.byte_level for tokenizer in tokenizers],
         [encode_prompt(tokenizer, prompt) for tokenizer in tokenizers],
         [tokenizer.end_ids for tokenizer in tokenizers],
-        [tokenizer.write for tokenizer in tokenizers],
+        [tokenizer.encode_bytes for tokenizer in tokenizers],
         steps,
         threshold,
-        None if commit == "context-free" else [tokenizer.cut for tokenizer in tokenizers],
+        None if commit == "context-free" else [tokenizer.encode_continuation for tokenizer in tokenizers],
         **traced,
     )
 
