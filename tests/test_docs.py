@@ -1,4 +1,4 @@
-"""What the README and the examples say is run."""
+"""The code in the README, in docs/ and in examples/ is executed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from tokenizers import Tokenizer
 from gac_core import Ensemble
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(path.name, code, id=f"{path.stem}-{number}")
+    for path in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.S))
+]
 
 
-@pytest.mark.parametrize("code", BLOCKS)
-def test_readme_code_runs(code, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "code"), BLOCKS)
+def test_code_in_documents_runs(page, code, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, page, "exec"), {})
 
 
 def test_the_configuration_of_the_readme_is_that_of_the_examples(monkeypatch):
