@@ -73,6 +73,8 @@ class EffectiveSettings:
         gate: Name of the gate. Without a threshold it only tells whose tokens `Usage` counts.
         weights: Weight by name of each member that took part; they sum to one.
         alignment: As in `EnsembleConfig`.
+        combine: As in `EnsembleConfig`.
+        gate_rule: As in `EnsembleConfig`.
         commit: As in `EnsembleConfig`.
         deterministic: As in `EnsembleConfig`.
         temperature: As in `SamplingParams`.
@@ -83,6 +85,8 @@ class EffectiveSettings:
     gate: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
     alignment: str = "token"
+    combine: str = "arithmetic"
+    gate_rule: str = "confidence"
     commit: str = "canonical"
     deterministic: bool = False
     temperature: float = 0.0

@@ -39,7 +39,8 @@ def open_ensemble(
         params: The wrapper's default parameters. Their gate is checked against the configuration before anything is
             loaded. Default None.
         **loading: Values of `ENSEMBLE_FIELDS`; None: not given. With none of the three above, the configuration is the
-            one that the environment variable ``GAC_CONFIG`` names.
+            one that the environment variable ``GAC_CONFIG`` names. Beside an ensemble or a configuration, those that
+            are parameters of a request too (``weights``, ``combine``, ...) change nothing of the ensemble.
 
     Raises:
         ConfigError: Several are given, or loading settings beside an ensemble or a configuration, or a value is wrong.
@@ -50,7 +51,7 @@ def open_ensemble(
     several = [name for name, value in given.items() if value is not None]
     if len(several) > 1:
         raise ConfigError(f"give one of models, ensemble and config, not {' and '.join(several)}")
-    unused = sorted(name for name, value in loading.items() if value is not None)
+    unused = sorted(name for name, value in loading.items() if value is not None and name not in SamplingParams.names())
     if unused and (ensemble is not None or config is not None):
         raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
     if ensemble is not None and not isinstance(ensemble, Ensemble):

@@ -75,7 +75,8 @@ class EnsembleSettings(BaseModel):
     """Names on a model hub, folders, mappings or `gac_core.MemberConfig`."""
     ensemble: Any = Field(default=None, exclude=True)
     """A loaded ensemble, in place of ``models``."""
-    weights: list[float] | None = None
+    weights: dict[str, float] | list[float] | None = None
+    """One per member, or by name; beside ``ensemble`` or ``config`` those of this model's calls."""
     dtype: str | None = None
     device: str | None = None
     device_map: Any = None
@@ -85,6 +86,10 @@ class EnsembleSettings(BaseModel):
     """``"canonical"`` or ``"context-free"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     alignment: str | None = None
     """``"token"``, the only rule; see `gac_core.EnsembleConfig`. None: the library's default."""
+    combine: str | None = None
+    """``"arithmetic"`` or ``"geometric"``; see `gac_core.EnsembleConfig`. None: the library's default."""
+    gate_rule: str | None = None
+    """``"confidence"`` or ``"margin"``; see `gac_core.EnsembleConfig`. None: the library's default."""
     max_batch_size: int | None = None
     """Requests that run at once; this and the next six as in `gac_core.EnsembleConfig`. None: its default."""
     max_queue: int | None = None
@@ -151,7 +156,8 @@ class EnsembleSettings(BaseModel):
     def __reduce__(self) -> tuple[Any, ...]:
         # The settings, by which another process loads the members anew.
         fields = {
-            name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble", *ENSEMBLE_FIELDS}
+            name: getattr(self, name)
+            for name in self.model_fields_set - {"models", "ensemble", *(set(ENSEMBLE_FIELDS) - SAMPLING_FIELDS)}
         }
         return _restored, (type(self), self._loaded.config, fields)
 
@@ -234,7 +240,9 @@ class EnsembleSettings(BaseModel):
             "ensemble_gate": self._loaded.gate,
             "ensemble_threshold": config.threshold,
             "commit": config.commit,
-            "alignment": config.alignment,
+            "ensemble_alignment": config.alignment,
+            "ensemble_combine": config.combine,
+            "ensemble_gate_rule": config.gate_rule,
             "deterministic": config.deterministic,
             # Drafts change the cost, but for rounding never the text, and a timeout only whether there is one.
             **{name: getattr(self, name) for name in sorted(SAMPLING_FIELDS - {"drafts", "timeout"})},

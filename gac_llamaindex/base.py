@@ -76,7 +76,7 @@ class EnsembleLLM(EnsembleFields):
         opened = open_ensemble(models, ensemble, config, params, **loading)
         if models is None:
             self.config = asdict(opened.config)
-            for name in ENSEMBLE_FIELDS:
+            for name in FIXED & set(ENSEMBLE_FIELDS):
                 setattr(self, name, None)
         else:
             self.models = [_plain(model) for model in models]

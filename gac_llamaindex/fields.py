@@ -8,9 +8,9 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import Field, ValidationError
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from gac_core import ENSEMBLE_FIELDS, ConfigError, quote
+from gac_core import ENSEMBLE_FIELDS, SAMPLING_FIELDS, ConfigError, quote
 
-FIXED = frozenset({"models", "config", *ENSEMBLE_FIELDS})
+FIXED = frozenset({"models", "config", *ENSEMBLE_FIELDS}) - SAMPLING_FIELDS
 """The fields that the loaded ensemble was made of; changing them afterwards would have no effect."""
 
 
@@ -19,13 +19,17 @@ class EnsembleFields(FunctionCallingLLM):
 
     models: list[Any] | None = Field(default=None, description="Model hub names, folders or member configurations.")
     config: dict[str, Any] | None = Field(default=None, description="A whole configuration, in place of models.")
-    weights: list[float] | None = Field(default=None, description="Weight of each model. Default: 1 each.")
+    weights: dict[str, float] | list[float] | None = Field(
+        default=None, description="Weight of each member, in order or by name. Default: the ensemble's, 1 each."
+    )
     dtype: str | None = Field(default=None, description='For example "bfloat16". Default: as stored.')
     device: str | None = Field(default=None, description='For example "cuda:0". Default: GPUs in turn, else the CPU.')
     device_map: Any = Field(default=None, description="Placement over devices, as in accelerate.")
     quantization: str | None = Field(default=None, description='"8bit" or "4bit". Default: none.')
     commit: str | None = Field(default=None, description='"canonical" or "context-free"; see EnsembleConfig.')
     alignment: str | None = Field(default=None, description='"token", the only rule; see EnsembleConfig.')
+    combine: str | None = Field(default=None, description='"arithmetic" or "geometric"; see EnsembleConfig.')
+    gate_rule: str | None = Field(default=None, description='"confidence" or "margin"; see EnsembleConfig.')
     max_batch_size: int | None = Field(default=None, description="Requests that run at once.")
     max_queue: int | None = Field(default=None, description="Requests that may wait.")
     prefill_tokens: int | None = Field(default=None, description="Prompt tokens read per step beside running requests.")

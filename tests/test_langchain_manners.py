@@ -224,9 +224,7 @@ def test_counts_know_tools_and_refuse_what_cannot_be_told(chat):
 # ---- settings
 
 
-@pytest.mark.parametrize(
-    "settings", [{"weights": [1.0, 2.0]}, {"dtype": "float32"}, {"alignment": "token"}, {"quantization": "8bit"}]
-)
+@pytest.mark.parametrize("settings", [{"dtype": "float32"}, {"commit": "canonical"}, {"quantization": "8bit"}])
 def test_settings_that_a_loaded_ensemble_would_drop_are_refused(ensemble, tmp_path, settings):
     (name,) = settings
     path = tmp_path / "ensemble.yaml"
