@@ -18,7 +18,8 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from gac_core import Ensemble, Grammar
-from gac_core.grammar.constraint import Compiler, Constraint
+from gac_core.grammar.compiler import Compiler
+from gac_core.grammar.constraint import Constraint
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
 

@@ -253,9 +253,7 @@ def test_chat_templates_that_are_no_texts_are_refused(folder, value):
 
 
 def test_tokenizers_that_fail_when_they_are_used_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(
-        "gac_core.tokenization.tokenizer.MemberTokenizer._spells_with_byte_alphabet", lambda self: 1 + "x"
-    )
+    monkeypatch.setattr("gac_core.tokenization.token_bytes.is_byte_level", lambda tokenizer: 1 + "x")
     refused(folder, r"its tokenizer cannot be used: TypeError: .*download or save it again")
 
 

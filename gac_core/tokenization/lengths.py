@@ -117,7 +117,7 @@ def _longest(pieces: list[bytes]) -> NDArray[np.int64]:
 def _known_bytes(tokenizer: MemberTokenizer) -> NDArray[np.bool_]:
     """Which bytes have a token of their own, so that no text for unknown characters takes their place."""
     known = np.zeros(256, dtype=bool)
-    ids = tokenizer.hf.encode(_UNASSIGNED, add_special_tokens=False)
+    ids = tokenizer.encode_rendered(_UNASSIGNED)
     fallback = sum(bool(_BYTE_TOKEN.fullmatch(str(p))) for p in tokenizer.hf.convert_ids_to_tokens(ids)) == 4
     added = tokenizer.hf.added_tokens_decoder
     single = [i for i, data in enumerate(tokenizer.token_bytes) if data and len(data) == 1 and i not in added]
