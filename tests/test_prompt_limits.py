@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from gac_core import Conversation, Message, PromptTooLongError, RequestError, SamplingParams
 from gac_core.chat.chat import encode_prompt, prepare
 from gac_core.chat.tools import Tool, ToolCall
+from gac_core.tokenization.encoder import Encoder
 from gac_core.tokenization.lengths import MAX_BYTES, least_tokens
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -101,14 +102,14 @@ def test_unknown_characters_count_nothing():
 
 @pytest.fixture
 def unencoded(ensemble, monkeypatch):
-    """Whoever encodes a large text fails."""
-    encode = MemberTokenizer._encode
+    """Encoding a large text fails."""
+    encode = Encoder.encode
 
-    def small(self, text, add_special_tokens):
+    def small(self, text, add_special_tokens=False):
         assert len(text) < 10_000
         return encode(self, text, add_special_tokens)
 
-    monkeypatch.setattr(MemberTokenizer, "_encode", small)
+    monkeypatch.setattr(Encoder, "encode", small)
     return ensemble
 
 

@@ -14,7 +14,7 @@ from gac_core.decoding.commit import make_commit
 from gac_core.decoding.request import MemberText
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
-WORDS = "In which town is the bridge? 14:15, 12 crowns. Zürich 漢字 😀 ".split(" ")
+WORDS = ["In", "which", "town", "is", "the", "bridge?", "14:15,", "12", "crowns.", "Zürich", "漢字", "😀"]
 
 
 class PythonTokenizer:

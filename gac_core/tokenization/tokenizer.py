@@ -64,7 +64,7 @@ class MemberTokenizer:
             return None
         content = "xyzzy"
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": content}]
-        before, found, after = try_template(self.hf, self.name, turns).rpartition(content)
+        _, found, after = try_template(self.hf, self.name, turns).rpartition(content)
         for index in self._prompts.encode(after) if found else ():
             if index in special:
                 return int(index)
