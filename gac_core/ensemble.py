@@ -24,7 +24,7 @@ from gac_core.engine.worker import CLOSE_TIMEOUT, Worker
 from gac_core.errors import ConfigError, RequestError
 from gac_core.loading import ModelLike, configured, from_environment, load_members
 from gac_core.model.member import Member
-from gac_core.output import OutputChunk, RequestOutput, fold
+from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf, fork_safe
 from gac_core.tokenization.vocabulary import UnionVocabulary
@@ -270,7 +270,7 @@ class Ensemble:
         **overrides: Any,
     ) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
-        return fold([chunk async for chunk in self.astream(prompt, params, request_id=request_id, **overrides)])
+        return await afold(self.astream(prompt, params, request_id=request_id, **overrides))
 
     async def agenerate_batch(
         self,

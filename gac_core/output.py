@@ -5,8 +5,9 @@ Plain values; knows nothing of how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gac_core.chat.tools import InvalidToolCall, ToolCall
@@ -253,8 +254,7 @@ class OutputChunk:
         text: New text, perhaps empty (half a character, or what may become a stop string, is held back).
         tokens: Union tokens picked since the last chunk.
         logprobs: Their log-probabilities; None unless asked for.
-        output: On the last chunk the finished request (without text, reasoning and tokens, which the chunks carried);
-            else None.
+        output: On the last chunk the finished request, complete; else None.
         reasoning: New text of the reasoning.
         tool_calls: New pieces of tool calls.
         token_stats: How sure and united the members were at each of the tokens; None unless asked for.
@@ -276,17 +276,24 @@ class OutputChunk:
 
 
 def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
-    """Joins a stream into the finished request."""
-    parts = list(chunks)
-    last = parts[-1].output if parts else None
-    assert last is not None, "a stream ends with its output or raises"
-    logprobs = None if last.logprobs is None else tuple(entry for part in parts for entry in part.logprobs or ())
-    stats = None if last.token_stats is None else tuple(entry for part in parts for entry in part.token_stats or ())
-    return replace(
-        last,
-        text="".join(part.text for part in parts),
-        reasoning="".join(part.reasoning for part in parts),
-        tokens=tuple(token for part in parts for token in part.tokens),
-        logprobs=logprobs,
-        token_stats=stats,
-    )
+    """Reads a stream to its end and returns the finished request, which its last chunk carries.
+
+    Raises:
+        ValueError: The stream has no chunk, or its last chunk carries no output.
+    """
+    last = deque(chunks, maxlen=1)
+    return _output(last[0] if last else None)
+
+
+async def afold(chunks: AsyncIterable[OutputChunk]) -> RequestOutput:
+    """`fold` for event loops."""
+    last = None
+    async for chunk in chunks:
+        last = chunk
+    return _output(last)
+
+
+def _output(last: OutputChunk | None) -> RequestOutput:
+    if last is None or last.output is None:
+        raise ValueError("not a whole stream: its last chunk carries no output")
+    return last.output

@@ -15,7 +15,7 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
-from gac_core import OutputChunk, RequestOutput, as_metadata, fold
+from gac_core import OutputChunk, RequestOutput, as_metadata
 
 PROVIDER = "gac"
 
@@ -88,7 +88,6 @@ class ChunkReader:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._parts: list[OutputChunk] = []
         # The calls so far, by their index: id, and text of the arguments.
         self._told: dict[int, tuple[str, str]] = {}
 
@@ -97,7 +96,6 @@ class ChunkReader:
 
         Calls come in chunks of their own: beside text, or in the last one, LangChain's events lose pieces of them.
         """
-        self._parts.append(part)
         calls = self._calls(part)
         if part.text or part.reasoning:
             yield ChatGenerationChunk(
@@ -106,11 +104,10 @@ class ChunkReader:
         if calls:
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls))
         if part.output is not None:
-            output = fold(self._parts)
             last = AIMessageChunk(
                 content="",
-                usage_metadata=usage(output),
-                response_metadata=metadata(output, self._model),
+                usage_metadata=usage(part.output),
+                response_metadata=metadata(part.output, self._model),
                 chunk_position="last",
             )
             yield ChatGenerationChunk(message=last)

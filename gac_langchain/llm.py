@@ -11,7 +11,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from gac_core import OutputChunk, RequestOutput, as_metadata, fold
+from gac_core import OutputChunk, RequestOutput, as_metadata
 from gac_langchain.convert import to_messages
 from gac_langchain.settings import EnsembleSettings, request_id_of
 
@@ -209,7 +209,10 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         given, ids = _with_ids([prompt], kwargs, run_manager)
-        for chunk in _chunks(self._loaded.stream(prompt, self._params(stop, given), request_id=ids[0])):
+        for part in self._loaded.stream(prompt, self._params(stop, given), request_id=ids[0]):
+            if part.is_silent:
+                continue
+            chunk = _chunk(part)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -221,13 +224,11 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        parts: list[OutputChunk] = []
         given, ids = _with_ids([prompt], kwargs, run_manager)
         async for part in self._loaded.astream(prompt, self._params(stop, given), request_id=ids[0]):
-            parts.append(part)
             if part.is_silent:
                 continue
-            chunk = _chunk(part, parts)
+            chunk = _chunk(part)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -244,17 +245,8 @@ def _with_ids(
     return given, [f"{call}/{place}" for place in range(len(prompts))]
 
 
-def _chunks(stream: Iterator[OutputChunk]) -> Iterator[GenerationChunk]:
-    parts: list[OutputChunk] = []
-    for part in stream:
-        parts.append(part)
-        if not part.is_silent:
-            yield _chunk(part, parts)
-
-
-def _chunk(part: OutputChunk, parts: list[OutputChunk]) -> GenerationChunk:
-    info = None if part.output is None else _info(fold(parts))
-    return GenerationChunk(text=part.text, generation_info=info)
+def _chunk(part: OutputChunk) -> GenerationChunk:
+    return GenerationChunk(text=part.text, generation_info=None if part.output is None else _info(part.output))
 
 
 def _info(output: RequestOutput) -> dict[str, Any]:

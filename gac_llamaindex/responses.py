@@ -24,7 +24,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.llm import ToolSelection
 from pydantic_core import from_json
 
-from gac_core import AnswerError, OutputChunk, RequestOutput, TokenLogprob, ToolCallChunk, as_metadata, fold
+from gac_core import AnswerError, OutputChunk, RequestOutput, TokenLogprob, ToolCallChunk, as_metadata
 
 
 def chat_response(output: RequestOutput) -> ChatResponse:
@@ -49,16 +49,14 @@ class ChatReader:
         self._text = ""
         self._reasoning = ""
         self._calls: list[ToolCallBlock] = []
-        self._chunks: list[OutputChunk] = []
 
     def read(self, chunk: OutputChunk) -> ChatResponse:
         """Returns the response to one chunk. Tool calls grow until the last response, which holds them whole."""
-        self._chunks.append(chunk)
         self._text += chunk.text
         self._reasoning += chunk.reasoning
         for piece in chunk.tool_calls:
             self._grow(piece)
-        output = None if chunk.output is None else fold(self._chunks)
+        output = chunk.output
         return ChatResponse(
             message=_message(self._text, self._reasoning, self._calls) if output is None else _final(output),
             delta=chunk.text,
@@ -83,13 +81,11 @@ class CompletionReader:
 
     def __init__(self) -> None:
         self._text = ""
-        self._chunks: list[OutputChunk] = []
 
     def read(self, chunk: OutputChunk) -> CompletionResponse:
         """Returns the response to one chunk."""
-        self._chunks.append(chunk)
         self._text += chunk.text
-        output = None if chunk.output is None else fold(self._chunks)
+        output = chunk.output
         extra = {"thinking_delta": chunk.reasoning} if chunk.reasoning else {}
         if output is not None and output.reasoning:
             extra["thinking"] = output.reasoning

@@ -146,7 +146,9 @@ def test_reading_a_stream_takes_time_that_grows_with_its_length():
 
 
 def test_thoughts_stand_beside_the_answer():
-    done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
+    done = RequestOutput(
+        "", "yes", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None, reasoning="let me see"
+    )
     reader = ChatReader()
     first = reader.read(OutputChunk("", reasoning="let me "))
     reader.read(OutputChunk("", reasoning="see"))

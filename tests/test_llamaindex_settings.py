@@ -125,9 +125,8 @@ def test_reasoning_is_no_part_of_a_completion():
     response = completion_response(output)
     assert (response.text, response.additional_kwargs) == ("yes", {"thinking": "hm"})
     reader = CompletionReader()
-    done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
     assert reader.read(OutputChunk("", reasoning="hm")).additional_kwargs == {"thinking_delta": "hm"}
-    last = reader.read(OutputChunk("yes", output=done))
+    last = reader.read(OutputChunk("yes", output=output))
     assert (last.text, last.additional_kwargs) == ("yes", {"thinking": "hm"})
 
 

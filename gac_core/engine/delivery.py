@@ -18,7 +18,7 @@ from gac_core.engine.calls import Call, reported
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.worker import Event, Worker
 from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
-from gac_core.output import OutputChunk, RequestOutput, fold
+from gac_core.output import OutputChunk, RequestOutput, afold
 
 # Seconds between two looks for room in the queue.
 _RETRY = 0.01
@@ -27,7 +27,7 @@ Stamped = tuple[float, Event]
 
 
 @contextmanager
-def _timely(worker: Worker, call: Call, chunks: Sequence[OutputChunk] = ()) -> Iterator[None]:
+def _timely(worker: Worker, call: Call, num_tokens: int = 0) -> Iterator[None]:
     """Turns the end of a wait into the request's error, and reports errors."""
     with reported(call.label):
         try:
@@ -35,15 +35,14 @@ def _timely(worker: Worker, call: Call, chunks: Sequence[OutputChunk] = ()) -> I
         except TimeoutError as error:
             if call.deadline.timeout is None or isinstance(error, GaCError):
                 raise
-            tokens = sum(len(chunk.tokens) for chunk in chunks)
             member = worker.running_member()
-            raise RequestTimeoutError(call.deadline.spent, call.deadline.timeout, tokens, member) from None
+            raise RequestTimeoutError(call.deadline.spent, call.deadline.timeout, num_tokens, member) from None
 
 
-def _timed_out(worker: Worker, call: Call, chunks: Sequence[OutputChunk]) -> RequestTimeoutError:
+def _timed_out(worker: Worker, call: Call, num_tokens: int) -> RequestTimeoutError:
     """The error of a request that did not end in time, reported."""
     try:
-        with _timely(worker, call, chunks):
+        with _timely(worker, call, num_tokens):
             raise TimeoutError
     except RequestTimeoutError as error:
         return error
@@ -78,19 +77,17 @@ def _delivered(
     events: queue.SimpleQueue[Stamped] = queue.SimpleQueue()
     with reported(call.label):
         worker.submit(request, lambda event: events.put((time.monotonic(), event)))
-    seen: list[OutputChunk] = []
     try:
         while True:
             worker.check_process()
             try:
                 at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
-                raise _timed_out(worker, call, seen) from None
+                raise _timed_out(worker, call, reply.num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if call.deadline.passed(at):
-                raise _timed_out(worker, call, seen)
-            seen.append(event)
+                raise _timed_out(worker, call, reply.num_tokens)
             yield reply.read(event)
             if event.output is not None:
                 return
@@ -112,7 +109,7 @@ def collect_batch(worker: Worker, calls: Sequence[Call]) -> list[RequestOutput]:
         GaCError: Whatever ended one of the requests.
     """
     events: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
-    chunks: list[list[OutputChunk]] = [[] for _ in calls]
+    outputs: dict[int, RequestOutput] = {}
     asked: list[tuple[Request, OutputProcessor]] = []
 
     def sink(place: int, event: Event) -> None:
@@ -125,22 +122,21 @@ def collect_batch(worker: Worker, calls: Sequence[Call]) -> list[RequestOutput]:
         for place, call in enumerate(calls):
             with _timely(worker, call):
                 worker.submit(asked[place][0], partial(sink, place), wait=True, timeout=call.deadline.left())
-        running = set(range(len(calls)))
-        while running:
+        while len(outputs) < len(calls):
             # All of one call end at one time.
-            first = min(running)
+            first = next(place for place in range(len(calls)) if place not in outputs)
             try:
                 place, at, event = events.get(timeout=calls[first].deadline.left())
             except queue.Empty:
-                raise _timed_out(worker, calls[first], chunks[first]) from None
+                raise _timed_out(worker, calls[first], asked[first][1].num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if calls[place].deadline.passed(at):
-                raise _timed_out(worker, calls[place], chunks[place])
-            chunks[place].append(asked[place][1].read(event))
-            if event.output is not None:
-                running.discard(place)
-        return [fold(each) for each in chunks]
+                raise _timed_out(worker, calls[place], asked[place][1].num_tokens)
+            output = asked[place][1].read(event).output
+            if output is not None:
+                outputs[place] = output
+        return [outputs[place] for place in range(len(calls))]
     except BaseException:
         for request, _ in asked:
             worker.abort(request.request_id)
@@ -169,19 +165,17 @@ async def astream_events(worker: Worker, call: Call, wait: bool = False) -> Asyn
         while not await _submitted(worker, request, sink, wait):
             if call.deadline.passed():
                 raise TimeoutError
-    seen: list[OutputChunk] = []
     try:
         while True:
             worker.check_process()
             try:
                 at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
             except TimeoutError:
-                raise _timed_out(worker, call, seen) from None
+                raise _timed_out(worker, call, reply.num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if call.deadline.passed(at):
-                raise _timed_out(worker, call, seen)
-            seen.append(event)
+                raise _timed_out(worker, call, reply.num_tokens)
             yield reply.read(event)
             if event.output is not None:
                 return
@@ -215,7 +209,7 @@ async def acollect_batch(worker: Worker, calls: Sequence[Call], places: int) -> 
         with _timely(worker, call):
             await call.deadline.wait(room.acquire())
         try:
-            return fold([chunk async for chunk in astream_events(worker, call, wait=True)])
+            return await afold(astream_events(worker, call, wait=True))
         finally:
             room.release()
 

@@ -121,6 +121,7 @@ class Engine:
         text = last.text + request.detokenizer.flush()
         stopped_by = request.detokenizer.stopped_by
         gate = request.stats.members[request.names[request.gate]]
+        # `OutputProcessor` joins text, tokens, log-probabilities and statistics of all chunks into it.
         output = RequestOutput(
             request_id=request.label,
             text="",

@@ -1,7 +1,4 @@
-"""From the engine's text to an answer in a conversation: what is reasoning, what calls tools, and what is said.
-
-Knows chunks and the parser of answers; knows nothing of models or requests.
-"""
+"""From the engine's chunks to an answer: reasoning, tool calls and text, and at the end all of it together."""
 
 from __future__ import annotations
 
@@ -10,41 +7,76 @@ from dataclasses import replace
 
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
-from gac_core.output import FinishReason, OutputChunk, ToolCallChunk
+from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.output import FinishReason, OutputChunk, RequestOutput, TokenLogprob, TokenStats, ToolCallChunk
 
 
 class OutputProcessor:
     """Turns one request's chunks, as the engine gives them, into those that callers read.
 
+    The engine's last chunk holds how the request ended; the text, tokens, log-probabilities and statistics of all
+    chunks are joined here, once, so that the cost is linear in the length of the answer.
+
     Args:
-        parser: Takes the answer apart; None where the prompt was a plain string, whose continuation stays as it is.
+        parser: Splits an answer into text, reasoning and tool calls; None where the prompt was a plain string, whose
+            continuation is text only.
     """
 
     def __init__(self, parser: AnswerParser | None) -> None:
         self._parser = parser
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tokens: list[bytes] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._token_stats: list[TokenStats] = []
+
+    @property
+    def num_tokens(self) -> int:
+        """Union tokens read so far, without the end of text."""
+        return len(self._tokens)
 
     def read(self, chunk: OutputChunk) -> OutputChunk:
-        """Returns the chunk with its text taken apart."""
-        parser = self._parser
-        if parser is None:
-            return chunk
+        """Returns the chunk with its text split; the last one with the complete output."""
+        if self._parser is not None:
+            chunk = self._split(self._parser, chunk)
+        self._text.append(chunk.text)
+        self._reasoning.append(chunk.reasoning)
+        self._tokens += chunk.tokens
+        self._logprobs += chunk.logprobs or ()
+        self._token_stats += chunk.token_stats or ()
+        return chunk if chunk.output is None else replace(chunk, output=self._complete(chunk.output))
+
+    @staticmethod
+    def _split(parser: AnswerParser, chunk: OutputChunk) -> OutputChunk:
         pieces = parser.push(chunk.text)
-        output = chunk.output
-        if output is not None:
+        if chunk.output is not None:
             pieces = [*pieces, *parser.finish()]
-            called = parser.calls and output.finish_reason is FinishReason.STOP and output.stopped_by is None
-            output = replace(
-                output,
-                finish_reason=FinishReason.TOOL_CALLS if called else output.finish_reason,
-                tool_calls=parser.calls,
-                invalid_tool_calls=parser.invalid,
-            )
         return replace(
             chunk,
             text="".join(piece.text for piece in pieces if isinstance(piece, TextPiece)),
             reasoning="".join(piece.text for piece in pieces if isinstance(piece, ReasoningPiece)),
             tool_calls=_calls(pieces),
-            output=output,
+        )
+
+    def _complete(self, output: RequestOutput) -> RequestOutput:
+        """The engine's output with everything that the chunks brought."""
+        calls: tuple[ToolCall, ...] = ()
+        invalid: tuple[InvalidToolCall, ...] = ()
+        reason = output.finish_reason
+        if self._parser is not None:
+            calls, invalid = self._parser.calls, self._parser.invalid
+            if calls and reason is FinishReason.STOP and output.stopped_by is None:
+                reason = FinishReason.TOOL_CALLS
+        return replace(
+            output,
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tokens=tuple(self._tokens),
+            finish_reason=reason,
+            logprobs=None if output.logprobs is None else tuple(self._logprobs),
+            token_stats=None if output.token_stats is None else tuple(self._token_stats),
+            tool_calls=calls,
+            invalid_tool_calls=invalid,
         )
 
 
