@@ -137,7 +137,7 @@ def memory(args: argparse.Namespace) -> tuple[float, float, float]:
             both.generate(prose(20 + index % 30, 5000 + index), max_tokens=4)
             peaks.append(resident())
         caches = [member._runner._cache for member in both._members]
-        slots = [cache._slot_layers[0].slots * cache._slot_layers[0].capacity for cache in caches]
+        slots = [cache._slot_layers[0].num_slots * cache._slot_layers[0].capacity for cache in caches]
         formula = sum(n * 2 * 2 * 1 * 64 * 4 for n in slots) / 2**20
         return formula, sum(cache.nbytes for cache in caches) / 2**20, peaks[-1] - peaks[len(peaks) // 2]
 

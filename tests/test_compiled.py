@@ -87,7 +87,7 @@ def test_a_growing_cache_starts_anew(tokenizer, uncompiled, caplog):
     # From 256 on the last position is another one: the capacity grew.
     assert compiled._cache.shape == (2, 512)
     assert not caplog.records
-    compiled.keep(1, 10)
+    compiled.shrink(1, 10)
     assert compiled._cache.shape[0] == 1
 
 

@@ -51,7 +51,7 @@ def test_an_abandoned_stream_frees_the_engine():
         next(stream)
         stream.close()
         assert idle(one)
-        assert one._members[0]._slots.busy == 0
+        assert one._members[0]._slots.num_running == 0
 
 
 async def test_a_cancelled_task_frees_the_engine():
@@ -61,7 +61,7 @@ async def test_a_cancelled_task_frees_the_engine():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert await asyncio.to_thread(idle, one)
-        assert one._members[0]._slots.busy == 0
+        assert one._members[0]._slots.num_running == 0
 
 
 async def test_the_event_loop_is_never_blocked(ensemble):

@@ -236,7 +236,7 @@ def no_memory(monkeypatch, owner, name, at=1):
             raise torch.OutOfMemoryError("no memory")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, staticmethod(raising) if name == "_sized" else raising)
+    monkeypatch.setattr(owner, name, staticmethod(raising) if name == "_resized" else raising)
     return calls
 
 
@@ -244,7 +244,7 @@ def no_memory(monkeypatch, owner, name, at=1):
 def test_memory_that_is_missing_once_is_missed_once(monkeypatch, at):
     one = ensemble_of([random_pair("llama")])
     want = one.generate("Who is", max_tokens=3).text
-    calls = no_memory(monkeypatch, SlotLayer, "_sized", at)
+    calls = no_memory(monkeypatch, SlotLayer, "_resized", at)
     with pytest.raises(MemberError, match="no memory"):
         one.generate("word " * 60, max_tokens=3)
     assert calls[0] >= at
@@ -274,7 +274,7 @@ def test_an_engine_outlives_a_failed_release(monkeypatch):
     assert list(second)[-1].output is not None
     assert one.generate("Who is", max_tokens=2).text
     assert calls[0] >= 2
-    assert one._members[0]._slots.busy == 0
+    assert one._members[0]._slots.num_running == 0
 
 
 def test_whoever_waits_hears_of_the_engines_end(monkeypatch):

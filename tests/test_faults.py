@@ -45,8 +45,8 @@ def in_runner(both, monkeypatch, error, bad):
     key = bad.request_id
 
     def hit(rows):
-        slot = member._slots.slot(key)
-        return any(row.slot == slot for row in rows if slot is not None)
+        slot = member._slots.find(key)
+        return slot is not None and any(row.slot == slot.index for row in rows)
 
     monkeypatch.setattr(member._runner, "forward", Fault(member._runner.forward, hit, error))
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, QueueFullError
-from gac_core.model.member import Chunk, Member
+from gac_core.model.chunk import Chunk
+from gac_core.model.member import MIN_PART_TOKENS, Member
 from gac_core.model.prefill import share
 from gac_core.model.runner import RowRunner
-from gac_core.model.slots import SlotTable, common_beginning
+from gac_core.model.slots import SlotTable, common_prefix_length
 
 LONG = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin. " * 6
 
@@ -112,7 +113,7 @@ def test_equal_prompts_that_arrive_together_are_read_once():
 class FakeStore:
     """Slots as lists, to be checked against what the table believes."""
 
-    can_cut = True
+    supports_truncation = True
 
     def __init__(self):
         self.slots = [[] for _ in range(200)]
@@ -121,10 +122,10 @@ class FakeStore:
     def bytes_for(self, slots, length):
         return slots * 100
 
-    def make_room(self, slots, length):
+    def reserve(self, slots, length):
         self.kept = max(self.kept, slots)
 
-    def keep(self, slots, length):
+    def shrink(self, slots, length):
         self.kept = min(self.kept, slots)
 
     def copy(self, source, target, length):
@@ -153,20 +154,21 @@ def test_the_table_never_believes_what_the_store_does_not_hold(actions):
         else:
             ids = [kind] * 20 + [number] * length
             slot = table.claim(name, ids)
-            held = table.held(slot)
-            known = common_beginning(held, ids)
-            store.slots[slot][known:] = ids[known:]
-            held[known:] = ids[known:]
+            known = common_prefix_length(slot.token_ids, ids)
+            store.slots[slot.index][known:] = ids[known:]
+            slot.token_ids[known:] = ids[known:]
             texts[name] = ids
         for request, ids in texts.items():
-            slot = table.slot(request)
+            slot = table.find(request)
             assert slot is not None
-            assert slot < table.busy
-            assert table.held(slot) == ids == store.slots[slot][: len(ids)]
-        for slot in range(table.busy, table.busy + table.kept):
-            assert store.slots[slot][: len(table.held(slot))] == table.held(slot)
-        assert table.busy == len(texts)
-        assert table.busy + table.kept <= max(8, table.busy)
+            assert slot.index < table.num_running
+            assert slot.token_ids == ids == store.slots[slot.index][: len(ids)]
+        for index, slot in enumerate(table._slots):
+            assert slot.index == index
+            assert (slot.request_id is None) == (index >= table.num_running)
+            assert store.slots[index][: len(slot.token_ids)] == slot.token_ids
+        assert table.num_running == len(texts)
+        assert len(table._slots) <= max(8, table.num_running)
 
 
 def test_the_least_recently_used_text_makes_room():
@@ -174,13 +176,13 @@ def test_the_least_recently_used_text_makes_room():
     table = SlotTable(store, 300)
     texts = {name: [index] * 30 for index, name in enumerate("abcd")}
     for name in "abc":
-        table.held(table.claim(name, texts[name]))[:] = texts[name]
+        table.claim(name, texts[name]).token_ids[:] = texts[name]
         table.release(name)
-    table.held(table.claim("b2", texts["b"]))
+    table.claim("b2", texts["b"])
     table.release("b2")
-    table.held(table.claim("d", texts["d"]))[:] = texts["d"]
+    table.claim("d", texts["d"]).token_ids[:] = texts["d"]
     table.release("d")
-    held = [table.held(slot) for slot in range(table.kept)]
+    held = [slot.token_ids for slot in table._slots]
     assert texts["a"] not in held
     assert all(texts[name] in held for name in "bcd")
 
@@ -195,7 +197,7 @@ def test_memory_is_what_its_formula_says_and_does_not_grow(tokenizer):
         ids = torch.randint(3, len(tokenizer), (40 + index % 7,), generator=torch.Generator().manual_seed(index))
         ask(member, str(index), ids.tolist())
         layer = cache._slot_layers[0]
-        assert cache.nbytes == layer.slots * layer.capacity * cache.position_bytes
+        assert cache.nbytes == layer.num_slots * layer.capacity * cache.position_bytes
         assert cache.nbytes <= 400_000
         sizes.append(cache.nbytes)
         member.release(str(index))
@@ -291,11 +293,11 @@ def test_parts_of_a_prompt_take_a_bounded_time(monkeypatch, tokenizer, fixed, ea
     assert sum(tokens) == 2 * len(ids)
     for size, taken in clock.parts:
         # What each forward costs whatever it carries comes on top; no part is shorter than 16 tokens.
-        assert size <= member.LEAST_PART or taken <= seconds + fixed + 1e-9
+        assert size <= MIN_PART_TOKENS or taken <= seconds + fixed + 1e-9
         assert size <= 256
     # As long as they may be: half of what the time allows, and as many tokens as are allowed where that is less.
     allowed = min(256, (seconds - fixed) / each)
-    assert max(tokens) >= max(member.LEAST_PART, 0.5 * allowed)
+    assert max(tokens) >= max(MIN_PART_TOKENS, 0.5 * allowed)
 
 
 def test_a_lone_request_and_a_deterministic_one_read_whole_parts(monkeypatch, tokenizer):
@@ -382,4 +384,4 @@ def test_settings_reach_the_members():
     with Ensemble.load([MemberConfig(EMBEDDED[0])], cache_gib=0.5, prefill_tokens=64, prefill_seconds=0.5) as one:
         assert one._members[0]._prefill_tokens == 64
         assert one._members[0]._prefill_seconds == 0.5
-        assert one._members[0]._slots._limit == 2**29
+        assert one._members[0]._slots._max_bytes == 2**29

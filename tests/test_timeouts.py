@@ -52,7 +52,7 @@ def test_requests_that_are_given_up_take_no_room():
             queued(one)
         assert idle(one)
         assert one.generate("Who", max_tokens=2).tokens
-        assert one._members[0]._slots.busy == 0
+        assert one._members[0]._slots.num_running == 0
 
 
 async def test_cancelled_calls_take_no_room():

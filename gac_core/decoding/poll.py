@@ -17,8 +17,8 @@ from gac_core.decoding.sampler import penalise_repetition
 from gac_core.errors import GaCError
 from gac_core.executor.local import Executor
 from gac_core.failures import member_failure, request_failure
-from gac_core.model.cache import send
-from gac_core.model.member import Chunk, ChunkResult
+from gac_core.model.cache import to_device
+from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.tokenization.vocabulary import Alignment
 
 Key = tuple[int, int]
@@ -197,11 +197,11 @@ class Poll:
     def _wanted(self, request: Request, member: int, chunk: Chunk, ends: Sequence[int], logits: Tensor) -> Tensor:
         """The logits at the stages that were asked for, with the repetition penalty."""
         if len(ends) < logits.shape[0]:
-            places = send([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
+            places = to_device([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
             logits = logits.index_select(0, places)
         penalty = request.params.repetition_penalty
         if penalty == 1:
             return logits
         text = [*request.texts[member].ids[: chunk.start], *chunk.token_ids]
-        seen = [send(sorted(set(text[:end])), logits.device) for end in ends]
+        seen = [to_device(sorted(set(text[:end])), logits.device) for end in ends]
         return torch.stack([penalise_repetition(row, ids, penalty) for row, ids in zip(logits, seen, strict=True)])

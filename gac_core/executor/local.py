@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from gac_core.model.member import Chunk, ChunkResult, Member
+from gac_core.model.chunk import Chunk, ChunkResult
+from gac_core.model.member import Member
 from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)

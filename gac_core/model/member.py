@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,50 +16,42 @@ from torch import Tensor
 
 from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.model.checkpoint import Checkpoint, end_ids, member_tokenizer
+from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.model.compiled import CompiledRunner
 from gac_core.model.costs import ForwardTimes, prior_slope
 from gac_core.model.prefill import share, share_parts
 from gac_core.model.runner import Row, Runner, SlotRunner, choose_runner
-from gac_core.model.slots import SlotTable, common_beginning
+from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
+MAX_SHORT_ROW = 8
+"""Rows of up to this many tokens share one forward: padding them costs less than reading the weights once more."""
 
-@dataclass(frozen=True)
-class Chunk:
-    """The one message to a member.
-
-    "Drop everything this request holds from position ``start`` on, then write these ids, and give me the logits of the
-    last ``num_logits`` positions." Prefill, decoding, catching up and cutting back are all this; repeating it is safe.
-
-    Attributes:
-        request_id: Whose text it is.
-        start: Absolute position of the first id, 0 or more.
-        token_ids: The member's own ids, at least one.
-        num_logits: How many positions' logits are wanted, counted from the last; 0 or more.
-    """
-
-    request_id: str
-    start: int
-    token_ids: tuple[int, ...]
-    num_logits: int = 1
+MIN_PART_TOKENS = 16
+"""Tokens of long chunks that one call computes at least, however long that takes."""
 
 
-@dataclass(frozen=True)
-class ChunkResult:
-    """What a member answers to one chunk.
+@dataclass
+class _Job:
+    """What one call computes of a chunk.
 
     Attributes:
-        logits: Shape ``[num_logits, rows]``; the exception that this chunk met; or None where the chunk is so long
-            that a part of it is left for the next time.
-        seconds: Its share of the wall time of the forward it ran in.
-        read: How many of its ids are in the cache now, counted from its start.
-        computed: How many of them the model read now; the others were there already.
+        chunk: The chunk.
+        slot: The slot of its request.
+        row: What remains to be computed; its ids may be empty.
     """
+
+    chunk: Chunk
+    slot: Slot
+    row: Row
+
+
+@dataclass(frozen=True)
+class _Output:
+    """The logits of one row, shape ``[num_logits, vocab_size]``, or its error; None if nothing was computed."""
 
     logits: Tensor | BaseException | None
     seconds: float = 0.0
-    read: int = 0
-    computed: int = 0
 
 
 class Member:
@@ -80,11 +72,6 @@ class Member:
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
             logits do not depend on other requests, bit for bit.
     """
-
-    # Rows of up to this many tokens share one forward; padding them costs less than a second reading of the weights.
-    SHORT = 8
-    # Tokens of long chunks that are read in one call at least, however long that takes.
-    LEAST_PART = 16
 
     def __init__(
         self,
@@ -108,7 +95,7 @@ class Member:
         self.times = ForwardTimes(device, slope)
         self._runner = runner
         self.deterministic = deterministic
-        self._slots = SlotTable(runner, cache_bytes, reuse=not deterministic)
+        self._slots = SlotTable(runner, cache_bytes, prefix_caching=not deterministic)
         self._prefill_tokens = prefill_tokens
         self._prefill_seconds = prefill_seconds
         self._no_logits = torch.empty(0, tokenizer.rows, device=device)
@@ -170,110 +157,113 @@ class Member:
         )
 
     def forward(self, chunks: Sequence[Chunk], crowded: bool = False) -> list[ChunkResult]:
-        """Runs the chunks, batched, and returns a result for each in the same order.
+        """Computes the chunks in batches and returns their results in the same order.
 
-        Ids that the cache holds at their place already are not read again. Long chunks are read in parts. A chunk that
-        fails does not touch the others: if a batch raises, its chunks run again one by one.
+        Ids that are in the KV cache already are not computed again. Long chunks are computed in parts, one per call. If
+        a batch raises, its chunks run again one by one, so that an error ends only the chunk that causes it.
 
         Args:
-            chunks: What to run.
-            crowded: Whether other requests wait for it, so that the time of parts is bounded.
+            chunks: At most one per request.
+            crowded: Whether other requests wait for this call, so that the time for parts of long chunks is limited.
         """
-        rows, errors = self._rows(chunks, self._budget(crowded))
-        results = [ChunkResult(errors.get(index)) for index in range(len(chunks))]
-        for group in self._groups(rows):
-            for index, result in zip(group, self._run([rows[i] for i in group]), strict=True):
-                results[index] = result
-        return [self._result(*each) for each in zip(chunks, rows, results, strict=True)]
+        planned = self._plan(chunks, self._prefill_budget(crowded))
+        computed = iter(self._compute([each for each in planned if isinstance(each, _Job)]))
+        return [next(computed) if isinstance(each, _Job) else each for each in planned]
 
-    def _budget(self, crowded: bool) -> int:
-        """Tokens of long chunks to read in one call; of deterministic ones always the same."""
+    def _prefill_budget(self, crowded: bool) -> int:
+        """Tokens of long chunks to compute in one call; always the same if deterministic."""
         if not crowded or self.deterministic:
             return self._prefill_tokens
-        return min(self._prefill_tokens, max(self.LEAST_PART, self.times.tokens_within(self._prefill_seconds)))
+        return min(self._prefill_tokens, max(MIN_PART_TOKENS, self.times.tokens_within(self._prefill_seconds)))
 
-    def _rows(self, chunks: Sequence[Chunk], budget: int) -> tuple[list[Row], dict[int, BaseException]]:
-        """What to run of each chunk, a row without ids where that is nothing; and why some got no slot."""
-        rows: list[Row] = []
-        errors: dict[int, BaseException] = {}
-        for index, chunk in enumerate(chunks):
-            slot = self._slots.slot(chunk.request_id)
-            if slot is None and not self.deterministic and self._being_read(chunk, chunks[:index]):
-                rows.append(Row(-1, chunk.start, (), 0))
-                continue
-            try:
-                slot = self._slots.claim(chunk.request_id, chunk.token_ids) if slot is None else slot
-            except BaseException as error:
-                # No memory for one more slot; the others have theirs.
-                rows.append(Row(-1, chunk.start, (), 0))
-                errors[index] = error
-                continue
-            held = self._slots.held(slot)[chunk.start :]
-            known = min(common_beginning(held, chunk.token_ids), len(chunk.token_ids) - chunk.num_logits)
-            rows.append(Row(slot, chunk.start + known, chunk.token_ids[known:], chunk.num_logits))
-        long = [index for index, row in enumerate(rows) if len(row.token_ids) > self.SHORT]
-        lengths = [len(rows[index].token_ids) for index in long]
+    def _plan(self, chunks: Sequence[Chunk], budget: int) -> list[_Job | ChunkResult]:
+        """What to compute of each chunk; its result instead if nothing of it can be computed now."""
+        planned = [self._job(chunk, chunks[:index]) for index, chunk in enumerate(chunks)]
+        long = [job for job in planned if isinstance(job, _Job) and len(job.row.token_ids) > MAX_SHORT_ROW]
+        lengths = [len(job.row.token_ids) for job in long]
         if self.deterministic:
-            shares = share_parts([rows[index].start for index in long], lengths, budget)
+            shares = share_parts([job.row.start for job in long], lengths, budget)
         else:
             shares = share(lengths, budget)
-        for index, tokens in zip(long, shares, strict=True):
-            row = rows[index]
-            if tokens < len(row.token_ids):
-                rows[index] = Row(row.slot, row.start, row.token_ids[:tokens], 0)
-        return rows, errors
+        for job, tokens in zip(long, shares, strict=True):
+            if tokens < len(job.row.token_ids):
+                job.row = replace(job.row, token_ids=job.row.token_ids[:tokens], num_logits=0)
+        return planned
 
-    def _being_read(self, chunk: Chunk, others: Sequence[Chunk]) -> bool:
-        """Whether another request is about to read the beginning of this one, which can then be copied."""
-        for other in others:
-            slot = self._slots.slot(other.request_id)
-            if slot is not None and self._runner.can_cut:
-                held = self._slots.held(slot)
-                common = common_beginning([*held[: other.start], *other.token_ids], chunk.token_ids)
-                if common >= common_beginning(held, chunk.token_ids) + self._slots.LEAST:
+    def _job(self, chunk: Chunk, earlier: Sequence[Chunk]) -> _Job | ChunkResult:
+        slot = self._slots.find(chunk.request_id)
+        if slot is None:
+            if not self.deterministic and self._shares_prefix(chunk, earlier):
+                # Waits until that prefix is in the cache, to copy it.
+                return ChunkResult(None)
+            try:
+                slot = self._slots.claim(chunk.request_id, chunk.token_ids)
+            except BaseException as error:
+                # No memory for one more slot; the other chunks have theirs.
+                return ChunkResult(error)
+        cached = common_prefix_length(slot.token_ids[chunk.start :], chunk.token_ids)
+        cached = min(cached, len(chunk.token_ids) - chunk.num_logits)
+        return _Job(chunk, slot, Row(slot.index, chunk.start + cached, chunk.token_ids[cached:], chunk.num_logits))
+
+    def _shares_prefix(self, chunk: Chunk, earlier: Sequence[Chunk]) -> bool:
+        """Whether an earlier chunk of this call is about to compute a prefix of this one."""
+        for other in earlier:
+            slot = self._slots.find(other.request_id)
+            if slot is not None and self._runner.supports_truncation:
+                common = common_prefix_length([*slot.token_ids[: other.start], *other.token_ids], chunk.token_ids)
+                if common >= common_prefix_length(slot.token_ids, chunk.token_ids) + MIN_PREFIX_TOKENS:
                     return True
         return False
 
-    def _result(self, chunk: Chunk, row: Row, result: ChunkResult) -> ChunkResult:
-        if isinstance(result.logits, BaseException):
-            return result
+    def _compute(self, jobs: Sequence[_Job]) -> list[ChunkResult]:
+        """Runs the rows of some jobs and returns the results of their chunks, in the same order."""
+        outputs = [_Output(None)] * len(jobs)
+        for group in self._groups(jobs):
+            for index, output in zip(group, self._run([jobs[i].row for i in group]), strict=True):
+                outputs[index] = output
+        return [self._result(job, output) for job, output in zip(jobs, outputs, strict=True)]
+
+    def _result(self, job: _Job, output: _Output) -> ChunkResult:
+        if isinstance(output.logits, BaseException):
+            return ChunkResult(output.logits, output.seconds)
+        row = job.row
         if row.token_ids:
-            # What lay after them may be overwritten: short rows are padded to the width of their forward.
-            self._slots.held(row.slot)[row.start :] = row.token_ids
-        read = row.start + len(row.token_ids) - chunk.start
-        done = read == len(chunk.token_ids) and row.slot >= 0
-        logits = result.logits if result.logits is not None else self._no_logits
-        return ChunkResult(logits if done else None, result.seconds, read, len(row.token_ids))
+            # What follows them may be overwritten: short rows are padded to the width of their forward.
+            job.slot.token_ids[row.start :] = row.token_ids
+        read = row.start + len(row.token_ids) - job.chunk.start
+        logits = self._no_logits if output.logits is None else output.logits
+        done = read == len(job.chunk.token_ids)
+        return ChunkResult(logits if done else None, output.seconds, read, len(row.token_ids))
 
-    def _groups(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Rows of similar length run together: short ones at once, longer ones by powers of two.
+    def _groups(self, jobs: Sequence[_Job]) -> list[list[int]]:
+        """Indices of jobs that share a forward: all short rows, and longer ones by powers of two.
 
-        Where results must not depend on other rows, each runs alone.
+        If results must not depend on other requests, each runs alone.
         """
+        lengths = {index: len(job.row.token_ids) for index, job in enumerate(jobs) if job.row.token_ids}
         if self.deterministic:
-            return [[index] for index, row in enumerate(rows) if row.token_ids]
+            return [[index] for index in lengths]
         groups: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            length = len(row.token_ids)
-            if length:
-                groups.setdefault(0 if length <= self.SHORT else length.bit_length(), []).append(index)
+        for index, length in lengths.items():
+            groups.setdefault(0 if length <= MAX_SHORT_ROW else length.bit_length(), []).append(index)
         return list(groups.values())
 
-    def _run(self, rows: Sequence[Row]) -> list[ChunkResult]:
+    def _run(self, rows: Sequence[Row]) -> list[_Output]:
+        """Runs rows in one forward; after an error one by one."""
         began = time.perf_counter()
         try:
-            self._slots.fit(max(row.start + len(row.token_ids) for row in rows))
+            self._slots.evict(max(row.start + len(row.token_ids) for row in rows))
             with self._timed(rows):
                 computed = self._runner.forward(rows)
             logits = [self._checked(*each) for each in zip(rows, computed, strict=True)]
         except BaseException as error:
-            # Out of memory, a bad id, a broken kernel: find out whose it is, and let the others go on. SystemExit and
-            # its like, raised within a model, are failures as well and end no thread.
+            # Out of memory, an invalid id, a failing kernel: only the row that causes it shall fail. SystemExit and
+            # its like, raised within a model, are errors as well and end no thread.
             if len(rows) > 1:
-                return [result for row in rows for result in self._run([row])]
-            return [ChunkResult(error, time.perf_counter() - began)]
+                return [output for row in rows for output in self._run([row])]
+            return [_Output(error, time.perf_counter() - began)]
         seconds = (time.perf_counter() - began) / len(rows)
-        return [ChunkResult(part, seconds) for part in logits]
+        return [_Output(part, seconds) for part in logits]
 
     def _checked(self, row: Row, logits: Any) -> Tensor | Exception:
         """The logits of a row, or an error if the runner returned anything else."""
@@ -288,17 +278,17 @@ class Member:
         return logits
 
     def _timed(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
-        """Measures a forward: short rows for what a draft costs, longer ones for what a part of a prompt does."""
+        """Measures a forward: of short rows to predict the cost of drafts, of longer ones that of parts of prompts."""
         width = max(len(row.token_ids) for row in rows)
-        if width <= self.SHORT:
+        if width <= MAX_SHORT_ROW:
             return self.times.timed(width * len(rows))
         return self.times.timed_long(sum(len(row.token_ids) for row in rows))
 
     def release(self, request_id: str, clear: bool = False) -> None:
-        """Gives a request's slot back; what it holds is kept for prompts that begin alike.
+        """Frees the slot of a request; what it holds is kept for prefix caching. Unknown requests are ignored.
 
         Args:
             request_id: The request.
-            clear: Overwrite what the slot holds, after a failure.
+            clear: Erase the slot instead, after a failure.
         """
         self._slots.release(request_id, clear)

@@ -1,8 +1,8 @@
-"""How one model computes logits for rows of several requests.
+"""Runners: how one model computes logits for rows of several requests.
 
-`SlotRunner` batches ragged rows over a `SlotCache`; `RowRunner` runs row by row on the model's own cache, for models
-whose state cannot be cut or whose positions cannot be given (recurrent layers, ALiBi). `choose_runner` takes the first
-where a short trial equals the model's plain forward. Knows nothing of tokenizers, requests or the union.
+`SlotRunner` batches rows of different lengths over a `SlotCache`. `RowRunner` runs row by row on the model's own cache,
+for models whose state cannot be truncated or that take no position ids (recurrent layers, ALiBi). `choose_runner`
+returns a `SlotRunner` if it reproduces the model's plain forward in a short trial, and a `RowRunner` otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from gac_core.model.cache import Rows, SlotCache, send
+from gac_core.model.cache import SlotCache, SlotMapping, to_device
 from gac_core.model.slots import SlotStore
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,10 @@ class Row:
     """New tokens of one slot.
 
     Attributes:
-        slot: The slot.
-        start: Position of the first new token; everything the slot holds from there on is dropped.
+        slot: The index of the slot.
+        start: Position of the first new token; what the slot holds from there on is overwritten.
         token_ids: The new tokens, at least one.
-        num_logits: Logits of the last this many positions are wanted, 0 to ``len(token_ids)``.
+        num_logits: How many positions' logits to return, counted from the last; 0 to ``len(token_ids)``.
     """
 
     slot: int
@@ -44,10 +44,10 @@ class Row:
 
 
 class Runner(SlotStore, Protocol):
-    """Computes logits of rows; one call is one forward of the model."""
+    """Computes the logits of rows, in one forward of the model per call."""
 
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Returns per row the logits, shape ``[num_logits, vocabulary rows]``."""
+        """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         ...
 
 
@@ -55,79 +55,93 @@ class SlotRunner:
     """Batched forwards over a slot cache.
 
     Args:
-        model: A causal LM of transformers, in eval mode.
+        model: A causal LM of transformers, in eval mode. Several runners may share it; calls must not overlap.
     """
 
-    can_cut = True
+    supports_truncation = True
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config(decoder=True)
         self._model = model
         self._layers = _layer_windows(config)
-        self._additive = config._attn_implementation == "eager"
-        self._context = getattr(config, "max_position_embeddings", None)
+        self._additive_mask = config._attn_implementation == "eager"
+        self._max_positions = getattr(config, "max_position_embeddings", None)
         self._cache = SlotCache(len(self._layers))
-        self._wanted: Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._keep_wanted)
 
     @torch.inference_mode()
     def clear(self, slot: int) -> None:
-        """Forgets all that a slot holds."""
+        """Erases a slot."""
         self._cache.clear(slot)
 
-    def bytes_for(self, slots: int, length: int) -> int:
-        """Returns the bytes of so many slots once each can hold a text of this length."""
-        return slots * self._cache.capacity_for(length) * self._cache.position_bytes
+    def bytes_for(self, num_slots: int, length: int) -> int:
+        """Returns the bytes of ``num_slots`` slots of at least ``length`` tokens each."""
+        return num_slots * self._cache.capacity_for(length) * self._cache.position_bytes
 
     @torch.inference_mode()
-    def make_room(self, slots: int, length: int) -> None:
-        """Makes at least so many slots, each for texts of this length or more."""
-        self._cache.make_room(slots, length)
+    def reserve(self, num_slots: int, length: int) -> None:
+        """Grows the storage to at least ``num_slots`` slots of ``length`` tokens each."""
+        self._cache.reserve(num_slots, length)
 
     @torch.inference_mode()
-    def keep(self, slots: int, length: int) -> None:
-        """Gives back the slots from this one on, and most of what no text of this length needs."""
-        self._cache.keep(slots, length)
+    def shrink(self, num_slots: int, length: int) -> None:
+        """Frees all but the first ``num_slots`` slots, and capacity far above ``length`` tokens."""
+        self._cache.shrink(num_slots, length)
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the beginning of a slot over that of another."""
+        """Copies the first ``length`` tokens of one slot to another."""
         self._cache.copy(source, target, length)
 
     @torch.inference_mode()
     def swap(self, one: int, other: int, length: int) -> None:
-        """Exchanges the beginnings of two slots."""
+        """Exchanges the first ``length`` tokens of two slots."""
         self._cache.swap(one, other, length)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Returns per row the logits, shape ``[num_logits, vocabulary rows]``."""
+        """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         order = sorted(range(len(rows)), key=lambda i: rows[i].slot)
         ordered = [rows[i] for i in order]
         width = max(len(row.token_ids) for row in ordered)
-        plan = Rows(
+        mapping = SlotMapping(
             slots=tuple(row.slot for row in ordered),
             starts=tuple(row.start for row in ordered),
             width=width,
             length=max(row.start for row in ordered) + width,
         )
-        self._cache.reserve(plan)
-        device = self._model.get_input_embeddings().weight.device
-        flat = [
+        self._cache.reserve(mapping.slots[-1] + 1, mapping.length)
+        self._cache.set_mapping(mapping)
+        logits = self._logits(ordered, mapping)
+        parts = dict(zip(order, torch.split(logits, [row.num_logits for row in ordered]), strict=True))
+        return [parts[i] for i in range(len(rows))]
+
+    def _logits(self, rows: Sequence[Row], mapping: SlotMapping) -> Tensor:
+        """The logits of all rows one after another, shape ``[sum of num_logits, vocab_size]``."""
+        width = mapping.width
+        # Indices into the flattened ``[rows, width]`` of the positions whose logits are returned.
+        selected = [
             index * width + position
-            for index, row in enumerate(ordered)
+            for index, row in enumerate(rows)
             for position in range(len(row.token_ids) - row.num_logits, len(row.token_ids))
         ]
-        padded = [token for row in ordered for token in (*row.token_ids, *[0] * (width - len(row.token_ids)))]
-        sent = send([*padded, *plan.starts, *flat], device)
-        ids, starts, wanted = torch.split(sent, [len(padded), len(ordered), len(flat)])
+        padded = [token for row in rows for token in (*row.token_ids, *[0] * (width - len(row.token_ids)))]
+        device = self._model.get_input_embeddings().weight.device
+        packed = to_device([*padded, *mapping.starts, *selected], device)
+        ids, starts, indices = torch.split(packed, [len(padded), len(rows), len(selected)])
         positions = starts[:, None] + torch.arange(width, device=device)
-        mask = self._mask(positions, plan.length)
-        if self._context is not None:
-            # Only padding can lie past the context; learned position tables have no row for it.
-            positions = positions.clamp(max=self._context - 1)
-        self._wanted = wanted
-        try:
+        mask = self._mask(positions, mapping.length)
+        if self._max_positions is not None:
+            # Only padding can lie beyond; tables of learned positions have no row for it.
+            positions = positions.clamp(max=self._max_positions - 1)
+
+        def select(head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            """Reduces the input of the output head from ``[rows, width, hidden]`` to ``[1, selected, hidden]``."""
+            hidden = args[0]
+            flat = hidden.reshape(-1, hidden.shape[-1])
+            return (flat.index_select(0, indices.to(hidden.device))[None], *args[1:])
+
+        # For this forward alone: other runners may share the model.
+        with self._model.get_output_embeddings().register_forward_pre_hook(select):
             out = self._model(
                 input_ids=ids.view(-1, width),
                 attention_mask=mask,
@@ -135,27 +149,17 @@ class SlotRunner:
                 past_key_values=self._cache,
                 use_cache=True,
             )
-        finally:
-            self._wanted = None
-        parts = dict(zip(order, out.logits[0].split([row.num_logits for row in ordered]), strict=True))
-        return [parts[i] for i in range(len(rows))]
-
-    def _keep_wanted(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Lets the output head see only the positions asked for: ``[rows, width, hidden] -> [1, wanted, hidden]``."""
-        if self._wanted is None:
-            return None
-        hidden = args[0]
-        kept = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._wanted.to(hidden.device))
-        return (kept[None], *args[1:])
+        logits: Tensor = out.logits[0]
+        return logits
 
     def _mask(self, positions: Tensor, length: int) -> Mask:
-        """Who may see whom: ``[rows, 1, width, length]``, one per kind of layer where they differ."""
+        """The attention mask, ``[rows, 1, width, length]``; one per kind of layer if these differ."""
         keys = torch.arange(length, device=positions.device)
         causal = keys <= positions[:, None, :, None]
         masks: dict[str, Tensor] = {}
         for kind, window in set(self._layers):
             mask = causal if window is None else causal & (keys > positions[:, None, :, None] - window)
-            masks[kind] = self._as_bias(mask) if self._additive else mask
+            masks[kind] = self._as_bias(mask) if self._additive_mask else mask
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _as_bias(self, mask: Tensor) -> Tensor:
@@ -163,53 +167,62 @@ class SlotRunner:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
+@dataclass(frozen=True)
+class _RowState:
+    """The token ids of a slot and the model's own cache of them."""
+
+    token_ids: list[int]
+    cache: Any
+
+
 class RowRunner:
-    """One row after another on the model's own cache; a cut replays the row's tokens from the beginning.
+    """Runs one row after another on the model's own cache; truncation recomputes the row from its first token.
 
     Args:
         model: A causal LM of transformers, in eval mode.
     """
 
-    can_cut = False
+    supports_truncation = False
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._held: dict[int, tuple[list[int], Any]] = {}
+        self._states: dict[int, _RowState] = {}
 
     def clear(self, slot: int) -> None:
-        """Forgets all that a slot holds."""
-        self._held.pop(slot, None)
+        """Erases a slot."""
+        self._states.pop(slot, None)
 
-    def bytes_for(self, slots: int, length: int) -> int:
-        """Returns the bytes of so many slots if each were as large as the largest one."""
-        return slots * max([_state_bytes(cache) for _, cache in self._held.values()], default=0)
+    def bytes_for(self, num_slots: int, length: int) -> int:
+        """Returns the bytes of ``num_slots`` slots, each as large as the largest at present."""
+        return num_slots * max([_cache_bytes(state.cache) for state in self._states.values()], default=0)
 
-    def make_room(self, slots: int, length: int) -> None:
-        """Nothing: each row has a cache of its own, which grows with it."""
+    def reserve(self, num_slots: int, length: int) -> None:
+        """Does nothing: each row has a cache of its own, which grows with it."""
 
-    def keep(self, slots: int, length: int) -> None:
-        """Forgets the slots from this one on."""
-        self._held = {slot: held for slot, held in self._held.items() if slot < slots}
+    def shrink(self, num_slots: int, length: int) -> None:
+        """Frees all but the first ``num_slots`` slots."""
+        self._states = {slot: state for slot, state in self._states.items() if slot < num_slots}
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Never asked for: only whole texts can be gone on from, and those are taken over."""
+        """Not supported: `SlotTable` takes whole slots over instead where ``supports_truncation`` is False."""
         raise NotImplementedError
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchanges two slots."""
-        held = {slot: self._held.pop(slot, None) for slot in (one, other)}
-        self._held.update({a: h for a, b in ((one, other), (other, one)) if (h := held[b]) is not None})
+        states = {one: self._states.pop(other, None), other: self._states.pop(one, None)}
+        self._states.update({slot: state for slot, state in states.items() if state is not None})
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Returns per row the logits, shape ``[num_logits, vocabulary rows]``."""
+        """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         return [self._run(row) for row in rows]
 
     def _run(self, row: Row) -> Tensor:
-        ids, cache = self._held.pop(row.slot, ([], None))
+        state = self._states.pop(row.slot, None)
+        ids, cache = ([], None) if state is None else (state.token_ids, state.cache)
         new = list(row.token_ids)
         if row.start > len(ids):
-            # An earlier forward of this row failed in the middle, and what it had read went with it.
+            # An earlier forward of this row failed halfway, and its state was discarded.
             raise RuntimeError(f"the state of the text was lost at position {row.start}")
         if row.start < len(ids):
             new, ids, cache = ids[: row.start] + new, [], None
@@ -217,42 +230,42 @@ class RowRunner:
             cache = DynamicCache(config=self._model.config)
         device = self._model.get_input_embeddings().weight.device
         out = self._model(input_ids=torch.tensor([new], device=device), past_key_values=cache, use_cache=True)
-        self._held[row.slot] = (ids + new, cache)
+        self._states[row.slot] = _RowState(ids + new, cache)
         logits: Tensor = out.logits[0, out.logits.shape[1] - row.num_logits :]
         return logits
 
 
-def _state_bytes(cache: Any) -> int:
-    """Bytes of all tensors in a cache's layers, whatever they are called."""
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of all tensors in a cache's layers, whatever their attributes are called."""
     tensors = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor)]
     return sum(tensor.nbytes for tensor in tensors)
 
 
 def choose_runner(model: Any, name: str, kind: type[SlotRunner] | None = None) -> Runner:
-    """Returns the fastest runner whose logits equal the model's plain forward on a short trial.
+    """Returns a batched runner if its logits equal the model's plain forward in a short trial, else a `RowRunner`.
 
     Args:
         model: A causal LM of transformers, in eval mode.
-        name: What its member is called.
+        name: The member's name, for the warning about running without batching.
         kind: The batched runner to try; default `SlotRunner`.
     """
-    reason = _why_not_slots(model)
+    reason = _unsupported(model)
     if reason is None:
         runner = (kind or SlotRunner)(model)
         try:
             if _trial(model, runner):
-                runner.keep(0, 0)
+                runner.shrink(0, 0)
                 return runner
             reason = "its batched logits differ from its plain forward"
         except Exception as error:
-            # Whatever an unknown architecture raises, the plain way still works.
+            # An unknown architecture may raise anything; running row by row still works.
             reason = f"its batched forward failed ({type(error).__name__}: {error})"
     logger.warning("member %s runs row by row, without batching: %s", name, reason)
     return RowRunner(model)
 
 
 def _layer_windows(config: Any) -> list[tuple[str, int | None]]:
-    """Per decoder layer its kind and its sliding window, as transformers' own cache sees them."""
+    """The kind and sliding window of each decoder layer, taken from transformers' own cache for this model."""
     kinds = getattr(config, "layer_types", None)
     layers: list[tuple[str, int | None]] = []
     for index, layer in enumerate(DynamicCache(config=config).layers):
@@ -265,7 +278,8 @@ def _layer_windows(config: Any) -> list[tuple[str, int | None]]:
     return layers
 
 
-def _why_not_slots(model: Any) -> str | None:
+def _unsupported(model: Any) -> str | None:
+    """Why a model cannot run in a `SlotRunner`; None if it may."""
     config = model.config.get_text_config(decoder=True)
     try:
         _layer_windows(config)
@@ -282,10 +296,10 @@ def _why_not_slots(model: Any) -> str | None:
 
 @torch.inference_mode()
 def _trial(model: Any, runner: SlotRunner) -> bool:
-    """Whether ragged rows, two tokens at once and a cut give the logits of a plain forward."""
+    """Whether rows of different lengths and a truncation give the logits of a plain forward."""
     rows = int(model.get_output_embeddings().weight.shape[0])
     a, b = ([(7 * i + shift) % rows for i in range(6)] for shift in (3, 5))
-    # Without what a kind of runner compiles: that is checked against this when it is made.
+    # Eagerly also for a compiled runner, which compares its first compiled forwards with eager ones.
     SlotRunner.forward(runner, [Row(0, 0, tuple(a[:4])), Row(1, 0, tuple(b[:2]))])
     SlotRunner.forward(runner, [Row(1, 2, (a[0], a[1], a[2]))])
     got = SlotRunner.forward(runner, [Row(0, 4, tuple(a[4:])), Row(1, 2, tuple(b[2:3]))])
@@ -298,8 +312,8 @@ def _trial(model: Any, runner: SlotRunner) -> bool:
 
 
 def same_logits(model: Any, one: Tensor, other: Tensor) -> bool:
-    """Whether two ways to compute a model's logits agree as far as its dtype and its packing let them."""
-    # Packed weights round, and 8-bit ones round by what else is in the batch.
+    """Whether logits agree within the rounding of the model's dtype and quantization."""
+    # Quantized weights are rounded, 8-bit ones depending on what else is in the batch.
     exact = one.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     limit = 1e-3 if exact else 0.1
     other = other.float()

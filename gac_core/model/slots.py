@@ -1,205 +1,238 @@
-"""Which slot of a member's cache holds whose tokens, and what a new text can take over from an earlier one.
+"""Allocation of KV cache slots to requests, with prefix caching.
 
-Running requests always hold the first slots, so that a batch reads its keys and values without a copy; the slots after
-them keep what finished requests have read, the least recently used of them making room first. Knows token ids and
-slots; knows nothing of models.
+Running requests occupy the first slots, so that a batch reads its keys and values without a copy. The slots behind them
+keep the prefixes of finished requests until memory is needed; the least recently used is evicted first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+MIN_PREFIX_TOKENS = 16
+"""Shorter common prefixes are recomputed, which costs no more than one token does."""
+
+MAX_CACHED_SLOTS = 64
+"""Slots of finished requests that are kept at most."""
 
 
 class SlotStore(Protocol):
-    """The storage behind the slots. ``can_cut``: whether a text may go on from a beginning of what a slot holds."""
+    """The storage behind the slots, addressed by slot index.
 
-    can_cut: bool
+    Attributes:
+        supports_truncation: Whether a request may continue from a prefix of what a slot holds, instead of all of it.
+    """
 
-    def bytes_for(self, slots: int, length: int) -> int:
-        """Returns the bytes of so many slots once each can hold a text of this length."""
+    supports_truncation: bool
+
+    def bytes_for(self, num_slots: int, length: int) -> int:
+        """Returns the bytes of ``num_slots`` slots of at least ``length`` tokens each."""
         ...
 
-    def make_room(self, slots: int, length: int) -> None:
-        """Makes at least so many slots, each for texts of this length or more."""
+    def reserve(self, num_slots: int, length: int) -> None:
+        """Grows the storage to at least ``num_slots`` slots of ``length`` tokens each."""
         ...
 
-    def keep(self, slots: int, length: int) -> None:
-        """Gives back the slots from this one on, and most of what no text of this length needs."""
+    def shrink(self, num_slots: int, length: int) -> None:
+        """Frees all but the first ``num_slots`` slots, and capacity far above ``length`` tokens."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the beginning of a slot over that of another."""
+        """Copies the first ``length`` tokens of one slot to another."""
         ...
 
     def swap(self, one: int, other: int, length: int) -> None:
-        """Exchanges the beginnings of two slots."""
+        """Exchanges the first ``length`` tokens of two slots."""
         ...
 
     def clear(self, slot: int) -> None:
-        """Forgets all that a slot holds."""
+        """Erases a slot."""
         ...
 
 
+@dataclass(eq=False)
+class Slot:
+    """One slot of a KV cache.
+
+    Attributes:
+        index: Its place in the store; changes when slots are swapped.
+        request_id: The running request that owns it; None while it is free or keeps a finished request's prefix.
+        token_ids: The ids whose keys and values it holds. Whoever writes to the store updates this list in place.
+        last_used: Logical time at which its last request finished; 0 for an empty slot.
+    """
+
+    index: int
+    request_id: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+    last_used: int = 0
+
+
 class SlotTable:
-    """Gives slots to requests and remembers what each slot holds.
+    """Assigns slots to requests and records which token ids each slot holds.
 
     Args:
         store: The storage.
-        limit: Bytes that the storage may take before slots of finished requests are given up. Running requests are
-            never touched, so that they alone may take more. 0 keeps nothing.
-        reuse: Whether a new text may take over the beginning of another one. Without it nothing is kept.
+        max_bytes: Size of the storage above which cached prefixes are evicted. Slots of running requests are never
+            evicted, so that these alone may take more. 0 caches nothing.
+        prefix_caching: Whether a request may start from the tokens of an earlier one.
     """
 
-    # A common beginning shorter than this is read anew; that costs no more than one token does.
-    LEAST = 16
-    # Finished requests kept at most.
-    KEPT = 64
-
-    def __init__(self, store: SlotStore, limit: int, reuse: bool = True) -> None:
+    def __init__(self, store: SlotStore, max_bytes: int, prefix_caching: bool = True) -> None:
         self._store = store
-        self._reuse = reuse
-        self._limit = limit
-        self._busy: list[str] = []
-        self._held: list[list[int]] = []
-        self._used: list[int] = []
+        self._prefix_caching = prefix_caching
+        self._max_bytes = max_bytes
+        # Running slots first, each at its index.
+        self._slots: list[Slot] = []
+        self._num_running = 0
+        # Slots that the store has room for.
+        self._num_reserved = 0
         self._clock = 0
-        self._made = 0
-
-    def slot(self, request_id: str) -> int | None:
-        """Returns a request's slot, if it has one."""
-        return self._busy.index(request_id) if request_id in self._busy else None
-
-    def held(self, slot: int) -> list[int]:
-        """Returns the ids whose keys and values a slot holds; to be changed in place as the slot is."""
-        return self._held[slot]
 
     @property
-    def busy(self) -> int:
-        """How many requests have a slot."""
-        return len(self._busy)
+    def num_running(self) -> int:
+        """Slots of running requests."""
+        return self._num_running
 
     @property
-    def kept(self) -> int:
-        """How many slots hold texts of finished requests."""
-        return len(self._held) - len(self._busy)
+    def num_cached(self) -> int:
+        """Slots that are free or keep a finished request's prefix."""
+        return len(self._slots) - self._num_running
 
-    def claim(self, request_id: str, ids: Sequence[int]) -> int:
-        """Gives a request a slot, which may hold the beginning of its text already.
+    def find(self, request_id: str) -> Slot | None:
+        """Returns the slot of a running request, or None."""
+        running = self._slots[: self._num_running]
+        return next((slot for slot in running if slot.request_id == request_id), None)
 
-        The slot of a finished request is taken over where its text is mostly the same; a shorter common beginning, and
-        one with a running request, is copied.
+    def claim(self, request_id: str, token_ids: Sequence[int]) -> Slot:
+        """Assigns a slot to a request; the slot may already hold a prefix of its tokens.
+
+        A cached slot is taken over if it consists mostly of the common prefix. A shorter common prefix, and one of a
+        running request, is copied.
 
         Args:
             request_id: The request.
-            ids: The first ids of its text.
+            token_ids: Its first token ids.
         """
-        if not self._busy:
-            # One long text made every slot as large; as long as nobody runs that can be undone.
-            self._store.keep(self._made, self._longest(len(ids)))
-        target = len(self._busy)
-        source, length = self._best(ids)
-        mostly = source is not None and (2 * length >= len(self._held[source]) or not self._store.can_cut)
-        if source is not None and source >= target and mostly:
-            self._swap(source, target)
+        if not self._num_running:
+            # One long request made every slot as large; that can be undone while nothing runs.
+            self._store.shrink(self._num_reserved, self._longest(len(token_ids)))
+        source, length = self._longest_prefix(token_ids)
+        if source is not None and source.request_id is None and self._is_mostly(source, length):
+            slot = source
+            self._swap(slot, self._num_running)
         else:
-            source = self._empty(target, source)
-            if source is not None and source != target:
-                self._store.copy(source, target, length)
-                self._held[target] = self._held[source][:length]
-        self._busy.append(request_id)
-        return target
+            slot = self._empty_slot(source)
+            if source is not None and source is not slot:
+                self._store.copy(source.index, slot.index, length)
+                slot.token_ids = source.token_ids[:length]
+        slot.request_id = request_id
+        self._num_running += 1
+        return slot
 
     def release(self, request_id: str, clear: bool = False) -> None:
-        """Takes a request's slot away; its text is kept for others unless ``clear``."""
-        slot = self.slot(request_id)
+        """Frees a request's slot; unknown requests are ignored.
+
+        Args:
+            request_id: The request.
+            clear: Erase the slot instead of keeping its tokens for prefix caching.
+        """
+        slot = self.find(request_id)
         if slot is None:
             return
         if clear:
-            self._store.clear(slot)
-        if clear or not self._reuse:
-            self._held[slot] = []
-        last = len(self._busy) - 1
-        self._swap(slot, last)
-        self._busy[slot] = self._busy[last]
-        self._busy.pop()
+            self._store.clear(slot.index)
+        if clear or not self._prefix_caching:
+            slot.token_ids = []
+        self._swap(slot, self._num_running - 1)
+        slot.request_id = None
+        self._num_running -= 1
         self._clock += 1
-        self._used[last] = self._clock if self._held[last] else 0
-        self.fit(0)
+        slot.last_used = self._clock if slot.token_ids else 0
+        self.evict(0)
 
-    def fit(self, length: int) -> None:
-        """Gives up slots of finished requests as far as texts of a length need the room."""
-        before = len(self._held)
-        while self.kept and (self.kept > self.KEPT or self._store.bytes_for(len(self._held), length) > self._limit):
-            self._swap(self._oldest(), len(self._held) - 1)
-            self._held.pop()
-            self._used.pop()
-        if len(self._held) < before and self._store.bytes_for(self._made, length) > self._limit:
-            self._made = len(self._held)
-            self._store.keep(self._made, self._longest(length))
+    def evict(self, length: int) -> None:
+        """Evicts cached prefixes, oldest first, until slots of ``length`` tokens fit into ``max_bytes``."""
+        before = len(self._slots)
+        while self.num_cached and (
+            self.num_cached > MAX_CACHED_SLOTS or self._store.bytes_for(len(self._slots), length) > self._max_bytes
+        ):
+            victim = self._least_recently_used()
+            assert victim is not None
+            self._swap(victim, len(self._slots) - 1)
+            self._slots.pop()
+        if len(self._slots) < before and self._store.bytes_for(self._num_reserved, length) > self._max_bytes:
+            self._num_reserved = len(self._slots)
+            self._store.shrink(self._num_reserved, self._longest(length))
 
-    # ---- within
+    # ---- internal
 
-    def _best(self, ids: Sequence[int]) -> tuple[int | None, int]:
-        """The slot with the longest common beginning, and its length; none where that is not worth it."""
-        best, length = None, self.LEAST - 1
-        for slot, held in enumerate(self._held if self._reuse else ()):
-            common = common_beginning(held, ids)
-            if not self._store.can_cut and (slot < len(self._busy) or common < len(held)):
+    def _longest_prefix(self, token_ids: Sequence[int]) -> tuple[Slot | None, int]:
+        """The slot with the longest usable common prefix, and the length of that prefix."""
+        best, length = None, MIN_PREFIX_TOKENS - 1
+        for slot in self._slots if self._prefix_caching else ():
+            common = common_prefix_length(slot.token_ids, token_ids)
+            whole = slot.request_id is None and common == len(slot.token_ids)
+            if not whole and not self._store.supports_truncation:
                 continue
-            # Among equals a finished one, which can be taken over.
+            # Among equals a cached one, which can be taken over: these come last.
             if common > length or (common == length and best is not None):
                 best, length = slot, common
         return best, length
 
-    def _empty(self, target: int, source: int | None) -> int | None:
-        """Makes an empty slot of ``target``, the first after the busy ones; returns where ``source`` then is."""
-        count = len(self._held)
-        kept = [slot for slot in range(target, count) if slot != source]
-        victim = min(kept, key=lambda slot: self._used[slot], default=None)
-        full = count - target >= self.KEPT or self._store.bytes_for(count + 1, self._longest(0)) > self._limit
-        if victim is not None and (full or not self._held[victim]):
-            self._held[victim] = []
-        elif source is not None and source >= target and full:
+    def _is_mostly(self, slot: Slot, length: int) -> bool:
+        return 2 * length >= len(slot.token_ids) or not self._store.supports_truncation
+
+    def _empty_slot(self, source: Slot | None) -> Slot:
+        """Returns a slot behind the running ones: a new one, an evicted one, or ``source`` if there is no other."""
+        victim = self._least_recently_used(source)
+        full = self.num_cached >= MAX_CACHED_SLOTS or (
+            self._store.bytes_for(len(self._slots) + 1, self._longest(0)) > self._max_bytes
+        )
+        if victim is not None and (full or not victim.token_ids):
+            victim.token_ids = []
+        elif source is not None and source.request_id is None and full:
             victim = source
         else:
-            self._add()
-            victim = count
-        self._swap(victim, target)
-        return target if source == victim else victim if source == target else source
+            victim = self._new_slot()
+        self._swap(victim, self._num_running)
+        return victim
 
-    def _add(self) -> None:
-        count = len(self._held) + 1
-        if count > self._made:
+    def _new_slot(self) -> Slot:
+        count = len(self._slots) + 1
+        if count > self._num_reserved:
             more = count + count // 2
-            made = more if self._store.bytes_for(more, self._longest(0)) <= self._limit else count
-            self._store.make_room(made, 0)
-            self._made = made
-        self._held.append([])
-        self._used.append(0)
+            fits = self._store.bytes_for(more, self._longest(0)) <= self._max_bytes
+            self._store.reserve(more if fits else count, 0)
+            self._num_reserved = more if fits else count
+        self._slots.append(Slot(count - 1))
+        return self._slots[-1]
 
-    def _swap(self, one: int, other: int) -> None:
-        if one == other:
+    def _swap(self, slot: Slot, index: int) -> None:
+        """Moves a slot to an index and the slot that is there to its place."""
+        other = self._slots[index]
+        if slot is other:
             return
-        length = max(len(self._held[one]), len(self._held[other]))
+        length = max(len(slot.token_ids), len(other.token_ids))
         if length:
-            self._store.swap(one, other, length)
-        self._held[one], self._held[other] = self._held[other], self._held[one]
-        self._used[one], self._used[other] = self._used[other], self._used[one]
+            self._store.swap(slot.index, other.index, length)
+        slot.index, other.index = other.index, slot.index
+        self._slots[slot.index], self._slots[other.index] = slot, other
 
-    def _oldest(self) -> int:
-        return min(range(len(self._busy), len(self._held)), key=lambda slot: self._used[slot])
+    def _least_recently_used(self, excluded: Slot | None = None) -> Slot | None:
+        cached = [slot for slot in self._slots[self._num_running :] if slot is not excluded]
+        return min(cached, key=lambda slot: slot.last_used, default=None)
 
-    def _longest(self, least: int) -> int:
-        return max([least, *(len(held) for held in self._held)])
+    def _longest(self, length: int) -> int:
+        return max([length, *(len(slot.token_ids) for slot in self._slots)])
 
 
-def common_beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """Returns how many ids two texts have in common from their first on."""
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many leading ids two sequences share."""
     low, high = 0, min(len(one), len(other))
     if list(one[:high]) == list(other[:high]):
         return high
-    # Slices compare in C, so halving beats walking.
+    # Slices compare in C, so bisection beats a loop.
     while high - low > 1:
         middle = (low + high) // 2
         if list(one[low:middle]) == list(other[low:middle]):

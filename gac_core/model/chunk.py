@@ -1,0 +1,46 @@
+"""The messages between the engine and a member: `Chunk` and `ChunkResult`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Token ids to compute at a position of one request's sequence; the only message to a member.
+
+    Discards what the member holds of the request from position ``start`` on, appends ``token_ids``, and returns the
+    logits of the last ``num_logits`` positions. Prefill, decoding, verification of drafts and roll-back are all chunks.
+    A chunk may be repeated: ``start`` is absolute.
+
+    Attributes:
+        request_id: The request.
+        start: Absolute position of the first id, 0 or more.
+        token_ids: Ids of the member's own vocabulary, at least one.
+        num_logits: How many positions' logits to return, counted from the last; 0 or more.
+    """
+
+    request_id: str
+    start: int
+    token_ids: tuple[int, ...]
+    num_logits: int = 1
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """The result of one chunk.
+
+    Attributes:
+        logits: Shape ``[num_logits, vocab_size]``; the exception that the chunk met; or None if part of the chunk
+            remains to be computed by the next call.
+        seconds: Its share of the wall time of its forward.
+        read: How many of its ids are in the KV cache now, counted from the first.
+        computed: How many of these this call computed; the others were cached before.
+    """
+
+    logits: Tensor | BaseException | None
+    seconds: float = 0.0
+    read: int = 0
+    computed: int = 0
