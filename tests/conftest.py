@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import os
 import queue
 import time
@@ -17,6 +19,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
+from reference import PlainMember
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
@@ -63,47 +66,69 @@ def no_default_loop() -> None:
 @pytest.fixture(scope="session")
 def ensemble() -> Iterator[Ensemble]:
     """The three embedded members, in fp32."""
-    with Ensemble.load(EMBEDDED, dtype="float32") as loaded:
+    with shared_ensemble(EMBEDDED) as loaded:
         yield loaded
 
 
 @pytest.fixture(scope="session")
 def stories() -> Iterator[Ensemble]:
     """Two real story models with different tokenizers, in fp32."""
-    with Ensemble.load(STORIES, dtype="float32") as loaded:
+    with shared_ensemble(STORIES) as loaded:
         yield loaded
+
+
+@functools.cache
+def tokenizer_of(folder: str):
+    """A folder's tokenizer; loaded once, so not to be changed."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@functools.cache
+def pair(folder: str, dtype: str = "float32"):
+    """A folder's model and tokenizer; loaded once, so not to be changed."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), tokenizer_of(folder)
+
+
+def copied_pair(folder: str):
+    """A folder's model and tokenizer, to be changed."""
+    return copy.deepcopy(pair(folder))
+
+
+def shared_ensemble(folders, dtype: str = "float32", weights=None, **settings) -> Ensemble:
+    """An ensemble on models that are loaded once per session; a folder given twice is a copy of its member."""
+    folders = [str(folder) for folder in folders]
+    names = [Path(folder).name for folder in folders]
+    names = [name if name not in names[:place] else f"{name}-{place}" for place, name in enumerate(names)]
+    members = [
+        MemberConfig(folder, name=name, weight=weight, dtype=dtype)
+        for folder, name, weight in zip(folders, names, weights or [1.0] * len(folders), strict=True)
+    ]
+    config = EnsembleConfig(tuple(members), **settings)
+    parts = {
+        "cache_bytes": int(config.cache_gib * 2**30),
+        "prefill_tokens": config.prefill_tokens,
+        "prefill_seconds": config.prefill_seconds / len(folders),
+        "deterministic": config.deterministic,
+    }
+    return Ensemble(
+        [Member.from_model(*pair(member.model, dtype), member.called, **parts) for member in members], config
+    )
 
 
 class RealModels:
     """The real models, each loaded once per dtype however many ensembles are made of it."""
-
-    def __init__(self) -> None:
-        self._pairs = {}
 
     def folder(self, name: str) -> str:
         """Where a model lies."""
         return str(REAL / name)
 
     def pair(self, name: str, dtype: str = "float32"):
-        """A model and its tokenizer."""
-        if (name, dtype) not in self._pairs:
-            model = AutoModelForCausalLM.from_pretrained(REAL / name, dtype=dtype).eval()
-            self._pairs[name, dtype] = model, AutoTokenizer.from_pretrained(REAL / name)
-        return self._pairs[name, dtype]
+        """A model and its tokenizer; not to be changed."""
+        return pair(self.folder(name), dtype)
 
-    def ensemble(self, *names: str, dtype: str = "float32", weights=None, **settings) -> Ensemble:
+    def ensemble(self, *names: str, **settings) -> Ensemble:
         """An ensemble of loaded models, to be closed by whoever asks; a name given twice is a copy of its member."""
-        called = [name if name not in names[:place] else f"{name}-{place}" for place, name in enumerate(names)]
-        alone = {"deterministic": settings.get("deterministic", False)}
-        members = [
-            Member.from_model(*self.pair(name, dtype), own, **alone) for name, own in zip(names, called, strict=True)
-        ]
-        weights = weights or [1.0] * len(names)
-        configs = [
-            MemberConfig(self.folder(name), name=own, weight=weight, dtype=dtype)
-            for name, own, weight in zip(names, called, weights, strict=True)
-        ]
-        return Ensemble(members, EnsembleConfig(tuple(configs), **settings))
+        return shared_ensemble([self.folder(name) for name in names], **settings)
 
 
 @pytest.fixture(scope="session")
@@ -112,15 +137,15 @@ def real() -> RealModels:
     return RealModels()
 
 
-def pair(folder: str):
-    """A folder's model in fp32 and its tokenizer, as transformers loads them."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="session")
+def plain_members() -> list[PlainMember]:
+    """The three embedded members as the float64 reference reads them."""
+    return [PlainMember(*pair(folder)) for folder in EMBEDDED]
 
 
 def random_pair(name: str, seed: int = 0):
     """A random model of an architecture, which hardly ever ends its text, with the first embedded tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
+    tokenizer = tokenizer_of(EMBEDDED[0])
     return random_model(name, tokenizer, seed), tokenizer
 
 
@@ -135,6 +160,24 @@ def ensemble_of(models, **settings) -> Ensemble:
     ]
     configs = tuple(MemberConfig(name, name=name, weight=w) for name, w in zip(names, weights, strict=True))
     return Ensemble(members, EnsembleConfig(configs, **settings))
+
+
+def talking_pairs(templates: bool = True):
+    """Two random models with different tokenizers, with chat templates or without, and room for long conversations."""
+    tokenizers = [copy.deepcopy(tokenizer_of(folder)) for folder in EMBEDDED[:2]]
+    for tokenizer in tokenizers:
+        tokenizer.chat_template = tokenizer.chat_template if templates else None
+    return [
+        (random_model("llama", tokenizer, seed, max_position_embeddings=4096), tokenizer)
+        for seed, tokenizer in enumerate(tokenizers)
+    ]
+
+
+@pytest.fixture(scope="session")
+def talkers():
+    """Two random members with different tokenizers, chat templates, and room for long conversations."""
+    with ensemble_of(talking_pairs()) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")

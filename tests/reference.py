@@ -1,21 +1,26 @@
-"""GaC written as plainly as possible, in float64, sharing no code with the engine: the yardstick of the other tests.
+"""GaC written as plainly as possible, in float64, sharing no code with `gac_core`: the yardstick of the other tests.
 
-Dense mapping matrices, plain loops, and the whole text read anew at every step.
+Tokenizers are plain transformers tokenizers, every step reads the whole text again, and nothing is cached.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import re
 
 import torch
 
+# Smallest positive normal float32: in a geometric mean it replaces probabilities that are 0.
+TINY = 2.0**-126
 
-def byte_table() -> dict[str, int]:
-    """The printable characters of byte-level BPE and their bytes."""
-    keep = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
+
+def byte_alphabet() -> dict[str, int]:
+    """The printable characters of byte-level BPE and the byte that each stands for."""
     table, extra = {}, 0
     for b in range(256):
-        if b in keep:
+        if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255:
             table[chr(b)] = b
         else:
             table[chr(256 + extra)] = b
@@ -23,68 +28,198 @@ def byte_table() -> dict[str, int]:
     return table
 
 
-def spelled(tokenizer, byte_level: bool) -> list[bytes | None]:
-    """The bytes of each id; None for control tokens."""
-    table, out = byte_table(), []
-    control = set(tokenizer.all_special_ids)
-    control |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for i in range(len(tokenizer)):
-        piece = tokenizer.convert_ids_to_tokens(i)
-        if i in control:
-            out.append(None)
-        elif byte_level:
-            out.append(bytes(table[c] for c in piece))
-        elif re.fullmatch("<0x..>", piece):
-            out.append(bytes.fromhex(piece[3:5]))
+class PlainMember:
+    """A model in float64 and its tokenizer, read as bytes.
+
+    Attributes:
+        pieces: Per id its bytes; None for control tokens and ends of text.
+        ends: Ids that end a text.
+    """
+
+    def __init__(self, model, tokenizer) -> None:
+        self.model = copy.deepcopy(model).double().eval()
+        self.tokenizer = tokenizer
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        self.byte_level = "ByteLevel" in json.dumps([backend["pre_tokenizer"], backend["decoder"]])
+        self.control = set(tokenizer.all_special_ids)
+        self.control |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.ends = self._ends()
+        self.pieces = [self._bytes(i) for i in range(len(tokenizer))]
+        self.ids: dict[bytes, list[int]] = {}
+        for i, data in enumerate(self.pieces):
+            if data:
+                self.ids.setdefault(data, []).append(i)
+
+    def _ends(self) -> set[int]:
+        configured = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+        if self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "xyzzy"}]
+            after = self.tokenizer.apply_chat_template(turns, tokenize=False).split("xyzzy")[1]
+            first = self.tokenizer.encode(after.lstrip(), add_special_tokens=False)[:1]
+            ends |= {i for i in first if i in self.control}
+        return ends - {None}
+
+    def _bytes(self, i: int) -> bytes | None:
+        if i in self.control or i in self.ends:
+            return None
+        piece = self.tokenizer.convert_ids_to_tokens(i)
+        if i in self.tokenizer.added_tokens_decoder:
+            return piece.encode()
+        if self.byte_level:
+            alphabet = byte_alphabet()
+            return bytes(alphabet[char] for char in piece)
+        if re.fullmatch("<0x..>", piece):
+            return bytes.fromhex(piece[3:5])
+        return piece.replace("\u2581", " ").encode()
+
+    def decode(self, ids) -> bytes:
+        """The bytes that ids write."""
+        return b"".join(self.pieces[i] or b"" for i in ids)
+
+    def prompt(self, prompt) -> list[int]:
+        """The ids of a text, with what the tokenizer puts before it, or of a rendered conversation."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+            while ids[-1] in self.ends and ids[-1] != self.tokenizer.bos_token_id:
+                ids.pop()
+            return ids
+        text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def write(self, data: bytes) -> list[int]:
+        """Ids for some bytes, whatever stands before them: one that has them, the BPE's own cut, or the fewest."""
+        single = self.ids.get(data, [])
+        cut = self._bpe(data)
+        if single:
+            return cut if len(single) > 1 and len(cut) == 1 else [min(single, key=self._rank)]
+        return cut or self._fewest(data)
+
+    def _rank(self, i: int) -> tuple[bool, int]:
+        """Ordinary pieces before byte tokens, then by id."""
+        return bool(re.fullmatch("<0x..>", self.tokenizer.convert_ids_to_tokens(i))), i
+
+    def _bpe(self, data: bytes) -> list[int]:
+        """The ids that the tokenizer's model gives bytes without any pre-tokenization; empty where it cannot."""
+        if self.byte_level:
+            text = "".join({b: char for char, b in byte_alphabet().items()}[b] for b in data)
         else:
-            out.append(piece.replace("\u2581", " ").encode())
-    return out
+            text = data.decode(errors="replace").replace(" ", "\u2581")
+        ids = [token.id for token in self.tokenizer.backend_tokenizer.model.tokenize(text)]
+        return ids if self.decode(ids) == data else []
+
+    def _fewest(self, data: bytes) -> list[int]:
+        """The fewest ids whose bytes are these; of several such cuts the one with the longest last token."""
+        best: list[list[int] | None] = [[]]
+        for end in range(1, len(data) + 1):
+            found = [
+                [*head, min(self.ids[data[start:end]], key=self._rank)]
+                for start, head in enumerate(best)
+                if head is not None and data[start:end] in self.ids
+            ]
+            best.append(min(found, key=len, default=None))
+        assert best[-1] is not None, f"{data!r} cannot be written"
+        return best[-1]
+
+    def cut(self, data: bytes) -> list[int] | None:
+        """The ids that the tokenizer gives the text in the middle of another one, or None; half a character in bytes."""
+        for missing in range(min(4, len(data) + 1)):
+            whole, part = data[: len(data) - missing], data[len(data) - missing :]
+            try:
+                text = whole.decode()
+            except UnicodeDecodeError:
+                continue
+            for anchor in ("\n", ".", "0", "a"):
+                head = self.tokenizer.encode(anchor, add_special_tokens=False)
+                ids = self.tokenizer.encode(anchor + text, add_special_tokens=False)
+                if ids[: len(head)] == head and self.decode(ids[len(head) :]) == whole:
+                    return ids[len(head) :] + (self.write(part) if part else [])
+            return None
+        return None
+
+    def distribution(self, text: list[int], union: list[bytes]) -> torch.Tensor:
+        """Next-token probabilities over the union and, last, the end of text; float64, shape ``[len(union) + 1]``."""
+        with torch.no_grad():
+            logits = self.model(torch.tensor([text]), use_cache=False).logits[0, -1]
+        place = {data: index for index, data in enumerate(union)}
+        places = {i: place[data] for i, data in enumerate(self.pieces) if data}
+        places |= {i: len(union) for i in self.ends if i < len(logits)}
+        rows = sorted(places)
+        probs = torch.softmax(logits[rows], -1)
+        return torch.zeros(len(union) + 1, dtype=torch.float64).index_add_(
+            0, torch.tensor([places[i] for i in rows]), probs
+        )
 
 
-def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, cutters=None, grammar=None, trace=None):
+def arithmetic(parts, weights) -> torch.Tensor:
+    """Weighted mean."""
+    return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+
+
+def geometric(parts, weights) -> torch.Tensor:
+    """Weighted geometric mean over the tokens that some member can write, scaled to the mass of the weighted mean."""
+    mean = arithmetic(parts, weights)
+    logs = sum(weight * part.clamp_min(TINY).log() for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+    product = (logs - logs.max()).exp() * (mean > 0)
+    return product / product.sum() * mean.sum()
+
+
+def certainty(part: torch.Tensor, rule: str) -> float:
+    """How sure one member is: its largest probability, or how far it is above the second largest."""
+    first, second = (part / part.sum()).sort(descending=True).values[:2].tolist()
+    return first if rule == "confidence" else first - second
+
+
+def generate(
+    members,
+    prompt,
+    steps,
+    *,
+    weights=None,
+    combine="arithmetic",
+    gate=0,
+    threshold=None,
+    gate_rule="confidence",
+    commit="canonical",
+    grammar=None,
+    trace=None,
+):
     """Greedy GaC.
 
     Args:
-        pairs: (model, tokenizer) of each member.
-        byte_level: Per member whether its pieces are spelled in the byte alphabet.
-        prompts: Per member its prompt ids.
-        ends: Per member its end-of-text ids.
-        writers: Per member a function from bytes to ids.
+        members: The `PlainMember` objects.
+        prompt: A text or a list of messages.
         steps: Tokens at most.
-        threshold: If given, member 0 decides alone at or above it.
-        cutters: If given, per member a function from text to ids: a member that did not choose the token as one of its
-            own gets all the text since the prompt cut anew where that can be done, else ``writers`` append.
+        weights: One per member, equal by default; a member with the weight 0 takes no part.
+        combine: ``"arithmetic"`` or ``"geometric"``.
+        gate: Index of the gate.
+        threshold: If given, the gate decides alone where its certainty is at or above it.
+        gate_rule: ``"confidence"`` or ``"margin"``.
+        commit: ``"canonical"``: a member that did not choose the token as one of its own gets all the text since the
+            prompt cut anew where that can be done. ``"context-free"``: it appends the ids of the bytes alone.
         grammar: If given, ``grammar.start(union)`` is a matcher of llguidance over the union and the end after it.
         trace: A list that receives at every decided step the distributions of the members asked, and the pick.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
     """
-    tables = [spelled(t, b) for (_, t), b in zip(pairs, byte_level, strict=True)]
-    union = sorted({x for table, e in zip(tables, ends, strict=True) for i, x in enumerate(table) if x and i not in e})
-    place = {x: i for i, x in enumerate(union)}
-    matrices = []
-    for (model, _), table, end in zip(pairs, tables, ends, strict=True):
-        rows = model.get_output_embeddings().weight.shape[0]
-        matrix = torch.zeros(rows, len(union) + 1, dtype=torch.float64)
-        for i, data in enumerate(table):
-            if i in end:
-                matrix[i, len(union)] = 1
-            elif data:
-                matrix[i, place[data]] = 1
-        matrices.append(matrix)
-    models = [model.double() for model, _ in pairs]
-    texts, out = [list(p) for p in prompts], []
+    union = sorted({data for member in members for data in member.ids})
+    weights = [1.0] * len(members) if weights is None else list(weights)
+    voices = [index for index, weight in enumerate(weights) if weight > 0 and not (threshold == 0 and index != gate)]
+    prompts = {index: members[index].prompt(prompt) for index in voices}
+    texts = {index: list(ids) for index, ids in prompts.items()}
+    out: list[bytes] = []
     matcher = None if grammar is None else grammar.start(union)
 
-    def commit(pick, chose):
-        out.append(union[pick])
-        for member, (text, write) in enumerate(zip(texts, writers, strict=True)):
-            anew = None if cutters is None or chose[member] else cutters[member](b"".join(out).decode())
+    def write(data, chosen_by):
+        out.append(data)
+        for index, text in texts.items():
+            own = index in chosen_by and data in members[index].ids
+            anew = None if own or commit == "context-free" else members[index].cut(b"".join(out))
             if anew is None:
-                text.extend(write(union[pick]))
+                text.extend(members[index].write(data))
             else:
-                text[len(prompts[member]) :] = anew
+                text[len(prompts[index]) :] = anew
 
     while len(out) < steps:
         if matcher is not None:
@@ -93,32 +228,26 @@ def generate(pairs, byte_level, prompts, ends, writers, steps, threshold=None, c
             forced = matcher.compute_ff_tokens()
             for pick in forced[: steps - len(out)]:
                 matcher.consume_token(pick)
-                commit(pick, [False] * len(pairs))
+                write(union[pick], ())
             if forced:
                 continue
-        mapped = []
-        for model, matrix, text in zip(models, matrices, texts, strict=True):
-            with torch.no_grad():
-                logits = model(torch.tensor([text]), use_cache=False).logits[0, -1]
-            logits[matrix.sum(1) == 0] = float("-inf")
-            mapped.append(torch.softmax(logits, -1) @ matrix)
+        parts = {index: members[index].distribution(text, union) for index, text in texts.items()}
         if matcher is not None:
             bits = matcher.compute_bitmask()
             allowed = torch.tensor([bits[i // 8] >> i % 8 & 1 for i in range(len(union) + 1)], dtype=torch.float64)
-            mapped = [part * allowed for part in mapped]
-        total, asked = sum(mapped) / len(mapped), len(mapped)
-        if threshold is not None and mapped[0].max() >= threshold * mapped[0].sum():
-            total, asked = mapped[0], 1
+            parts = {index: part * allowed for index, part in parts.items()}
+        if threshold is not None and certainty(parts[gate], gate_rule) >= threshold:
+            parts = {gate: parts[gate]}
+        rule = {"arithmetic": arithmetic, "geometric": geometric}[combine]
+        total = rule(list(parts.values()), [weights[index] for index in parts])
         pick = int(total.argmax())
+        assert math.isfinite(total[pick])
+        assert total[pick] > 0
         if trace is not None:
-            trace.append(([part.numpy() for part in mapped[:asked]], pick))
+            trace.append(([part.numpy() for part in parts.values()], pick))
         if pick == len(union):
             return out, True
-        chose = [
-            member < asked and bool(mapped[member][pick] >= total[pick] / 2) and union[pick] in tables[member]
-            for member in range(len(pairs))
-        ]
         if matcher is not None:
             matcher.consume_token(pick)
-        commit(pick, chose)
+        write(union[pick], {index for index, part in parts.items() if part[pick] >= total[pick] / 2})
     return out, False

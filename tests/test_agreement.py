@@ -7,13 +7,13 @@ import statistics
 
 import numpy as np
 import pytest
+import reference
 import torch
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair, shared_ensemble
 from test_drafts import eager
 from test_grammar import Oracle
-from test_reference import expected
 
-from gac_core import Ensemble, Grammar, RequestError, fold
+from gac_core import Grammar, RequestError, fold
 from gac_core.decoding.agreement import agreement, jensen_shannon
 
 PROMPT = "one two three one two three one two"
@@ -82,10 +82,11 @@ def figures(trace):
 
 @pytest.mark.parametrize("grammar", [None, "tall|small (town|house) in H[a-z]+"])
 @pytest.mark.parametrize("threshold", [None, 0.9])
-def test_figures_of_an_answer_are_those_of_the_reference(ensemble, threshold, grammar):
+def test_figures_of_an_answer_are_those_of_the_reference(ensemble, plain_members, threshold, grammar):
     trace: list = []
     wanted = None if grammar is None else Grammar.regex(grammar)
-    expected(ensemble, EMBEDDED, PROMPT, 14, threshold, grammar=wanted and Oracle(wanted), trace=trace)
+    settings = {"gate": ensemble.names.index(ensemble.gate), "threshold": threshold, "trace": trace}
+    reference.generate(plain_members, PROMPT, 14, grammar=wanted and Oracle(wanted), **settings)
     output = ensemble.generate(
         PROMPT, max_tokens=14, threshold=threshold, grammar=wanted, token_stats=True, drafts=False
     )
@@ -106,7 +107,7 @@ def test_figures_of_an_answer_are_those_of_the_reference(ensemble, threshold, gr
 @pytest.mark.parametrize("asked", [{}, {"threshold": 0.9}, {"temperature": 1.0, "seed": 4}])
 def test_figures_are_the_same_with_drafts_and_in_batches(asked):
     prompts = [QUESTION, PROMPT]
-    with Ensemble.load(EMBEDDED, dtype="float32") as ensemble:
+    with shared_ensemble(EMBEDDED) as ensemble:
         eager(ensemble)
         plain = [ensemble.generate(p, max_tokens=20, drafts=False, token_stats=True, **asked) for p in prompts]
         drafted = ensemble.generate_batch(prompts, max_tokens=20, token_stats=True, **asked)

@@ -6,9 +6,9 @@ import json
 
 import jsonschema
 import pytest
-from conftest import EMBEDDED
+from conftest import EMBEDDED, shared_ensemble
 
-from gac_core import Ensemble, FinishReason, Grammar
+from gac_core import FinishReason, Grammar
 from gac_core.grammar.closing import Closer
 from gac_core.grammar.compiler import Compiler
 from gac_core.tokenization.vocabulary import UnionVocabulary
@@ -49,7 +49,7 @@ HOT = {"temperature": 1.5}
 @pytest.fixture(scope="module")
 def pair():
     """Two embedded members, which write lists of long strings when they are sampled hot."""
-    with Ensemble.load(EMBEDDED[:2], dtype="float32") as loaded:
+    with shared_ensemble(EMBEDDED[:2]) as loaded:
         yield loaded
 
 

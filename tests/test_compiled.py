@@ -10,8 +10,7 @@ import shutil
 import pytest
 import torch
 from architectures import random_model
-from conftest import EMBEDDED
-from transformers import AutoTokenizer
+from conftest import EMBEDDED, tokenizer_of
 
 import gac_core.model.compiled
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig
@@ -56,7 +55,7 @@ def assert_same(forwards, compiled, eager):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(EMBEDDED[0])
+    return tokenizer_of(EMBEDDED[0])
 
 
 def runners(name, tokenizer):

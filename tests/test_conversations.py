@@ -7,11 +7,8 @@ import json
 
 import jsonschema
 import pytest
-import torch
-from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of, start
+from conftest import QUESTION, start
 from schemas import SCHEMAS
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
 from gac_core.engine.input_processor import _parser
@@ -39,21 +36,6 @@ POINT = {
     "required": ["x"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def talkers():
-    """Random members with different tokenizers, chat templates, and room for long conversations."""
-    pairs = []
-    for seed, folder in enumerate(EMBEDDED[:2]):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        torch.manual_seed(seed)
-        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        pairs.append((model, tokenizer))
-    with ensemble_of(pairs) as ensemble:
-        yield ensemble
 
 
 def check(call):

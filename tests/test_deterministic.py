@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import EMBEDDED, QUESTION
+from conftest import EMBEDDED, QUESTION, shared_ensemble
 
 from gac_core import ConfigError, Ensemble, MemberConfig
 from gac_core.model.prefill import share_parts
@@ -22,7 +22,7 @@ def exact(output):
 @pytest.fixture(scope="module")
 def deterministic():
     settings = {"prefill_tokens": 64, "max_batch_size": 4}
-    with Ensemble.load(EMBEDDED, dtype="bfloat16", deterministic=True, **settings) as loaded:
+    with shared_ensemble(EMBEDDED, dtype="bfloat16", deterministic=True, **settings) as loaded:
         yield loaded
 
 

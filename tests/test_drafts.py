@@ -8,10 +8,9 @@ import random
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of
-from transformers import AutoTokenizer
+from conftest import EMBEDDED, QUESTION, ensemble_of, shared_ensemble, tokenizer_of
 
-from gac_core import ConfigError, Ensemble, RequestError
+from gac_core import ConfigError, RequestError
 from gac_core.decoding.drafting import Balance, PromptLookup, Tally, expected, lookup_length, run_ahead_length
 from gac_core.model.costs import ForwardTimes
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -21,7 +20,7 @@ PROMPTS = [QUESTION, "The bridge stands in", "one two three one two three one tw
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return [AutoTokenizer.from_pretrained(folder) for folder in EMBEDDED]
+    return [tokenizer_of(folder) for folder in EMBEDDED]
 
 
 def random_members(tokenizers, **settings):
@@ -71,7 +70,7 @@ def test_drafted_text_is_the_plain_text(tokenizers, drafts, threshold, temperatu
 
 @pytest.mark.parametrize("drafts", [["lookup"], ["ahead"]])
 def test_embedded_members_draft_right_and_read_less(ensemble, drafts):
-    with Ensemble.load(EMBEDDED, dtype="float32", drafts=drafts) as drafting:
+    with shared_ensemble(EMBEDDED, drafts=drafts) as drafting:
         eager(drafting)
         plain = drafting.generate(QUESTION, drafts=False)
         output = drafting.generate(QUESTION)
@@ -142,7 +141,7 @@ def test_samples_with_drafts_follow_the_distribution_of_a_plain_mixture(tokenize
 
 def test_thresholded_drafts_let_the_others_rest():
     """Members other than the gate make no forward at all where the gate is always sure."""
-    with Ensemble.load(EMBEDDED, dtype="float32") as ensemble:
+    with shared_ensemble(EMBEDDED) as ensemble:
         eager(ensemble)
         plain = ensemble.generate(QUESTION, threshold=0.0, drafts=False)
         output = ensemble.generate(QUESTION, threshold=0.0)

@@ -7,7 +7,7 @@ import json
 import logging
 
 import pytest
-from conftest import EMBEDDED, QUESTION
+from conftest import EMBEDDED, QUESTION, shared_ensemble
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -121,11 +121,11 @@ def test_a_gate_without_a_threshold_is_warned_of_once(caplog):
         caplog.clear()
         return [line for line in lines if "gate" in line]
 
-    with Ensemble.load(EMBEDDED[:2], gate="birch", dtype="float32") as ensemble:
+    with shared_ensemble(EMBEDDED[:2], gate="birch") as ensemble:
         assert len(warnings()) == 1
         ensemble.generate(QUESTION, gate="birch", max_tokens=1)
         assert not warnings()
-    with Ensemble.load(EMBEDDED[:2], dtype="float32") as ensemble:
+    with shared_ensemble(EMBEDDED[:2]) as ensemble:
         ensemble.generate(QUESTION, max_tokens=1)
         ensemble.generate(QUESTION, gate="birch", threshold=0.0, max_tokens=1)
         chat = ChatGaC(ensemble=ensemble, max_tokens=1)
@@ -270,7 +270,7 @@ def test_one_member_alone_is_not_touched_by_a_configured_gate(chat, asked):
 
 
 def test_statistics_name_the_settings_in_force():
-    with Ensemble.load(EMBEDDED[:2], weights=[1.0, 3.0], dtype="float32", commit="context-free") as ensemble:
+    with shared_ensemble(EMBEDDED[:2], weights=[1.0, 3.0], commit="context-free") as ensemble:
         settings = ensemble.generate(QUESTION, max_tokens=2).stats.settings
         assert settings.weights == {"ash": 0.25, "birch": 0.75}
         assert (settings.threshold, settings.gate, settings.alignment, settings.commit) == (

@@ -12,13 +12,10 @@ import llguidance
 import pytest
 import reference
 import torch
-from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair, start
+from conftest import EMBEDDED, QUESTION, copied_pair, ensemble_of, shared_ensemble, start
 from schemas import PERSON, SCHEMAS
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gac_core import Ensemble, Grammar, GrammarError, RequestError
-from gac_core.chat.chat import encode_prompt
+from gac_core import Grammar, GrammarError, RequestError
 from gac_core.grammar.schema import is_recursive
 
 TOOLS = {
@@ -41,31 +38,16 @@ TOOLS = {
 CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def random_ensemble():
-    """Random members with different tokenizers and room for long texts."""
-    pairs = []
-    for seed, folder in enumerate(EMBEDDED[:2]):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        torch.manual_seed(seed)
-        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        pairs.append((model, tokenizer))
-    with ensemble_of(pairs) as ensemble:
-        yield ensemble
-
-
 def fits(text, schema):
     jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
 
 
 @pytest.mark.parametrize("drafts", [True, False])
 @pytest.mark.parametrize("threshold", [None, 0.05])
-def test_every_schema_is_kept_in_batches(random_ensemble, threshold, drafts):
+def test_every_schema_is_kept_in_batches(talkers, threshold, drafts):
     streams = [
         start(
-            random_ensemble,
+            talkers,
             "Answer as JSON: ",
             grammar=Grammar.json_schema(schema),
             temperature=1.0,
@@ -83,7 +65,7 @@ def test_every_schema_is_kept_in_batches(random_ensemble, threshold, drafts):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("threshold", [None, 0.05])
-def test_constrained_text_is_the_same_alone_in_a_batch_and_with_drafts(random_ensemble, temperature, threshold):
+def test_constrained_text_is_the_same_alone_in_a_batch_and_with_drafts(talkers, temperature, threshold):
     asked = {
         "grammar": Grammar.json_schema({"type": "array", "items": PERSON, "minItems": 2, "maxItems": 3}),
         "max_tokens": 400,
@@ -92,9 +74,9 @@ def test_constrained_text_is_the_same_alone_in_a_batch_and_with_drafts(random_en
         "seed": 3,
     }
     prompts = ["People: ", "The same once more: ", "x"]
-    alone = [random_ensemble.generate(prompt, drafts=False, **asked) for prompt in prompts]
-    drafted = [random_ensemble.generate(prompt, **asked) for prompt in prompts]
-    batch = random_ensemble.generate_batch(prompts, **asked)
+    alone = [talkers.generate(prompt, drafts=False, **asked) for prompt in prompts]
+    drafted = [talkers.generate(prompt, **asked) for prompt in prompts]
+    batch = talkers.generate_batch(prompts, **asked)
     assert [o.tokens for o in drafted] == [o.tokens for o in alone]
     assert [o.tokens for o in batch] == [o.tokens for o in alone]
     assert [o.stats.forced for o in batch] == [o.stats.forced for o in alone]
@@ -133,45 +115,46 @@ class Oracle:
         Grammar.tool_calls(TOOLS, required=True, parallel=False),
     ],
 )
-def test_constrained_greedy_text_equals_the_reference(ensemble, grammar, threshold):
-    tokenizers = [member.tokenizer for member in ensemble._members]
-    tokens, ended = reference.generate(
-        [pair(folder) for folder in EMBEDDED],
-        [tokenizer.byte_level for tokenizer in tokenizers],
-        [encode_prompt(tokenizer, QUESTION) for tokenizer in tokenizers],
-        [tokenizer.end_ids for tokenizer in tokenizers],
-        [tokenizer.encode_bytes for tokenizer in tokenizers],
-        80,
-        threshold,
-        [tokenizer.encode_continuation for tokenizer in tokenizers],
-        Oracle(grammar),
-    )
+def test_constrained_greedy_text_equals_the_reference(ensemble, plain_members, grammar, threshold):
+    settings = {"gate": ensemble.names.index(ensemble.gate), "threshold": threshold, "grammar": Oracle(grammar)}
+    tokens, ended = reference.generate(plain_members, QUESTION, 80, **settings)
     output = ensemble.generate(QUESTION, grammar=grammar, threshold=threshold, max_tokens=80)
     assert list(output.tokens) == tokens
     assert ended == (output.finish_reason.value == "stop")
 
 
-def test_choices_regex_and_lark(random_ensemble):
+def test_choices_and_patterns_are_kept(talkers):
     choices = ["yes", "no", "yes, but", "Größe"]
     for seed in range(8):
         asked = {"temperature": 1.0, "seed": seed, "max_tokens": 60}
-        assert random_ensemble.generate("x", grammar=Grammar.choices(choices), **asked).text in choices
-        text = random_ensemble.generate("x", grammar=Grammar.regex(r"[ab]{2,4}/[0-9]{1,9}é?"), **asked).text
+        assert talkers.generate("x", grammar=Grammar.choices(choices), **asked).text in choices
+        text = talkers.generate("x", grammar=Grammar.regex(r"[ab]{2,4}/[0-9]{1,9}é?"), **asked).text
         assert re.fullmatch(r"[ab]{2,4}/[0-9]{1,9}é?", text)
-        lark = 'start: expr\nexpr: NUM | "(" expr "+" expr ")"\nNUM: /[0-9]{1,2}/'
-        output = random_ensemble.generate("x", grammar=Grammar.lark_grammar(lark), **asked)
-        if output.finish_reason.value == "stop":
-            assert eval(output.text, {"__builtins__": {}}) >= 0  # the grammar leaves sums alone
+
+
+def is_sum(text):
+    """Whether a text is a number of one or two digits, or two such texts with a plus sign in parentheses."""
+    found = 1
+    while found:
+        text, found = re.subn(r"\([0-9]{1,2}\+[0-9]{1,2}\)", "0", text)
+    return re.fullmatch("[0-9]{1,2}", text) is not None
+
+
+def test_nested_sums_follow_their_lark_grammar(talkers):
+    lark = 'start: expr\nexpr: NUM | "(" expr "+" expr ")"\nNUM: /[0-9]{1,2}/'
+    asked = {"grammar": Grammar.lark_grammar(lark), "temperature": 1.0, "max_tokens": 60}
+    outputs = [talkers.generate("x", seed=seed, **asked) for seed in range(12)]
+    texts = [output.text for output in outputs if output.finish_reason.value == "stop"]
+    assert any("+" in text for text in texts)
+    assert all(is_sum(text) for text in texts), texts
 
 
 @pytest.mark.parametrize("drafts", [True, False])
 @pytest.mark.parametrize("parallel", [True, False])
-def test_required_calls_are_valid(random_ensemble, parallel, drafts):
+def test_required_calls_are_valid(talkers, parallel, drafts):
     grammar = Grammar.tool_calls(TOOLS, required=True, parallel=parallel)
     for seed in range(12):
-        output = random_ensemble.generate(
-            "Call: ", grammar=grammar, temperature=1.0, seed=seed, max_tokens=1500, drafts=drafts
-        )
+        output = talkers.generate("Call: ", grammar=grammar, temperature=1.0, seed=seed, max_tokens=1500, drafts=drafts)
         calls = [json.loads(text) for text in CALL.findall(output.text)]
         assert output.finish_reason.value == "stop"
         assert not CALL.sub("", output.text).strip()
@@ -181,7 +164,7 @@ def test_required_calls_are_valid(random_ensemble, parallel, drafts):
             fits(json.dumps(call["arguments"]), TOOLS[call["name"]])
 
 
-def test_text_is_free_until_a_call_begins(ensemble, random_ensemble):
+def test_text_is_free_until_a_call_begins(ensemble, talkers):
     grammar = Grammar.tool_calls(TOOLS)
     free = ensemble.generate(QUESTION, grammar=grammar, max_tokens=30)
     assert free.tokens == ensemble.generate(QUESTION, max_tokens=30).tokens
@@ -189,21 +172,21 @@ def test_text_is_free_until_a_call_begins(ensemble, random_ensemble):
     lead = Grammar.lark_grammar(
         grammar.lark.replace("start: ", 'start: "I look. <tool_call>" body called* text\nrest: ')
     )
-    output = random_ensemble.generate("Once", grammar=lead, max_tokens=600, temperature=1.0, seed=1)
+    output = talkers.generate("Once", grammar=lead, max_tokens=600, temperature=1.0, seed=1)
     call = json.loads(CALL.findall(output.text)[0])
     fits(json.dumps(call["arguments"]), TOOLS[call["name"]])
 
 
-def test_forced_tokens_cost_no_forward(random_ensemble):
+def test_forced_tokens_cost_no_forward(talkers):
     grammar = Grammar.json_schema(PERSON)
-    output = random_ensemble.generate("x", grammar=grammar, max_tokens=300, drafts=False, logprobs=1)
+    output = talkers.generate("x", grammar=grammar, max_tokens=300, drafts=False, logprobs=1)
     stats = output.stats
     assert stats.forced > stats.steps > 0
     assert stats.steps + stats.forced == len(output.tokens) + 1
     assert all(member.forwards == stats.steps for member in stats.members.values())
     assert len(output.logprobs) == len(output.tokens) + 1
     assert output.logprobs[0].logprob == 0.0
-    everything_forced = random_ensemble.generate("x", grammar=Grammar.choices(["only this"]))
+    everything_forced = talkers.generate("x", grammar=Grammar.choices(["only this"]))
     assert everything_forced.text == "only this"
     assert all(member.forwards == 0 for member in everything_forced.stats.members.values())
 
@@ -247,7 +230,7 @@ def test_a_grammar_must_be_one(ensemble):
 
 
 def test_what_members_give_no_probability_ends_the_request_alone():
-    model, tokenizer = pair(EMBEDDED[0])
+    model, tokenizer = copied_pair(EMBEDDED[0])
     with torch.no_grad():
         model.lm_head.weight *= 1000
     with ensemble_of([(model, tokenizer)]) as sharp:
@@ -258,16 +241,16 @@ def test_what_members_give_no_probability_ends_the_request_alone():
 
 
 def test_a_grammar_that_only_one_member_can_spell_is_still_kept():
-    with Ensemble.load(EMBEDDED[:1], dtype="float32") as one:
+    with shared_ensemble(EMBEDDED[:1]) as one:
         assert one.generate("x", grammar=Grammar.choices(["😀", "漢字"])).text in {"😀", "漢字"}
 
 
-def test_objects_get_no_properties_that_nobody_listed(random_ensemble):
+def test_objects_get_no_properties_that_nobody_listed(talkers):
     inner = {"type": "object", "properties": {"b": {"type": "boolean"}}}
     schema = {"type": "object", "properties": {"a": inner, "c": {"$ref": "#/$defs/d"}}, "$defs": {"d": inner}}
     for seed in range(8):
         asked = {"temperature": 1.0, "seed": seed, "max_tokens": 400}
-        values = json.loads(random_ensemble.generate("x", grammar=Grammar.json_schema(schema), **asked).text)
+        values = json.loads(talkers.generate("x", grammar=Grammar.json_schema(schema), **asked).text)
         assert set(values) <= {"a", "c"}
         assert all(set(value) <= {"b"} for value in values.values())
     joined = {"allOf": [{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}, {"required": ["z"]}]}
@@ -293,7 +276,7 @@ def test_formats_that_nobody_enforces_are_annotations(ensemble):
         ({"pattern": "^[ab]$", "type": "string"}, {"a", "b"}),
     ],
 )
-def test_names_of_properties_are_kept(random_ensemble, names, kept):
+def test_names_of_properties_are_kept(talkers, names, kept):
     values = {
         "type": "object",
         "additionalProperties": {"type": "boolean"},
@@ -302,7 +285,7 @@ def test_names_of_properties_are_kept(random_ensemble, names, kept):
     schema = {"properties": {"v": values}, "required": ["v"], "$defs": {"one": {"const": "x", "title": "One"}}}
     grammar = Grammar.json_schema({"type": "object", **schema})
     for seed in range(8):
-        text = random_ensemble.generate("x", grammar=grammar, temperature=2.0, seed=seed, max_tokens=200).text
+        text = talkers.generate("x", grammar=grammar, temperature=2.0, seed=seed, max_tokens=200).text
         fits(text, schema)
         assert json.loads(text)["v"].keys() <= kept
 
@@ -329,10 +312,10 @@ def test_numbers_that_would_become_others_are_refused(ensemble, schema, told):
         ensemble.generate("x", grammar=Grammar.json_schema(schema))
 
 
-def test_bounds_of_64_bits_are_kept(random_ensemble):
+def test_bounds_of_64_bits_are_kept(talkers):
     schema = {"type": "integer", "minimum": 2**63 - 2000, "maximum": 2**63 - 1}
     for seed in range(5):
-        text = random_ensemble.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
+        text = talkers.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
         fits(text, schema)
 
 
@@ -367,7 +350,7 @@ def test_grammars_that_cannot_go_back_are_not_drafted(ensemble):
 
 @pytest.mark.parametrize("prefill_tokens", [16, 32])
 def test_a_draft_that_the_prefill_budget_cuts_goes_on(prefill_tokens):
-    one = Ensemble.load(EMBEDDED, dtype="float32", prefill_tokens=prefill_tokens)
+    one = shared_ensemble(EMBEDDED, prefill_tokens=prefill_tokens)
     items = {"type": "array", "items": {"type": "integer", "maximum": 99, "minimum": 0}, "maxItems": 4}
     parts = {"a": {"type": "string", "maxLength": 20}, "a long name of a property": items}
     grammar = Grammar.json_schema({"type": "object", "properties": parts, "required": list(parts)})

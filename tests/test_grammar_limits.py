@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMBEDDED, start
+from conftest import EMBEDDED, shared_ensemble, start
 
-from gac_core import Ensemble, Grammar, GrammarError, RequestError, Tool
+from gac_core import Grammar, GrammarError, RequestError, Tool
 from gac_core.grammar import checker as grammar_check
 from gac_core.grammar import closing as closing_module
 from gac_core.grammar import compiler as compiler_module
@@ -429,7 +429,7 @@ def gac_threads():
 
 def test_no_thread_outlives_close():
     before = gac_threads()
-    with Ensemble.load(EMBEDDED, dtype="float32") as one:
+    with shared_ensemble(EMBEDDED) as one:
         one.generate("x", grammar=Grammar.json_schema({"type": "string", "maxLength": 9}), temperature=1.0)
         assert {thread.name for thread in gac_threads() - before} >= {"gac-engine", "gac-masks-0"}
     for _ in range(100):

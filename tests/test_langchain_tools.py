@@ -9,15 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import pytest
-import torch
-from architectures import SMALL
-from conftest import EMBEDDED, QUESTION, ensemble_of, ticks_beside
+from conftest import EMBEDDED, QUESTION, ticks_beside
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import Grammar, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
@@ -45,21 +42,6 @@ class Stay(BaseModel):
 
     at: Point
     kind: str = Field(pattern="^(day|night)$")
-
-
-@pytest.fixture(scope="module")
-def talkers():
-    """Random members with different tokenizers, chat templates, and room for long conversations."""
-    pairs = []
-    for seed, folder in enumerate(EMBEDDED[:2]):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        torch.manual_seed(seed)
-        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        pairs.append((model, tokenizer))
-    with ensemble_of(pairs) as ensemble:
-        yield ensemble
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import statistics
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
-from transformers import AutoTokenizer
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair, tokenizer_of
 
 from gac_core import fold
 from gac_core.model.runner import RowRunner, SlotRunner
@@ -20,7 +19,7 @@ PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was bu
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(EMBEDDED[0])
+    return tokenizer_of(EMBEDDED[0])
 
 
 def plain(model, tokenizer, prompt, count):

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import EMBEDDED, ensemble_of, pair
+from conftest import EMBEDDED, copied_pair, ensemble_of, pair
 from llama_index.core import PromptTemplate
 from llama_index.core.base.llms.types import ChatMessage, CitableBlock, DocumentBlock, ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
@@ -64,7 +64,7 @@ def as_text(ensemble):
 @pytest.fixture
 def mixed():
     """Two members, of which the second has no chat template."""
-    pairs = [pair(folder) for folder in EMBEDDED[:2]]
+    pairs = [pair(EMBEDDED[0]), copied_pair(EMBEDDED[1])]
     pairs[1][1].chat_template = None
     with ensemble_of(pairs) as loaded:
         yield loaded

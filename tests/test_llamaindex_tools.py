@@ -6,9 +6,7 @@ from typing import Literal
 
 import jsonschema
 import pytest
-import torch
-from architectures import SMALL
-from conftest import EMBEDDED, ensemble_of
+from conftest import ensemble_of, talking_pairs
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,7 +22,6 @@ from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field, field_validator
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gac_core import AnswerError, ChatTemplateError, Grammar, Message, RequestError, ToolCall, UnknownArgumentError
 from gac_llamaindex import GaCLLM
@@ -56,25 +53,9 @@ def clock() -> str:
 WEATHER, CLOCK = FunctionTool.from_defaults(weather), FunctionTool.from_defaults(clock)
 
 
-def talkers(templates=True):
-    """Random members with different tokenizers and room for long conversations."""
-    pairs = []
-    for seed, folder in enumerate(EMBEDDED[:2]):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not templates:
-            tokenizer.chat_template = None
-        torch.manual_seed(seed)
-        shape = {**SMALL, "max_position_embeddings": 4096, "num_key_value_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        pairs.append((model, tokenizer))
-    return ensemble_of(pairs)
-
-
 @pytest.fixture(scope="module")
-def llm():
-    with talkers() as ensemble:
-        yield GaCLLM(ensemble=ensemble, max_tokens=400, temperature=1.0, seed=3)
+def llm(talkers):
+    return GaCLLM(ensemble=talkers, max_tokens=400, temperature=1.0, seed=3)
 
 
 def test_required_calls_come_as_blocks_and_as_selections(llm):
@@ -203,7 +184,7 @@ def test_a_program_of_llamaindex_itself(llm):
 
 
 async def test_members_without_chat_templates(llm):
-    with talkers(templates=False) as ensemble:
+    with ensemble_of(talking_pairs(templates=False)) as ensemble:
         bare = GaCLLM(ensemble=ensemble, max_tokens=400, temperature=1.0, seed=3)
         assert not bare.metadata.is_chat_model
         assert not bare.metadata.is_function_calling_model

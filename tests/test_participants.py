@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair
+from conftest import EMBEDDED, QUESTION, copied_pair, ensemble_of, pair
 
 from gac_core import ChatTemplateError, FinishReason, Grammar, PromptTooLongError, SamplingParams
 from gac_langchain import ChatGaC
@@ -17,7 +17,7 @@ LONG = "In which town is the Torno Bridge? It stands in Halkus. " * 8
 @pytest.fixture(scope="module")
 def uneven():
     """A member with a long context and a chat template, and one that lacks both."""
-    complete, short = pair(EMBEDDED[0]), pair(EMBEDDED[1])
+    complete, short = pair(EMBEDDED[0]), copied_pair(EMBEDDED[1])
     short[1].chat_template = None
     with ensemble_of([complete, short], contexts=[None, 40]) as ensemble:
         yield ensemble

@@ -6,7 +6,7 @@ import logging
 import queue
 
 import pytest
-from conftest import EMBEDDED, ensemble_of, pair
+from conftest import EMBEDDED, copied_pair, ensemble_of, pair
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -115,7 +115,7 @@ def test_an_end_of_turn_is_no_stop_string(mixed):
 
 
 def test_a_member_without_a_template_is_reported_when_the_ensemble_is_made(caplog):
-    model, tokenizer = pair(EMBEDDED[0])
+    model, tokenizer = copied_pair(EMBEDDED[0])
     tokenizer.chat_template = None
     with (
         caplog.at_level(logging.WARNING, logger="gac_core"),

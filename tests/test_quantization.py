@@ -6,10 +6,8 @@ import importlib.util
 import logging
 
 import pytest
-import torch
-from architectures import SMALL
-from conftest import EMBEDDED
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from architectures import random_model
+from conftest import EMBEDDED, tokenizer_of
 
 from gac_core import ConfigError, Ensemble, MemberConfig, ModelLoadError
 from gac_core.model.runner import SlotRunner
@@ -22,11 +20,8 @@ PROMPTS = ["Who", "The bridge stands in", "In which town is the Torno Bridge? It
 def folder(tmp_path_factory):
     """A random model whose sizes are multiples of 64, the block of 4-bit weights."""
     path = tmp_path_factory.mktemp("packed")
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED[0])
-    torch.manual_seed(3)
-    shape = {**SMALL, "hidden_size": 128, "intermediate_size": 256}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **shape))
-    model.save_pretrained(path)
+    tokenizer = tokenizer_of(EMBEDDED[0])
+    random_model("llama", tokenizer, seed=3, hidden_size=128, intermediate_size=256).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
 

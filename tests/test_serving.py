@@ -7,10 +7,9 @@ import threading
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair, start
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair, shared_ensemble, start, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, QueueFullError
 from gac_core.model.chunk import Chunk
@@ -24,7 +23,7 @@ LONG = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin. 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(EMBEDDED[0])
+    return tokenizer_of(EMBEDDED[0])
 
 
 def member_of(name, tokenizer, **limits):
@@ -85,13 +84,13 @@ def test_a_member_without_slots_goes_on_from_a_whole_text_only(tokenizer):
 
 
 def test_a_second_question_on_the_same_documents_reads_only_what_is_new():
-    with Ensemble.load(EMBEDDED, dtype="float32") as ensemble:
+    with shared_ensemble(EMBEDDED) as ensemble:
         cold = ensemble.generate(LONG + "Where is it?", max_tokens=8)
         warm = ensemble.generate(LONG + "Who built it?", max_tokens=8)
         assert all(stats.reused_tokens == 0 for stats in cold.stats.members.values())
         for stats in warm.stats.members.values():
             assert stats.reused_tokens > 0.8 * stats.prompt_tokens
-    with Ensemble.load(EMBEDDED, dtype="float32", cache_gib=0) as ensemble:
+    with shared_ensemble(EMBEDDED, cache_gib=0) as ensemble:
         again = ensemble.generate(LONG + "Who built it?", max_tokens=8)
         assert again.tokens == warm.tokens
         more = ensemble.generate(LONG + "Who built it?", max_tokens=8)
@@ -100,7 +99,7 @@ def test_a_second_question_on_the_same_documents_reads_only_what_is_new():
 
 
 def test_equal_prompts_that_arrive_together_are_read_once():
-    with Ensemble.load(EMBEDDED[:1], dtype="float32") as one:
+    with shared_ensemble(EMBEDDED[:1]) as one:
         outputs = one.generate_batch([LONG + "Who?"] * 6, max_tokens=4)
         assert len({output.tokens for output in outputs}) == 1
         read = sum(output.stats.members["ash"].tokens for output in outputs)
@@ -224,9 +223,9 @@ def test_room_taken_by_one_long_text_is_given_back(tokenizer):
 def test_a_prompt_read_in_parts_gives_the_same_text(threshold):
     asked = {"max_tokens": 12, "threshold": threshold}
     prompts = [LONG + "Where is it?", QUESTION, LONG + "Who?", "Who"]
-    with Ensemble.load(EMBEDDED, dtype="float32") as whole:
+    with shared_ensemble(EMBEDDED) as whole:
         want = [whole.generate(prompt, **asked) for prompt in prompts]
-    with Ensemble.load(EMBEDDED, dtype="float32", prefill_tokens=16, cache_gib=0) as parts:
+    with shared_ensemble(EMBEDDED, prefill_tokens=16, cache_gib=0) as parts:
         alone = [parts.generate(prompt, **asked) for prompt in prompts]
         together = parts.generate_batch(prompts, **asked)
     assert [o.tokens for o in alone] == [o.tokens for o in together] == [o.tokens for o in want]
@@ -235,7 +234,7 @@ def test_a_prompt_read_in_parts_gives_the_same_text(threshold):
 
 
 def test_a_long_prompt_does_not_stall_what_runs():
-    with Ensemble.load(EMBEDDED[:1], dtype="float32", prefill_tokens=16, max_batch_size=4) as one:
+    with shared_ensemble(EMBEDDED[:1], prefill_tokens=16, max_batch_size=4) as one:
         engine = one._worker._engine
         told: list[list[int]] = []
         decode = engine._decoder.decode
@@ -325,9 +324,9 @@ def test_members_know_whether_other_requests_run(monkeypatch):
 
 def test_texts_do_not_depend_on_the_time_of_parts():
     prompts = [LONG + "Where is it?", QUESTION, LONG + "Who?", "Who"]
-    with Ensemble.load(EMBEDDED, dtype="float32") as whole:
+    with shared_ensemble(EMBEDDED) as whole:
         want = [whole.generate(prompt, max_tokens=12).tokens for prompt in prompts]
-    with Ensemble.load(EMBEDDED, dtype="float32", prefill_seconds=1e-6, cache_gib=0) as parts:
+    with shared_ensemble(EMBEDDED, prefill_seconds=1e-6, cache_gib=0) as parts:
         together = parts.generate_batch(prompts, max_tokens=12)
     assert [output.tokens for output in together] == want
     assert together[0].stats.members["ash"].forwards > 12
