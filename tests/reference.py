@@ -122,7 +122,7 @@ class PlainMember:
         return best[-1]
 
     def cut(self, data: bytes) -> list[int] | None:
-        """The ids that the tokenizer gives the text in the middle of another one, or None; half a character in bytes."""
+        """The ids that the tokenizer gives the text within another one, or None; an incomplete character in bytes."""
         for missing in range(min(4, len(data) + 1)):
             whole, part = data[: len(data) - missing], data[len(data) - missing :]
             try:
