@@ -133,7 +133,7 @@ def test_prompts_of_a_wrong_shape_are_refused(ensemble, prompt):
 
 @pytest.mark.parametrize("prompt", ["a \ud800 b", [{"role": "user", "content": "a \ud800 b"}]])
 def test_a_lone_surrogate_is_named(ensemble, prompt):
-    with pytest.raises(RequestError, match=r"lone surrogate '\\ud800' at index 2"):
+    with pytest.raises(RequestError, match=r"lone surrogate '\\ud800'"):
         ensemble.generate(prompt)
 
 

@@ -68,8 +68,8 @@ class Encoder:
             text.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
-                f"the prompt contains the lone surrogate {text[error.start]!r} at index {error.start}, which is not a "
-                "character; replace it, for example with text.encode('utf-8', 'replace').decode()"
+                f"the prompt contains the lone surrogate {text[error.start]!r}, which is not a character; replace "
+                "it, for example with text.encode('utf-8', 'replace').decode()"
             ) from None
         with self._lock, _LARGE_LOCK if len(text) > _LARGE else nullcontext():
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
