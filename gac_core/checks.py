@@ -1,6 +1,7 @@
-"""Checks of single values: each returns the value as a plain Python one, or raises an error that names it.
+"""Validation of single values.
 
-Every function takes the error's class first, then what the value is called in the message.
+Each function returns the value as a plain Python object or raises an error that names the field and the value. The
+first argument is the class of the error, the second the field as it appears in the message.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _MAX_INT = 2**63 - 1
 
 
 def check_int(error: Kind, what: str, value: object, low: int = -_MAX_INT, high: int = _MAX_INT) -> int:
-    """Returns a whole number from ``low`` to ``high``; by default, what 64 bits hold."""
+    """Returns an integer from ``low`` to ``high``, both inclusive; the default is the range of int64."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise error(f"{what} must be a whole number, not {quote(value)}")
+        raise error(f"{what} must be an integer, not {quote(value)}")
     if not low <= value <= high:
         raise error(f"{what} must be {_limits(low, high)}, not {quote(value)}")
     return int(value)
@@ -28,7 +29,7 @@ def check_int(error: Kind, what: str, value: object, low: int = -_MAX_INT, high:
 def check_number(
     error: Kind, what: str, value: object, low: float, high: float = math.inf, low_open: bool = False
 ) -> float:
-    """Returns a finite number from ``low`` (or above it) to ``high`` as a float."""
+    """Returns a finite float from ``low`` (exclusive with ``low_open``) to ``high`` (inclusive)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise error(f"{what} must be a number, not {quote(value)}")
     try:
@@ -48,42 +49,50 @@ def _limits(low: float, high: float, low_open: bool = False) -> str:
 
 
 def check_text(error: Kind, what: str, value: object, remedy: str = "") -> str:
-    """Returns a string that is not empty and has no half of a surrogate pair, which no UTF-8 can hold."""
+    """Returns a non-empty string that UTF-8 can encode, that is, one without lone surrogates.
+
+    Args:
+        error: Class of the error.
+        what: The field.
+        value: The value.
+        remedy: What to do instead, appended to the message. Default: nothing.
+    """
     if not isinstance(value, str) or not value:
-        raise error(f"{what} must be a string that is not empty, not {quote(value)}{remedy and '; ' + remedy}")
+        raise error(f"{what} must be a non-empty string, not {quote(value)}{remedy and '; ' + remedy}")
     plain = str.__str__(value)
     try:
         plain.encode()
     except UnicodeEncodeError as bad:
         raise error(
-            f"{what} holds {plain[bad.start]!r}, half of a surrogate pair and no character: {quote(plain)}; replace it"
+            f"{what} contains {plain[bad.start]!r}, half of a surrogate pair, which UTF-8 cannot encode, "
+            f"in {quote(plain)}; replace it"
         ) from bad
     return plain
 
 
 def check_flag(error: Kind, what: str, value: object) -> bool:
-    """Returns True or False."""
+    """Returns a bool."""
     if not isinstance(value, bool):
         raise error(f"{what} must be True or False, not {quote(value)}")
     return value
 
 
 def check_option(error: Kind, what: str, value: object, options: Sequence[str]) -> str:
-    """Returns one of some strings."""
+    """Returns a string that is one of ``options``."""
     if not isinstance(value, str) or value not in options:
         raise error(f"{what} must be one of {', '.join(options)}, not {quote(value)}")
     return str.__str__(value)
 
 
 def check_tree(error: Kind, what: str, value: object, max_values: int = 100_000, max_chars: int = 2**23) -> None:
-    """Raises if a tree of mappings and lists is too large, also where its parts are the same objects over and over.
+    """Raises if a tree of mappings and lists is too large; objects that occur several times count each time.
 
     Args:
-        error: The error's class.
-        what: What the value is called.
+        error: Class of the error.
+        what: The field.
         value: The tree.
-        max_values: How many keys and values it may hold. Default 100,000.
-        max_chars: How many characters they may have together. Default 8 Mi.
+        max_values: Largest number of keys and values. Default 100,000.
+        max_chars: Largest total length of its strings, in characters. Default 8 Mi.
     """
     values = chars = 0
     waiting = [value]
@@ -97,17 +106,17 @@ def check_tree(error: Kind, what: str, value: object, max_values: int = 100_000,
         elif isinstance(item, (list, tuple)):
             waiting += item
         if values + len(waiting) > max_values or chars > max_chars:
-            raise error(f"{what} must hold at most {max_values} values and {max_chars} characters; make it smaller")
+            raise error(f"{what} must contain at most {max_values} values and {max_chars} characters; make it smaller")
 
 
 def check_list(error: Kind, what: str, value: object, of: str) -> tuple[Any, ...]:
-    """Returns a list, tuple or set as a tuple; strings, bytes and mappings are refused.
+    """Returns a list, tuple or set as a tuple; strings, bytes and mappings raise.
 
     Args:
-        error: The error's class.
-        what: What the value is called.
+        error: Class of the error.
+        what: The field.
         value: The value.
-        of: What it must be a list of, in the plural.
+        of: Kind of the elements, in the plural, for the message.
     """
     if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, (Sequence, Set)):
         raise error(f"{what} must be a list of {of}, not {quote(value)}")

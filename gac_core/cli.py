@@ -23,18 +23,24 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def gac() -> None:
-    """Several open language models that answer as one."""
+    """Ensembles of open language models at the token level."""
 
 
 @app.command()
 def inspect(
-    models: Annotated[list[str], typer.Argument(help="Folders or hub names; only tokenizers and configs are read.")],
-    words: Annotated[Path | None, typer.Option(help="Text or word list to compare cuts on.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text to count commits of several ids on.")] = None,
-    count: Annotated[int, typer.Option(help="How many of the most frequent words.", min=1)] = 5000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    models: Annotated[list[str], typer.Argument(help="Folders or hub names. Only tokenizers and configs are loaded.")],
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Text or word list whose tokenization is compared. Default: common English words."),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Text on which tokens are counted that a member needs several ids for. Default: the words."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Number of most frequent words.", min=1)] = 5000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Tells how well the vocabularies of models fit each other."""
+    """Compare the tokenizers of models: shared tokens, words tokenized alike, and warnings."""
     try:
         chosen = common_words(count) if words is None else words_of(words.read_text(encoding="utf-8"), count)
         given = None if text is None else text.read_text(encoding="utf-8")
@@ -50,23 +56,25 @@ def inspect(
 
 def show(report: Report, console: Console) -> None:
     """Prints a report as tables."""
-    console.print(f"union of {report.union_size:,} tokens, {report.shared_tokens:,} held by all\n", highlight=False)
+    console.print(
+        f"union of {report.union_size:,} tokens, {report.shared_tokens:,} in every vocabulary\n", highlight=False
+    )
     table = Table("")
     rows: dict[str, list[str]] = {}
     for member in report.members:
         table.add_column(member.name)
         values = {
             "spelling": member.kind,
-            "tokens / rows of the head": f"{member.tokens:,} / {member.rows:,}",
-            "held by all others": f"{member.shared:.1%}",
-            "reached by its own encoder": f"{member.reachable:.1%}",
+            "tokens / rows of the output head": f"{member.tokens:,} / {member.rows:,}",
+            "in all other vocabularies": f"{member.shared:.1%}",
+            "produced by its own encoder": f"{member.reachable:.1%}",
             "parts of characters": f"{member.partial:,}",
-            "duplicates": f"{member.duplicates:,}",
-            "ends of text": " ".join(member.ends) or "none",
+            "duplicate tokens": f"{member.duplicates:,}",
+            "end-of-text tokens": " ".join(member.ends) or "none",
             "context": f"{member.context:,}" if member.context else "unknown",
             "chat template": "yes" if member.chat_template else "no",
-            "bytes it cannot write": _hexadecimal(member.unwritable_bytes),
-            "commits of several ids / 1,000 bytes": f"{member.several_ids:.1f}",
+            "bytes it cannot encode": _hexadecimal(member.unwritable_bytes),
+            "tokens of others that need several ids / 1,000 bytes": f"{member.several_ids:.1f}",
         }
         for key, value in values.items():
             rows.setdefault(key, []).append(value)
@@ -74,13 +82,13 @@ def show(report: Report, console: Console) -> None:
         table.add_row(key, *cells)
     console.print(table)
     for pair, share in report.agreement.items():
-        console.print(f"{pair}: {share:.1%} of {report.words:,} words cut alike", highlight=False)
+        console.print(f"{pair}: {share:.1%} of {report.words:,} words tokenized alike", highlight=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
 def _hexadecimal(values: Sequence[int], most: int = 6) -> str:
-    """How many bytes, and the first of them."""
+    """Returns the number of bytes and the first of them."""
     if not values:
         return "none"
     shown = " ".join(f"{value:02X}" for value in values[:most])

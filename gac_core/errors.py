@@ -1,29 +1,29 @@
-"""Every error that GaC raises on purpose.
+"""The exceptions of this library.
 
-The tree::
+Every exception raised on purpose is a `GaCError`::
 
     GaCError
-    ├── ConfigError            a setting of the ensemble is wrong (also a ValueError)
-    │   └── UnknownSettingError  (also an UnknownArgumentError)
-    ├── ModelLoadError         a member could not be loaded
-    ├── RequestError           what was asked for cannot be done (also a ValueError)
-    │   ├── UnknownArgumentError
-    │   ├── EmptyPromptError
-    │   ├── PromptTooLongError
-    │   ├── ChatTemplateError
-    │   └── GrammarError
-    ├── MemberError            a member failed while it worked on a request
-    │   ├── InvalidLogitsError
-    │   └── UnwritableTextError
-    ├── AnswerError            an answer is not what was asked for, for example cut short (also a ValueError)
-    ├── QueueFullError         too many requests wait already
-    ├── RequestTimeoutError    a request took longer than its ``timeout`` (also a TimeoutError)
-    ├── EngineStuckError       a step of the engine does not return
-    └── EngineClosedError      the ensemble was closed before the request was done
+    ├── ConfigError              a setting of the ensemble or of a member is invalid (also a ValueError)
+    │   └── UnknownSettingError    a setting does not exist (also an UnknownArgumentError)
+    ├── ModelLoadError           a model or tokenizer cannot be loaded
+    ├── RequestError             a request is invalid; nothing was generated (also a ValueError)
+    │   ├── UnknownArgumentError   an argument does not exist (also a TypeError)
+    │   ├── EmptyPromptError       the prompt has no tokens
+    │   ├── PromptTooLongError     the prompt exceeds a member's context
+    │   ├── ChatTemplateError      a member's chat template cannot render the conversation
+    │   └── GrammarError           a grammar cannot be compiled or followed
+    ├── MemberError              a member failed while running a request
+    │   ├── InvalidLogitsError     its logits are not finite
+    │   └── UnwritableTextError    its vocabulary lacks bytes of the chosen token
+    ├── AnswerError              the answer lacks the requested form, for example truncated JSON (also a ValueError)
+    ├── QueueFullError           too many requests are running or waiting
+    ├── RequestTimeoutError      a request exceeded its ``timeout`` (also a TimeoutError)
+    ├── EngineStuckError         a step of the engine has been running for too long
+    └── EngineClosedError        the ensemble is closed
 
-An error carries its object (``.member``, ``.value``), and its message names the member, the value and the remedy. The
-error of a request carries the request's id (``.request_id``); ``__cause__`` is what a member raised.
-Values are quoted by `quote`, which keeps messages short.
+Messages name the field or member, the value and a remedy; the same facts are attributes (``member``, ``value``, ...).
+``request_id`` is the id of the failed request, and ``__cause__`` the original exception of a member. Values in messages
+are formatted by `quote`, which limits their length.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Quoter(reprlib.Repr):
         self.maxstring = self.maxother = 80
 
     def repr_int(self, x: Any, level: int) -> str:
-        """Python refuses to write integers of more than a few thousand digits."""
+        """Python cannot convert integers of more than a few thousand digits to text."""
         return repr(x) if x.bit_length() <= 128 else f"<an integer of {x.bit_length()} bits>"
 
 
@@ -54,7 +54,7 @@ _quoter = _Quoter()
 
 
 def quote(value: object) -> str:
-    """Returns a value as Python writes it, shortened to fit into an error message; never raises."""
+    """Returns the `repr` of a value, shortened for an error message; never raises."""
     try:
         text = _quoter.repr(value)
     except Exception:
@@ -63,7 +63,7 @@ def quote(value: object) -> str:
 
 
 def shorten(text: str, limit: int = 400) -> str:
-    """Returns a text with its middle left out if it is longer than ``limit`` characters."""
+    """Returns a text, with its middle replaced by dots if it is longer than ``limit`` characters (default 400)."""
     return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-(limit // 3) :]}"
 
 
@@ -75,17 +75,17 @@ def listed(names: Iterable[object]) -> str:
 
 
 class GaCError(Exception):
-    """Base of every error of this library.
+    """Base class of all exceptions of this library.
 
     Attributes:
-        request_id: Id of the request that it ended; None where there was no request.
+        request_id: Id of the request that failed; None outside a request.
     """
 
     request_id: str | None = None
 
 
 class ConfigError(GaCError, ValueError):
-    """A setting of the ensemble or of a member is wrong."""
+    """A setting of the ensemble or of a member is invalid."""
 
 
 class ModelLoadError(GaCError):
@@ -102,15 +102,18 @@ class ModelLoadError(GaCError):
 
 
 class RequestError(GaCError, ValueError):
-    """What was asked for cannot be done; nothing was generated."""
+    """A request is invalid; nothing was generated."""
 
 
 class UnknownArgumentError(RequestError, TypeError):
-    """An argument has a name that nothing here knows.
+    """Unknown keyword argument.
 
     Args:
         names: The unknown names.
-        known: The names that would have been accepted.
+        known: The accepted names, from which a suggestion is made.
+
+    Attributes:
+        names: The unknown names, sorted.
     """
 
     def __init__(self, names: Iterable[object], known: Iterable[str]) -> None:
@@ -122,32 +125,32 @@ class UnknownArgumentError(RequestError, TypeError):
             hints.append(quote(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
         if len(self.names) > _MAX_NAMES:
             hints.append(f"and {len(self.names) - _MAX_NAMES} more")
-        super().__init__(f"unknown argument {shorten(', '.join(hints), 800)}; known are: {', '.join(known)}")
+        super().__init__(f"unknown argument {shorten(', '.join(hints), 800)}; expected one of: {', '.join(known)}")
 
 
 class UnknownSettingError(ConfigError, UnknownArgumentError):
-    """A setting of an ensemble or of a member has a name that does not exist."""
+    """Unknown setting of an ensemble or of a member."""
 
 
 class EmptyPromptError(RequestError):
-    """The prompt holds no token for some member."""
+    """The prompt has no tokens for a member."""
 
 
 class PromptTooLongError(RequestError):
-    """The prompt does not fit into a member's context. It is never cut.
+    """The prompt does not fit into a member's context. Prompts are never truncated.
 
     Args:
         member: Name of the member.
-        prompt_tokens: Length of the prompt in this member's tokens; at least, where ``prompt_bytes`` is given.
-        context: The longest text this member can read, in tokens.
-        prompt_bytes: Length of the prompt in bytes, where it was refused for that alone. Default None.
+        prompt_tokens: Length of the prompt in this member's tokens; a lower bound if ``prompt_bytes`` is given.
+        context: The member's context, in tokens.
+        prompt_bytes: Length of the prompt in bytes if it was refused before it was encoded. Default None.
     """
 
     def __init__(self, member: str, prompt_tokens: int, context: int, prompt_bytes: int | None = None) -> None:
         length = f"{prompt_tokens} tokens" if prompt_bytes is None else f"{prompt_bytes} bytes"
         least = "" if prompt_bytes is None else f", at least {prompt_tokens} tokens,"
         super().__init__(
-            f"the prompt is {length} long{least} for member {quote(member)}, whose context holds {context}; "
+            f"the prompt is {length} long{least} for member {quote(member)}, whose context holds {context} tokens; "
             "shorten the prompt (fewer or smaller passages) or leave this member out"
         )
         self.member = member
@@ -157,11 +160,11 @@ class PromptTooLongError(RequestError):
 
 
 class ChatTemplateError(RequestError):
-    """A member cannot render the conversation.
+    """A member's chat template cannot render the conversation.
 
     Args:
         member: Name of the member.
-        reason: What its template said.
+        reason: Why the template failed.
     """
 
     def __init__(self, member: str, reason: str) -> None:
@@ -170,11 +173,11 @@ class ChatTemplateError(RequestError):
 
 
 class GrammarError(RequestError):
-    """A grammar cannot be compiled, or the members cannot write a text in it."""
+    """A grammar cannot be compiled, or the members cannot generate a text that it allows."""
 
 
 class MemberError(GaCError):
-    """A member failed while it worked on one request; other requests go on.
+    """A member failed while running one request; other requests continue.
 
     Args:
         member: Name of the member.
@@ -187,18 +190,18 @@ class MemberError(GaCError):
 
 
 class InvalidLogitsError(MemberError):
-    """A member's logits are NaN, plus infinity, or minus infinity everywhere."""
+    """A member's logits contain NaN or plus infinity, or are minus infinity everywhere."""
 
     def __init__(self, member: str) -> None:
         super().__init__(
             member,
-            "its logits are not finite (NaN, infinite, or nothing allowed); "
+            "its logits are not finite (NaN, plus infinity, or minus infinity everywhere); "
             "load it in a wider dtype (bfloat16 or float32) or check its weights",
         )
 
 
 class UnwritableTextError(MemberError):
-    """A member's vocabulary cannot spell the bytes that the ensemble chose.
+    """A member's vocabulary cannot encode the bytes that the ensemble chose.
 
     Args:
         member: Name of the member.
@@ -208,18 +211,18 @@ class UnwritableTextError(MemberError):
     def __init__(self, member: str, value: bytes) -> None:
         super().__init__(
             member,
-            f"its vocabulary cannot write {quote(value)} (no byte tokens to fall back on); make another member the "
-            "gate, leave this member out, or use one whose tokenizer has byte fallback",
+            f"its vocabulary cannot encode {quote(value)} (it has no byte fallback); make another member the gate, "
+            "leave this member out, or use a model whose tokenizer has byte fallback",
         )
         self.value = value
 
 
 class AnswerError(GaCError, ValueError):
-    """An answer was generated and is not what was asked for, for example JSON that was cut short.
+    """An answer was generated but does not have the requested form, for example truncated JSON.
 
     Args:
-        what: What is wrong with it and what to do about it.
-        text: The answer as far as it was written.
+        what: What is wrong and what to do about it.
+        text: The text that was generated.
     """
 
     def __init__(self, what: str, text: str) -> None:
@@ -228,35 +231,35 @@ class AnswerError(GaCError, ValueError):
 
 
 class QueueFullError(GaCError):
-    """As many requests as are allowed run or wait already; nothing was generated.
+    """The maximum number of requests is running or waiting; nothing was generated.
 
     Args:
-        limit: How many are allowed.
+        limit: That maximum.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} requests run or wait already; try again later, or raise max_queue or max_batch_size of the "
+            f"{limit} requests are running or waiting; try again later, or raise max_queue or max_batch_size in the "
             "ensemble's configuration"
         )
         self.limit = limit
 
 
 class RequestTimeoutError(GaCError, TimeoutError):
-    """A request took longer than its ``timeout``; it was given up.
+    """A request exceeded its ``timeout`` and was cancelled.
 
     Args:
-        seconds: How long it has taken.
-        timeout: How long it was allowed to take.
-        tokens: How many tokens were written.
-        member: Name of the member whose forward was running; None if there was none.
+        seconds: Time since the call.
+        timeout: The limit, in seconds.
+        tokens: Number of tokens generated.
+        member: Name of the member whose forward is running; None if none is.
     """
 
     def __init__(self, seconds: float, timeout: float, tokens: int, member: str | None) -> None:
         running = "" if member is None else f"; the forward of member {quote(member)} is running"
         super().__init__(
-            f"the request was given up after {seconds:.2f} s (timeout={timeout:g}), {tokens} tokens were written"
-            f"{running}; raise timeout, or ask for fewer max_tokens"
+            f"the request was cancelled after {seconds:.2f} s (timeout={timeout:g}) with {tokens} tokens generated"
+            f"{running}; raise timeout, or lower max_tokens"
         )
         self.seconds = seconds
         self.timeout = timeout
@@ -268,8 +271,8 @@ class EngineStuckError(GaCError):
     """A step of the engine has been running for longer than ``stuck_after``; nothing was generated.
 
     Args:
-        member: Name of the member whose forward does not return; None if it is not a forward.
-        seconds: How long it has been running.
+        member: Name of the member whose forward is running; None if none is.
+        seconds: Duration of the step so far.
     """
 
     def __init__(self, member: str | None, seconds: float) -> None:
@@ -283,4 +286,4 @@ class EngineStuckError(GaCError):
 
 
 class EngineClosedError(GaCError):
-    """The ensemble is closed; load it anew."""
+    """The ensemble is closed, or was closed before the request finished."""

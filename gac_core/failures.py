@@ -1,7 +1,4 @@
-"""What members and requests raise while they run, as errors of this library that keep the cause.
-
-Pure functions on exceptions.
-"""
+"""Converts exceptions of models, tokenizers and requests into errors of this library, keeping ``__cause__``."""
 
 from __future__ import annotations
 
@@ -13,17 +10,17 @@ E = TypeVar("E", bound=BaseException)
 
 
 def caused(error: E, cause: BaseException) -> E:
-    """Returns an error with what caused it, as ``raise error from cause`` would."""
+    """Returns an error with its ``__cause__`` set, as ``raise error from cause`` would do."""
     error.__cause__ = cause
     return error
 
 
 def request_failure(what: str, error: BaseException) -> GaCError:
-    """Returns the error of one request where its own processing raised; errors of this library stay as they are.
+    """Returns the error of one request whose processing raised; errors of this library are returned unchanged.
 
     Args:
-        what: What was done.
-        error: What was raised.
+        what: The stage that failed, for the message.
+        error: The exception.
     """
     if isinstance(error, GaCError):
         return error
@@ -31,22 +28,23 @@ def request_failure(what: str, error: BaseException) -> GaCError:
 
 
 def member_failure(member: str, error: BaseException, what: str = "") -> MemberError:
-    """Returns the error of a member whose model, tokenizer or alignment raised another one, with a remedy if known.
+    """Returns the error of a member whose model, tokenizer or alignment raised, with a remedy if one is known.
 
     Args:
         member: Name of the member.
-        error: What was raised.
-        what: What it did when it failed; default: a forward.
+        error: The exception; a `MemberError` is returned unchanged.
+        what: The stage that failed, for the message. Default: a forward.
     """
     if isinstance(error, MemberError):
         return error
-    said = f"{what and what + ': '}{type(error).__name__}: {error}"
+    reason = f"{what and what + ': '}{type(error).__name__}: {error}"
     if _is_out_of_memory(error):
-        said += "; use a smaller max_batch_size, prefill_tokens or context, another dtype or device, or quantization"
-    return caused(MemberError(member, said), error)
+        reason += "; use a smaller max_batch_size, prefill_tokens or context, another dtype or device, or quantization"
+    return caused(MemberError(member, reason), error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    said = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or said
+    messages = ("out of memory", "can't allocate memory", "not enough memory")
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(message in text for message in messages)

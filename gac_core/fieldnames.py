@@ -1,4 +1,4 @@
-"""The names of a configuration's fields: others are refused, with a suggestion."""
+"""Dataclasses that report unknown fields with a suggestion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def check_names(values: Mapping[Any, Any], kind: Any) -> None:
-    """Raises an `UnknownSettingError` if a key is not the name of a field of a dataclass."""
+    """Raises an `UnknownSettingError` if a key of ``values`` is not a field of the dataclass ``kind``."""
     known = {field.name for field in fields(kind)}
     unknown = [key for key in values if not isinstance(key, str) or key not in known]
     if unknown:
@@ -21,7 +21,7 @@ def check_names(values: Mapping[Any, Any], kind: Any) -> None:
 
 
 def checked_names(cls: type[_T]) -> type[_T]:
-    """Makes a dataclass raise an `UnknownSettingError` for a keyword that is none of its fields."""
+    """Class decorator: the constructor of a dataclass raises an `UnknownSettingError` for unknown keywords."""
     set_fields: Callable[..., None] = cls.__init__
 
     @functools.wraps(set_fields)

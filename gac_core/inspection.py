@@ -1,6 +1,6 @@
-"""How well tokenizers fit each other: what `gac inspect` shows, as plain data.
+"""Comparison of tokenizers: the data behind `gac inspect`.
 
-Reads tokenizers and configurations, never weights. Word-level agreement is that of GaC, section 3.3 and figure 2.
+Loads tokenizers and configurations, never weights. Word-level agreement is defined as in GaC, section 3.3, figure 2.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from gac_core.templates.plain import REMEDY
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
-# Bytes that UTF-8 never uses.
+# Bytes that occur in no valid UTF-8.
 _NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 _PROBES = ("one\n\ntwo", "two  spaces", "Caf\u00e9 ", "e\u0301", "\u2126 ohm", "\tindent", "\ufb01")
 
 
 @dataclass
 class MemberReport:
-    """What is to know of one member's tokenizer.
+    """Properties of one member's tokenizer.
 
     Attributes:
-        name: Its name.
-        kind: ``"byte-level"`` or ``"sentencepiece"``, by how it spells.
-        tokens: Ids that write text.
+        name: Name of the member.
+        kind: Spelling of its tokens, ``"byte-level"`` or ``"sentencepiece"``.
+        tokens: Number of ids that stand for text.
         rows: Rows of the model's output head, padding rows included.
-        shared: Share of its tokens that every other member holds as one id.
-        reachable: Share of its tokens that its own encoder gives for their own text, of those that are text alone.
-        partial: Tokens that are only parts of characters.
-        duplicates: Ids whose bytes another id writes too.
-        ends: Its ids that end a text, as it spells them.
-        context: The longest text its model can read, in tokens; None if the configuration does not say.
-        chat_template: Whether it has one.
-        writes_all_bytes: Whether it can write any text.
-        unwritable_bytes: The bytes (0 to 255) that none of its tokens writes alone.
-        changes: Probe texts that encoding and decoding changes.
-        several_ids: Tokens of other members, per 1,000 bytes of the text, that it writes as several ids.
+        shared: Share of its tokens that are one token in every other member, 0 to 1.
+        reachable: Of the tokens that are valid text, the share that its encoder returns for that text, 0 to 1.
+        partial: Number of tokens that hold incomplete UTF-8 characters.
+        duplicates: Number of ids with the same bytes as another id.
+        ends: Its end-of-text tokens.
+        context: Context of its model, in tokens; None if the configuration does not say.
+        chat_template: Whether it has a chat template.
+        writes_all_bytes: Whether it can encode every text.
+        unwritable_bytes: The bytes (0 to 255) that none of its tokens stands for.
+        changes: Probe texts that encoding and decoding does not preserve.
+        several_ids: Tokens of other members that it needs several ids for, per 1,000 bytes of text.
     """
 
     name: str
@@ -64,15 +64,15 @@ class MemberReport:
 
 @dataclass
 class Report:
-    """How well members fit.
+    """Comparison of the members' tokenizers.
 
     Attributes:
-        members: One report each.
+        members: One report per member.
         union_size: Entries of the union vocabulary, the end of text included.
-        shared_tokens: Byte strings that all members hold as one id.
-        words: How many words were compared.
-        agreement: Per pair of names the share of words that both cut alike.
-        warnings: What is likely to hurt, and what to do about it.
+        shared_tokens: Number of byte strings that are one token in every member.
+        words: Number of words compared.
+        agreement: Share of words that two members tokenize alike, 0 to 1, by pair of names (``"a + b"``).
+        warnings: Likely problems, each with a remedy.
     """
 
     members: list[MemberReport]
@@ -83,28 +83,32 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain values that JSON can hold."""
+        """Returns the report as JSON-compatible values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A member without its weights.
+class LoadedTokenizer:
+    """The tokenizer of a member.
 
     Attributes:
-        tokenizer: Its tokenizer.
-        context: The longest text its model can read, in tokens, if known.
+        tokenizer: The tokenizer.
+        context: Context of its model, in tokens; None if unknown.
     """
 
     tokenizer: MemberTokenizer
     context: int | None = None
 
 
-def load(model: str, trust_remote_code: bool = False) -> Loaded:
-    """Loads a member's tokenizer, and its configuration if there is one, by name or folder.
+def load(model: str, trust_remote_code: bool = False) -> LoadedTokenizer:
+    """Loads a tokenizer, and its model's configuration if it has one.
+
+    Args:
+        model: Folder or hub name.
+        trust_remote_code: Whether to run code from the model's repository. Default False.
 
     Raises:
-        ModelLoadError: There is no tokenizer of that name.
+        ModelLoadError: The tokenizer cannot be loaded.
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -121,14 +125,14 @@ def load(model: str, trust_remote_code: bool = False) -> Loaded:
         given = getattr(GenerationConfig.from_pretrained(model), "eos_token_id", None)
         ends = [] if given is None else [given] if isinstance(given, int) else list(given)
     except (OSError, ValueError):
-        # A folder with a tokenizer alone is enough to compare vocabularies.
+        # The configuration is optional: a folder may hold a tokenizer alone.
         pass
     name = Path(model).name or model
-    return Loaded(MemberTokenizer(tokenizer, name, ends, rows), context)
+    return LoadedTokenizer(MemberTokenizer(tokenizer, name, ends, rows), context)
 
 
 def common_words(count: int = 5000) -> list[str]:
-    """Returns the most frequent English words, from the package wordfreq.
+    """Returns the ``count`` most frequent English words, from the package wordfreq.
 
     Raises:
         ConfigError: The package is not installed.
@@ -138,31 +142,31 @@ def common_words(count: int = 5000) -> list[str]:
     except ImportError as error:
         raise ConfigError(
             "the default word list needs the package wordfreq: pip install 'gac-ensemble[inspect]', "
-            "or give a text or word list of your own with --words FILE"
+            "or pass your own text or word list with --words FILE"
         ) from error
     return list(top_n_list("en", count))
 
 
 def words_of(text: str, count: int = 5000) -> list[str]:
-    """Returns the most frequent words of a text or of a word list, most frequent first."""
+    """Returns the ``count`` most frequent words of a text or word list, most frequent first."""
     return [word for word, _ in Counter(text.split()).most_common(count)]
 
 
-def inspect(members: Sequence[Loaded], words: Sequence[str], text: str | None = None) -> Report:
+def inspect(members: Sequence[LoadedTokenizer], words: Sequence[str], text: str | None = None) -> Report:
     """Compares tokenizers.
 
     Args:
-        members: Two or more, or one to look at it alone.
-        words: Words whose cuts are compared, each with a space before it.
-        text: Text on which commits of several ids are counted; default the words, joined by spaces.
+        members: One or more tokenizers with different names.
+        words: Words whose tokenization is compared, each with a leading space.
+        text: Text for `MemberReport.several_ids`. Default None: the words, joined by spaces.
 
     Raises:
-        ConfigError: There is no member, or two have one name.
+        ConfigError: ``members`` is empty, or two names are equal.
     """
     tokenizers = [member.tokenizer for member in members]
     names = [tokenizer.name for tokenizer in tokenizers]
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f"give models with different names, at least one; these are: {names}")
+        raise ConfigError(f"models must have different names, and there must be at least one; got {names}")
     held = [{data for data in tokenizer.token_bytes if data is not None} for tokenizer in tokenizers]
     union = UnionVocabulary(tokenizers)
     shared = set.intersection(*held)
@@ -178,7 +182,7 @@ def inspect(members: Sequence[Loaded], words: Sequence[str], text: str | None = 
     return Report(reports, len(union), len(shared), len(words), agreement, _warnings(reports, agreement))
 
 
-def _report(member: Loaded, shared: float) -> MemberReport:
+def _report(member: LoadedTokenizer, shared: float) -> MemberReport:
     tokenizer = member.tokenizer
     counts = Counter(data for data in tokenizer.token_bytes if data is not None)
     own = {i: data for i, data in enumerate(tokenizer.token_bytes) if data is not None}
@@ -219,7 +223,7 @@ def _can_write(tokenizer: MemberTokenizer, data: bytes) -> bool:
 
 
 def _pieces(tokenizer: MemberTokenizer, text: str) -> tuple[bytes, ...] | None:
-    """The bytes of each token of a text inside another one; None where the tokenizer changes the text."""
+    """Returns the bytes of each token of a text within a longer text; None if the tokenizer does not preserve it."""
     ids = tokenizer.encode_continuation(text)
     return None if ids is None else tuple(tokenizer.decode((i,)) for i in ids)
 
@@ -236,16 +240,15 @@ def _count_several_ids(tokenizers: Sequence[MemberTokenizer], reports: Sequence[
 
 
 def _unwritable(report: MemberReport) -> str:
-    """The warning about bytes that a member cannot write."""
+    """Returns the warning about bytes that a member cannot encode."""
     missing = report.unwritable_bytes
     shown = ", ".join(f"0x{value:02X}" for value in missing[:8]) + (", ..." if len(missing) > 8 else "")
     never = len(set(missing) & _NEVER_IN_UTF8)
     rest = f"; {never} of them occur in no valid text" if never else ""
     return (
-        f"{report.name} cannot write every text: {len(missing)} of 256 bytes are missing ({shown}{rest}); where the "
-        "ensemble writes text that needs one of the others, this member is left out of the rest of the request, or the "
-        "request ends with an error if it is the gate; make another member the gate, or use a model whose tokenizer "
-        "has byte fallback"
+        f"{report.name} cannot encode every text: {len(missing)} of 256 bytes are missing ({shown}{rest}). If the "
+        "answer contains a missing byte, this member is left out of the rest of the request; if it is the gate, the "
+        "request fails. Make another member the gate, or use a model whose tokenizer has byte fallback"
     )
 
 
@@ -257,17 +260,17 @@ def _warnings(reports: Sequence[MemberReport], agreement: dict[str, float]) -> l
         if report.changes:
             shown = ", ".join(map(ascii, report.changes))
             found.append(
-                f"{report.name} changes text when it encodes it ({shown}): its prompt may differ from the others'; "
+                f"{report.name} does not preserve text when encoding ({shown}): its prompt may differ from others'; "
                 "normalise documents before you put them into a prompt"
             )
         if not report.ends:
             found.append(
-                f"{report.name} has no end of text: answers end at max_tokens only unless the others outvote it; "
-                "set eos_token_id in its generation config"
+                f"{report.name} has no end-of-text token: where it has the majority of the weight, answers end only at "
+                "max_tokens; set eos_token_id in its generation config"
             )
         if not report.chat_template:
-            found.append(f"{report.name} has no chat template: prompt with strings, or give {REMEDY}")
+            found.append(f"{report.name} has no chat template: use string prompts, or give {REMEDY}")
     for pair, share in agreement.items():
         if share < 0.5:
-            found.append(f"{pair} cut only {share:.0%} of the words alike: keep commit='canonical'")
+            found.append(f"{pair} tokenize only {share:.0%} of the words alike: keep commit='canonical'")
     return found

@@ -1,4 +1,4 @@
-"""Sharing loaded ensembles within a process, and loading them in a forked one."""
+"""Shares loaded objects within a process, and loads models safely in forked processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 
 
 class Closable(Protocol):
-    """What can be shared."""
+    """An object that can be closed."""
 
     @property
     def closed(self) -> bool:
-        """Whether it can be used no more."""
+        """Whether it has been closed."""
         ...
 
 
@@ -29,14 +29,14 @@ _process = os.getpid()
 
 
 def fork_safe(load: Callable[[], R]) -> R:
-    """Calls ``load``, in a new thread where this process was forked.
+    """Calls ``load``, in a new thread if this process was forked.
 
-    The thread that continues after a fork still refers to the OpenMP workers of its parent, which do not exist here:
-    torch would wait for them forever. A new thread starts workers of its own.
+    After a fork, the remaining thread refers to OpenMP workers of the parent process, for which torch would wait
+    forever. A new thread starts its own workers.
     """
     if os.getpid() == _process:
         return load()
-    # The first use of torch's thread pool after a fork replaces it, and must not happen in several threads at once.
+    # The first use of torch's thread pool after a fork recreates it, which is not thread-safe.
     with ThreadPoolExecutor(1, initializer=torch.get_num_threads) as pool:
         return pool.submit(load).result()
 

@@ -1,4 +1,4 @@
-"""`DaemonPool`: threads that run jobs, end with `close`, and never keep Python from exiting."""
+"""`DaemonPool`: a thread pool that does not delay the exit of Python."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ R = TypeVar("R")
 
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _pools: weakref.WeakSet[DaemonPool] = weakref.WeakSet()
-# `threading.stack_size` sets the size for all threads that are started next.
+# `threading.stack_size` is global: it applies to every thread started afterwards.
 _starting = threading.Lock()
 
 
 class DaemonPool:
-    """A pool of daemon threads, started as jobs need them.
+    """A pool of daemon threads, started on demand.
 
-    Not a `ThreadPoolExecutor`: Python joins the threads of those when it exits, also one whose job never returns.
+    Unlike `ThreadPoolExecutor`, whose threads are joined at exit, it does not block the exit if a job never returns.
 
     Args:
         name: Prefix of the threads' names.
-        threads: Most threads.
-        idle: Seconds after which a thread without a job ends. Default None: it stays until `close`.
-        stack_size: Bytes of stack per thread. Default 0: the system's own size.
-        grace: Seconds that Python's exit waits for running jobs, at most. Default 0.
+        threads: Maximum number of threads. Default 1.
+        idle: Seconds after which a thread without a job ends. Default None: never before `close`.
+        stack_size: Stack per thread, in bytes. Default 0: the system's default.
+        grace: Maximum seconds that the exit of Python waits for running jobs. Default 0.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class DaemonPool:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
-        # Jobs that are queued or running.
+        # Number of queued and running jobs.
         self._open = 0
 
     def _follow_fork(self) -> None:
-        """Begins anew in a forked process, where neither the threads nor whoever held the lock exist."""
+        """Resets the pool in a forked process, where its threads and the owner of its lock do not exist."""
         if self._process != os.getpid():
             self._reset()
 
@@ -64,7 +64,7 @@ class DaemonPool:
         """Queues a job.
 
         Raises:
-            RuntimeError: The pool is closed, or Python is exiting and starts no threads.
+            RuntimeError: The pool is closed, or Python is exiting and cannot start threads.
         """
         self._follow_fork()
         future: Future[R] = Future()
@@ -78,10 +78,10 @@ class DaemonPool:
         return future
 
     def close(self, wait: float = 0.0) -> None:
-        """Cancels queued jobs and ends the threads; a running job is not interrupted.
+        """Cancels queued jobs and ends the threads; running jobs are not interrupted.
 
         Args:
-            wait: Seconds to wait for running jobs, at most. Default 0.
+            wait: Maximum seconds to wait for running jobs. Default 0.
         """
         self._follow_fork()
         with self._lock:
@@ -125,7 +125,7 @@ class DaemonPool:
                     future.set_result(result)
             else:
                 self._finished()
-            # Nothing of a job is kept alive while the next one is waited for.
+            # Drop all references to the job before blocking on the queue.
             queued = job = future = result = None  # type: ignore[assignment]
             queued = self._next()
 
@@ -140,7 +140,7 @@ class DaemonPool:
         except queue.Empty:
             pass
         with self._lock:
-            # A job that was queued since then was counted on this thread.
+            # A job queued since the timeout counts on this thread; `submit` started no other.
             with suppress(queue.Empty):
                 return self._jobs.get_nowait()
             self._threads.discard(threading.current_thread())
@@ -148,9 +148,9 @@ class DaemonPool:
 
 
 def _close_all() -> None:
-    """Ends all threads at exit.
+    """Closes all pools at exit, waiting up to their ``grace``.
 
-    One that returns from native code after Python has ended is stopped where it stands, which may abort the process.
+    A thread that returns from native code after the interpreter has shut down may abort the process.
     """
     for pool in list(_pools):
         if pool._process == os.getpid():

@@ -1,4 +1,4 @@
-"""YAML files read strictly: no duplicate keys, and bounds on size and on what aliases and merges may expand to."""
+"""Strict YAML: duplicate keys are errors, and size, aliases and merges are bounded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_KEYS = 1000
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, with duplicate keys refused and aliases bounded."""
+    """PyYAML's safe loader with errors for duplicate keys and a limit on aliases."""
 
     aliases = 0
 
@@ -33,14 +33,14 @@ class _StrictLoader(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                # Its text may be as long as what its aliases expand to.
+                # The key itself is not quoted: aliases may expand it to any length.
                 raise yaml.YAMLError(
                     f"a key of a mapping must be a plain value; in line {line} it is a list or mapping"
                 )
             name = (key.tag, key.value)
             if name in seen:
                 raise yaml.YAMLError(
-                    f"the key {quote(key.value)} comes twice in one mapping; the second is in line {line}"
+                    f"the key {quote(key.value)} occurs twice in one mapping, again in line {line}; remove one"
                 )
             seen.add(name)
         return node
@@ -52,7 +52,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Returns the value that a YAML file holds.
+    """Returns the content of a YAML file.
 
     Raises:
         ConfigError: The file cannot be read, is too large, or is not valid YAML.
@@ -70,7 +70,7 @@ def read_yaml(path: str | Path) -> Any:
     except RecursionError:
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: it is nested too deeply") from None
     except Exception as error:
-        # Besides YAMLError, PyYAML raises ValueError, KeyError, AttributeError and more where a tag does not fit.
+        # PyYAML also raises ValueError, KeyError, AttributeError and others for tags that do not fit their value.
         reason = (
             f"{type(error).__name__}: {error}"
             if not isinstance(error, (OSError, yaml.YAMLError, ConfigError))

@@ -147,8 +147,8 @@ def test_unknown_keywords_are_settings_that_do_not_exist():
         ("members: [{model: a, trust_remote_code: 'no'}]", "trust_remote_code of member 'a' must be True or False"),
         ("members: [a]\nthresold: 0.5", "'thresold' .did you mean 'threshold'"),
         ("members: [{model: a, wieght: 2}]", "'wieght' .did you mean 'weight'"),
-        ("members: [a]\nmax_batch_size: .nan", "max_batch_size must be a whole number, not nan"),
-        ("members: [a]\nmax_batch_size: 1.0e+400", "max_batch_size must be a whole number, not inf"),
+        ("members: [a]\nmax_batch_size: .nan", "max_batch_size must be an integer, not nan"),
+        ("members: [a]\nmax_batch_size: 1.0e+400", "max_batch_size must be an integer, not inf"),
     ],
 )
 def test_errors_name_the_file(tmp_path, text, reason):

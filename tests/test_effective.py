@@ -143,7 +143,7 @@ def test_a_gate_without_a_threshold_is_warned_of_once(caplog):
 
 
 def test_wrong_gates_are_refused(ensemble, chat, index):
-    told = {"oak": "is not a member; members are: ash, birch, cedar", "": "gate must be a string that is not empty"}
+    told = {"oak": "is not a member; members are: ash, birch, cedar", "": "gate must be a non-empty string"}
     for wrong, message in told.items():
         with pytest.raises(RequestError, match=message):
             ensemble.generate(QUESTION, gate=wrong)

@@ -91,7 +91,7 @@ def test_names_and_gates_are_checked():
     [
         ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
         ({"max_tokens": -3}, "max_tokens"),
-        ({"max_tokens": 2.5}, "max_tokens must be a whole number"),
+        ({"max_tokens": 2.5}, "max_tokens must be an integer"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0}, "top_p must be above 0"),
@@ -376,7 +376,7 @@ def test_a_member_that_cannot_write_the_text_is_left_out_or_ends_the_request(com
             # Its vote counted once; the others wrote the rest, and the first member alone is all that is left.
             assert whole.usage.completion_tokens == 8
             assert list(whole.stats.left_out) == ["m1"]
-            assert "cannot write" in whole.stats.left_out["m1"]
+            assert "cannot encode" in whole.stats.left_out["m1"]
             assert as_metadata(whole)["gac"]["left_out"] == whole.stats.left_out
             assert whole.stats.members["m1"].forwards < 8
             assert any("m1" in record.getMessage() for record in caplog.records)
@@ -384,7 +384,7 @@ def test_a_member_that_cannot_write_the_text_is_left_out_or_ends_the_request(com
         assert len(texts) == 1
         for _ in range(2):
             # What the gate cannot write ends its own request, and no other.
-            with pytest.raises(UnwritableTextError, match=r"m1.*cannot write.*byte fallback") as caught:
+            with pytest.raises(UnwritableTextError, match=r"m1.*cannot encode.*byte fallback") as caught:
                 both.generate("Who", max_tokens=8, gate="m1", threshold=None)
             assert caught.value.value
         assert both.generate("Who", max_tokens=8).stats.left_out

@@ -43,7 +43,7 @@ def test_the_report_of_the_embedded_members(tmp_path):
 def test_tables_and_default_words():
     result = run(*EMBEDDED[:2], "--count", "50")
     assert result.exit_code == 0, result.output
-    assert "50 words cut alike" in result.output
+    assert "50 words tokenized alike" in result.output
     assert len(common_words()) == 5000
 
 
@@ -60,7 +60,7 @@ def test_words_of_a_text_come_by_frequency():
 
 
 @pytest.mark.shared
-def test_real_tokenizers_are_told_apart():
+def test_warnings_about_real_tokenizers():
     names = ("llama-3", "qwen2.5", "t5-small")
     report = inspect([load(str(TOKENIZERS / name)) for name in names], ["the", "city", "of", "Washington"])
     llama, qwen, t5 = report.members
@@ -73,8 +73,8 @@ def test_real_tokenizers_are_told_apart():
     assert "one\n\ntwo" in t5.changes
     assert report.agreement["llama-3 + qwen2.5"] == 1
     text = "\n".join(report.warnings)
-    assert "t5-small cannot write every text" in text
-    assert "qwen2.5 changes text" in text
+    assert "t5-small cannot encode every text" in text
+    assert "qwen2.5 does not preserve text" in text
     assert "t5-small has no chat template" in text
 
 

@@ -181,7 +181,7 @@ def test_values_that_share_their_parts_are_not_expanded():
     schema: object = "x"
     for _ in range(60):
         schema = [schema, schema]
-    with pytest.raises(RequestError, match="tool 'look' must hold at most"):
+    with pytest.raises(RequestError, match="tool 'look' must contain at most"):
         Tool("look", "", {"type": "object", "enum": schema})
 
 

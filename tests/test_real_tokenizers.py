@@ -41,7 +41,7 @@ def test_bytes_that_cannot_be_written_are_reported(real):
     report = inspect([load(real.folder(name)) for name in REAL_NAMES], ["bridge"])
     missing = {member.name: member.unwritable_bytes for member in report.members}
     assert {name: len(values) for name, values in missing.items()} == {"smollm2": 21, "qwen": 0, "gemma3": 0}
-    told = [warning for warning in report.warnings if "cannot write" in warning]
+    told = [warning for warning in report.warnings if "cannot encode" in warning]
     assert len(told) == 1
     assert all(part in told[0] for part in ("smollm2", "21 of 256", "0x04", "13 of them", "another member the gate"))
 

@@ -131,7 +131,9 @@ WAYS = list(timed_calls(None, None))
 def test_a_timeout_ends_a_call_whose_forward_hangs(both, way, caplog):
     with held(both, 1):
         began = time.monotonic()
-        with pytest.raises(RequestTimeoutError, match=r"timeout=0.1\), 0 tokens .*forward of member 'm1'") as caught:
+        with pytest.raises(
+            RequestTimeoutError, match=r"timeout=0.1\) with 0 tokens .*forward of member 'm1'"
+        ) as caught:
             timed_calls(both, 0.1)[way]()
         assert time.monotonic() - began < 5
     assert isinstance(caught.value, TimeoutError)

@@ -74,7 +74,7 @@ class Unprintable:
 
 def test_what_cannot_be_written_is_quoted_by_its_type():
     assert "Unprintable" in quote(Unprintable())
-    with pytest.raises(RequestError, match=r"max_tokens must be a whole number, not <Unprintable instance"):
+    with pytest.raises(RequestError, match=r"max_tokens must be an integer, not <Unprintable instance"):
         SamplingParams(max_tokens=Unprintable())
 
 
@@ -153,14 +153,14 @@ def test_subclasses_of_plain_types_can_be_written_down():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("members: [a]\nmembers: [b]\n", "key 'members' comes twice.* line 2"),
-        ("members: [{model: a, weight: 1, weight: 2}]\n", "key 'weight' comes twice"),
+        ("members: [a]\nmembers: [b]\n", "key 'members' occurs twice.* line 2"),
+        ("members: [{model: a, weight: 1, weight: 2}]\n", "key 'weight' occurs twice"),
         ("members: [a]\ncache_gib: null\n", "cache_gib must be a number, not None"),
-        ("members: [a]\nmax_batch_size: null\n", "max_batch_size must be a whole number, not None"),
+        ("members: [a]\nmax_batch_size: null\n", "max_batch_size must be an integer, not None"),
         ("members: [a]\nmax_batch_size: .nan\n", "max_batch_size"),
         ("members: [a]\nmax_batch_size: .inf\n", "max_batch_size"),
         ("members: [a]\nmax_batch_size: 1.5\n", "max_batch_size"),
-        ("members: [{model: a, context: x}]\n", "context of member 'a' must be a whole number, not 'x'"),
+        ("members: [{model: a, context: x}]\n", "context of member 'a' must be an integer, not 'x'"),
         ("members: [{model: a, trust_remote_code: 'false'}]\n", "trust_remote_code of member 'a' must be True"),
         (b"members: [\xff]\n", "cannot read.*utf-8"),
         ("[" * 20_000, "nested too deeply"),
