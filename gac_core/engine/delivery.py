@@ -144,7 +144,7 @@ def collect_batch(worker: Worker, calls: Sequence[Call]) -> list[RequestOutput]:
 
 
 async def astream_events(worker: Worker, call: Call, wait: bool = False) -> AsyncIterator[OutputChunk]:
-    """`delivered` for event loops; closing or cancelling it frees the engine.
+    """`stream_events` for event loops; closing or cancelling it frees the engine.
 
     Args:
         worker: Who does the request.
@@ -196,7 +196,7 @@ async def _submitted(worker: Worker, request: Request, sink: Callable[[Event], N
 
 
 async def acollect_batch(worker: Worker, calls: Sequence[Call], places: int) -> list[RequestOutput]:
-    """`delivered_together` for event loops; cancelling it frees the engine.
+    """`collect_batch` for event loops; cancelling it frees the engine.
 
     Args:
         worker: Who does the requests; waits for room in the queue.
