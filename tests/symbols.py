@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ class Index:
         if parts[0] != "tests" or name == "conftest":
             self.texts[".".join(parts).removesuffix(".__init__")] = text
         self.defined |= {name, *parts[:-1]}
-        for outer, inner in zip(parts, parts[1:], strict=False):
+        for outer, inner in itertools.pairwise(parts):
             self.members.setdefault(outer, set()).add(inner)
         tree = ast.parse(text)
         if parts[0] == "tests":
