@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from gac_core.combination import arithmetic_mean
 from gac_core.decoding.commit import make_commit
-from gac_core.decoding.request import MemberText
+from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
@@ -54,7 +54,7 @@ def commit_times(members: list[MemberTokenizer], rule: str, text: str) -> list[f
     times = []
     for index, member in enumerate(members):
         giver = members[index - 1]
-        commit, sequence = make_commit(rule, member), MemberText([])
+        commit, sequence = make_commit(rule, member), TokenizedText([])
         for data in filter(None, (giver.token_bytes[i] for i in giver.hf.encode(text, add_special_tokens=False))):
             began = time.perf_counter()
             commit(sequence, data, False)

@@ -1,9 +1,10 @@
-"""The settings in force: the ensemble's default gate, and what one request was answered with."""
+"""The settings in force: an ensemble's default gate, and what one request is answered with."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from gac_core.combination import normalise
 from gac_core.config import EnsembleConfig
@@ -15,14 +16,35 @@ from gac_core.settings import ambient_gate, ambient_threshold
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class RequestSettings:
+    """The settings of one request, with all defaults filled in.
+
+    Attributes:
+        weights: Weight by index of each participating member, above 0, in the ensemble's order.
+        gate: Index of the gate, a participating member.
+        threshold: At or above it the gate decides alone; None combines all members at every step.
+        combine: Key of `gac_core.combination.COMBINERS`.
+        alignment: As `EnsembleConfig.alignment`.
+        gate_rule: Key of `gac_core.combination.GATES`.
+    """
+
+    weights: Mapping[int, float]
+    gate: int
+    threshold: float | None
+    combine: str
+    alignment: str
+    gate_rule: str
+
+
 def default_gate(weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, str]:
     """Returns the index of the default gate and the reason for the choice.
 
     The member with the largest weight; among equal weights the largest model; among equal sizes the first.
 
     Args:
-        weights: One per member, above 0.
-        sizes: Parameters of each member's model.
+        weights: One per member, 0 or more, at least one above 0.
+        sizes: Number of parameters of each member's model.
     """
     members = range(len(weights))
     if len(weights) == 1:
@@ -38,7 +60,7 @@ def default_gate(weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, s
 
 
 def gate_index(names: Sequence[str], gate: str) -> int:
-    """Returns the index of a member that is to be the gate.
+    """Returns the index of the member that a gate names.
 
     Raises:
         RequestError: No member has this name.
@@ -48,15 +70,48 @@ def gate_index(names: Sequence[str], gate: str) -> int:
     return names.index(gate)
 
 
+def request_weights(
+    names: Sequence[str],
+    defaults: Sequence[float],
+    given: Mapping[str, float] | Sequence[float] | None,
+) -> list[float]:
+    """Returns the weight of each member in a request, 0 or more.
+
+    Args:
+        names: The members' names.
+        defaults: The configured weights.
+        given: `SamplingParams.weights`.
+
+    Raises:
+        RequestError: It names no member, has another length, or leaves no weight above 0.
+    """
+    if given is None:
+        return list(defaults)
+    if isinstance(given, Mapping):
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise RequestError(
+                f"weights names {quote(unknown[0])}, which is not a member; members are: {listed(names)}"
+            )
+        weights = [given.get(name, default) for name, default in zip(names, defaults, strict=True)]
+    else:
+        if len(given) != len(names):
+            raise RequestError(f"{len(given)} weights for {len(names)} members; give one each, or a mapping of names")
+        weights = list(given)
+    if not any(weights):
+        raise RequestError(f"weights leaves no member with a weight above 0; members are: {listed(names)}")
+    return weights
+
+
 class EnsembleDefaults:
-    """The gate and threshold of an ensemble, and what they come to for each request; may be used from many threads.
+    """An ensemble's gate, threshold and weights, and what they come to for each request. Thread-safe.
 
     Args:
         config: The ensemble's configuration.
-        sizes: Parameters of each member's model.
+        sizes: Number of parameters of each member's model.
 
     Attributes:
-        gate: Name of the gate.
+        gate: Name of the default gate.
         reason: Why it is the gate.
     """
 
@@ -64,15 +119,16 @@ class EnsembleDefaults:
         self._config = config
         self._names = config.names
         self._sizes = list(sizes)
+        self._weights = [member.weight for member in config.members]
         if config.gate is None:
-            index, self.reason = default_gate([member.weight for member in config.members], sizes)
+            index, self.reason = default_gate(self._weights, sizes)
             self.gate = self._names[index]
         else:
             self.gate, self.reason = config.gate, "as configured"
         self._warned: set[str] = set()
 
     def log(self) -> None:
-        """Logs the members, the gate and the threshold; a warning where a configured gate chooses no token."""
+        """Logs the members, the gate and the mode."""
         members = ", ".join(
             f"{member.called} (weight {member.weight:g}, {size / 1e6:.4g}M parameters)"
             for member, size in zip(self._config.members, self._sizes, strict=True)
@@ -82,30 +138,46 @@ class EnsembleDefaults:
         logger.info("members: %s; gate: %s (%s); %s", members, self.gate, self.reason, mode)
         self._warn(self._config.gate, threshold)
 
-    def resolve(self, params: SamplingParams) -> tuple[int, float | None]:
-        """Returns the index of the gate and the threshold of a request.
+    def resolve(self, params: SamplingParams) -> RequestSettings:
+        """Returns the settings of a request.
 
-        What the parameters leave open is what `use_threshold` and `use_gate` set, else the ensemble's own.
-
-        Logs a warning, once for each gate, if the request names a gate and no threshold is in force.
+        What the parameters leave open is what `use_threshold` and `use_gate` set, else the ensemble's own. Logs a
+        warning, once for each gate, if the request names a gate and no threshold is in force.
 
         Raises:
-            RequestError: The gate is not a member.
+            RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, or the number of
+                weights is wrong.
         """
         wanted = ambient_threshold("default") if params.threshold == "default" else params.threshold
         threshold = self._config.threshold if wanted == "default" else wanted
-        gate = ambient_gate(None) if params.gate is None else params.gate
-        index = self.index(gate)
-        self._warn(gate, threshold)
-        return index, threshold
+        named = ambient_gate(None) if params.gate is None else params.gate
+        weights = request_weights(self._names, self._weights, params.weights)
+        gate = self._gate(named, weights, threshold)
+        self._warn(named, threshold)
+        members = {index: weight for index, weight in enumerate(weights) if weight > 0}
+        return RequestSettings(
+            # At a threshold of 0 the gate decides every step, so that no other member participates.
+            weights={gate: weights[gate]} if threshold == 0 else members,
+            gate=gate,
+            threshold=threshold,
+            combine=params.combine or self._config.combine,
+            alignment=params.alignment or self._config.alignment,
+            gate_rule=params.gate_rule or self._config.gate_rule,
+        )
 
-    def index(self, gate: str | None) -> int:
-        """Returns the index of a gate; None: the ensemble's own.
-
-        Raises:
-            RequestError: The gate is not a member.
-        """
-        return gate_index(self._names, self.gate if gate is None else gate)
+    def _gate(self, named: str | None, weights: Sequence[float], threshold: float | None) -> int:
+        """Returns the index of a request's gate, whose weight is above 0."""
+        name = self._config.gate if named is None else named
+        if name is not None:
+            index = gate_index(self._names, name)
+            if weights[index] > 0:
+                return index
+            if named is not None or threshold is not None:
+                raise RequestError(
+                    f"the gate {quote(name)} has the weight 0 in this request; give it a weight above 0, or set gate "
+                    "to another member"
+                )
+        return default_gate(weights, self._sizes)[0]
 
     def _warn(self, gate: str | None, threshold: float | None) -> None:
         if gate is None or threshold is not None or gate in self._warned:
@@ -113,33 +185,28 @@ class EnsembleDefaults:
         self._warned.add(gate)
         logger.warning(
             "gate=%r chooses no token while no threshold is in force: every step is ensembled, and the gate "
-            "only tells whose tokens usage counts; set threshold=..., or leave gate out",
+            "only determines whose tokens usage counts; set threshold=..., or leave gate out",
             gate,
         )
 
-    def settings(
-        self, params: SamplingParams, members: Sequence[int], gate: int, threshold: float | None, seed: int
-    ) -> EffectiveSettings:
-        """Returns what a request is answered with.
+    def effective(self, params: SamplingParams, settings: RequestSettings, seed: int) -> EffectiveSettings:
+        """Returns what a request is answered with, for its statistics.
 
         Args:
             params: Its parameters.
-            members: Indices of the members that take part.
-            gate: Index of its gate.
-            threshold: Its threshold.
+            settings: Its settings.
             seed: Seed of its random numbers.
         """
+        shares = normalise(list(settings.weights.values()))
         return EffectiveSettings(
-            threshold=threshold,
-            gate=self._names[gate],
-            weights=self._shares(members),
-            alignment=self._config.alignment,
+            threshold=settings.threshold,
+            gate=self._names[settings.gate],
+            weights={self._names[index]: share for index, share in zip(settings.weights, shares, strict=True)},
+            alignment=settings.alignment,
+            combine=settings.combine,
+            gate_rule=settings.gate_rule,
             commit=self._config.commit,
             deterministic=self._config.deterministic,
             temperature=params.temperature,
             seed=seed if params.temperature > 0 else None,
         )
-
-    def _shares(self, members: Sequence[int]) -> Mapping[str, float]:
-        shares = normalise([self._config.members[member].weight for member in members])
-        return {self._names[member]: share for member, share in zip(members, shares, strict=True)}

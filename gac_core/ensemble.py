@@ -16,12 +16,13 @@ from typing import Any
 from gac_core.chat.chat import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.engine.assembly import assemble
+from gac_core.engine.assembly import ensemble_members, new_engine
 from gac_core.engine.calls import new_call, new_calls
 from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.worker import CLOSE_TIMEOUT, Worker
 from gac_core.errors import ConfigError, RequestError
+from gac_core.executor.local import LocalExecutor
 from gac_core.loading import ModelLike, configured, from_environment, load_members
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
@@ -56,8 +57,8 @@ class Ensemble:
         self.config = config
         self._members = list(members)
         self._union = UnionVocabulary([member.tokenizer for member in members])
-        engine = assemble(members, self._union, config)
-        self._intake = InputProcessor(members, self._union, config)
+        engine = new_engine(LocalExecutor(members), config.max_batch_size)
+        self._intake = InputProcessor(ensemble_members(members, self._union, config), self._union, config)
         self._intake.defaults.log()
         self._worker = Worker(engine, config.max_batch_size + config.max_queue, config.stuck_after)
         # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.

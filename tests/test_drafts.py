@@ -11,7 +11,14 @@ from architectures import ARCHITECTURES, random_model
 from conftest import EMBEDDED, QUESTION, ensemble_of, shared_ensemble, tokenizer_of
 
 from gac_core import ConfigError, RequestError
-from gac_core.decoding.drafting import Balance, PromptLookup, Tally, expected, lookup_length, run_ahead_length
+from gac_core.decoding.acceptance import (
+    AcceptanceRate,
+    DraftBudget,
+    expected_tokens,
+    lookup_length,
+    run_ahead_length,
+)
+from gac_core.decoding.lookup import TextLookup
 from gac_core.model.costs import ForwardTimes
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -43,10 +50,9 @@ class Flat(ForwardTimes):
 
 def eager(ensemble):
     """Lets an ensemble draft at every chance, worth it or not."""
-    decoder = ensemble._worker._engine._decoder
-    decoder._drafting.times = [Flat(100.0 if place else 1.0) for place in range(len(ensemble.names))]
-    if decoder._drafting.lookup is not None:
-        decoder._drafting.lookup.ENDS = (4, 2, 1)
+    for place, member in enumerate(ensemble._members):
+        member.times.seconds = Flat(100.0 if place else 1.0).seconds
+    ensemble._worker._engine._decoder._lookup.lookup.ENDS = (4, 2, 1)
     return ensemble
 
 
@@ -153,19 +159,19 @@ def test_thresholded_drafts_let_the_others_rest():
 
 def test_a_lookup_finds_what_followed(tokenizers):
     members = [MemberTokenizer(t, str(i)) for i, t in enumerate(tokenizers)]
-    lookup = PromptLookup(members, [1.0, 1.0, 1.0])
-    voters = range(len(members))
+    lookup = TextLookup()
+    voters = [(member, 1.0) for member in members]
     text = b"The Torno Bridge stands in Halkus. It was built in 1874. The Torno Bridge stands"
     found, matched = lookup.find(text, 10)
     assert (found[:11], matched) == (b" in Halkus.", 16)
-    tokens = lookup.cut(found, 7, voters)
+    tokens = lookup.split(found, 7, voters)
     assert b" in Halkus. It was built".startswith(b"".join(tokens))
     assert tokens
     assert lookup.find(text, 0) == (b"", 0)
     assert lookup.find(b"nothing here comes twice", 10) == (b"", 0)
     assert lookup.find(b"", 0) == (b"", 0)
     # What is found may begin in the middle of a character.
-    assert lookup.cut("ße Br".encode()[1:], 7, voters) == []
+    assert lookup.split("ße Br".encode()[1:], 7, voters) == []
 
 
 def linear(slope):
@@ -179,40 +185,40 @@ def ahead(own, others, slope):
 
 
 def test_draft_lengths_follow_their_worth():
-    assert expected(0.5, 1) == 1.5
+    assert expected_tokens(0.5, 1) == 1.5
     assert lookup_length(0.95, linear(0.05), 7) > lookup_length(0.5, linear(0.05), 7) >= 1
     assert lookup_length(0.02, linear(0.1), 7) == 0
     assert lookup_length(0.9, linear(1.6), 7) < lookup_length(0.9, linear(0.1), 7)
     # Two or three tokens may be cheap where four are dear.
     assert lookup_length(0.7, lambda k: [1, 1.1, 1.15, 1.9, 2, 2.1, 2.6, 2.7][k], 7) == 2
     assert lookup_length(0.9, lambda k: 0.0, 7) == 0
-    assert lookup_length(0.9, linear(0.1), 7, spare=0.25) == 2
+    assert lookup_length(0.9, linear(0.1), 7, budget=0.25) == 2
     assert run_ahead_length(0.9, ahead(1, 1, 0.1), 2, 8) > 1
     assert run_ahead_length(0.3, ahead(1, 1, 0.1), 2, 8) == 1
     # A gate that hardly needs the others gains nothing by running ahead of them.
     assert run_ahead_length(0.9, ahead(1, 1, 0.1), 1.05, 8) == 1
     # A small gate before large members runs further.
     assert run_ahead_length(0.9, ahead(0.1, 1, 0.01), 1.1, 8) > run_ahead_length(0.9, ahead(1, 1, 0.01), 2, 8)
-    assert run_ahead_length(0.9, ahead(0.1, 1, 0.01), 1.1, 8, spare=0.3) == 3
+    assert run_ahead_length(0.9, ahead(0.1, 1, 0.01), 1.1, 8, budget=0.3) == 3
 
 
 def test_rates_are_learnt_per_request_and_by_all():
-    tally = Tally(4, 1)
+    tally = AcceptanceRate(4, 1)
     rates = []
     for drafted, accepted in ((5, 0), (5, 0), (5, 5), (0, 0)):
-        tally.note(drafted, accepted)
-        rates.append(tally.rate)
+        tally.record(drafted, accepted)
+        rates.append(tally.value)
     assert rates[1] < rates[0] < 0.8
     assert rates[2] > rates[1]
     assert rates[3] == rates[2]
-    before = tally.rate
-    tally.rest()
-    assert tally.rate > before
+    before = tally.value
+    tally.relax()
+    assert tally.value > before
     child = tally.child()
-    assert child.rate == pytest.approx(tally.rate)
-    before = tally.rate
-    child.note(5, 0)
-    assert child.rate < tally.rate < before
+    assert child.value == pytest.approx(tally.value)
+    before = tally.value
+    child.record(5, 0)
+    assert child.value < tally.value < before
 
 
 @pytest.mark.parametrize("slope", [0.01, 0.1, 0.5, 2.0])
@@ -220,21 +226,21 @@ def test_rates_are_learnt_per_request_and_by_all():
 def test_drafts_lose_little_and_gain_where_they_are_right(slope, truth):
     """A thousand steps of prompt lookup whose tokens are right with a given chance, in units of a plain step."""
     chance = random.Random(0)
-    tally, balance, cost = Tally(1, 1), Balance(), linear(slope)
+    tally, balance, cost = AcceptanceRate(1, 1), DraftBudget(), linear(slope)
     seconds = tokens = 0.0
     for _ in range(1000):
-        length = lookup_length(tally.rate, cost, 7, balance.spare(1.0))
+        length = lookup_length(tally.value, cost, 7, balance.available(1.0))
         right = 0
         while right < length and chance.random() < truth:
             right += 1
         if length:
-            tally.note(length, right)
+            tally.record(length, right)
         else:
-            tally.rest()
-        balance.note(1.0, right - (cost(length) - 1.0))
+            tally.relax()
+        balance.record(1.0, right - (cost(length) - 1.0))
         seconds += cost(length)
         tokens += 1 + right
-    assert seconds <= 1.02 * tokens + Balance.START
+    assert seconds <= 1.02 * tokens + DraftBudget.START
     if truth == 1.0 and slope <= 0.5:
         assert seconds < tokens / 1.5
 
@@ -265,9 +271,9 @@ def test_times_of_forwards_are_medians_by_size():
 
 
 def test_a_step_of_unknown_cost_leaves_the_first_draft_its_credit():
-    balance = Balance()
-    balance.note(0.0, 0.0)
-    assert balance.spare(2.0) == 2.0 * Balance.START
+    balance = DraftBudget()
+    balance.record(0.0, 0.0)
+    assert balance.available(2.0) == 2.0 * DraftBudget.START
 
 
 def test_wrong_settings_are_refused(ensemble, tokenizers):

@@ -52,7 +52,7 @@ def asked(ensemble):
     seen, inner = [], ensemble._worker.submit
 
     def submit(request, *args, **kwargs):
-        seen.append((request.names[request.gate], request.threshold))
+        seen.append((request.gate.name, request.threshold))
         return inner(request, *args, **kwargs)
 
     ensemble._worker.submit = submit

@@ -15,6 +15,7 @@ from gac_core import (
     Grammar,
     MemberError,
 )
+from gac_core.decoding import collector, lookup, selection
 from gac_langchain import GaCLLM
 from gac_llamaindex import GaCLLM as IndexLLM
 
@@ -52,12 +53,11 @@ def in_runner(both, monkeypatch, error, bad):
 
 
 def in_alignment(both, monkeypatch, error, bad):
-    poll = both._worker._engine._decoder._poll
-    inner, logits_of_bad = poll._wanted, []
+    inner, logits_of_bad = collector.wanted_logits, []
 
-    def wanted(request, member, *rest):
-        logits = inner(request, member, *rest)
-        if request is bad and member == 1:
+    def wanted(query, *rest):
+        logits = inner(query, *rest)
+        if query.voice is bad.voices[1]:
             logits_of_bad.append(logits)
         return logits
 
@@ -65,8 +65,9 @@ def in_alignment(both, monkeypatch, error, bad):
         last = logits_of_bad[-1:]
         return any((logits == row).all(-1).any() for part in last for row in part)
 
-    monkeypatch.setattr(poll, "_wanted", wanted)
-    monkeypatch.setattr(poll._alignments[1], "align", Fault(poll._alignments[1].align, hit, error))
+    alignment = bad.voices[1].member.alignment
+    monkeypatch.setattr(collector, "wanted_logits", wanted)
+    monkeypatch.setattr(alignment, "align", Fault(alignment.align, hit, error))
 
 
 def in_sampler(both, monkeypatch, error, bad):
@@ -74,15 +75,13 @@ def in_sampler(both, monkeypatch, error, bad):
 
 
 def in_combining(both, monkeypatch, error, bad):
-    decoder = both._worker._engine._decoder
-    hit = lambda request, *rest: request is bad  # noqa: E731
-    monkeypatch.setattr(decoder, "_facts", Fault(decoder._facts, hit, error))
+    monkeypatch.setattr(selection, "combine", Fault(selection.combine, lambda place: place.request is bad, error))
 
 
 def in_commit(both, monkeypatch, error, bad):
-    writer = both._worker._engine._decoder._writer
-    hit = lambda text, data, own: text is bad.texts[1]  # noqa: E731
-    monkeypatch.setattr(writer, "commits", [writer.commits[0], Fault(writer.commits[1], hit, error)])
+    member = bad.voices[1].member
+    fault = Fault(member.commit, lambda text, data, own: text is bad.voices[1].text, error)
+    monkeypatch.setitem(vars(member), "commit", fault)
 
 
 def in_detokenizer(both, monkeypatch, error, bad):
@@ -90,14 +89,13 @@ def in_detokenizer(both, monkeypatch, error, bad):
 
 
 def in_processing(both, monkeypatch, error, bad):
-    poll = both._worker._engine._decoder._poll
-    hit = lambda request, member, *rest: request is bad and member == 1  # noqa: E731
-    monkeypatch.setattr(poll, "_wanted", Fault(poll._wanted, hit, error))
+    hit = lambda query, *rest: query.voice is bad.voices[1]  # noqa: E731
+    monkeypatch.setattr(collector, "wanted_logits", Fault(collector.wanted_logits, hit, error))
 
 
 def in_drafting(both, monkeypatch, error, bad):
-    decoder = both._worker._engine._decoder
-    monkeypatch.setattr(decoder, "_room", Fault(decoder._room, lambda request: request is bad, error))
+    hit = lambda request, kind: request is bad  # noqa: E731
+    monkeypatch.setattr(lookup, "max_draft_tokens", Fault(lookup.max_draft_tokens, hit, error))
 
 
 NAMED = [in_runner, in_alignment, in_commit, in_processing]

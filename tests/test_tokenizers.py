@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from gac_core.decoding.commit import make_commit
-from gac_core.decoding.request import MemberText
+from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.errors import UnwritableTextError
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
@@ -104,12 +104,12 @@ def test_an_added_letter_writes_what_its_tokenizer_decodes():
     assert member.token_bytes[index] == b"\xfc"
     assert index in member.encode_prompt("für")
     for rule in ("canonical", "context-free"):
-        sequence = MemberText([])
+        sequence = TokenizedText([])
         commit = make_commit(rule, member)
         for data in ("fü", "r", " Zürich"):
             commit(sequence, data.encode(), False)
-        assert index not in sequence.ids
-        assert member.decode(sequence.ids) == "für Zürich".encode()
+        assert index not in sequence.token_ids
+        assert member.decode(sequence.token_ids) == "für Zürich".encode()
 
 
 @pytest.mark.shared
@@ -185,11 +185,11 @@ def test_canonical_commits_give_the_members_own_tokens(name):
         pieces = pieces_of(load(SHARED / "tokenizers" / other), text)
         held = {}
         for rule in ("canonical", "context-free"):
-            commit, sequence = make_commit(rule, member), MemberText([])
+            commit, sequence = make_commit(rule, member), TokenizedText([])
             for data in pieces:
                 commit(sequence, data, False)
-            assert member.decode(sequence.ids) == b"".join(pieces), (other, rule)
-            held[rule] = sequence.ids
+            assert member.decode(sequence.token_ids) == b"".join(pieces), (other, rule)
+            held[rule] = sequence.token_ids
         whole = member.encode_continuation(b"".join(pieces).decode())
         assert tuple(held["canonical"]) == whole, other
         assert len(held["context-free"]) >= len(whole)
@@ -217,11 +217,11 @@ def test_text_in_is_text_out_through_every_pair(text, cuts, names):
         if not all(can_write(reader, part) for part in parts):
             continue
         for rule in ("canonical", "context-free"):
-            sequence = MemberText([])
+            sequence = TokenizedText([])
             commit = make_commit(rule, reader)
             for part in parts:
                 commit(sequence, part, False)
-            assert reader.decode(sequence.ids) == b"".join(parts)
+            assert reader.decode(sequence.token_ids) == b"".join(parts)
 
 
 def can_write(member: MemberTokenizer, data: bytes) -> bool:

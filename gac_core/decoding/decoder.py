@@ -1,73 +1,71 @@
-"""One step of a batch: which members are asked, and which token each request gets.
+"""One step of a batch: plan, forward, align, constrain, combine, select, verify, commit.
 
-The paper's alignment: union tokens compete one against the other. Knows members only by index; commits what it picks;
-does not end requests.
+The paper's alignment: union tokens compete with one another (GaC, sections 3.2 to 3.4). Drafted tokens are sent to
+every voice that is needed in one chunk; tokens are then selected position by position, as they would be without the
+draft, and the first one that differs from the draft ends it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from gac_core.combination import arithmetic_mean, normalise
-from gac_core.decoding.agreement import agreement, jensen_shannon
-from gac_core.decoding.choice import Choice, picked_of, sure_logprob
-from gac_core.decoding.commit import Writer
-from gac_core.decoding.path import Path
-from gac_core.decoding.poll import Answers, Poll
-from gac_core.decoding.request import Picked, Request
+from gac_core.decoding.collector import DistributionCollector
+from gac_core.decoding.commit import commit_token
+from gac_core.decoding.distributions import RequestDistributions
+from gac_core.decoding.drafting import Drafter, NoDraft, sample_tokens
+from gac_core.decoding.request import Request
+from gac_core.decoding.selection import Selection, forced_token, select
+from gac_core.decoding.step import Step, StepOutcome
+from gac_core.decoding.tokens import TokenResult
 from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
 from gac_core.failures import request_failure
 from gac_core.grammar.checker import STACK_SIZE
 from gac_core.threads import DaemonPool
-from gac_core.tokenization.vocabulary import UnionVocabulary
 
 logger = logging.getLogger(__name__)
 
-
-class Decoder(Protocol):
-    """Picks the next tokens of every request of a batch."""
-
-    def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
-        """Returns per request its next tokens, which are committed already, or the error that one of its members met.
-
-        None where a member is still reading; an error may follow tokens, and comes last.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stops; nothing may be decoded afterwards."""
-        ...
+Selections = Mapping[tuple[int, int], Selection]
+"""By row and position."""
 
 
-class StepDecoder:
-    """Decodes one union token per request and step (GaC, sections 3.2 to 3.4).
+@dataclass(frozen=True)
+class _RowOutcome:
+    """What a step came to for one request.
 
-    Args:
-        poll: Asks the members.
-        union: The union vocabulary.
-        weights: One per member, above 0.
-        names: The members' names.
-        writer: Commits tokens.
+    Attributes:
+        results: Its committed tokens, then the error that ended it, if any.
+        accepted: How many drafted tokens were accepted; None where the request was not decided.
     """
 
-    # Masks of grammars are computed beside the forwards, which leave few cores to them.
+    results: tuple[TokenResult, ...] = ()
+    accepted: int | None = None
+
+
+class Decoder:
+    """Decodes one or more union tokens per request and step.
+
+    Args:
+        collector: Runs the members.
+        lookup: Drafts from the texts, before anything is computed. Default: no drafts.
+        run_ahead: Drafts with a voice, after the gates were evaluated. Default: no drafts.
+    """
+
+    # Threads that compute grammar masks while the members compute.
     MASK_THREADS = 4
-    # Seconds that Python's exit waits for masks that are being computed, at most.
+    # Seconds for which Python's exit waits for masks that are being computed, at most.
     MASK_GRACE = 1.0
 
     def __init__(
-        self, poll: Poll, union: UnionVocabulary, weights: Sequence[float], names: Sequence[str], writer: Writer
+        self, collector: DistributionCollector, lookup: Drafter | None = None, run_ahead: Drafter | None = None
     ) -> None:
-        self._poll = poll
-        self._union = union
-        self._weights = list(weights)
-        self._names = list(names)
-        self._writer = writer
+        self._collector = collector
+        self._lookup = lookup or NoDraft()
+        self._run_ahead = run_ahead or NoDraft()
         self._masking = DaemonPool("gac-masks", self.MASK_THREADS, stack_size=STACK_SIZE, grace=self.MASK_GRACE)
 
     def close(self) -> None:
@@ -75,237 +73,195 @@ class StepDecoder:
         self._masking.close()
 
     @torch.inference_mode()
-    def decode(self, batch: Sequence[Request]) -> list[list[Picked | GaCError]]:
-        """Picks the next tokens of every request, or the error that one of its members met.
+    def decode(self, batch: Sequence[Request]) -> list[list[TokenResult]]:
+        """Selects and commits the next tokens of every request.
 
-        What a grammar forces is committed as it is; members read it with what comes after it.
+        Tokens that a grammar forces are committed without a forward; the members read them with the next chunk.
+
+        Returns:
+            Per request its committed tokens, then the error that ended it, if any. Nothing where a member is still
+            reading the prompt.
         """
-        done = {row: self._forced(request) for row, request in enumerate(batch) if request.constraint is not None}
-        free = [row for row in range(len(batch)) if not done.get(row)]
-        if free:
-            done.update(zip(free, self._decide_safely([batch[row] for row in free], len(batch) > 1), strict=True))
-        return [done[row] for row in range(len(batch))]
+        forced = {row: commit_forced(request) for row, request in enumerate(batch) if request.constraint is not None}
+        free = [row for row in range(len(batch)) if not forced.get(row)]
+        decided = self._decide_safely([batch[row] for row in free], crowded=len(batch) > 1)
+        results = {**forced, **dict(zip(free, decided, strict=True))}
+        return [results[row] for row in range(len(batch))]
 
-    def _decide_safely(self, batch: Sequence[Request], crowded: bool) -> list[list[Picked | GaCError]]:
-        """Decides; if that raises, request by request, so that only those it is about fail.
+    def _decide_safely(self, batch: Sequence[Request], crowded: bool) -> list[list[TokenResult]]:
+        """Decides; if that raises, request by request, so that only the failing ones fail.
 
-        Nothing is committed before it is settled, and settling raises nothing, so that a step may be done again.
+        Nothing is committed before `_settle`, which raises nothing, so that a step may be repeated.
         """
+        if not batch:
+            return []
         try:
             return self._decide(batch, crowded)
         except BaseException as error:
-            # What was read stays in the caches; its last logits are computed again.
-            for text in (text for request in batch for text in request.texts.values()):
-                text.num_cached = min(text.num_cached, len(text.ids) - 1)
+            for request in batch:
+                for voice in request.voices:
+                    voice.recompute_last()
             if len(batch) > 1:
-                logger.warning("a step of %d requests failed and is done one by one", len(batch), exc_info=True)
-                return [done for request in batch for done in self._decide_safely([request], crowded)]
+                logger.warning("a step of %d requests failed and is repeated one by one", len(batch), exc_info=True)
+                return [results for request in batch for results in self._decide_safely([request], crowded)]
             return [[request_failure("deciding its next token", error)]]
 
-    def _forced(self, request: Request) -> list[Picked | GaCError]:
-        """Commits the tokens that a grammar leaves no choice about."""
-        done: list[Picked | GaCError] = []
-        assert request.constraint is not None
-        try:
-            for data in request.constraint.forced():
-                if not self._writer.write(request, Picked(data, False, sure_logprob(request, data), forced=True), done):
-                    break
-        except BaseException as error:
-            done.append(request_failure("writing what the grammar forces", error))
-        return done
-
-    def _decide(self, batch: Sequence[Request], crowded: bool) -> list[list[Picked | GaCError]]:
-        """Picks the next tokens of requests that have a choice.
-
-        Gates are asked first; a gate that is sure decides alone and the other members do nothing. All others are then
-        asked in one forward each, and read whatever they skipped in the same chunk.
-        """
-        answers = Answers.of(batch, crowded)
-        paths = self._draft(batch)
-        for row, request in enumerate(batch):
-            if request.constraint is not None:
-                request.constraint.prepare(paths[row].tokens if row in paths else (), self._masking)
-        sure = self._ask_gates(batch, answers, paths)
-        self._run_ahead(batch, answers, paths, sure)
-        since = {row: self._first_unsure(sure.get(row)) for row in range(len(batch)) if answers.open(row)}
-        rest = {
-            row: [m for m in batch[row].members if m not in answers.rows[row]]
-            for row, stage in since.items()
-            if stage is not None
-        }
-        self._poll.ask(batch, rest, answers, paths, {row: stage for row, stage in since.items() if stage})
-        choices = self._choose(batch, answers, paths, sure)
-        settled: list[list[Picked | GaCError]] = [[] for _ in batch]
-        for row, request in enumerate(batch):
-            try:
-                self._settle(row, request, answers, paths.get(row), choices, settled[row])
-            except BaseException as error:
-                settled[row].append(request_failure("writing its next token", error))
-        return settled
-
-    # ---- drafting: nothing here; `SpeculativeDecoder` does
-
-    def _draft(self, batch: Sequence[Request]) -> dict[int, Path]:
-        """Returns drafted texts by row."""
-        return {}
-
-    def _run_ahead(
-        self, batch: Sequence[Request], answers: Answers, paths: dict[int, Path], sure: dict[int, list[bool]]
-    ) -> None:
-        """Lets gates draft."""
-
-    # ---- asking
-
-    def _ask_gates(
-        self, batch: Sequence[Request], answers: Answers, paths: Mapping[int, Path]
-    ) -> dict[int, list[bool]]:
-        """Asks the gates of thresholded requests; returns by row at which stages the gate decides alone."""
-        gated = [row for row, request in enumerate(batch) if request.threshold is not None]
-        asked = {row: [batch[row].gate] for row in gated if batch[row].gate not in answers.rows[row]}
-        self._poll.ask(batch, asked, answers, paths)
-        return self._sure(batch, answers, [row for row in gated if answers.open(row)])
-
-    def _sure(self, batch: Sequence[Request], answers: Answers, rows: Sequence[int]) -> dict[int, list[bool]]:
-        """At which stages each row's gate is at or above its threshold; the look at all of them is one."""
-        if not rows:
-            return {}
-        told = [answers.rows[row][batch[row].gate] for row in rows]
-        tops = [
-            (part.amax(-1) if batch[row].constraint is None else part.amax(-1) / part.sum(-1)).to(told[0].device)
-            for row, part in zip(rows, told, strict=True)
-        ]
-        looks = torch.split(torch.cat(tops).cpu(), [len(top) for top in tops])
-        return {
-            # Only requests with a threshold are asked for.
-            row: [top >= (batch[row].threshold or 0.0) for top in look.tolist()]
-            for row, look in zip(rows, looks, strict=True)
-        }
-
-    @staticmethod
-    def _first_unsure(sure: Sequence[bool] | None) -> int | None:
-        """The first stage that needs all members; None if there is none."""
-        if sure is None:
-            return 0
-        return next((stage for stage, alone in enumerate(sure) if not alone), None)
-
-    # ---- choosing
-
-    def _choose(
-        self,
-        batch: Sequence[Request],
-        answers: Answers,
-        paths: Mapping[int, Path],
-        sure: Mapping[int, Sequence[bool]],
-    ) -> dict[tuple[int, int], Choice]:
-        """Combines and picks at every stage that has what it needs; the look at all of them is one."""
-        keys: list[tuple[int, int]] = []
-        asked: list[Sequence[int]] = []
-        combined: list[Tensor] = []
-        facts: list[Tensor] = []
-        for row, request in enumerate(batch):
-            if not answers.open(row):
-                continue
-            stages = paths[row].stages if row in paths else 1
-            for stage in range(stages):
-                members = (request.gate,) if row in sure and sure[row][stage] else request.members
-                told = [answers.stage(row, member, stage) for member in members]
-                shares = normalise([self._weights[member] for member in members])
-                mixed = told[0] if len(members) == 1 else arithmetic_mean(told, shares)
-                # What a grammar leaves of the mass is the whole.
-                whole = None if request.constraint is None else mixed.sum()
-                mixed = mixed if whole is None else mixed / whole
-                keys.append((row, stage))
-                asked.append(members)
-                combined.append(mixed)
-                facts.append(self._facts(request, mixed, told, shares, stage, whole))
-        if not keys:
-            return {}
-        width = max(len(members) for members in asked)
-        values = torch.stack(
-            [torch.nn.functional.pad(fact.to(facts[0].device), (0, 4 + width - len(fact))) for fact in facts]
-        ).tolist()
-        return {
-            key: Choice.of(mixed, members, value)
-            for key, mixed, members, value in zip(keys, combined, asked, values, strict=True)
-        }
-
-    def _facts(
-        self,
-        request: Request,
-        mixed: Tensor,
-        told: Sequence[Tensor],
-        shares: Sequence[float],
-        stage: int,
-        whole: Tensor | None,
-    ) -> Tensor:
-        """What `Choice.of` reads, float64, shape ``[4 + members]``.
-
-        What members give is measured by the whole that a grammar leaves of the combined mass, as the probability is.
-        """
-        sampler = request.sampler
-        # A draw from a distribution that is none would fail; the probability below tells what is wrong.
-        if sampler.greedy or not bool(torch.isfinite(mixed[0])):
-            token = mixed.argmax(keepdim=True)
-        else:
-            token = torch.tensor([sampler.pick(mixed, self._union.keys(mixed.device), stage)], device=mixed.device)
-        given = [part.index_select(0, token.to(part.device)).to(mixed.device) for part in (mixed, *told)]
-        compared = [torch.zeros_like(given[0])] * 2
-        if len(told) > 1:
-            compared = [agreement(told, given[1:]), jensen_shannon(told, shares, mixed)]
-        if whole is not None:
-            given[1:] = [part / whole for part in given[1:]]
-        return torch.cat([part.double() for part in (token, given[0], *compared, *given[1:])])
-
-    # ---- settling
-
-    def _settle(
-        self,
-        row: int,
-        request: Request,
-        answers: Answers,
-        path: Path | None,
-        choices: Mapping[tuple[int, int], Choice],
-        done: list[Picked | GaCError],
-    ) -> None:
-        """Commits what was picked, as far as what was drafted is what was picked, and files it under ``done``."""
-        if row in answers.errors:
-            done.append(answers.errors[row])
-            return
-        if row in answers.unread:
-            request.told = {m: told[:1] for m, told in answers.rows[row].items() if not answers.since.get((row, m))}
-            return
-        request.told = {}
-        stages = path.stages if path is not None else 1
-        stage = 0
-        for stage in range(stages):
-            choice = choices[row, stage]
-            if not 0 < choice.best < float("inf"):
-                done.append(self._unusable(row, answers, choice, stage))
-                break
-            picked = picked_of(self._union, request, choice)
-            request.sampler.advance()
-            if not self._writer.write(request, picked, done) or path is None or stage + 1 == stages:
-                break
-            if not path.followed(request, stage + 1) or self._is_forced(request):
-                break
-        if path is not None:
-            path.tally.note(path.drafted, stage)
-            request.stats.drafted += path.drafted
-            request.stats.accepted += stage
-
-    @staticmethod
-    def _is_forced(request: Request) -> bool:
-        """Whether a grammar, not a vote, decides what comes next; an error of its is met in the next step."""
-        try:
-            return request.constraint is not None and bool(request.constraint.forced())
-        except BaseException:
-            return True
-
-    def _unusable(self, row: int, answers: Answers, choice: Choice, stage: int) -> GaCError:
-        for member in choice.members:
-            if not bool(torch.isfinite(answers.stage(row, member, stage)).all()):
-                return InvalidLogitsError(self._names[member])
-        return GrammarError(
-            "none of the tokens that the grammar allows here has any probability for members "
-            f"{', '.join(self._names[member] for member in choice.members)}; tell them in the prompt what to write"
+    def _decide(self, batch: Sequence[Request], crowded: bool) -> list[list[TokenResult]]:
+        """Runs one step of requests whose next token is not forced."""
+        began, forwards = time.perf_counter(), _forward_seconds(batch)
+        step = self._lookup.draft(Step.begin(batch, crowded))
+        self._prepare_masks(step)
+        step = truncate_rejected(self._query_gates(step))
+        step = self._run_ahead.draft(step)
+        step = self._query_others(step)
+        selections = self._select(step)
+        outcomes = [settle(step, row, selections) for row in range(len(batch))]
+        self._learn(
+            StepOutcome(
+                step=step,
+                accepted={row: done.accepted for row, done in enumerate(outcomes) if done.accepted is not None},
+                seconds=time.perf_counter() - began,
+                forward_seconds=_forward_seconds(batch) - forwards,
+            )
         )
+        return [list(outcome.results) for outcome in outcomes]
+
+    def _prepare_masks(self, step: Step) -> None:
+        """Starts to compute grammar masks in threads, beside the forwards."""
+        for row, request in enumerate(step.batch):
+            if request.constraint is not None:
+                tokens = step.drafts[row].sequence.tokens if row in step.drafts else ()
+                request.constraint.prepare(tokens, self._masking)
+
+    def _query_gates(self, step: Step) -> Step:
+        """Evaluates the gates of thresholded requests: where one is sure, the other voices compute nothing."""
+        gated = [row for row, request in enumerate(step.batch) if request.threshold is not None]
+        queries = [step.query(row, step.batch[row].gate) for row in gated if not step.has(row, step.batch[row].gate)]
+        return step.forward(self._collector, queries).with_certainty(gated)
+
+    def _query_others(self, step: Step) -> Step:
+        """Evaluates the voices that are still needed, one forward for each member."""
+        first = {row: step.first_unsure(row) for row in step.usable_rows}
+        return step.forward(
+            self._collector,
+            [
+                step.query(row, voice, position)
+                for row, position in first.items()
+                if position is not None
+                for voice in step.batch[row].voices
+                if not step.has(row, voice)
+            ],
+        )
+
+    def _select(self, step: Step) -> dict[tuple[int, int], Selection]:
+        """Combines and selects at every position of every row that can be decided."""
+        keys = [(row, position) for row in step.usable_rows for position in range(step.positions(row))]
+        selections = select([step.place(row, position) for row, position in keys])
+        return dict(zip(keys, selections, strict=True))
+
+    def _learn(self, outcome: StepOutcome) -> None:
+        """Tells the drafters what became of the step."""
+        try:
+            self._lookup.learn(outcome)
+            self._run_ahead.learn(outcome)
+        except Exception:
+            # The tokens are committed already; drafts are judged by older numbers.
+            logger.exception("the costs of drafts could not be recorded")
+
+
+def commit_forced(request: Request) -> list[TokenResult]:
+    """Commits the tokens that a request's grammar forces; empty if there are none."""
+    results: list[TokenResult] = []
+    try:
+        assert request.constraint is not None
+        for data in request.constraint.forced():
+            commitment = commit_token(request, forced_token(request, data))
+            results += commitment.results
+            if not commitment.can_continue:
+                break
+    except BaseException as error:
+        results.append(request_failure("writing what the grammar forces", error))
+    return results
+
+
+def truncate_rejected(step: Step) -> Step:
+    """Ends drafts after the first token at which a sure gate selects another one."""
+    sure = dict(step.sure)
+    for row in [row for row in step.drafts if row in sure]:
+        sequence, alone = step.drafts[row].sequence, step.first_unsure(row)
+        decided = range(min(sequence.positions - 1, sequence.positions if alone is None else alone))
+        for position in decided:
+            if sample_tokens({row: step.gate_place(row, position)})[row] != sequence.tokens[position]:
+                sequence.truncate(position)
+                sure[row] = sure[row][: position + 1]
+                break
+    return replace(step, sure=sure)
+
+
+def settle(step: Step, row: int, selections: Selections) -> _RowOutcome:
+    """Verifies a row's draft and commits what was selected; whatever raises becomes the request's error."""
+    request, found = step.batch[row], step.distributions.rows[row]
+    if found.error is not None:
+        return _RowOutcome((found.error,))
+    _keep_pending(request, found)
+    if found.unread:
+        return _RowOutcome()
+    results: list[TokenResult] = []
+    accepted = 0
+    try:
+        for accepted in range(step.positions(row)):
+            selection = selections[row, accepted]
+            if not selection.usable:
+                results.append(_unusable(selection))
+                break
+            commitment = commit_token(request, selection.sampled())
+            request.sampler.advance()
+            results += commitment.results
+            if not commitment.can_continue or not _continues(step, row, accepted + 1):
+                break
+    except BaseException as error:
+        results.append(request_failure("writing its next token", error))
+    if row in step.drafts:
+        request.stats.drafted += step.drafts[row].sequence.drafted
+        request.stats.accepted += accepted
+    return _RowOutcome(tuple(results), accepted)
+
+
+def _keep_pending(request: Request, found: RequestDistributions) -> None:
+    """Keeps the next token's distributions of voices that are ready while others still read; else drops them."""
+    for voice in request.voices:
+        ready = found.voices.get(voice) if found.unread else None
+        voice.pending_probs = ready.probs[:1] if ready is not None and ready.first == 0 else None
+
+
+def _continues(step: Step, row: int, position: int) -> bool:
+    """Whether the committed text is that of the draft at a position, and the next token is to be selected there."""
+    request = step.batch[row]
+    if row not in step.drafts or position == step.positions(row):
+        return False
+    return step.drafts[row].sequence.matches(request, position) and not _is_forced(request)
+
+
+def _is_forced(request: Request) -> bool:
+    """Whether the request's grammar forces what comes next; an error of it is raised in the next step."""
+    try:
+        return request.constraint is not None and bool(request.constraint.forced())
+    except BaseException:
+        return True
+
+
+def _unusable(selection: Selection) -> GaCError:
+    """Returns the error of a place at which nothing can be selected."""
+    place = selection.place
+    for voice, probs in zip(place.voices, place.probs, strict=True):
+        if not bool(torch.isfinite(probs).all()):
+            return InvalidLogitsError(voice.name)
+    return GrammarError(
+        "none of the tokens that the grammar allows here has any probability for members "
+        f"{', '.join(voice.name for voice in place.voices)}; say in the prompt what to write"
+    )
+
+
+def _forward_seconds(batch: Sequence[Request]) -> float:
+    """Returns the seconds of all short forwards so far of the members of a batch."""
+    return sum(times.total for times in {voice.member.times for request in batch for voice in request.voices})

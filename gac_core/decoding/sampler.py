@@ -84,20 +84,20 @@ class Sampler:
         """Whether the most probable token is picked, the smallest id among equals, without a random number."""
         return self._params.temperature == 0
 
-    def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> int:
-        """Returns the picked index of a distribution of shape ``[vocabulary]``.
+    def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> Tensor:
+        """Returns the picked index of a distribution, int64, shape ``[1]``, on its device.
 
         Greedy ties go to the smallest index. A draw is decided by random numbers that depend on the seed, the place of
         the token in the text and the token's key alone (see `race`).
 
         Args:
-            probs: The distribution.
+            probs: The distribution, shape ``[vocabulary]``. Where it holds NaN, any index is returned.
             keys: A number per token, int64, shape ``[vocabulary]``: `UnionVocabulary.keys`.
             ahead: Which token after those that `advance` has passed is picked: 0 is the next one.
         """
         params = self._params
         if self.greedy:
-            return int(probs.argmax())
+            return probs.argmax(keepdim=True)
         probs = probs.double()
         if params.temperature != 1:
             probs = apply_temperature(probs, params.temperature)
@@ -113,8 +113,8 @@ class Sampler:
         self._place += 1
 
 
-def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> int:
-    """Draws an index: the first arrival where index i arrives at a random time with the rate ``probs[i]``.
+def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> Tensor:
+    """Draws an index, int64, shape ``[1]``: the first arrival, where index i arrives at rate ``probs[i]``.
 
     This is the Gumbel-max trick. Two distributions that differ by a total variation of d give different indices with
     a chance of 2d at most, where inverting a cumulative distribution moves every later boundary by each difference
@@ -126,7 +126,7 @@ def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> int:
         seed: Any whole number.
         place: Which token of a text is drawn, 0 or more.
     """
-    return int((probs / exponentials(keys, seed, place)).argmax())
+    return (probs / exponentials(keys, seed, place)).argmax(keepdim=True)
 
 
 def exponentials(keys: Tensor, seed: int, place: int) -> Tensor:

@@ -1,45 +1,48 @@
-"""An engine made of loaded members: executor, poll, commit rules and decoder."""
+"""Assembles an engine, and the members of an ensemble as decoding needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from gac_core.config import EnsembleConfig
-from gac_core.decoding.commit import Writer, make_commit
-from gac_core.decoding.decoder import Decoder, StepDecoder
-from gac_core.decoding.drafting import PromptLookup
-from gac_core.decoding.poll import Poll
-from gac_core.decoding.speculation import Drafting, SpeculativeDecoder
+from gac_core.decoding.collector import DistributionCollector
+from gac_core.decoding.commit import make_commit
+from gac_core.decoding.decoder import Decoder
+from gac_core.decoding.ensemble_member import EnsembleMember
+from gac_core.decoding.lookup import PromptLookup
+from gac_core.decoding.run_ahead import RunAhead
 from gac_core.engine.engine import Engine
-from gac_core.executor.local import LocalExecutor
+from gac_core.executor.base import Executor
 from gac_core.model.member import Member
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
 
-def assemble(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> Engine:
-    """Returns the engine of an ensemble.
+def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> list[EnsembleMember]:
+    """Returns the members of an ensemble.
 
     Args:
-        members: Loaded members, in the order of ``config.members``.
+        members: The loaded members, in the order of ``config.members``.
         union: Their union vocabulary.
-        config: Weights and limits.
+        config: Names, weights and commit rule.
     """
-    executor = LocalExecutor(members)
-    alignments = [Alignment(union, member.tokenizer, member.device) for member in members]
-    poll = Poll(executor, alignments, config.names)
-    weights = [member.weight for member in config.members]
-    commits = [make_commit(config.commit, member.tokenizer) for member in members]
-    writer = Writer(commits, [member.context for member in members])
-    decoder: Decoder = StepDecoder(poll, union, weights, config.names, writer)
-    if config.drafts:
-        drafting = _drafting(members, weights, config.drafts)
-        decoder = SpeculativeDecoder(poll, union, weights, config.names, writer, drafting)
-    return Engine(executor, decoder, config.max_batch_size)
+    return [
+        EnsembleMember(
+            name=settings.called,
+            member_id=member.member_id,
+            weight=settings.weight,
+            tokenizer=member.tokenizer,
+            alignment=Alignment(union, member.tokenizer, member.device),
+            commit=make_commit(config.commit, member.tokenizer),
+            context=member.context,
+            size=member.size,
+            times=member.times,
+        )
+        for member, settings in zip(members, config.members, strict=True)
+    ]
 
 
-def _drafting(members: Sequence[Member], weights: Sequence[float], drafts: Sequence[str]) -> Drafting:
-    return Drafting(
-        lookup=PromptLookup([member.tokenizer for member in members], list(weights)) if "lookup" in drafts else None,
-        ahead="ahead" in drafts,
-        times=[member.times for member in members],
-    )
+def new_engine(executor: Executor, max_batch_size: int) -> Engine:
+    """Returns an engine whose decoder drafts by prompt lookup and by running ahead, where requests allow it."""
+    collector = DistributionCollector(executor)
+    decoder = Decoder(collector, lookup=PromptLookup(), run_ahead=RunAhead(collector))
+    return Engine(executor, decoder, max_batch_size)

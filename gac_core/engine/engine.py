@@ -1,7 +1,4 @@
-"""The engine: schedule, decode, emit. Everything here runs in one thread.
-
-Knows requests, the decoder and the executor; knows nothing of threads, prompts or callers.
-"""
+"""The engine: schedule, decode, emit. Everything here runs in one thread."""
 
 from __future__ import annotations
 
@@ -10,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gac_core.decoding.decoder import Decoder
-from gac_core.decoding.request import Picked, Request
+from gac_core.decoding.request import Request
+from gac_core.decoding.tokens import CommittedToken, TokenResult
 from gac_core.engine.scheduler import Scheduler
 from gac_core.errors import GaCError
-from gac_core.executor.local import Executor
+from gac_core.executor.base import Executor
 from gac_core.failures import request_failure
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 
@@ -75,37 +73,38 @@ class Engine:
         self._decoder.close()
         self._executor.close()
 
-    def _events(self, request: Request, done: Sequence[Picked | GaCError]) -> Iterator[Event]:
+    def _events(self, request: Request, done: Sequence[TokenResult]) -> Iterator[Event]:
         """What there is to tell of a request's tokens; nothing after its end."""
-        for choice in done:
-            event = self._fail(request, choice) if isinstance(choice, GaCError) else self._emit_safely(request, choice)
+        for result in done:
+            event = self._fail(request, result) if isinstance(result, GaCError) else self._emit_safely(request, result)
             yield event
             if isinstance(event[1], GaCError) or event[1].output is not None:
                 return
 
-    def _emit_safely(self, request: Request, choice: Picked) -> Event:
+    def _emit_safely(self, request: Request, committed: CommittedToken) -> Event:
         """A token's event; where that cannot be made, the error of this request."""
         try:
-            return self._emit(request, choice)
+            return self._emit(request, committed)
         except BaseException as error:
             return self._fail(request, request_failure("making the text of a token", error))
 
-    def _emit(self, request: Request, choice: Picked) -> Event:
-        request.stats.note(choice.token_stats)
+    def _emit(self, request: Request, committed: CommittedToken) -> Event:
+        token = committed.sampled
+        request.stats.note(token.token_stats)
         if request.stats.steps + request.stats.forced == 1:
             request.stats.first_token_seconds = time.perf_counter() - request.arrived
-        data = choice.data
+        data = token.data
         chunk = OutputChunk(
             text="" if data is None else request.detokenizer.push(data),
             tokens=() if data is None else (data,),
-            logprobs=None if choice.logprob is None else (choice.logprob,),
-            token_stats=(choice.token_stats,) if request.params.token_stats else None,
+            logprobs=None if token.logprob is None else (token.logprob,),
+            token_stats=(token.token_stats,) if request.params.token_stats else None,
         )
         request.num_tokens += len(chunk.tokens)
         if data is None or request.detokenizer.stopped_by is not None:
             limited = data is None and request.constraint is not None and request.constraint.limited
             return self._finish(request, FinishReason.LENGTH if limited else FinishReason.STOP, chunk)
-        if choice.full or request.num_tokens >= request.params.max_tokens:
+        if committed.context_full or request.num_tokens >= request.params.max_tokens:
             return self._finish(request, FinishReason.LENGTH, chunk)
         return request.request_id, chunk
 
@@ -120,7 +119,7 @@ class Engine:
         request.stats.total_seconds = time.perf_counter() - request.arrived
         text = last.text + request.detokenizer.flush()
         stopped_by = request.detokenizer.stopped_by
-        gate = request.stats.members[request.names[request.gate]]
+        gate = request.stats.members[request.gate.name]
         # `OutputProcessor` joins text, tokens, log-probabilities and statistics of all chunks into it.
         output = RequestOutput(
             request_id=request.label,

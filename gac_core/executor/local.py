@@ -7,40 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Protocol
 
+from gac_core.executor.base import Calls
 from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.model.member import Member
 from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)
-
-Calls = Mapping[int, Sequence[Chunk]]
-
-
-class Executor(Protocol):
-    """Carries chunks to members, by the member's index."""
-
-    def forward(self, calls: Calls, crowded: bool = False) -> dict[int, list[ChunkResult]]:
-        """Runs every member's chunks and returns the results in the order of the chunks.
-
-        ``crowded``: other requests wait for it, so that the time of a part of a long chunk is bounded.
-        """
-        ...
-
-    def release(self, request_id: str, clear: bool = False) -> None:
-        """Frees what members hold for a request; ``clear`` also overwrites it."""
-        ...
-
-    def running(self) -> list[tuple[str, float]]:
-        """Returns the members whose forward is running, with seconds since it began; may be called from any thread."""
-        ...
-
-    def close(self) -> None:
-        """Stops; nothing may be called afterwards."""
-        ...
 
 
 class LocalExecutor:
@@ -51,19 +26,19 @@ class LocalExecutor:
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self._members = list(members)
+        self._members = {member.member_id: member for member in members}
         devices = {member.device for member in members}
         self._threads = {device: DaemonPool(f"gac-{device}") for device in devices} if len(devices) > 1 else {}
-        self._began: dict[int, float] = {}
+        self._began: dict[str, float] = {}
         self._owed: list[tuple[str, bool]] = []
 
-    def forward(self, calls: Calls, crowded: bool = False) -> dict[int, list[ChunkResult]]:
+    def forward(self, calls: Calls, crowded: bool = False) -> dict[str, list[ChunkResult]]:
         """Runs every member's chunks and returns the results in the order of the chunks.
 
         ``crowded``: other requests wait for it, so that the time of a part of a long chunk is bounded.
         """
         self._pay()
-        futures: dict[int, Future[list[ChunkResult]]] = {}
+        futures: dict[str, Future[list[ChunkResult]]] = {}
         for index, chunks in calls.items() if self._threads else ():
             thread = self._threads[self._members[index].device]
             futures[index] = thread.submit(self._forward, index, chunks, crowded)
@@ -72,7 +47,7 @@ class LocalExecutor:
             for index, chunks in calls.items()
         }
 
-    def _forward(self, index: int, chunks: Sequence[Chunk], crowded: bool) -> list[ChunkResult]:
+    def _forward(self, index: str, chunks: Sequence[Chunk], crowded: bool) -> list[ChunkResult]:
         self._began[index] = time.monotonic()
         try:
             return self._members[index].forward(chunks, crowded)
@@ -99,7 +74,7 @@ class LocalExecutor:
     def _pay(self) -> None:
         owed, self._owed = self._owed, []
         for request_id, clear in owed:
-            for member in self._members:
+            for member in self._members.values():
                 try:
                     # A member that holds nothing of a request does nothing.
                     member.release(request_id, clear)

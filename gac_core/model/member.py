@@ -5,6 +5,7 @@ Knows nothing of the union vocabulary, of other members, or of what a request wa
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,9 @@ from gac_core.model.prefill import share, share_parts
 from gac_core.model.runner import Row, Runner, SlotRunner, choose_runner
 from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
 from gac_core.tokenization.tokenizer import MemberTokenizer
+
+_IDS = itertools.count()
+
 
 MAX_SHORT_ROW = 8
 """Rows of up to this many tokens share one forward: padding them costs less than reading the weights once more."""
@@ -88,6 +92,7 @@ class Member:
         deterministic: bool = False,
     ) -> None:
         self.name = name
+        self.member_id = f"{name}-{next(_IDS)}"
         self.tokenizer = tokenizer
         self.context = context
         self.device = device

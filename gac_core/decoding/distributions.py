@@ -1,0 +1,107 @@
+"""The distributions of one step: which voices were evaluated, at which positions, and where that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from gac_core.decoding.request import Request
+from gac_core.decoding.sequence import Sequence
+from gac_core.errors import GaCError
+
+
+@dataclass(frozen=True)
+class VoiceDistributions:
+    """One voice's next-token distributions at consecutive positions of a draft.
+
+    Attributes:
+        probs: Float32, shape ``[positions, union]``; tokens that a grammar does not allow have no mass. May be NaN.
+        first: The position of the first of them.
+    """
+
+    probs: Tensor
+    first: int = 0
+
+    @property
+    def next_position(self) -> int:
+        """The first position after them."""
+        return self.first + self.probs.shape[0]
+
+    def at(self, position: int) -> Tensor:
+        """Returns the distribution at a position, shape ``[union]``."""
+        return self.probs[position - self.first]
+
+    def extended(self, later: VoiceDistributions) -> VoiceDistributions:
+        """Returns these distributions followed by those at the next positions."""
+        return replace(self, probs=torch.cat([self.probs, later.probs]))
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A voice whose text is so long that a part of it is read in the next step."""
+
+
+VoiceResult = VoiceDistributions | Unread | GaCError
+
+
+@dataclass(frozen=True)
+class RequestDistributions:
+    """The distributions of one request.
+
+    Attributes:
+        voices: By voice its distributions.
+        unread: Whether a voice has not read all of its text yet; the request continues in the next step.
+        error: The first error of one of its voices; None without any.
+    """
+
+    voices: Mapping[Sequence, VoiceDistributions] = field(default_factory=dict)
+    unread: bool = False
+    error: GaCError | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the request can be decided in this step, as far as is known."""
+        return self.error is None and not self.unread
+
+    def with_result(self, voice: Sequence, result: VoiceResult) -> RequestDistributions:
+        """Returns them with one more result; later positions are appended to a voice's earlier ones."""
+        if isinstance(result, GaCError):
+            return self if self.error is not None else replace(self, error=result)
+        if isinstance(result, Unread):
+            return replace(self, unread=True)
+        earlier = self.voices.get(voice)
+        merged = result if earlier is None else earlier.extended(result)
+        return replace(self, voices={**self.voices, voice: merged})
+
+
+@dataclass(frozen=True)
+class StepDistributions:
+    """The distributions of all requests of a step, by their row in the batch."""
+
+    rows: tuple[RequestDistributions, ...]
+
+    @classmethod
+    def pending(cls, batch: Iterable[Request]) -> StepDistributions:
+        """Returns the distributions that voices have from earlier steps."""
+        return cls(
+            tuple(
+                RequestDistributions(
+                    {
+                        voice: VoiceDistributions(voice.pending_probs)
+                        for voice in request.voices
+                        if voice.pending_probs is not None
+                    }
+                )
+                for request in batch
+            )
+        )
+
+    def with_results(self, results: Iterable[tuple[int, Sequence, VoiceResult]]) -> StepDistributions:
+        """Returns them with further results: row, voice and what came of it."""
+        rows = list(self.rows)
+        for row, voice, result in results:
+            rows[row] = rows[row].with_result(voice, result)
+        return StepDistributions(tuple(rows))

@@ -1,0 +1,37 @@
+"""What decoding needs of one member of an ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gac_core.decoding.tokenized_text import CommitRule
+from gac_core.model.costs import ForwardTimes
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import Alignment
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleMember:
+    """One member of an ensemble.
+
+    Attributes:
+        name: Its name, unique within the ensemble.
+        member_id: Its id in the executor. Ensembles that share a loaded model use the same id.
+        weight: Its configured weight, above 0.
+        tokenizer: Its tokenizer.
+        alignment: Maps its logits onto the ensemble's union vocabulary.
+        commit: Appends committed bytes to its text.
+        context: The longest text that it can read, in tokens; None without a limit.
+        size: Number of parameters of its model.
+        times: How long its forwards take.
+    """
+
+    name: str
+    member_id: str
+    weight: float
+    tokenizer: MemberTokenizer
+    alignment: Alignment
+    commit: CommitRule
+    context: int | None
+    size: int
+    times: ForwardTimes

@@ -1,0 +1,118 @@
+"""Speculative decoding with a member as the draft model: it writes several tokens, and the others verify them.
+
+The draft is coupled to the request's random numbers, so that the text is that of plain decoding, greedy or sampled
+(Leviathan et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+from gac_core.decoding.acceptance import AcceptanceRates, DraftBudget, run_ahead_length
+from gac_core.decoding.collector import DistributionCollector
+from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.decoding.drafting import StepCosts, max_draft_tokens, participation, record_drafts, sample_tokens
+from gac_core.decoding.request import Request
+from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.step import Draft, Step, StepOutcome
+
+
+class RunAhead:
+    """Lets one voice of a request draft: the gate where there is a threshold, else the fastest.
+
+    Args:
+        collector: Runs the members.
+    """
+
+    KIND = "ahead"
+    # Tokens assumed accepted and rejected before the first draft.
+    PRIOR = (1, 1)
+    # Another voice drafts in the gate's place if its forwards take less than this share of the gate's.
+    FASTER = 0.9
+
+    def __init__(self, collector: DistributionCollector) -> None:
+        self._collector = collector
+        self._rates = AcceptanceRates()
+        self._budget = DraftBudget()
+        self._costs = StepCosts()
+
+    def draft(self, step: Step) -> Step:
+        """Returns the step with drafts for the rows where they are worth their cost, and the drafters' distributions.
+
+        The gates' distributions at position 0 are in the step already; rows whose gate decides there get no draft.
+        """
+        lengths = self._lengths(step)
+        drafters = {row: self._drafter(step.batch[row]) for row in lengths}
+        step = step.with_drafts({row: self._begin(step, row, length) for row, length in lengths.items()})
+        step = self._forward(step, [row for row in lengths if not step.has(row, drafters[row])], drafters)
+        running = list(lengths)
+        for position in range(1, max(lengths.values(), default=1)):
+            running = [row for row in running if lengths[row] > position and step.usable(row)]
+            places = {row: step.voice_place(row, drafters[row], position - 1) for row in running}
+            running = [row for row, data in sample_tokens(places).items() if data and _extend(step, row, data)]
+            step = self._forward(step, running, drafters)
+        return step.with_certainty(row for row in lengths if row in step.sure)
+
+    def _forward(self, step: Step, rows: Iterable[int], drafters: dict[int, Sequence]) -> Step:
+        return step.forward(self._collector, [step.query(row, drafters[row]) for row in rows])
+
+    def _lengths(self, step: Step) -> dict[int, int]:
+        """Returns for each row that is drafted for how many forwards the drafter makes."""
+        lengths: dict[int, int] = {}
+        for row in step.usable_rows:
+            request = step.batch[row]
+            limit = max_draft_tokens(request, self.KIND) if row not in step.drafts else 0
+            if limit < 1 or len(request.voices) == 1 or step.first_unsure(row) != 0:
+                continue
+            rate = self._rates.of(request, self.KIND, self.PRIOR)
+            cost, token = self._cost(request, len(step.batch))
+            length = run_ahead_length(rate.value, cost, token, limit + 1, self._budget.available(token))
+            if length > 1:
+                lengths[row] = length
+            else:
+                rate.relax()
+        return lengths
+
+    def _begin(self, step: Step, row: int, length: int) -> Draft:
+        """Returns an empty draft of a row."""
+        request = step.batch[row]
+        cost, _ = self._cost(request, len(step.batch))
+        rate = self._rates.of(request, self.KIND, self.PRIOR)
+        return Draft(DraftSequence(request), self.KIND, rate, cost(length) - cost(1))
+
+    def _cost(self, request: Request, rows: int) -> tuple[Callable[[int], float], float]:
+        """Returns seconds of a step as a function of the drafter's forwards, and seconds of a token without drafts."""
+        drafter, overhead = self._drafter(request).member, self._costs.overhead * rows
+        shares = participation([request])
+        own = shares.pop(drafter) * drafter.times.seconds(rows)
+        verifying = dict.fromkeys(shares, 1.0)
+
+        def seconds(forwards: int) -> float:
+            return forwards * (own + overhead) + self._costs.forward_seconds(verifying, rows * forwards)
+
+        return cache(seconds), own + overhead + self._costs.forward_seconds(shares, rows)
+
+    def _drafter(self, request: Request) -> Sequence:
+        """Returns the gate where there is a threshold, else the fastest voice, or the gate if it is hardly slower."""
+        if request.threshold is not None:
+            return request.gate
+        seconds = {voice: voice.member.times.seconds(1) for voice in request.voices}
+        fastest = min(seconds, key=lambda voice: seconds[voice])
+        faster = request.gate not in seconds or seconds[fastest] < self.FASTER * seconds[request.gate]
+        return fastest if faster else request.gate
+
+    def learn(self, outcome: StepOutcome) -> None:
+        """Updates acceptance rates, costs and the budget."""
+        self._costs.record(outcome)
+        record_drafts(self.KIND, outcome, self._budget, self._costs)
+
+
+def _extend(step: Step, row: int, data: bytes) -> bool:
+    """Adds a token to a row's draft; False where a grammar forces or forbids what comes there, or it cannot follow."""
+    request, sequence = step.batch[row], step.drafts[row].sequence
+    if request.constraint is not None:
+        drafted = [*sequence.tokens, data]
+        if request.constraint.reach(drafted) != len(drafted):
+            return False
+    return sequence.extend(data)

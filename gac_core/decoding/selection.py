@@ -1,0 +1,192 @@
+"""From the voices' distributions to one token at each position: combine and select."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gac_core.combination import arithmetic_mean, normalise
+from gac_core.decoding.agreement import agreement, jensen_shannon
+from gac_core.decoding.request import Request
+from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.tokens import SampledToken
+from gac_core.output import TokenLogprob
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One position of one request at which a token is selected.
+
+    Attributes:
+        request: The request.
+        position: The position; 0 is the end of the committed text.
+        voices: The voices that decide: all, or the gate alone.
+        probs: Their distributions, each float32, shape ``[union]``; tokens that a grammar does not allow have no mass.
+    """
+
+    request: Request
+    position: int
+    voices: tuple[Sequence, ...]
+    probs: tuple[Tensor, ...]
+
+    @property
+    def shares(self) -> list[float]:
+        """The voices' weights, normalised to the sum 1."""
+        return normalise([voice.weight for voice in self.voices])
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A token selected at one place.
+
+    Attributes:
+        place: The place.
+        combined: The combined distribution, float32, shape ``[union]``, normalised over what a grammar allows.
+        token: Union id of the token.
+        confidence: Its probability; not finite, or 0, where the distributions are not usable.
+        own: The probability that each voice gives it, as a share of the same total.
+        agreement: Share of the voices whose most probable token it is; None unless there are several.
+        divergence: Their Jensen-Shannon divergence, in nats; None unless there are several.
+    """
+
+    place: Place
+    combined: Tensor
+    token: int
+    confidence: float
+    own: tuple[float, ...]
+    agreement: float | None
+    divergence: float | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the distribution is one: NaN, infinity and a total of 0 leave nothing to select."""
+        return 0 < self.confidence < float("inf")
+
+    def sampled(self) -> SampledToken:
+        """Returns the token as it is committed.
+
+        A voice that gives it half of its combined probability or more counts as having chosen it itself.
+        """
+        request, voices = self.place.request, self.place.voices
+        chosen = frozenset(voice for voice, own in zip(voices, self.own, strict=True) if own >= self.confidence / 2)
+        return SampledToken(
+            data=request.union.data(self.token),
+            ensembled=request.threshold is None or len(voices) > 1,
+            logprob=token_logprob(request, self.combined, self.token),
+            chosen_by=chosen,
+            confidence=self.confidence,
+            agreement=self.agreement,
+            divergence=self.divergence,
+        )
+
+
+def select(places: Rows[Place]) -> list[Selection]:
+    """Combines the distributions at each place and selects a token, greedily or by the request's random numbers.
+
+    One device synchronisation for all places.
+    """
+    if not places:
+        return []
+    combined = [combine(place) for place in places]
+    tokens = [_select_token(place, probs) for place, (probs, _) in zip(places, combined, strict=True)]
+    measures = [
+        _measure(place, probs, total, token)
+        for place, (probs, total), token in zip(places, combined, tokens, strict=True)
+    ]
+    width = max(measure.shape[0] for measure in measures)
+    device = measures[0].device
+    padded = torch.stack([torch.nn.functional.pad(m.to(device), (0, width - m.shape[0])) for m in measures])
+    ids, values = to_host(torch.cat([token.to(device) for token in tokens]), padded)
+    return [
+        _selection(place, probs, token, numbers)
+        for place, (probs, _), token, numbers in zip(places, combined, ids.tolist(), values.tolist(), strict=True)
+    ]
+
+
+def combine(place: Place) -> tuple[Tensor, Tensor | None]:
+    """Returns the combined distribution, and the total that it was divided by where a grammar removed mass."""
+    several = len(place.voices) > 1
+    mixed = place.request.combiner(place.probs, place.shares) if several else place.probs[0]
+    if place.request.constraint is None:
+        return mixed, None
+    total = mixed.sum()
+    return mixed / total, total
+
+
+def _select_token(place: Place, combined: Tensor) -> Tensor:
+    """Returns the selected token's union id, int64, shape ``[1]``."""
+    request = place.request
+    return request.sampler.pick(combined, request.union.keys(combined.device), place.position)
+
+
+def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor) -> Tensor:
+    """Returns confidence, agreement, divergence and each voice's probability, float64, shape ``[3 + voices]``."""
+    device = combined.device
+    own = [probs.index_select(0, token.to(probs.device)).to(device) for probs in place.probs]
+    confidence = combined.index_select(0, token)
+    compared = [torch.zeros_like(confidence)] * 2
+    if len(own) > 1:
+        shares = place.shares
+        mean = combined
+        if place.request.combiner is not arithmetic_mean:
+            mean = arithmetic_mean(place.probs, shares)
+            mean = mean if total is None else mean / mean.sum()
+        compared = [agreement(place.probs, own), jensen_shannon(place.probs, shares, mean)]
+    if total is not None:
+        own = [each / total for each in own]
+    return torch.cat([part.double() for part in (confidence, *compared, *own)])
+
+
+def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float]) -> Selection:
+    confidence, agreed, divergence, *own = numbers
+    several = len(place.voices) > 1
+    return Selection(
+        place=place,
+        combined=combined,
+        token=token,
+        confidence=confidence,
+        own=tuple(own[: len(place.voices)]),
+        agreement=agreed if several else None,
+        divergence=divergence if several else None,
+    )
+
+
+def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Returns tensors of one device on the CPU, with one synchronisation for all of them."""
+    if tensors[0].device.type == "cpu":
+        return tensors
+    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
+    if tensors[0].device.type == "cuda":
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies
+
+
+def forced_token(request: Request, data: bytes | None) -> SampledToken:
+    """Returns a token that a grammar forces: probability 1, without alternatives."""
+    logprob = None
+    if request.params.logprobs is not None:
+        logprob = TokenLogprob(data or b"", 0.0, ((data or b"", 0.0),) if request.params.logprobs else ())
+    return SampledToken(data, ensembled=False, logprob=logprob, forced=True)
+
+
+def token_logprob(request: Request, combined: Tensor, token: int) -> TokenLogprob | None:
+    """Returns a token's log-probability and the most probable tokens, as far as the request asks for them.
+
+    Args:
+        request: The request.
+        combined: Float32, shape ``[union]``.
+        token: Union id of the token.
+    """
+    if request.params.logprobs is None:
+        return None
+    union = request.union
+    best = torch.topk(combined, min(request.params.logprobs, combined.numel()))
+    top = tuple(
+        (union.data(int(index)) or b"", float(value))
+        for value, index in zip(best.values.log(), best.indices, strict=True)
+        if value > float("-inf")
+    )
+    return TokenLogprob(union.data(token) or b"", float(combined[token].log()), top)

@@ -1,0 +1,152 @@
+"""One step of a batch as a value that each stage of decoding returns anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from gac_core.decoding.acceptance import AcceptanceRate
+from gac_core.decoding.collector import DistributionCollector, Query
+from gac_core.decoding.distributions import StepDistributions
+from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.decoding.request import Request
+from gac_core.decoding.selection import Place
+from gac_core.decoding.sequence import Sequence
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A draft and what its drafter wants to know of it afterwards.
+
+    Attributes:
+        sequence: The drafted tokens.
+        kind: Which drafter made it.
+        rate: The acceptance rate that it counts for.
+        extra_seconds: What it makes the step cost more, by measured times.
+    """
+
+    sequence: DraftSequence
+    kind: str
+    rate: AcceptanceRate
+    extra_seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step on its way from the batch to its distributions.
+
+    Attributes:
+        batch: The requests; a row is a request's index in it.
+        crowded: Whether further requests run, so that the time for reading long prompts is bounded.
+        distributions: What the voices computed so far.
+        drafts: The drafts, by row.
+        sure: By row of a thresholded request whether the gate decides alone, at each position computed so far.
+    """
+
+    batch: tuple[Request, ...]
+    crowded: bool
+    distributions: StepDistributions
+    drafts: Mapping[int, Draft] = field(default_factory=dict)
+    sure: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, batch: Iterable[Request], crowded: bool) -> Step:
+        """Returns a step with the distributions that voices have from earlier steps."""
+        requests = tuple(batch)
+        return cls(requests, crowded, StepDistributions.pending(requests))
+
+    @property
+    def usable_rows(self) -> list[int]:
+        """Rows that can be decided in this step, as far as is known."""
+        return [row for row, found in enumerate(self.distributions.rows) if found.usable]
+
+    def usable(self, row: int) -> bool:
+        """Whether a row can be decided in this step, as far as is known."""
+        return self.distributions.rows[row].usable
+
+    def has(self, row: int, voice: Sequence) -> bool:
+        """Whether a voice of a row has distributions."""
+        return voice in self.distributions.rows[row].voices
+
+    def positions(self, row: int) -> int:
+        """Number of positions at which a row's tokens are selected."""
+        return self.drafts[row].sequence.positions if row in self.drafts else 1
+
+    def query(self, row: int, voice: Sequence, first: int = 0) -> Query:
+        """Returns the query for a voice at the positions that it lacks, from ``first`` on if it has none."""
+        earlier = self.distributions.rows[row].voices.get(voice)
+        draft = self.drafts[row].sequence if row in self.drafts else None
+        return Query(row, self.batch[row], voice, draft, first if earlier is None else earlier.next_position)
+
+    def forward(self, collector: DistributionCollector, queries: list[Query]) -> Step:
+        """Returns the step with the distributions that queries ask for."""
+        results = collector.collect(queries, self.crowded)
+        return replace(self, distributions=self.distributions.with_results(results)) if results else self
+
+    def with_drafts(self, drafts: Mapping[int, Draft]) -> Step:
+        """Returns the step with further drafts."""
+        return replace(self, drafts={**self.drafts, **drafts}) if drafts else self
+
+    def with_certainty(self, rows: Iterable[int]) -> Step:
+        """Returns the step with `sure` computed for some rows; one device synchronisation for all of them."""
+        rows = [row for row in rows if self.usable(row)]
+        if not rows:
+            return self
+        measured = [self._certainty(row) for row in rows]
+        device = measured[0].device
+        flat = torch.cat([values.to(device) for values in measured]).cpu()
+        parts = torch.split(flat, [len(values) for values in measured])
+        sure = {
+            row: tuple(value >= self.batch[row].threshold for value in part.tolist())
+            for row, part in zip(rows, parts, strict=True)
+        }
+        return replace(self, sure={**self.sure, **sure})
+
+    def _certainty(self, row: int) -> torch.Tensor:
+        request = self.batch[row]
+        probs = self.distributions.rows[row].voices[request.gate].probs
+        if request.constraint is not None:
+            probs = probs / probs.sum(-1, keepdim=True)
+        return request.gate_rule(probs)
+
+    def first_unsure(self, row: int) -> int | None:
+        """Returns the first position at which all voices are needed; None if the gate decides at all of them."""
+        if row not in self.sure:
+            return 0
+        return next((position for position, sure in enumerate(self.sure[row]) if not sure), None)
+
+    def place(self, row: int, position: int) -> Place:
+        """Returns one position of a row, with the voices that decide there."""
+        request = self.batch[row]
+        alone = row in self.sure and self.sure[row][position]
+        voices = (request.gate,) if alone else tuple(request.voices)
+        found = self.distributions.rows[row].voices
+        return Place(request, position, voices, tuple(found[voice].at(position) for voice in voices))
+
+    def gate_place(self, row: int, position: int) -> Place:
+        """Returns one position of a row, decided by the gate alone."""
+        return self.voice_place(row, self.batch[row].gate, position)
+
+    def voice_place(self, row: int, voice: Sequence, position: int) -> Place:
+        """Returns one position of a row, decided by one voice alone."""
+        found = self.distributions.rows[row].voices[voice]
+        return Place(self.batch[row], position, (voice,), (found.at(position),))
+
+
+@dataclass(frozen=True, eq=False)
+class StepOutcome:
+    """What a step came to, for drafters.
+
+    Attributes:
+        step: The step.
+        accepted: By row the number of accepted drafted tokens; rows that were not decided are missing.
+        seconds: Wall time of the step.
+        forward_seconds: Wall time of the short forwards in it.
+    """
+
+    step: Step
+    accepted: Mapping[int, int]
+    seconds: float
+    forward_seconds: float

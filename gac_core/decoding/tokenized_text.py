@@ -1,0 +1,50 @@
+"""A text in one member's token ids, and the interface of the rules that append bytes to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+
+@dataclass
+class TokenizedText:
+    """A text in one member's token ids.
+
+    Attributes:
+        token_ids: The ids, prompt first.
+        num_cached: How many of them are in the member's KV cache; the rest is sent with the next chunk.
+        tail_start: Index of the first id that a commit may still replace; at first the prompt's length.
+        tail: The bytes that the ids from ``tail_start`` on stand for.
+    """
+
+    token_ids: list[int]
+    num_cached: int = 0
+    tail_start: int = field(init=False)
+    tail: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.tail_start = len(self.token_ids)
+
+    def copy(self) -> TokenizedText:
+        """Returns an independent copy."""
+        twin = replace(self, token_ids=list(self.token_ids))
+        twin.tail_start = self.tail_start
+        return twin
+
+
+class CommitRule(Protocol):
+    """Appends bytes to a member's text."""
+
+    def __call__(self, text: TokenizedText, data: bytes, own: bool) -> None:
+        """Appends bytes.
+
+        Args:
+            text: The text; changed in place. Where ids before its end are replaced, ``num_cached`` falls to the first
+                of them.
+            data: The bytes, one or more.
+            own: Whether the member chose these bytes itself, as one token.
+
+        Raises:
+            UnwritableTextError: The member's vocabulary cannot represent these bytes.
+        """
+        ...
