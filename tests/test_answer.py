@@ -7,11 +7,12 @@ import json
 import time
 
 import pytest
+from answers import parsed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gac_core.chat.answer import AnswerParser, CallPiece, InvalidPiece, ReasoningPiece, TextPiece
-from gac_core.chat.jsontext import Expect, ObjectScanner
+from gac_core.chat.answer import AnswerParser
+from gac_core.chat.pieces import CallPiece, InvalidPiece, TextPiece
 
 TOOLS = ("weather", "get_time")
 
@@ -21,10 +22,9 @@ def call(name: str = "weather", arguments: str = '{"city": "Halkus"}') -> str:
 
 
 def parse(pieces, tools=TOOLS, **settings):
-    """The parser after the pieces, and all that it gave out."""
-    parser = AnswerParser(tools=tools, **settings)
-    given_out = [piece for text in pieces for piece in parser.push(text)]
-    return parser, given_out + parser.finish()
+    """The parsed answer, and all of its pieces."""
+    answer = parsed(AnswerParser(tools=tools, **settings), pieces)
+    return answer, answer.pieces
 
 
 def facts(parser):
@@ -89,8 +89,6 @@ def test_pieces_do_not_matter(text, places, inside, tools):
     for pieces in (cut(text, places), list(text)):
         parser, out = parse(pieces, names, inside=inside)
         assert facts(parser) == facts(whole)
-        assert "".join(piece.text for piece in out if isinstance(piece, TextPiece)) == parser.text
-        assert "".join(piece.text for piece in out if isinstance(piece, ReasoningPiece)) == parser.reasoning
         check_calls(parser, out)
 
 
@@ -176,7 +174,6 @@ def test_a_call_streams_as_it_is_written():
     assert parser.push("}\n</tool_call>\n") == []
     assert [(c.id, c.arguments) for c in parser.calls] == [(first.id, '{"a":  "</tool_call>"}')]
     assert parser.finish() == []
-    assert parser.text == "Let me see."
 
 
 @pytest.mark.parametrize(
@@ -217,26 +214,32 @@ def test_reasoning_stands_at_the_beginning(text, inside, reasoning, said, tools)
         assert (parser.reasoning, parser.text) == (reasoning, said)
 
 
-def test_reasoning_is_text_where_none_is_looked_for():
-    assert parse(["<think>a</think> b"], thinking=False)[0].text == "<think>a</think> b"
-
-
 @pytest.mark.parametrize(
     ("body", "name", "arguments", "error"),
     [
-        ('{"name": "weather", "arguments": {"a": oops}}', "weather", '{"a": oops}}', "no value begins with 'o'"),
-        ('{"name": "weather", "arguments": {"a": 01}}', "weather", '{"a": 01}}', "'01' is no number"),
+        (
+            '{"name": "weather", "arguments": {"a": oops}}',
+            "weather",
+            '{"a": oops}}',
+            "at 'oops}}': Expecting value",
+        ),
+        (
+            '{"name": "weather", "arguments": {"a": 01}}',
+            "weather",
+            '{"a": 01}}',
+            "at '1}}': Expecting",
+        ),
         ('{"name": "weather", "arguments": {"a": "\n"}}', "weather", '{"a": "\n"}}', "control character"),
         ('{"name": "other", "arguments": {"a": 1}}', "other", '{"a": 1}', "there is no tool 'other'; tools are: get"),
-        ('{"name": "weather", "arguments": "{}"}', "weather", '"{}"}', "the arguments are no object"),
-        ('{"name": "weather", "arguments": 7}', "weather", "7}", "the arguments are no object"),
+        ('{"name": "weather", "arguments": "{}"}', "weather", '"{}"}', "its arguments are not a JSON object"),
+        ('{"name": "weather", "arguments": 7}', "weather", "7}", "its arguments are not a JSON object"),
         ('{"name": "weather"}', "weather", '{"name": "weather"}', "it has no arguments"),
         ('{"arguments": {}}', None, "{}", "it has no name"),
-        ('{"name": 3, "arguments": {}}', None, '{"name": 3, "arguments": {}}', "the name is no string but 3"),
+        ('{"name": 3, "arguments": {}}', None, '{"name": 3, "arguments": {}}', "its name is not a string"),
         ('{"name": "weather", "name": "get_time"}', "weather", '{"name": "weather", "name": "get_time"}', "twice"),
-        ('{"name": "weather", "arguments": {}} x', "weather", "{}} x", "'x' stands between"),
-        ('["weather"]', None, '["weather"]', "'[' cannot stand there"),
-        ("weather()", None, "weather()", "'w' cannot stand there"),
+        ('{"name": "weather", "arguments": {}} x', "weather", "{}} x", "unexpected 'x' between"),
+        ('["weather"]', None, '["weather"]', "unexpected character '['"),
+        ("weather()", None, "weather()", "unexpected character 'w'"),
         ('{"name": "weather", "arguments": ' + '{"a": ' * 120, "weather", '{"a": ' * 119 + '{"a":', "nested more"),
     ],
 )
@@ -261,7 +264,8 @@ def test_a_call_cut_off_is_invalid():
 
 def test_an_integer_that_python_cannot_read_makes_no_call():
     parser, _ = parse([call(arguments='{"a": ' + "9" * 5000 + "}")])
-    assert [item.error for item in parser.invalid] == ["the arguments cannot be read as a JSON object"]
+    assert [item.name for item in parser.invalid] == ["weather"]
+    assert "Exceeds the limit" in parser.invalid[0].error
 
 
 def test_time_grows_with_the_text_only():
@@ -276,26 +280,40 @@ def test_time_grows_with_the_text_only():
     assert spent[1] < 30 * spent[0]
 
 
+def is_call(text):
+    """Whether Python reads a text as a call: an object with a tool's name and one object of arguments."""
+
+    def once(pairs):
+        return dict(pairs), [key for key, _ in pairs]
+
+    try:
+        value, keys = json.loads(text, object_pairs_hook=once, parse_constant=int)
+    except (TypeError, ValueError):
+        return False
+    arguments = [value[key] for key in ("arguments", "parameters") if key in value]
+    is_object = len(arguments) == 1 and isinstance(arguments[0], tuple)
+    return len(keys) == len(value) and value.get("name") in TOOLS and is_object
+
+
+WORDS = (
+    '"name":  "weather" "arguments":  "parameters":  {} {"a":[1,{"b":"}\\"{"}]} [] ,  : "id" -1.5e3 01 NaN tru " } {'
+)
+PARTS = st.sampled_from([*WORDS.split(" "), '"\\u00e9"', '"\\x"', "\n"])
+
+
 @settings(max_examples=500, deadline=None)
-@given(text=st.lists(FRAGMENTS, max_size=8).map(lambda parts: "{" + "".join(parts) + "}"))
-@example(text='{"a": [], "b": {}, "c": [1, 2], "d": -0.5e+10, "e": "\\u00e9\\n"}')
-@example(text='{"a": 1,}')
-@example(text='{"a" 1}')
-@example(text="{1: 2}")
-@example(text='{"a": [1,]}')
-@example(text='{"a": [}')
-def test_the_scanner_agrees_with_python(text):
-    """A text is an object for the scanner if and only if Python reads it as one."""
-    scanner = ObjectScanner()
-    try:
-        for char in text:
-            scanner.push(char)
-        ours = scanner.expect is Expect.NOTHING
-    except ValueError:
-        ours = False
-    try:
-        json.loads(text, parse_constant=int)
-        theirs = True
-    except ValueError:
-        theirs = False
-    assert ours == theirs
+@given(text=st.lists(PARTS, max_size=10).map(lambda parts: "{" + "".join(parts) + "}"))
+@example(text='{"name": "weather", "id": -1.5e3, "arguments": {"a": [1, {"b": "}\\"{"}]}}')
+@example(text='{"parameters": {}\n, "name": "weather"}')
+@example(text='{"name": "weather", "arguments": {},}')
+@example(text='{"name": "weather" "arguments": {}}')
+@example(text='{"name": "weather", "arguments": {"a": NaN}}')
+@example(text='{"name": "weather", "arguments": {}, "parameters": {}}')
+@example(text='{"name": "weather", "arguments": {} {}}')
+@example(text='{"name": "weather" "weather", "arguments": {}}')
+def test_a_call_is_what_python_reads_as_one(text):
+    for pieces in ([f"<tool_call>{text}</tool_call>"], list(f"<tool_call>{text}</tool_call>")):
+        answer, out = parse(pieces)
+        assert bool(answer.calls) == is_call(text)
+        assert len(answer.calls) + len(answer.invalid) == 1
+        check_calls(answer, out)

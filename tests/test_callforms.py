@@ -8,11 +8,13 @@ import random
 import jsonschema
 import numpy as np
 import pytest
+from answers import parsed
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core import Grammar
-from gac_core.chat.answer import AnswerParser, CallPiece
+from gac_core.chat.answer import AnswerParser
 from gac_core.chat.callforms import BARE_FORM, FORMS
+from gac_core.chat.pieces import CallPiece
 
 TOOLS = {
     "get_weather": {
@@ -82,9 +84,8 @@ def matcher(**settings):
 
 
 def parse(pieces, **settings):
-    parser = AnswerParser(TOOLS, forms=FORMS, **settings)
-    out = [piece for text in pieces for piece in parser.push(text)]
-    return parser, out + parser.finish()
+    answer = parsed(AnswerParser(TOOLS, forms=FORMS, **settings), pieces)
+    return answer, answer.pieces
 
 
 def called(parser):
@@ -204,8 +205,8 @@ def test_text_behind_calls_is_kept():
 
 def test_what_a_call_without_tags_lacks_is_told():
     for text, error in (
-        ('{"name": "get_weather", "arguments": {"city": oops}} x', "no value begins with 'o'"),
-        ('{"name": "get_weather", "arguments": {}, "id": 1} x', "',' stands between"),
+        ('{"name": "get_weather", "arguments": {"city": oops}} x', "invalid JSON at 'oops}': Expecting value"),
+        ('{"name": "get_weather", "arguments": {}, "id": 1} x', "unexpected ',' between"),
     ):
         parser, _ = parse(list(text))
         assert error in parser.invalid[0].error
@@ -307,11 +308,7 @@ def test_a_repeated_call_that_is_cut_off_is_invalid():
 
 def test_beside_an_answer_in_json_only_the_form_that_the_grammar_allows_is_a_call():
     own = '{"name": "add", "parameters": {"a": 1}, "why": "x"}'
-    parser = AnswerParser(["add"], forms=(BARE_FORM,))
-    pieces = parser.push(own) + parser.finish()
-    assert "".join(piece.text for piece in pieces) == parser.text == own
-    assert (parser.calls, parser.invalid) == ((), ())
-    parser = AnswerParser(["add"], forms=(BARE_FORM,))
-    parser.push('{"name": "add", "arguments": {"a": 1}}')
-    parser.finish()
-    assert [call.values for call in parser.calls] == [{"a": 1}]
+    answer = parsed(AnswerParser(["add"], forms=(BARE_FORM,)), [own])
+    assert (answer.text, answer.calls, answer.invalid) == (own, (), ())
+    answer = parsed(AnswerParser(["add"], forms=(BARE_FORM,)), ['{"name": "add", "arguments": {"a": 1}}'])
+    assert [call.values for call in answer.calls] == [{"a": 1}]

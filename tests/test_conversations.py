@@ -7,6 +7,7 @@ import json
 
 import jsonschema
 import pytest
+from answers import parsed
 from conftest import QUESTION, start
 from schemas import SCHEMAS
 
@@ -188,11 +189,7 @@ def test_copies_of_an_ensemble_are_the_ensemble(ensemble):
 
 def test_an_answer_in_a_grammar_is_no_reasoning_where_the_template_has_opened_a_block():
     talk = Conversation([Message("user", "Hi")])
-    parser = _parser(talk, Grammar.json_schema({"type": "object"}), inside=True)
-    parser.push('{"a": 1}')
-    parser.finish()
-    assert (parser.text, parser.reasoning) == ('{"a": 1}', "")
-    free = _parser(talk, None, inside=True)
-    free.push("so</think>yes")
-    free.finish()
+    bound = parsed(_parser(talk, Grammar.json_schema({"type": "object"}), inside=True), ['{"a": 1}'])
+    assert (bound.text, bound.reasoning) == ('{"a": 1}', "")
+    free = parsed(_parser(talk, None, inside=True), ["so</think>yes"])
     assert (free.text, free.reasoning) == ("yes", "so")

@@ -1,7 +1,6 @@
-"""An answer taken apart while it streams: its reasoning, its calls of tools, and the text that is said.
+"""Splits an answer into reasoning, tool calls and text while it is generated.
 
-Follows the text once, in whatever pieces it comes. Inside a call it follows JSON, so that a tag within a string ends
-nothing. Knows nothing of models, templates or requests.
+Inside a call the JSON is followed, so that a tag within a string does not end the call.
 """
 
 from __future__ import annotations
@@ -11,14 +10,11 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from gac_core.chat.callforms import Form, Start, find_end, find_name, find_start
-from gac_core.chat.callreader import BareCallReader, TaggedCallReader, new_call_id
-from gac_core.chat.jsontext import SPACE
-from gac_core.chat.pieces import CallPiece, InvalidPiece, Piece, ReasoningPiece, TextPiece
-from gac_core.chat.tools import CALL, InvalidToolCall, ToolCall
+from gac_core.chat.callreader import BareCallReader, CallReader, TaggedCallReader, new_call_id
+from gac_core.chat.pieces import InvalidPiece, Piece, ReasoningPiece, TextPiece
+from gac_core.chat.tools import CALL, END_THINK, SPACE, THINK, InvalidToolCall, ToolCall
 
-__all__ = ["AnswerParser", "CallPiece", "InvalidPiece", "Piece", "ReasoningPiece", "TextPiece"]
-
-THINK, END_THINK = "<think>", "</think>"
+_CUT_OFF = "the text ended inside the call"
 
 
 class _State(Enum):
@@ -30,85 +26,66 @@ class _State(Enum):
     AFTER_CALL = auto()
 
 
-_CUT_OFF = "the text ended inside the call"
-
-
 class AnswerParser:
-    """Takes one answer apart.
+    """Parses one answer incrementally; the result does not depend on how the text is divided into pushes.
 
-    A call is ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, its keys in any order, with white space
-    anywhere that JSON allows it and next to the tags. Further keys are passed over. Reasoning is a block
-    ``<think>...</think>`` at the answer's beginning; one that is never closed goes to the end.
+    A call is ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` with its keys in any order and white space
+    wherever JSON allows it and next to the tags. Other keys are ignored. Reasoning is a block ``<think>...</think>`` at
+    the beginning of the answer; an unclosed block extends to the end.
 
-    With ``forms``, an answer that begins with a call of a known tool in one of the other forms that models write
-    (`callforms`) consists of calls as well. The same further on in a text is text: an example, not a call.
+    With ``forms``, an answer that begins with a call of a known tool in one of those forms (`callforms`) consists of
+    calls as well. The same text further on is plain text, such as an example.
 
     White space next to a tag is dropped: at both ends of the reasoning, before a call, and after reasoning or a call up
-    to the next call, the end, or the first text. Between two texts with calls in between, what stands after the last
-    call is kept, so that they do not grow together. All other text is kept as it is, tags that never become whole too.
+    to the next call, the end, or the first text. Where calls stand between two texts, the white space after the last
+    call is kept, which separates the texts. All other text is unchanged, including tags that are not completed.
 
     Args:
-        tools: Names of the tools that may be called. Without any, ``<tool_call>`` is text like any other.
-        thinking: Whether to look for reasoning. Default True.
-        inside: Whether the prompt has opened the block of reasoning already. Default False.
+        tools: Names of the tools that may be called. Default none: ``<tool_call>`` is then plain text.
+        inside: Whether the prompt has already opened the reasoning block. Default False.
         forms: The forms of calls without tags to look for. Default none.
-        distinct: Whether a call is dropped whose tool and argument values are those of an earlier one. Pieces of a call
-            are then held back while it may be such a repetition: to its end, if an earlier call has the same name.
-            Default False.
+        distinct: Whether to drop a call that has the tool and argument values of an earlier one. A call of a tool that
+            was called before then streams only once it is complete. Default False.
     """
 
     def __init__(
-        self,
-        tools: Sequence[str] = (),
-        thinking: bool = True,
-        inside: bool = False,
-        forms: tuple[Form, ...] = (),
-        distinct: bool = False,
+        self, tools: Sequence[str] = (), inside: bool = False, forms: tuple[Form, ...] = (), distinct: bool = False
     ) -> None:
         self._names = frozenset(tools)
         self._inside = inside
-        # How text starts that is not reasoning.
         self._forms = forms
-        self._said = _State.FORM if forms and self._names else _State.TEXT
         self._distinct = distinct
-        self._state = _State.START if thinking or inside else self._said
-        self._tail = ""
+        self._state = _State.START
+        # The state at the beginning of an answer and after its reasoning.
+        self._first_state = _State.FORM if forms and self._names else _State.TEXT
+        # Text that is held back until it is known what it is, and white space that may be dropped.
+        self._pending = ""
         self._space: list[str] = []
         self._after_tag = False
-        self._call: TaggedCallReader | BareCallReader | None = None
+        self._call: CallReader | None = None
         self._form: Form | None = None
-        self._started = 0
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
+        self._num_calls = 0
+        # States in which text was emitted: TEXT, REASONING.
+        self._emitted: set[_State] = set()
         self._calls: list[ToolCall] = []
         self._invalid: list[InvalidToolCall] = []
         self._pieces: list[Piece] = []
 
     @property
-    def text(self) -> str:
-        """What has been said so far, without reasoning and calls."""
-        return "".join(self._text)
-
-    @property
-    def reasoning(self) -> str:
-        """The reasoning so far."""
-        return "".join(self._reasoning)
-
-    @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The calls that are complete."""
+        """The complete calls so far."""
         return tuple(self._calls)
 
     @property
     def invalid(self) -> tuple[InvalidToolCall, ...]:
-        """What began as a call and is none."""
+        """The malformed and incomplete calls so far."""
         return tuple(self._invalid)
 
     def push(self, text: str) -> list[Piece]:
-        """Reads the answer's next piece of text and returns what is known of it by now."""
+        """Parses the next piece of the answer and returns what is certain by now."""
         while text:
             if self._state is _State.START:
-                text = self._start(text)
+                text = self._at_start(text)
             elif self._state is _State.REASONING:
                 text = self._until(END_THINK, text)
             elif self._state is _State.FORM:
@@ -120,125 +97,124 @@ class AnswerParser:
             elif self._names:
                 text = self._until(CALL, text)
             else:
-                self._say(text)
+                self._add_text(text)
                 text = ""
-        return self._taken()
+        return self._take_pieces()
 
     def finish(self) -> list[Piece]:
         """Ends the answer and returns what was held back."""
+        pending, self._pending = self._pending, ""
         if self._state is _State.START:
-            held, self._tail = self._tail, ""
             self._state = _State.REASONING if self._inside else _State.TEXT
             self._after_tag = self._inside
-            self._say(held)
+            self._add_text(pending)
         elif self._call is not None:
             self._end_call(_CUT_OFF)
         elif self._state in (_State.FORM, _State.AFTER_CALL):
-            self._finish_form()
-        elif self._tail:
-            self._say(self._tail)
-            self._tail = ""
+            self._finish_form(pending)
+        elif pending:
+            self._add_text(pending)
         if self._space and not self._after_tag:
             self._emit("".join(self._space))
         self._space = []
-        return self._taken()
+        return self._take_pieces()
 
-    def _finish_form(self) -> None:
+    def _finish_form(self, pending: str) -> None:
         """Ends an answer where a call without tags may have begun."""
-        name = find_name(self._tail, self._names, self._forms, self._form)
-        begun = self._tail.lstrip(SPACE + ",;")
-        if name is not None or (self._form is not None and begun and not find_end(self._tail, self._form)):
+        name = find_name(pending, self._names, self._forms, self._form)
+        begun = pending.lstrip(SPACE + ",;")
+        if name is not None or (self._form is not None and begun and not find_end(pending, self._form)):
             self._space = []
-            self._break_off(name, begun)
+            self._add_invalid(self._num_calls, InvalidToolCall(new_call_id(), name, begun.strip(SPACE), _CUT_OFF))
+            self._num_calls += 1
         elif self._form is None:
             self._state = _State.TEXT
-            self._say(self._tail)
-        self._tail = ""
+            self._add_text(pending)
 
-    def _taken(self) -> list[Piece]:
+    def _take_pieces(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
         return pieces
 
-    def _start(self, text: str) -> str:
-        """Finds out whether the answer begins with reasoning."""
-        held = self._tail + self._past_space(text)
-        if len(held) < len(THINK) and THINK.startswith(held):
-            self._tail = held
-            return ""
-        self._tail = ""
-        opened = held.startswith(THINK)
-        if opened:
-            held = held[len(THINK) :]
-            self._space = []
-        self._state = _State.REASONING if opened or self._inside else self._said
-        self._after_tag = self._state is _State.REASONING
-        return held
+    # ---- the beginning, and calls without tags
 
-    def _past_space(self, text: str) -> str:
-        """Puts white space aside where nothing is held yet, so that a long run of it is read once."""
-        if self._tail:
+    def _at_start(self, text: str) -> str:
+        """Determines whether the answer begins with reasoning; returns the text that is left."""
+        text = self._pending + self._skip_space(text)
+        if len(text) < len(THINK) and THINK.startswith(text):
+            self._pending = text
+            return ""
+        self._pending = ""
+        opened = text.startswith(THINK)
+        if opened:
+            text = text[len(THINK) :]
+            self._space = []
+        self._state = _State.REASONING if opened or self._inside else self._first_state
+        self._after_tag = self._state is _State.REASONING
+        return text
+
+    def _skip_space(self, text: str) -> str:
+        """Sets leading white space aside while nothing is pending, so that a long run of it is read once."""
+        if self._pending:
             return text
         bare = text.lstrip(SPACE)
         self._space.append(text[: len(text) - len(bare)])
         return bare
 
     def _in_form(self, text: str) -> str:
-        """Finds out whether the answer begins with a call without tags."""
-        held, self._tail = self._tail + self._past_space(text), ""
-        start = find_start(held, self._names, self._forms) if held else True
+        """Determines whether the answer begins with a call without tags; returns the text that is left."""
+        text, self._pending = self._pending + self._skip_space(text), ""
+        start = find_start(text, self._names, self._forms) if text else True
         if start is True:
-            self._tail = held
+            self._pending = text
             return ""
         if start is False:
             self._state = _State.TEXT
-            return held
+            return text
         self._space = []
         self._after_tag = True
         self._form = start.form
-        return self._begin_bare(start, held)
+        return self._begin_bare(start, text)
 
     def _after_call(self, text: str) -> str:
-        """Looks for the next call in the form of the one before, or for the end of the form."""
+        """Looks for the next call in the form of the previous one, or for the end of the form."""
         assert self._form is not None, "this state has a form"
-        held, self._tail = self._tail + text, ""
-        start, end = find_start(held, self._names, self._forms, self._form), find_end(held, self._form)
+        text, self._pending = self._pending + text, ""
+        start, end = find_start(text, self._names, self._forms, self._form), find_end(text, self._form)
         if isinstance(start, Start):
-            return self._begin_bare(start, held)
+            return self._begin_bare(start, text)
         if start is True or end is True:
-            self._tail = held
+            self._pending = text
             return ""
         self._state = _State.TEXT
-        return held if end is False else held[end:]
+        return text if end is False else text[end:]
 
-    def _begin_bare(self, start: Start, held: str) -> str:
-        self._call = BareCallReader(self._started, start.name, start.braces)
-        self._started += 1
-        self._state = _State.CALL
-        return held[start.arguments :]
+    def _begin_bare(self, start: Start, text: str) -> str:
+        self._begin_call(BareCallReader(self._num_calls, start.name, start.braces))
+        return text[start.arguments :]
+
+    # ---- text and reasoning
 
     def _until(self, tag: str, text: str) -> str:
-        """Says everything up to a tag; returns what stands behind it, and goes over to that."""
-        text = self._tail + text
-        self._tail = ""
+        """Adds the text up to a tag and enters the state that the tag begins; returns the text after the tag."""
+        text = self._pending + text
+        self._pending = ""
         place = text.find(tag)
         if place < 0:
             held = next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
-            self._tail = text[len(text) - held :]
-            self._say(text[: len(text) - held])
+            self._pending = text[len(text) - held :]
+            self._add_text(text[: len(text) - held])
             return ""
-        self._say(text[:place])
+        self._add_text(text[:place])
         self._space = []
         self._after_tag = True
         if tag == END_THINK:
-            self._state = self._said
+            self._state = self._first_state
         else:
-            self._state = _State.CALL
-            self._call = TaggedCallReader(self._started, self._names)
-            self._started += 1
+            self._begin_call(TaggedCallReader(self._num_calls, self._names))
         return text[place + len(tag) :]
 
-    def _say(self, text: str) -> None:
-        """Gives out text or reasoning; white space at its end waits for what follows."""
+    def _add_text(self, text: str) -> None:
+        """Emits text or reasoning; white space at its end waits for what follows."""
         bare = text.rstrip(SPACE)
         if not bare:
             self._space.append(text)
@@ -246,38 +222,37 @@ class AnswerParser:
                 self._emit("".join(self._space))
                 self._space = []
             return
-        so_far = self._reasoning if self._state is _State.REASONING else self._text
-        if self._after_tag and not so_far:
+        if self._after_tag and self._state not in self._emitted:
             self._space = []
             bare = bare.lstrip(SPACE)
             text = text.lstrip(SPACE)
-        keeps = self._names or self._state is _State.REASONING
-        self._emit("".join(self._space) + (bare if keeps else text))
-        self._space = [text[len(bare) :]] if keeps else []
+        waits = self._names or self._state is _State.REASONING
+        self._emit("".join(self._space) + (bare if waits else text))
+        self._space = [text[len(bare) :]] if waits else []
         self._after_tag = False
 
     def _emit(self, text: str) -> None:
-        if not text:
-            return
-        if self._state is _State.REASONING:
-            self._reasoning.append(text)
-            self._pieces.append(ReasoningPiece(text))
-        else:
-            self._text.append(text)
-            self._pieces.append(TextPiece(text))
+        if text:
+            self._emitted.add(self._state)
+            self._pieces.append(ReasoningPiece(text) if self._state is _State.REASONING else TextPiece(text))
+
+    # ---- calls
+
+    def _begin_call(self, call: CallReader) -> None:
+        self._call = call
+        self._num_calls += 1
+        self._state = _State.CALL
 
     def _in_call(self, text: str) -> str:
-        assert self._call is not None, "this state has a call"
+        call = self._call
+        assert call is not None, "this state has a call"
         for place, char in enumerate(text):
-            if self._call.push(char):
+            if call.push(char):
                 self._end_call(None)
                 return text[place + 1 :]
-        if not self._may_repeat(self._call.name):
-            self._pieces += self._call.flush()
+        if not (self._distinct and any(other.name == call.name for other in self._calls)):
+            self._pieces += call.flush()
         return ""
-
-    def _may_repeat(self, name: str | None) -> bool:
-        return self._distinct and any(call.name == name for call in self._calls)
 
     def _end_call(self, error: str | None) -> None:
         call = self._call
@@ -285,8 +260,8 @@ class AnswerParser:
         result = call.end(error)
         self._call = None
         self._state = _State.TEXT if self._form is None else _State.AFTER_CALL
-        if isinstance(result, ToolCall) and self._distinct and any(_same(result, other) for other in self._calls):
-            self._started -= 1
+        if isinstance(result, ToolCall) and self._distinct and any(_is_same(result, other) for other in self._calls):
+            self._num_calls -= 1
             return
         self._pieces += call.flush()
         if isinstance(result, ToolCall):
@@ -294,19 +269,14 @@ class AnswerParser:
         else:
             self._add_invalid(call.index, result)
 
-    def _break_off(self, name: str | None, text: str) -> None:
-        """Reports a call that ended before its arguments."""
-        self._add_invalid(self._started, InvalidToolCall(new_call_id(), name, text.strip(SPACE), _CUT_OFF))
-        self._started += 1
-
     def _add_invalid(self, index: int, call: InvalidToolCall) -> None:
         self._invalid.append(call)
         self._pieces.append(InvalidPiece(index, call))
 
 
-def _same(one: ToolCall, other: ToolCall) -> bool:
-    """Whether two calls have the same tool and the same argument values."""
-    # As JSON, since Python takes True for 1.
+def _is_same(one: ToolCall, other: ToolCall) -> bool:
+    """Returns whether two calls have the same tool and argument values."""
+    # Compared as JSON, because in Python True == 1.
     return one.name == other.name and (
         json.dumps(one.values, sort_keys=True) == json.dumps(other.values, sort_keys=True)
     )

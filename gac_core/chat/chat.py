@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
-from gac_core.chat.answer import THINK
 from gac_core.chat.conversation import Conversation, Message, Prompt, as_conversation, as_messages
 from gac_core.chat.guarding import guarded, rewritten_json, texts_of
 from gac_core.chat.template import Turn, as_template_call, render_turns, traits_of
-from gac_core.chat.tools import describe, spell_calls, spell_result
+from gac_core.chat.tools import THINK, describe, spell_calls, spell_result
 from gac_core.errors import ChatTemplateError, EmptyPromptError, PromptTooLongError, RequestError
 from gac_core.tokenization.escaping import control_spellings, encode_marked, encode_text, free_mark
 from gac_core.tokenization.lengths import check_bytes, least_tokens

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from gac_core.chat.answer import END_THINK, THINK
-from gac_core.chat.jsontext import SPACE
-from gac_core.chat.tools import CALL, END_CALL, END_RESULT, RESULT, Tool, ToolCall
+from gac_core.chat.tools import CALL, END_CALL, END_RESULT, END_THINK, RESULT, SPACE, THINK, Tool, ToolCall
 from gac_core.errors import ChatTemplateError, shorten
 from gac_core.templates.plain import REMEDY
 from gac_core.templates.rendering import apply_template, try_template

@@ -16,6 +16,10 @@ from gac_core.errors import RequestError, quote, shorten
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 RESULT, END_RESULT = "<tool_response>", "</tool_response>"
+THINK, END_THINK = "<think>", "</think>"
+SPACE = " \t\n\r"
+"""White space in JSON."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
