@@ -1,1 +1,1 @@
-"""Measurements; each module prints its figures."""
+"""Benchmarks; each module prints its results."""

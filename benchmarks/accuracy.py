@@ -1,7 +1,7 @@
 """Exact answers on held-out questions: each member alone, every step ensembled, and thresholded at several values.
 
-Run by ``python -m benchmarks.accuracy``. Every way answers the same questions; intervals are 95% percentile bootstrap
-intervals over questions, and "gain" is relative to the best member alone.
+Run by ``python -m benchmarks.accuracy``. All configurations answer the same questions; intervals are 95% percentile
+bootstrap intervals over questions, and "gain" is relative to the best member alone.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ NAMES = ("ash", "birch", "cedar")
 
 @dataclass
 class Result:
-    """How one way of answering did.
+    """Results of one configuration.
 
     Attributes:
-        hits: Per question whether the answer was right.
-        steps: Steps of all answers.
-        ensembled: Steps at which all members were asked.
+        hits: Per question, whether the answer was right.
+        steps: Total number of steps.
+        ensembled: Number of steps at which all members ran.
         seconds: Wall time.
     """
 
@@ -55,7 +55,7 @@ def bootstrap(values: list[float], rounds: int = 2000) -> tuple[float, float]:
 
 
 def measure(ensemble: Ensemble, count: int, seed: int, **asked: object) -> Result:
-    """Answers the questions in one way."""
+    """Answers the questions with one configuration."""
     examples = held_out(count, seed)
     began = time.perf_counter()
     outputs: list[RequestOutput] = ensemble.generate_batch(

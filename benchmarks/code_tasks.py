@@ -12,8 +12,8 @@ class Function:
     Attributes:
         name: Its name.
         signature: Parameters and result, as they follow the name.
-        description: The docstring.
-        checks: Expressions that are true of a right completion.
+        description: Its docstring.
+        checks: Expressions that are true for a correct completion.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Function:
 
     @property
     def prompt(self) -> str:
-        """The text to be completed; it ends after the docstring's line."""
+        """The text to complete; it ends after the docstring."""
         return f'def {self.name}{self.signature}:\n    """{self.description}"""\n'
 
 

@@ -1,8 +1,8 @@
-"""Milliseconds per token of two large random models as one, beside the time it takes to read their weights once.
+"""Milliseconds per token of an ensemble of two large random models, next to the time to read their weights once.
 
 Run by ``python -m benchmarks.gpu TOKENIZER TOKENIZER`` (folders or hub names) on a machine with a CUDA device. The
-models are made on the device from a config alone; one greedy request runs, drafts off. ``--device cpu --shapes tiny``
-shows that the script runs, no more.
+models are created on the device from a config; one greedy request runs without drafts. ``--device cpu --shapes tiny``
+only checks that the script runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
 from gac_core.model.member import Member
 
-# Width, width of the feed-forward layers, layers, heads, heads of keys and values; what the vocabulary has at least.
+# Hidden size, intermediate size, layers, attention heads, key-value heads, minimum vocabulary size.
 SHAPES = {
     "tiny": ((64, 128, 2, 4, 2), (512, 512)),
     "1b": ((2048, 8192, 16, 32, 8), (128_256, 32_000)),
@@ -33,7 +33,7 @@ PROMPT = "The text goes on from here as it does in the document that everybody h
 
 
 def make(name: str, index: int, tokenizer: Any, device: torch.device) -> LlamaForCausalLM:
-    """Makes a random model in bf16 on the device; it never ends its text."""
+    """Returns a random model in bf16 on the device that never generates an end of text."""
     (width, inner, layers, heads, kv_heads), rows = SHAPES[name]
     config = LlamaConfig(
         vocab_size=max(len(tokenizer), rows[min(index, len(rows) - 1)]),
@@ -57,7 +57,7 @@ def make(name: str, index: int, tokenizer: Any, device: torch.device) -> LlamaFo
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of some work, everything it launched included, after one run that is not counted."""
+    """Returns the median seconds of a function, including the kernels it launched, after one warm-up run."""
     times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
@@ -69,27 +69,27 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> f
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes per second that a copy reads and writes."""
+    """Returns the bytes per second that a copy reads and writes."""
     source = torch.zeros(2**31 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds(lambda: target.copy_(source), device, 5)
 
 
 def read_bytes(model: LlamaForCausalLM) -> int:
-    """Bytes of weights that one step reads: all but the table of input embeddings."""
+    """Returns the bytes of weights that one step reads: all but the input embeddings."""
     table = model.get_input_embeddings().weight
     return sum(weight.nbytes for weight in model.parameters()) - table.nbytes
 
 
 def own(model: LlamaForCausalLM, tokenizer: Any, tokens: int) -> Callable[[], object]:
-    """The model's own greedy ``generate``."""
+    """Runs the model's own greedy ``generate``."""
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids.to(model.device)
     asked = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
 
 
 def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argparse.Namespace) -> list[str]:
-    """One row of the table."""
+    """Returns one row of the table."""
     models = [
         make(name, index, tokenizer, device)
         for index, (name, tokenizer) in enumerate(zip(PAIRS[pair], tokenizers, strict=True))
@@ -110,7 +110,7 @@ def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argpar
         def work() -> None:
             counts.append(ensemble.generate(PROMPT, max_tokens=args.tokens).usage.completion_tokens)
 
-        # The same text every time, so that every shape is compiled before the first run that counts.
+        # The same prompt every time, so that every shape is compiled during the warm-up.
         took = seconds(work, device, args.repeats) / args.tokens
         assert set(counts) == {args.tokens}, counts
     figures = [took, floor, *alone, sum(alone)]
@@ -129,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device is here; run it where there is one (python -m benchmarks.speed measures on a CPU)")
+        parser.error("no CUDA device found; use a machine with one, or python -m benchmarks.speed on a CPU")
     tokenizers = [AutoTokenizer.from_pretrained(name) for name in args.tokenizers]
     names = ("ms per token: both as one", "weights read once", "generate, first", "generate, second", "their sum")
     table = Table("models", *names, "as one / read once", "as one / sum", title="compiled" if args.compile else "eager")

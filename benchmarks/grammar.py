@@ -1,4 +1,4 @@
-"""What grammars cost: milliseconds a token for masks on a union, and forwards per token of JSON.
+"""Cost of grammars: milliseconds per token for masks on a union, and forwards per token of JSON.
 
 Run by ``python -m benchmarks.grammar TOKENIZER TOKENIZER`` (folders or hub names). Masks are measured along texts that
 the grammars allow; forwards are counted on the embedded members. Plain text takes one forward per token and member.
@@ -44,7 +44,7 @@ CASES = {
 
 
 def walk(constraint: Constraint, union: UnionVocabulary, text: bytes) -> list[float]:
-    """Milliseconds per step of what the engine does for a grammar: what is forced, the mask, applying it, going on."""
+    """Returns the milliseconds of each step's grammar work: forced tokens, mask, applying it, advancing."""
     combined = torch.full((len(union),), 1.0 / len(union))
     times, start = [], 0
     while start < len(text):

@@ -1,4 +1,4 @@
-"""What LlamaIndex integrations can do, found by running each of them: the table of docs/comparison.md.
+"""Features of LlamaIndex integrations, found by running each of them: the table of docs/comparison.md.
 
 Run by ``python -m benchmarks.peers``, in an environment that also holds the packages llama-index-llms-huggingface and
 llama-index-llms-ollama. Each function below is a row; its first line is the row's label.
@@ -30,7 +30,7 @@ from benchmarks.rigs import CONTEXT, GaCRig, HuggingFaceRig, OllamaRig
 
 PROMPT = "passages " * 30
 ASK = [ChatMessage("How is the weather?")]
-# A call's limit under the names that one or another integration might know it by.
+# A token limit per call, under the names that integrations may use.
 LIMITS = [{"max_tokens": 3}, {"max_new_tokens": 3}, {"num_predict": 3}, {"options": {"num_predict": 3}}]
 PATIENCE = 30.0
 
@@ -42,12 +42,12 @@ class Place(BaseModel):
 
 
 def weather(city: str) -> str:
-    """Tells the weather."""
+    """Returns the weather."""
     return f"sunny in {city}"
 
 
 class City(BaseModel):
-    """What `weather` is given."""
+    """Arguments of `weather`."""
 
     city: Literal["Rome", "Oslo"]
 
@@ -56,7 +56,7 @@ TOOL = FunctionTool.from_defaults(weather, fn_schema=City)
 
 
 def quiet(rig: Any, seconds: float = 0.3) -> bool:
-    """Whether the models do nothing, shortly after now."""
+    """Returns whether the models are idle shortly afterwards."""
     time.sleep(0.1)
     before = rig.work()
     time.sleep(seconds)
@@ -67,13 +67,13 @@ def quiet(rig: Any, seconds: float = 0.3) -> bool:
 
 
 def several_models(rig: Any) -> bool:
-    """Several models answer as one."""
+    """Several models generate one answer."""
     raw = rig.make().complete("In which town").raw
     return isinstance(raw, dict) and len(raw.get("gac", {}).get("members", {})) > 1
 
 
 def call_arguments(rig: Any) -> bool:
-    """A limit of tokens given by call takes effect."""
+    """A token limit passed per call takes effect."""
     whole = rig.make(long=True).complete(PROMPT).text
     for limit in LIMITS:
         try:
@@ -85,7 +85,7 @@ def call_arguments(rig: Any) -> bool:
 
 
 def unknown_arguments(rig: Any) -> bool:
-    """An argument that is not known is refused."""
+    """An unknown argument raises."""
     try:
         rig.make().complete("In which town", temprature=0.5)
     except Exception as error:
@@ -94,14 +94,14 @@ def unknown_arguments(rig: Any) -> bool:
 
 
 def stop_strings(rig: Any) -> bool:
-    """A stop string given by call ends the text and is no part of it."""
+    """A stop string passed per call ends the text and is not part of it."""
     whole = rig.make(long=True).complete(PROMPT).text
     stop = whole[3:5]
     return stop not in rig.make(long=True).complete(PROMPT, stop=[stop]).text
 
 
 def long_prompts(rig: Any) -> bool:
-    """A prompt longer than the context is refused before any work."""
+    """A prompt longer than the context raises before anything is computed."""
     before = rig.work()
     try:
         rig.make().complete("word " * (CONTEXT + 100))
@@ -111,12 +111,12 @@ def long_prompts(rig: Any) -> bool:
 
 
 def token_counts(rig: Any) -> bool:
-    """LlamaIndex's token counter reads the models' own counts, of whole and streamed answers."""
+    """LlamaIndex's token counter gets the models' own counts, for whole and streamed answers."""
     counter = TokenCountingHandler(tokenizer=lambda text: [0] * 10**6)
     llm = rig.make(callback_manager=CallbackManager([counter]))
     llm.chat(ASK)
     list(llm.stream_chat(ASK))
-    # The counter's own guess, by its tokenizer, would be millions.
+    # An estimate by the counter's own tokenizer would be in the millions.
     return bool(0 < counter.total_llm_token_count < 10**6)
 
 
@@ -131,7 +131,7 @@ def context_window(rig: Any) -> bool:
 
 
 def images(rig: Any) -> bool:
-    """Pictures in messages."""
+    """Images in messages."""
     picture = ImageBlock(image=b"\x89PNG\r\n\x1a\n", image_mimetype="image/png")
     rig.make().chat([ChatMessage(blocks=[TextBlock(text="What is it?"), picture])])
     return rig.name == "Ollama"
@@ -141,7 +141,7 @@ def images(rig: Any) -> bool:
 
 
 def streams(rig: Any) -> bool:
-    """A stream's first piece comes while the rest is being written."""
+    """A stream's first piece arrives while the rest is being generated."""
     stream = rig.make(long=True).stream_complete(PROMPT)
     next(stream)
     early = not quiet(rig, 0.02)
@@ -150,7 +150,7 @@ def streams(rig: Any) -> bool:
 
 
 def abandoned_streams(rig: Any) -> bool:
-    """Giving a stream up stops the models."""
+    """Abandoning a stream stops the models."""
     stream = rig.make(long=True).stream_complete(PROMPT)
     next(stream)
     stream.close()
@@ -158,7 +158,7 @@ def abandoned_streams(rig: Any) -> bool:
 
 
 def failing_streams(rig: Any) -> bool:
-    """An error within a stream reaches its reader."""
+    """An error within a stream reaches its consumer."""
     with rig.failing():
         try:
             list(rig.make(long=True).stream_complete(PROMPT))
@@ -178,7 +178,7 @@ async def _longest_gap(task: asyncio.Task[Any]) -> float:
 
 
 def event_loop(rig: Any) -> bool:
-    """The event loop goes on during `acomplete`."""
+    """The event loop keeps running during `acomplete`."""
 
     async def run() -> float:
         return await _longest_gap(asyncio.create_task(rig.make(long=True).acomplete(PROMPT)))
@@ -187,7 +187,7 @@ def event_loop(rig: Any) -> bool:
 
 
 def event_loop_streams(rig: Any) -> bool:
-    """The event loop goes on during `astream_complete`."""
+    """The event loop keeps running during `astream_complete`."""
 
     async def read() -> None:
         async for _ in await rig.make(long=True).astream_complete(PROMPT):
@@ -215,7 +215,7 @@ def cancelled_tasks(rig: Any) -> bool:
 
 
 def together(rig: Any) -> bool:
-    """Eight `acomplete` at once run side by side (at a server: are sent side by side)."""
+    """Eight concurrent `acomplete` calls run concurrently (with a server: are sent concurrently)."""
 
     async def run() -> None:
         llm = rig.make(long=True)
@@ -227,7 +227,7 @@ def together(rig: Any) -> bool:
 
 
 def prefixes(rig: Any) -> bool:
-    """A prompt that begins like one before is not read again from its beginning."""
+    """A prompt prefix shared with an earlier prompt is not computed again."""
     llm, begin = rig.make(), "The bridge of stone stands in the town. " * 12
     counts = []
     for end in ("Who?", "Where?"):
@@ -244,7 +244,7 @@ def agents(rig: Any) -> bool:
     """`FunctionAgent` accepts it."""
 
     async def run() -> None:
-        # One step is enough: what a model makes of the result is its own affair.
+        # One step is enough: how a model uses the result is not part of the row.
         try:
             await FunctionAgent(llm=rig.make(), tools=[TOOL]).run("How is the weather?", max_iterations=1)
         except Exception as error:
@@ -256,15 +256,15 @@ def agents(rig: Any) -> bool:
 
 
 def forced_calls(rig: Any) -> bool:
-    """A tool call can be made sure of (`tool_required`)."""
+    """A tool call can be required (`tool_required`)."""
     llm = rig.make(**rig.roomy)
     response = llm.chat_with_tools([TOOL], "Hello.", tool_required=True)
     return bool(llm.get_tool_calls_from_response(response))
 
 
 def call_ids(rig: Any) -> bool:
-    """Two calls of one tool have ids of their own."""
-    # The last seed may be the only one at which a model of ours calls it twice.
+    """Two calls of one tool have different ids."""
+    # Depending on the seed, a model calls the tool once or twice.
     for seed in range(20):
         llm = rig.make(**{name: seed if name == "seed" else value for name, value in rig.roomy.items()})
         response = llm.chat_with_tools(
@@ -277,7 +277,7 @@ def call_ids(rig: Any) -> bool:
 
 
 def objects(rig: Any) -> bool:
-    """`structured_predict` gives an object, whatever the model would write."""
+    """`structured_predict` returns an object, whatever the model prefers."""
     return isinstance(rig.make().structured_predict(Place, PromptTemplate("A place?")), Place)
 
 
@@ -287,11 +287,11 @@ def object_streams(rig: Any) -> bool:
     return bool(parts) and parts[-1].name is not None
 
 
-# ---- manners
+# ---- side effects
 
 
 def histories(rig: Any) -> bool:
-    """The caller's chat history stays as it was."""
+    """The caller's chat history is not modified."""
     llm, history = rig.make(), list(ASK)
     if llm.metadata.is_function_calling_model:
         llm.chat_with_tools([TOOL], "And now?", chat_history=history)
@@ -301,26 +301,26 @@ def histories(rig: Any) -> bool:
 
 
 def llm_kwargs(rig: Any) -> bool:
-    """The caller's `llm_kwargs` stay as they were."""
+    """The caller's `llm_kwargs` are not modified."""
     given = dict(rig.harmless)
-    with suppress(ValueError):  # A model that writes no object.
+    with suppress(ValueError):  # A model that generates no object.
         rig.make().structured_predict(Place, PromptTemplate("A place?"), llm_kwargs=given)
     return bool(given == rig.harmless)
 
 
 class _Starts(BaseEventHandler):
-    """Counts requests begun."""
+    """Counts start events of requests."""
 
     seen: list[str] = Field(default_factory=list)
 
     def handle(self, event: Any, **kwargs: Any) -> None:
-        """Keeps one event."""
+        """Stores one event."""
         if isinstance(event, LLMChatStartEvent | LLMCompletionStartEvent):
             self.seen.append(type(event).__name__)
 
 
 def events(rig: Any) -> bool:
-    """One request is told once to instrumentation."""
+    """One request is one event for instrumentation."""
     handler, root = _Starts(), get_dispatcher()
     root.add_event_handler(handler)
     try:
@@ -332,13 +332,13 @@ def events(rig: Any) -> bool:
 
 
 def written_down(rig: Any) -> bool:
-    """`from_dict(to_dict())` answers the same."""
+    """`from_dict(to_dict())` gives the same answers."""
     llm = rig.make()
     return bool(type(llm).from_dict(llm.to_dict()).complete("In which town").text == llm.complete("In which town").text)
 
 
 def shared(rig: Any) -> bool:
-    """Models made of the same settings hold the weights once."""
+    """Models with the same settings share one copy of the weights."""
     first = rig.load()
     return rig.load() is first
 
@@ -355,9 +355,9 @@ OF_SERVERS = (long_prompts, prefixes, shared)
 
 
 def found(row: Callable[[Any], bool], rig: Any) -> str:
-    """What one row says of one integration: yes, no, or no with the error; a reader who waits for ever is told so."""
+    """Returns the cell of one row for one integration: yes, no, or no with the error or "never ends"."""
     if rig.remote and row in OF_SERVERS:
-        return "the server's affair"
+        return "depends on the server"
     result = ["no (never ends)"]
 
     def run() -> None:
@@ -376,7 +376,7 @@ def main() -> None:
     """Prints the table.
 
     Raises:
-        SystemExit: A peer is not installed; its column would be one of refusals.
+        SystemExit: An integration is not installed.
     """
     for peer in PEERS:
         try:

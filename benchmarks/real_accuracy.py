@@ -1,8 +1,8 @@
-"""Accuracy of ensembles of real models: each member alone, every step at several weights, and thresholded.
+"""Accuracy of ensembles of real models: each member alone, every step with several weights, and thresholds.
 
 Run by ``python -m benchmarks.real_accuracy``; see docs/real-models.md. Questions are answered in rounds of 32: all
-ways of answering finish a round before the next one begins, so that an interrupted run has the same questions of all
-ways. Each answer is one line of ``--out``; a run with the same file continues where the last one ended. Intervals are
+configurations finish a round before the next one begins, so that an interrupted run has the same questions for each.
+Each answer is one line of ``--out``; a run with the same file continues where the last one ended. Intervals are
 95% percentile bootstrap intervals over questions.
 """
 
@@ -29,16 +29,16 @@ from gac_core.model.member import Member
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 TASKS = ("squad-chat", "squad-shots", "nq", "code")
 BATCH = 16
-# Questions that are answered in all ways before the next ones: two batches, so that fewer steps run half empty.
+# Questions per round: two batches, so that fewer steps run half empty.
 ROUND = 32
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of answering.
+    """One configuration.
 
     Attributes:
-        label: What it is called in results.
+        label: Its name in results.
         weights: One per member.
         gate: The gate, or None where there is no threshold.
         threshold: None: every step; 0: the gate alone.
@@ -51,15 +51,15 @@ class Way:
 
 
 class RealMembers:
-    """Loaded models as members, of which ensembles with different weights are made.
+    """Loaded models from which ensembles with different weights are made.
 
-    The ensembles share the members, so that only one of them may answer at a time.
+    The ensembles share the members, so only one of them may run at a time.
 
     Args:
         names: Folders under the folder of real models.
         dtype: For example ``"bfloat16"``.
-        cache_gib: As in `EnsembleConfig`; what one way of answering has read of a prompt is kept for the next.
-        template: A Jinja chat template for members that have none.
+        cache_gib: As in `EnsembleConfig`; prompts computed for one configuration are reused by the next.
+        template: A Jinja chat template for members without one.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def load_items(task: str, data: Path | None, n: int, question: int) -> list[Item
 def ways_of(
     names: Sequence[str], weights: Sequence[Sequence[float]], gate: str, thresholds: Sequence[float]
 ) -> list[Way]:
-    """Each member alone; every step at the first weights; the thresholds at these; every step at the other weights."""
+    """Returns: each member alone; every step and the thresholds with the first weights; every step with the others."""
     best, *others = [tuple(each) for each in weights]
     ways = [Way(f"{name} alone", best, name, 0.0) for name in names]
     ways.append(Way(f"every step {shown(best)}", best))
@@ -110,17 +110,17 @@ def ways_of(
 
 
 def shown(weights: Sequence[float]) -> str:
-    """Weights as they are written on the command line."""
+    """Returns weights in the format of the command line."""
     return ":".join(f"{weight:g}" for weight in weights)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    """The results so far."""
+    """Returns the results so far."""
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
 
 
 def measure(ensemble: Ensemble, way: Way, items: Sequence[Item], run: dict[str, Any], out: Path) -> None:
-    """Answers the items in one way and appends a line for each."""
+    """Answers the items with one configuration and appends a line for each."""
     began = time.perf_counter()
     outputs = answer(ensemble, items, threshold=way.threshold, gate=way.gate)
     seconds = (time.perf_counter() - began) / len(items)
@@ -141,7 +141,7 @@ def measure(ensemble: Ensemble, way: Way, items: Sequence[Item], run: dict[str, 
 
 
 def run_all(args: argparse.Namespace, items: Sequence[Item], ways: Sequence[Way]) -> None:
-    """Answers what the file does not have yet."""
+    """Answers the questions that the file lacks."""
     run = {"task": args.task, "members": args.members, "dtype": args.dtype}
     done = {(line["way"], line["id"]) for line in lines(args.out) if run.items() <= line.items()}
     members = RealMembers(args.members, args.dtype, args.cache_gib, args.template)
@@ -160,11 +160,11 @@ def run_all(args: argparse.Namespace, items: Sequence[Item], ways: Sequence[Way]
 
 
 def report(results: Sequence[dict[str, Any]], first: str) -> None:
-    """Prints a table of each task: its ways over the questions that all of them have answered.
+    """Prints a table for each task: its configurations over the questions that all of them have answered.
 
     Args:
         results: Lines of a results file.
-        first: The score by which the best member alone is chosen and differences are told.
+        first: The score that determines the best member and the differences.
     """
     tables: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for line in results:
@@ -187,12 +187,12 @@ def report(results: Sequence[dict[str, Any]], first: str) -> None:
 
 
 def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    """The mean of a score."""
+    """Returns the mean of a score."""
     return sum(float(row["scores"][name]) for row in rows) / len(rows)
 
 
 def cells(rows: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]], names: Sequence[str], by: str) -> list[str]:
-    """Scores with intervals, the paired difference in one of them, the share of steps ensembled, seconds."""
+    """Returns a row: scores with intervals, the paired difference in one of them, share of ensembled steps, seconds."""
     shown_scores = []
     for name in names:
         low, high = bootstrap([row["scores"][name] for row in rows])
@@ -206,7 +206,7 @@ def cells(rows: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]], names:
 
 
 def weights_from(text: str) -> tuple[float, ...]:
-    """Reads ``1:2:4``."""
+    """Parses ``1:2:4``."""
     return tuple(float(part) for part in text.split(":"))
 
 
@@ -218,13 +218,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the data file of squad-chat, squad-shots or nq")
     parser.add_argument("--members", nargs="+", default=["smollm2", "qwen"], help=f"folders in {REAL}")
     parser.add_argument("--weights", nargs="+", type=weights_from, help="such as 1:3 1:1; the first for thresholds")
-    parser.add_argument("--gate", help="gate of the thresholds; default the last member")
+    parser.add_argument("--gate", help="gate for the thresholds; default: the last member")
     parser.add_argument("--thresholds", type=float, nargs="*", default=[0.7, 0.9, 0.5])
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--question", type=int, default=0, help="which question of each SQuAD passage; default 0")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--cache-gib", type=float, default=1.0, help="0: each way reads its prompts anew, for times")
-    parser.add_argument("--template", help="a Jinja chat template for members that have none")
+    parser.add_argument(
+        "--cache-gib", type=float, default=1.0, help="0: every configuration computes its prompts, for comparable times"
+    )
+    parser.add_argument("--template", help="a Jinja chat template for members without one")
     parser.add_argument("--score", default="f1", help="the score of the paired differences; code has one only")
     args = parser.parse_args()
     if args.task != "report":

@@ -1,8 +1,8 @@
-"""Times of ensembles of real models as ratios to their members' own ``model.generate``, with drafts on and off.
+"""Times of ensembles of real models, as ratios to their members' own ``model.generate``, with drafts on and off.
 
-Run by ``python -m benchmarks.real_speed`` with the models in the folder ``GAC_REAL_MODELS``. All ways to write a text
-run in turn, several times over; a figure is the median of the ratios within a turn, with the smallest and the largest.
-Each is given for the wall time and for the CPU time of this process, which other processes disturb less.
+Run by ``python -m benchmarks.real_speed`` with the models in the folder ``GAC_REAL_MODELS``. All configurations
+run in turn, several times; a figure is the median of the ratios within a turn, with the smallest and the largest. Each
+is given for the wall time and for the CPU time of this process, which other processes affect less.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROMPTS = {
     "code": "Write a Python class for a bank account with methods to deposit, withdraw and show the balance.",
     "quotes": f"{PASSAGE}\n\nRepeat the first five sentences of this text word for word.",
 }
-# For members without a chat template.
+# Chat template for members without one.
 PLAIN = "{% for message in messages %}{{ message['content'] }}\n\n{% endfor %}"
 
 
@@ -44,14 +44,14 @@ def load(names: list[str], dtype: str) -> tuple[list[Any], list[Any]]:
 
 
 class Bench:
-    """One set of models and the ways in which it writes one answer.
+    """A set of models and the configurations in which it generates one answer.
 
     Args:
         models: The models.
-        tokenizers: Theirs.
+        tokenizers: Their tokenizers.
         names: Their names.
         tokens: Tokens of an answer.
-        deterministic: Whether one of the ways is ``deterministic=True``.
+        deterministic: Whether to measure ``deterministic=True`` too.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Bench:
         self.alone = self.ensemble(cache_bytes=0, deterministic=True) if deterministic else None
 
     def ensemble(self, **settings: Any) -> Ensemble:
-        """An ensemble that reads every prompt anew, as ``generate`` does."""
+        """Returns an ensemble without prefix caching, as in ``generate``."""
         members = [Member.from_model(*pair, **settings) for pair in self.pairs]
         configs = tuple(MemberConfig(name) for _, _, name in self.pairs)
         return Ensemble(members, EnsembleConfig(configs, deterministic=settings.get("deterministic", False)))
 
     def ways(self, kind: str) -> dict[str, Callable[[], str]]:
-        """The ways to write an answer; each returns its text or what can be said of it."""
+        """Returns the configurations by name; each generates one answer."""
         prompt = [{"role": "user", "content": PROMPTS[kind]}]
         text = self.drafts.generate(prompt, max_tokens=self.tokens, drafts=False).text
         tokenizers = [member.tokenizer for member in self.drafts._members]
@@ -106,7 +106,7 @@ class Bench:
 
 
 def measure(ways: dict[str, Callable[[], str]], repeats: int) -> tuple[dict[str, list[tuple[float, float]]], str]:
-    """Wall and CPU seconds of each way per turn, and the drafts of the last."""
+    """Returns wall and CPU seconds of each configuration per turn, and the drafts of the last turn."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     drafts = ""
     for _ in range(repeats):
@@ -118,7 +118,7 @@ def measure(ways: dict[str, Callable[[], str]], repeats: int) -> tuple[dict[str,
 
 
 def ratio(over: list[tuple[float, float]], under: list[tuple[float, float]], clock: int) -> str:
-    """Median, smallest and largest ratio."""
+    """Formats the median, smallest and largest ratio."""
     ratios = [a[clock] / b[clock] for a, b in zip(over, under, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 

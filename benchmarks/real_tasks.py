@@ -1,4 +1,4 @@
-"""Tasks for real models and how their answers are scored: SQuAD, Natural Questions, completing Python functions."""
+"""Tasks for real models, and scores of their answers: SQuAD, Natural Questions, completing Python functions."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Item:
     """One question.
 
     Attributes:
-        id: What it is called in results; unique within its task.
+        id: Its id in results; unique within its task.
         prompt: A string, or a list of messages.
         answers: Accepted answers, or the expressions that must be true of a completed function.
         stop: Strings that end the answer.
-        max_tokens: Tokens at most.
-        completes: The code that the answer completes; None where the answer is text.
+        max_tokens: Maximum number of tokens.
+        completes: The code that the answer completes; None if the answer is text.
     """
 
     id: str
@@ -69,7 +69,7 @@ def squad(path: Path, form: str, n: int, question: int = 0) -> list[Item]:
     Args:
         path: A JSON list of ``{"context", "qas": [{"question", "answers"}]}``.
         form: ``"chat"`` (messages for the members' chat templates) or ``"shots"`` (text with three examples).
-        n: Questions at most.
+        n: Maximum number of questions.
         question: Which question of each passage; passages with fewer are left out. Default the first.
     """
     passages = json.loads(path.read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def nq(path: Path, n: int) -> list[Item]:
 
     Args:
         path: JSON lines of ``{"split": "shots" or "test", "question", "answers"}``.
-        n: Questions at most.
+        n: Maximum number of questions.
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     shown = "".join(
@@ -127,12 +127,12 @@ def normalised(text: str) -> list[str]:
 
 
 def exact(text: str, answer: str) -> float:
-    """Whether a text is the answer, normalised."""
+    """Returns whether a text equals the answer after normalisation."""
     return float(normalised(text) == normalised(answer))
 
 
 def f1(text: str, answer: str) -> float:
-    """The harmonic mean of precision and recall over words."""
+    """Returns the harmonic mean of precision and recall over words."""
     given, wanted = normalised(text), normalised(answer)
     if not given or not wanted:
         return float(given == wanted)
@@ -141,7 +141,7 @@ def f1(text: str, answer: str) -> float:
 
 
 def contains(text: str, answer: str) -> float:
-    """Whether the answer's words occur in the text, in a row."""
+    """Returns whether the text contains the answer's words consecutively."""
     return float(f" {' '.join(normalised(answer))} " in f" {' '.join(normalised(text))} ")
 
 
@@ -156,9 +156,9 @@ def score(item: Item, text: str) -> dict[str, float]:
 
 
 def passes(program: str, checks: tuple[str, ...], seconds: float = 10.0) -> bool:
-    """Whether a program runs and all checks are true after it, in a process of its own.
+    """Returns whether a program runs in a child process and all checks are true after it.
 
-    What models write is run without further isolation than a process, a time limit and Python's ``-I``.
+    Generated code is isolated by nothing but the process, a time limit and Python's ``-I``.
     """
     source = program + "\n" + "".join(f"assert {check}\n" for check in checks)
     options: dict[str, Any] = {"capture_output": True, "timeout": seconds, "stdin": subprocess.DEVNULL, "check": False}

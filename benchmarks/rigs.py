@@ -1,6 +1,6 @@
-"""LlamaIndex integrations to compare, each with models to run: this project's, Hugging Face's and Ollama's.
+"""LlamaIndex integrations to compare, each with models: this project's, Hugging Face's and Ollama's.
 
-Ollama is given a server of ours that does all its interface promises, so that what is found is the integration's doing.
+Ollama talks to a simulated server that implements its whole interface, so that only the integration is compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gac_core.model.member import Member
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
 SHORT, LONG = 24, 250
-# Longer than the window that integrations assume by themselves.
+# Longer than the context window that integrations assume by default.
 CONTEXT = 5000
 
 
@@ -51,7 +51,7 @@ class Counted:
 
 
 class LocalRig:
-    """What the rigs with models in this process share."""
+    """Base of the rigs whose models run in this process."""
 
     counted: list[Counted]
 
@@ -64,7 +64,7 @@ class LocalRig:
         return self.counted[0].tokens
 
     def widest(self) -> int:
-        """The most texts that were written at once since the last question."""
+        """Returns the largest number of concurrent generations since the last call."""
         rows = max(each.rows for each in self.counted)
         for each in self.counted:
             each.rows = 0
@@ -72,7 +72,7 @@ class LocalRig:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Lets the models fail after some forwards."""
+        """Makes the models fail after some forwards."""
         for each in self.counted:
             each.left = 6
         try:
@@ -100,14 +100,14 @@ class GaCRig(LocalRig):
         self.ensemble = Ensemble(members, config)
 
     def make(self, long: bool = False, **fields: Any) -> LLM:
-        """An LLM; ``long``: one that writes on and on."""
+        """Returns an LLM; with ``long``, one that generates until its limit."""
         from gac_llamaindex import GaCLLM
 
         talk = {"temperature": 5.0, "seed": 1, "max_tokens": LONG} if long else {"max_tokens": SHORT}
         return GaCLLM(ensemble=self.ensemble, **{**talk, **fields})
 
     def load(self) -> Any:
-        """Makes an LLM that loads a model by name; returns what holds the weights."""
+        """Constructs an LLM from a model's name; returns the object that holds the weights."""
         from gac_llamaindex import GaCLLM
 
         return GaCLLM([str(MODELS / "ash")]).ensemble
@@ -125,7 +125,7 @@ class HuggingFaceRig(LocalRig):
         self.counted = [Counted("ash")]
 
     def make(self, long: bool = False, **fields: Any) -> LLM:
-        """An LLM; ``long``: one that writes on and on."""
+        """Returns an LLM; with ``long``, one that generates until its limit."""
         from llama_index.llms.huggingface import HuggingFaceLLM
 
         (one,) = self.counted
@@ -140,7 +140,7 @@ class HuggingFaceRig(LocalRig):
         )
 
     def load(self) -> Any:
-        """Makes an LLM that loads a model by name; returns what holds the weights."""
+        """Constructs an LLM from a model's name; returns the object that holds the weights."""
         from llama_index.llms.huggingface import HuggingFaceLLM
 
         name = str(MODELS / "ash")
@@ -148,7 +148,7 @@ class HuggingFaceRig(LocalRig):
 
 
 class OllamaRig:
-    """A server that writes a word every few milliseconds, calls tools and keeps to formats when asked to."""
+    """A server that generates a word every few milliseconds, calls tools and follows formats on request."""
 
     name = "Ollama"
     remote = True
@@ -171,7 +171,7 @@ class OllamaRig:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def make(self, long: bool = False, **fields: Any) -> LLM:
-        """An LLM; ``long``: one that writes on and on."""
+        """Returns an LLM; with ``long``, one that generates until its limit."""
         from llama_index.llms.ollama import Ollama
 
         return Ollama(
@@ -182,7 +182,7 @@ class OllamaRig:
         )
 
     def load(self) -> Any:
-        """Makes an LLM; the server holds the weights."""
+        """Constructs an LLM; the server holds the weights."""
         self.make()
         return self._server
 
@@ -191,17 +191,17 @@ class OllamaRig:
         return self.words
 
     def read(self) -> int:
-        """Words read so far; what the server remembers is its own affair."""
+        """Words read so far; what the server caches is unknown."""
         return self.prompts
 
     def widest(self) -> int:
-        """The most requests that were open at once since the last question."""
+        """Returns the largest number of concurrent requests since the last call."""
         most, self.most = self.most, 0
         return most
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Lets the server fail after some words."""
+        """Makes the server fail after some words."""
         self.fails = True
         try:
             yield
@@ -209,7 +209,7 @@ class OllamaRig:
             self.fails = False
 
     def answer(self, http: BaseHTTPRequestHandler) -> None:
-        """Answers one request as Ollama's interface has it."""
+        """Answers one request in the format of Ollama's interface."""
         body = json.loads(http.rfile.read(int(http.headers["Content-Length"])))
         http.send_response(200)
         http.end_headers()
@@ -221,7 +221,7 @@ class OllamaRig:
         try:
             self._write(http, body)
         except OSError:
-            pass  # The caller is gone: the server stops writing.
+            pass  # The client has disconnected.
         finally:
             self.open -= 1
 

@@ -1,8 +1,8 @@
-"""Random models of realistic size whose greedy text is a given one: what they compute is real, what they say is forced.
+"""Random models of realistic size with a prescribed greedy text: the computation is real, an offset forces the token.
 
-The forced token is the first one of the member's own cut of what is left of the text, whatever tokens stand before it,
-so that members with different tokenizers agree and disagree about tokens as trained ones would. How sure a model is
-varies from place to place, so that where members cut a word differently now the one wins and now the other.
+The forced token is the first token of the model's own tokenization of the remaining text, so that models with different
+tokenizers agree and disagree about tokens as trained ones would. Its probability varies from position to position, so
+that either member may win where they tokenize a word differently.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
-# The least and the largest offset of the forced token's logit: it then has a probability of 0.7 to 0.999.
+# Smallest and largest offset of the forced token's logit, for a probability of 0.7 to 0.999.
 OFFSETS = (12.0, 18.0)
 
 
 class Scripted(LlamaForCausalLM):
-    """A Llama with random weights that continues any text by the script.
+    """A Llama with random weights that continues any text with the script.
 
     Args:
-        config: Its shape.
+        config: Its configuration.
         tokenizer: Its tokenizer as bytes.
-        prompt: Prompts given to it start with this text.
-        script: What follows; after its end the script starts again.
-        seed: Of how sure it is where.
+        prompt: The beginning of all its prompts.
+        script: The text to generate, repeated from the start after its end.
+        seed: Seed of the probabilities of the forced tokens.
     """
 
     def __init__(self, config: LlamaConfig, tokenizer: MemberTokenizer, prompt: str, script: str, seed: int) -> None:
@@ -43,7 +43,7 @@ class Scripted(LlamaForCausalLM):
         self.lm_head.register_forward_hook(self._force)
 
     def _follow(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Keeps the text of the one request, as ids."""
+        """Stores the ids of the only request."""
         ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
         positions = kwargs.get("position_ids")
         start = len(self.ids) if positions is None else int(positions[0, 0])
@@ -59,7 +59,7 @@ class Scripted(LlamaForCausalLM):
 
     def _following(self, start: int) -> int:
         if start not in self.next:
-            # The character that `start` may stand in the middle of is written in byte tokens.
+            # If `start` is inside a character, the rest of that character is written in byte tokens.
             part = self.script[start : start + 60]
             while part[:1] and part[0] & 0xC0 == 0x80:
                 return self.next.setdefault(start, self.bytes.encode_bytes(part[:1])[0])
@@ -69,7 +69,7 @@ class Scripted(LlamaForCausalLM):
 
 
 def shape(tokenizer: MemberTokenizer, width: int, layers: int) -> LlamaConfig:
-    """The shape of a Llama of a width, with heads of 64, for a tokenizer."""
+    """Returns the configuration of a Llama of a given width, with heads of 64, for a tokenizer."""
     return LlamaConfig(
         vocab_size=tokenizer.rows,
         hidden_size=width,
@@ -85,6 +85,6 @@ def shape(tokenizer: MemberTokenizer, width: int, layers: int) -> LlamaConfig:
 
 
 def make(tokenizer: MemberTokenizer, prompt: str, script: str, width: int, layers: int, seed: int) -> Scripted:
-    """Makes a scripted model."""
+    """Returns a scripted model."""
     torch.manual_seed(seed)
     return Scripted(shape(tokenizer, width, layers), tokenizer, prompt, script, seed).eval()

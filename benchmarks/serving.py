@@ -1,4 +1,4 @@
-"""What many requests cost: batches against one after another, cached prefixes, long texts, memory.
+"""Cost of many requests: batches against sequential requests, prefix caching, long texts, memory.
 
 Run by ``python -m benchmarks.serving TOKENIZER TOKENIZER`` (folders or hub names), on random models of realistic size.
 Sides of a ratio are run in turn in one process, after a warm-up; a figure is the median of its ratios.
@@ -28,13 +28,13 @@ WORDS = PROSE.read_text(encoding="utf-8").split()
 
 
 def prose(length: int, seed: int) -> str:
-    """Random words that no other seed gives."""
+    """Returns random words that depend on the seed."""
     rng = random.Random(seed)
     return " ".join(rng.choice(WORDS) for _ in range(length))
 
 
 def models_of(args: argparse.Namespace, dtype: torch.dtype) -> list[tuple[LlamaForCausalLM, object]]:
-    """Two random models that never end a text, with their tokenizers."""
+    """Returns two random models that never generate an end of text, with their tokenizers."""
     made = []
     for seed, name in enumerate(args.tokenizers):
         hf = AutoTokenizer.from_pretrained(name)
@@ -42,28 +42,28 @@ def models_of(args: argparse.Namespace, dtype: torch.dtype) -> list[tuple[LlamaF
         model = LlamaForCausalLM(shape(MemberTokenizer(hf, name), args.width, args.layers)).to(dtype).eval()
         with torch.no_grad():
             model.lm_head.weight[hf.eos_token_id] = 0
-            # Sharp enough that the most probable token has a positive logit, which the end of text then never beats.
+            # Scaled so that the largest logit is positive and the end of text never wins.
             model.lm_head.weight *= 10
         made.append((model, hf))
     return made
 
 
 def ensemble_of(models: list[tuple[LlamaForCausalLM, object]], **settings: object) -> Ensemble:
-    """An ensemble of loaded models, without drafts."""
+    """Returns an ensemble of loaded models, without drafts."""
     names = [f"m{index}" for index in range(len(models))]
     members = [Member.from_model(model, hf, name) for (model, hf), name in zip(models, names, strict=True)]
     return Ensemble(members, EnsembleConfig(tuple(MemberConfig(name) for name in names), drafts=(), **settings))
 
 
 def batches(args: argparse.Namespace, dtype: torch.dtype) -> list[float]:
-    """Tokens per second of 16 requests at once over those of one after another."""
+    """Returns the tokens per second of 16 concurrent requests over those of sequential requests."""
     with ensemble_of(models_of(args, dtype)) as both:
         seeds = iter(range(10**6))
         ratios = []
         for repeat in range(args.repeats + 1):
             rates = []
             for together in (True, False):
-                # Fewer in turn, since all cost the same; no prompt comes twice.
+                # Fewer sequential requests, since all cost the same; all prompts differ.
                 prompts = [prose(32, next(seeds)) for _ in range(16 if together else 3)]
                 began = time.perf_counter()
                 outputs = (
@@ -78,7 +78,7 @@ def batches(args: argparse.Namespace, dtype: torch.dtype) -> list[float]:
 
 
 def prefixes(args: argparse.Namespace) -> list[float]:
-    """Time to the first token with about 1,000 prompt tokens in the cache, over that without."""
+    """Returns the time to first token with about 1,000 cached prompt tokens, over the time without them."""
     with ensemble_of(models_of(args, torch.float32)) as both:
         ratios = []
         for repeat in range(args.repeats + 1):
@@ -93,7 +93,7 @@ def prefixes(args: argparse.Namespace) -> list[float]:
 
 
 def long_text(args: argparse.Namespace) -> list[tuple[str, float, float]]:
-    """Milliseconds per token after a short and after a long text, of the engine and of ``generate``, run in turn."""
+    """Returns the milliseconds per token after short and long texts, of the engine and of ``generate``, run in turn."""
     models = models_of(args, torch.float32)
     text = prose(2 * args.long, 77)
     found: dict[str, list[list[float]]] = {}
@@ -113,13 +113,13 @@ def long_text(args: argparse.Namespace) -> list[tuple[str, float, float]]:
 
 
 def engine_gaps(ensemble: Ensemble, prompt: str) -> list[float]:
-    """Milliseconds between the tokens of a short answer."""
+    """Returns the milliseconds between the tokens of a short answer."""
     times = [time.perf_counter() for _ in ensemble.stream(prompt, max_tokens=32)]
     return [1000 * (after - before) for before, after in pairwise(times[1:])]
 
 
 def own_gaps(model: LlamaForCausalLM, ids: list[int]) -> list[float]:
-    """Milliseconds between the tokens of the model's own generate."""
+    """Returns the milliseconds between the tokens of the model's own ``generate``."""
     times: list[float] = []
     hook = model.register_forward_hook(lambda *_: times.append(time.perf_counter()))
     prompt = torch.tensor([ids])
@@ -129,7 +129,7 @@ def own_gaps(model: LlamaForCausalLM, ids: list[int]) -> list[float]:
 
 
 def memory(args: argparse.Namespace) -> tuple[float, float, float]:
-    """MiB of the caches by formula and in fact, and MiB that a run of many short requests adds at its second half."""
+    """Returns MiB of the caches by formula and allocated, and MiB added by the second half of many short requests."""
     small = argparse.Namespace(**{**vars(args), "width": 128, "layers": 2})
     with ensemble_of(models_of(small, torch.float32), cache_gib=0.03125) as both:
         peaks = []
@@ -143,7 +143,7 @@ def memory(args: argparse.Namespace) -> tuple[float, float, float]:
 
 
 def resident() -> float:
-    """MiB that this process holds."""
+    """Returns the resident memory of this process, in MiB."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
@@ -156,8 +156,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--long", type=int, default=4000, help="tokens of a long text; 0 leaves it out")
-    parser.add_argument("--requests", type=int, default=1000, help="requests of the memory run; 0 leaves it out")
+    parser.add_argument("--long", type=int, default=4000, help="tokens of a long text; 0 skips it")
+    parser.add_argument("--requests", type=int, default=1000, help="requests of the memory run; 0 skips it")
     args = parser.parse_args()
     console = Console(width=110)
     table = Table("case", "target", "ratio, median", "smallest", "largest")

@@ -1,7 +1,7 @@
 """Wall times of the engine as ratios to its members' own ``model.generate``, measured side by side in one run.
 
 Run by ``python -m benchmarks.speed TOKENIZER TOKENIZER`` (folders or hub names). Every case is warmed up, then all
-cases are run in turn, several times over; a figure is the median of its ratios, with the smallest and the largest.
+cases are run in turn, several times; a figure is the median of its ratios, with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMPT = "The text goes on from here as it does in the document that everybody h
 
 
 def plain(model: Scripted, ids: list[int], count: int) -> float:
-    """Seconds of the model's own generate."""
+    """Returns the seconds of the model's own ``generate``."""
     model.ids = []
     prompt = torch.tensor([ids])
     began = time.perf_counter()
@@ -40,7 +40,7 @@ def plain(model: Scripted, ids: list[int], count: int) -> float:
 
 
 def ensemble_of(models: list[Scripted], drafts: tuple[str, ...] = ()) -> Ensemble:
-    """An ensemble of scripted models, which are then its own; it reads every prompt anew, as ``generate`` does."""
+    """Returns an ensemble that owns the scripted models, without prefix caching, as in ``generate``."""
     names = [f"m{index}" for index in range(len(models))]
     config = EnsembleConfig(tuple(MemberConfig(name) for name in names), drafts=drafts)
     members = [
@@ -50,24 +50,24 @@ def ensemble_of(models: list[Scripted], drafts: tuple[str, ...] = ()) -> Ensembl
 
 
 class Case:
-    """One ratio: seconds of the engine over seconds of what it is compared with."""
+    """One ratio: seconds of the engine over seconds of its baseline."""
 
     def __init__(self, name: str, target: str, engine: Callable[[], float], other: Callable[[], float]) -> None:
         self.name, self.target, self.engine, self.other = name, target, engine, other
         self.ratios: list[float] = []
 
     def run(self) -> None:
-        """Measures both sides once, one after the other."""
+        """Measures both sides once."""
         self.ratios.append(self.engine() / self.other())
 
 
 class Bench:
-    """Two scripted models of one text, the ensembles of them, and what their own ``generate`` takes for that text.
+    """Two scripted models of one text, their ensembles, and the baseline of their own ``generate``.
 
     Args:
-        tokenizers: Two.
+        tokenizers: Two tokenizers.
         prompt: The prompt.
-        script: What the models write.
+        script: The text that the models generate.
         args: Sizes.
     """
 
@@ -77,13 +77,13 @@ class Bench:
         self.models = [make(t, prompt, script, args.width, args.layers, seed) for seed, t in enumerate(tokenizers)]
         self.prompts = [tokenizer.encode_prompt(prompt) for tokenizer in tokenizers]
         self.text = ensemble_of(self.models[:1]).generate(prompt, max_tokens=args.tokens).text
-        # What ends the text in its own place only.
+        # The shortest ending of the text that occurs nowhere else in it.
         lengths = range(24, len(self.text))
         self.stop = next(end for n in lengths if self.text.find(end := self.text[-n:]) == len(self.text) - n)
         self.counts = [len(t.encode_continuation(self.text) or t.encode_bytes(self.text.encode())) for t in tokenizers]
 
     def engine(self, ensemble: Ensemble, **asked: object) -> float:
-        """Seconds of an ensemble."""
+        """Returns the seconds of an ensemble."""
         began = time.perf_counter()
         written = ensemble.generate(self.prompt, max_tokens=4 * self.tokens, stop=(self.stop,), **asked).text
         seconds = time.perf_counter() - began
@@ -92,16 +92,16 @@ class Bench:
         return seconds
 
     def own(self, *which: int) -> float:
-        """Seconds of the models' own generate, one after the other."""
+        """Returns the total seconds of the models' own ``generate``."""
         return sum(plain(self.models[index], self.prompts[index], self.counts[index]) for index in which)
 
     def case(self, name: str, target: str, ensemble: Ensemble, *which: int, **asked: object) -> Case:
-        """A case against the own ``generate`` of some models."""
+        """Returns a case with the models' own ``generate`` as the baseline."""
         return Case(name, target, lambda: self.engine(ensemble, **asked), lambda: self.own(*which))
 
 
 def text_cases(kind: str, target: str, bench: Bench) -> list[Case]:
-    """The cases on one text, drafts off."""
+    """Returns the cases on one text, without drafts."""
     both = ensemble_of(bench.models)
     return [
         bench.case(f"{kind}: one member", "1.00", ensemble_of(bench.models[:1]), 0),
@@ -112,7 +112,7 @@ def text_cases(kind: str, target: str, bench: Bench) -> list[Case]:
 
 
 def draft_cases(prose: Bench, quote: Bench) -> list[Case]:
-    """The cases with drafts."""
+    """Returns the cases with drafts."""
     return [
         prose.case("prose: every step, gate drafts", "0.85", ensemble_of(prose.models, drafts=("ahead",)), 0, 1),
         prose.case("prose: every step, all drafts", "", ensemble_of(prose.models, drafts=DRAFTS), 0, 1),
@@ -130,7 +130,7 @@ def draft_cases(prose: Bench, quote: Bench) -> list[Case]:
 
 
 def quoting(document: str) -> tuple[str, str]:
-    """A prompt with a document, and an answer that quotes sentences of it."""
+    """Returns a prompt with a document, and an answer that quotes it."""
     text = " ".join(document.split())
     sentences = [part.strip() for part in text[:2400].split(". ")]
     quotes = [sentence for sentence in sentences if 40 < len(sentence) < 160]
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="run only the cases whose name has this in it")
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this")
     args = parser.parse_args()
     tokenizers = [
         MemberTokenizer(AutoTokenizer.from_pretrained(name), f"m{i}") for i, name in enumerate(args.tokenizers)

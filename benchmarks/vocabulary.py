@@ -1,4 +1,4 @@
-"""Sizes and times of a union vocabulary: building it cold and cached, and one step of align, combine and pick.
+"""Sizes and times of a union vocabulary: building it cold and cached, and one step of align, combine and select.
 
 Run by ``python -m benchmarks.vocabulary MODEL MODEL ...`` (folders or hub names; only tokenizers are read).
 """
@@ -25,7 +25,7 @@ from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
 
 def build(loaded: list[Any], rows: list[int]) -> tuple[float, list[MemberTokenizer], UnionVocabulary, list[Alignment]]:
-    """Returns the seconds it takes from loaded tokenizers to alignments, and all three."""
+    """Returns the seconds from loaded tokenizers to alignments, and the objects built."""
     began = time.perf_counter()
     members = [
         MemberTokenizer(tokenizer, str(i), rows=n) for i, (tokenizer, n) in enumerate(zip(loaded, rows, strict=True))
@@ -36,7 +36,7 @@ def build(loaded: list[Any], rows: list[int]) -> tuple[float, list[MemberTokeniz
 
 
 def step_times(alignments: list[Alignment], rows: list[int], repeats: int) -> list[float]:
-    """Returns the seconds of single steps on random logits: align, combine, pick."""
+    """Returns the seconds of steps on random logits: align, combine, select."""
     logits = [torch.randn(1, n) for n in rows]
     weights = [1 / len(rows)] * len(rows)
     times = []
@@ -50,7 +50,7 @@ def step_times(alignments: list[Alignment], rows: list[int], repeats: int) -> li
 
 
 def commit_times(members: list[MemberTokenizer], rule: str, text: str) -> list[float]:
-    """Returns the seconds of single commits of each member's pieces into the next member."""
+    """Returns the seconds of committing each member's tokens to the next member."""
     times = []
     for index, member in enumerate(members):
         giver = members[index - 1]
@@ -66,7 +66,9 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--rows", type=int, nargs="*", help="rows of each output head; default the tokenizers' lengths")
+    parser.add_argument(
+        "--rows", type=int, nargs="*", help="rows of each output head; default: the lengths of the tokenizers"
+    )
     parser.add_argument("--repeats", type=int, default=100)
     args = parser.parse_args()
     loaded = [AutoTokenizer.from_pretrained(model) for model in args.models]

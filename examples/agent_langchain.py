@@ -1,9 +1,9 @@
-"""An agent through LangChain: tools, and an answer of a given form.
+"""An agent in LangChain with a tool and a structured answer.
 
-The embedded models were trained to answer from passages, not to use tools. The first step is therefore required to be a
-call, grammars keep calls and answers valid, and the answers mean little. Give ``--models`` of your own, such as
-instruction models of half a billion parameters, for an agent that finds the answer. After two calls the tool is
-withdrawn, so that the agent always ends.
+The embedded models are trained to answer from passages, not to use tools. The first step is therefore required to be a
+call, and grammars keep calls and answers valid, but the answers mean little. With ``--models`` such as instruction
+models of half a billion parameters, the agent finds the answer. After two calls the tool is removed, so that the agent
+always ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gac_langchain import ChatGaC
 
 HERE = Path(__file__).parent
 LOOK_UPS = 2
-# Calls cannot name a building that is not there.
+# The type restricts calls to existing buildings.
 Building = Literal["Torno Bridge", "Halkus Museum"]
 OPENED: dict[Building, int] = {"Torno Bridge": 1874, "Halkus Museum": 1901}
 
 
 @tool
 def year_of(building: Building) -> str:
-    """Tells the year in which a building was opened."""
+    """Returns the year in which a building was opened."""
     return str(OPENED[building])
 
 
@@ -47,7 +47,7 @@ class Answer(BaseModel):
 
 @wrap_model_call
 def look_up_then_answer(request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
-    """Requires a call in the first step, and an answer after `LOOK_UPS` of them."""
+    """Requires a call in the first step, and an answer after `LOOK_UPS` calls."""
     if isinstance(request.messages[-1], HumanMessage):
         settings = {"parallel_tool_calls": False}
         request = request.override(tool_choice="any", response_format=None, model_settings=settings)
@@ -68,7 +68,7 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     chat = ChatGaC(models=args.models, weights=args.weights, dtype=args.dtype, max_tokens=120)
     agent = create_agent(chat, [year_of], response_format=ProviderStrategy(Answer), middleware=[look_up_then_answer])
-    # An agent passes no arguments on to its model; the configuration reaches it.
+    # An agent passes no arguments on to its model, but the run configuration reaches it.
     config = {"configurable": {"gac_threshold": args.threshold}, "recursion_limit": 10}
     try:
         state = agent.invoke({"messages": [("user", args.question)]}, config=config)

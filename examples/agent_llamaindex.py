@@ -1,9 +1,9 @@
-"""A LlamaIndex agent on an ensemble: a `FunctionAgent` that looks something up and answers from what it found.
+"""An agent in LlamaIndex: a `FunctionAgent` that looks a chapter up and answers from it.
 
-The embedded models were trained to answer from passages, not to use tools. The first call is therefore required
-(``initial_tool_choice``), a grammar keeps it valid, and the answers mean little. Give ``--models`` of your own, such as
-instruction models of half a billion parameters, for an agent that finds the answer. After a look-up the tool is
-withdrawn, so that the agent always ends.
+The embedded models are trained to answer from passages, not to use tools. The first call is therefore required
+(``initial_tool_choice``) and a grammar keeps it valid, but the answers mean little. With ``--models`` such as
+instruction models of half a billion parameters, the agent finds the answer. After one look-up the tool is removed, so
+that the agent always ends.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from transformers.utils import logging as transformers_logging
 from gac_core import GaCError, use_threshold
 from gac_llamaindex import GaCLLM
 
-# Models of half a billion parameters call as long as they may.
+# Models of half a billion parameters call the tool for as long as it is available.
 LOOK_UPS = 1
 MAX_STEPS = 4
 SYSTEM = "Look the answer up in the handbook, then answer in one sentence."
 
 
 class HandbookAgent(FunctionAgent):
-    """An agent that answers after at most `LOOK_UPS` results: its tools are withdrawn then."""
+    """An agent whose tools are removed after `LOOK_UPS` results."""
 
     async def take_step(
         self, ctx: Context, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
-        """Asks the model for the next call or the answer."""
+        """Generates the next call or the answer."""
         scratchpad: list[ChatMessage] = await ctx.store.get(self.scratchpad_key, default=[])
         results = sum(message.role == MessageRole.TOOL for message in scratchpad)
         return await super().take_step(ctx, llm_input, tools if results < LOOK_UPS else [], memory)
 
 
 def build_agent(llm: GaCLLM, texts: dict[str, str]) -> FunctionAgent:
-    """Builds an agent that can look into the handbook; its first step is to do so."""
+    """Builds an agent whose first step is to look up a chapter of the handbook."""
     chapters = tuple(sorted(texts))
 
     def look_up(chapter: str) -> str:
         return texts[chapter].split("\n\n")[0] + "\n\nAnswer the question from this passage."
 
-    # Calls cannot name a chapter that is not there.
+    # The schema restricts calls to existing chapters.
     schema = create_model("LookUp", chapter=(Literal[chapters], ...))
     described = "Reads the first lines of a chapter of the handbook."
     tool = FunctionTool.from_defaults(look_up, description=described, fn_schema=schema)
-    # One call at a time: small models otherwise ask for all chapters at once.
+    # One call at a time: small models otherwise request all chapters at once.
     settings = {"initial_tool_choice": "look_up", "allow_parallel_tool_calls": False}
     return HandbookAgent(llm=llm, tools=[tool], system_prompt=SYSTEM, **settings)
 
 
 async def ask(agent: FunctionAgent, question: str) -> None:
-    """Runs the agent and prints what it does while it does it."""
+    """Runs the agent and prints its steps as they happen."""
     handler = agent.run(question, max_iterations=MAX_STEPS)
     async for event in handler.stream_events():
         if isinstance(event, ToolCallResult):
@@ -70,12 +70,12 @@ async def ask(agent: FunctionAgent, question: str) -> None:
 
 
 def main() -> None:
-    """Asks the agent."""
+    """Runs the agent on every question."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
     llm = GaCLLM(args.models, weights=args.weights, dtype=args.dtype, max_tokens=args.max_tokens)
     agent = build_agent(llm, read_documents(args.documents))
-    # An agent passes no arguments on to its model; the threshold that is set around it reaches every step.
+    # An agent passes no arguments on to its model, but `use_threshold` applies to every step.
     with use_threshold(args.threshold):
         for question in args.question or ["In which town is the Delkus Bridge?"]:
             try:

@@ -1,9 +1,8 @@
-"""Conversational retrieval through LangChain: a vector store, follow-up questions with the history, sources.
+"""Conversational retrieval in LangChain: a vector store, follow-up questions with the history, sources.
 
-The vector store (Chroma) needs an embedding model: name one with ``--embeddings`` (any sentence-transformers model; the
-package's extra ``vectors`` holds what loads it). Without one, passages are found by BM25. The embedded models answer
-from passages but were never trained on conversations: a follow-up must name what it asks about; with ``--models`` of
-your own it need not.
+The vector store (Chroma) needs an embedding model: name one with ``--embeddings`` (any sentence-transformers model;
+requires the extra ``vectors``). Without one, passages are found by BM25. The embedded models answer from passages but
+are not trained on conversations, so a follow-up question must name its subject; with ``--models`` it need not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Retrieval question answering through LlamaIndex on an ensemble.
+"""Retrieval question answering in LlamaIndex.
 
 Documents -> splitter -> BM25 retriever -> query engine -> ensemble -> streamed answer with its source. Runs on the
-embedded models; give ``--models`` folders or hub names for real ones.
+embedded models; ``--models`` takes folders or hub names of others.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Bm25Retriever(BaseRetriever):
 
 def build_engine(llm: GaCLLM, texts: dict[str, str], passages: int) -> RetrieverQueryEngine:
     """Builds a streaming query engine over texts by file name."""
-    # Paragraphs are passages; long ones are cut at sentences.
+    # Paragraphs are passages; long ones are split at sentences.
     documents = [
         Document(
             text=paragraph,

@@ -1,4 +1,4 @@
-"""What both retrieval examples share: documents of a folder, their questions, and a BM25 index over passages."""
+"""Shared by the retrieval examples: documents of a folder, their questions, and a BM25 index over passages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ USER = "Passages:\n\n{context}\n\nQuestion: {question}"
 
 @dataclass(frozen=True)
 class Question:
-    """A question and, where known, its right answer."""
+    """A question and, if known, its correct answer."""
 
     text: str
     answer: str | None = None
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Reads the command line that both examples share."""
+    """Parses the command line of the examples."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", nargs="+", default=EMBEDDED, help="folders or hub names (default: the embedded)")
     parser.add_argument("--weights", nargs="+", type=float, help="one per model (default: 1 each)")
@@ -32,7 +32,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--question", action="append", help="ask this instead of the handbook's questions; repeatable")
     parser.add_argument("--threshold", type=float, default=0.5, help="the gate decides alone at or above it")
     parser.add_argument(
-        "--passages", type=int, default=2, help="passages to retrieve (the embedded members lose their way in many)"
+        "--passages", type=int, default=2, help="passages to retrieve (the embedded models are accurate with few)"
     )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -43,17 +43,17 @@ def read_documents(folder: Path) -> dict[str, str]:
     """Returns the texts of a folder by file name."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt"))
     if not files:
-        raise SystemExit(f"no .md or .txt file in {folder}; give another folder with --documents")
+        raise SystemExit(f"no .md or .txt file in {folder}; pass another folder with --documents")
     return {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
 def questions(given: list[str] | None, folder: Path) -> list[Question]:
-    """The questions given, or those that lie beside the documents."""
+    """Returns the given questions, or those of ``questions.json`` in the folder of the documents."""
     if given:
         return [Question(text) for text in given]
     path = folder / "questions.json"
     if not path.exists():
-        raise SystemExit(f"{folder} holds no questions.json; ask with --question")
+        raise SystemExit(f"{folder} has no questions.json; pass --question")
     return [Question(item["question"], item["answer"]) for item in json.loads(path.read_text(encoding="utf-8"))]
 
 
@@ -77,15 +77,15 @@ class Bm25:
 
 
 def source_of(answer: str, question: str, passages: list[str]) -> int | None:
-    """Returns the index of the passage that holds most of an answer's words, counting only those not in the question.
+    """Returns the index of the passage with most of the answer's words, counting only those not in the question.
 
-    Where no passage holds any ("The passages do not say."), there is no source: None.
+    None if no passage has any of them ("The passages do not say.").
     """
-    told = _words(answer) - _words(question)
-    held = [len(told & _words(passage)) for passage in passages]
-    return held.index(max(held)) if held and max(held) else None
+    new = _words(answer) - _words(question)
+    counts = [len(new & _words(passage)) for passage in passages]
+    return counts.index(max(counts)) if counts and max(counts) else None
 
 
 def _words(text: str) -> set[str]:
-    """The words of a text as BM25 sees them: lower case, without the most common ones."""
+    """Returns the words of a text as BM25 indexes them: lower case, without stop words."""
     return set(bm25s.tokenize([text], return_ids=False, show_progress=False)[0])

@@ -1,7 +1,7 @@
-"""Objects instead of text through LlamaIndex: `structured_predict`, streamed and as a structured LLM.
+"""Structured output in LlamaIndex: `structured_predict`, streamed, and as a structured LLM.
 
-The schema is enforced, so that every object is valid whatever the models know. The embedded ones know sentences of the
-handbook only: they fill the fields by guesswork. Give ``--models`` of your own for objects that are right.
+The schema is enforced, so that every object is valid. The embedded models are trained on sentences of a handbook only
+and guess the fields; with ``--models`` of your own the values are meaningful.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from transformers.utils import logging as transformers_logging
 
 from gac_llamaindex import GaCLLM
 
-PROMPT = PromptTemplate("Passages:\n\n{passage}\n\nQuestion: What is told of the bridge?")
+PROMPT = PromptTemplate("Passages:\n\n{passage}\n\nQuestion: What does the passage say about the bridge?")
 
 
 class Bridge(BaseModel):
-    """What a passage tells of a bridge."""
+    """Facts about a bridge."""
 
     material: Literal["steel", "stone", "iron", "copper", "brick", "bronze", "marble"]
-    # Bounds keep short what models that lose their way would write for ever.
+    # Bounds keep values short, which small models might continue without end.
     metres: int = Field(ge=10, le=999)
     town: str = Field(max_length=16)
 
 
 def main() -> None:
-    """Reads an object from the first passage in three ways."""
+    """Extracts an object from the first passage in three ways."""
     args = arguments(__doc__ or "")
     transformers_logging.disable_progress_bar()
     settings = {"threshold": args.threshold, "max_tokens": args.max_tokens}
