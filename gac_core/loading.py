@@ -18,7 +18,9 @@ from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
 from gac_core.member_config import MemberConfig, as_member
 from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.loaded import LoadedModel
 from gac_core.model.member import Member
+from gac_core.model.options import MemberOptions
 
 ModelLike = str | Path | Mapping[str, Any] | MemberConfig
 CONFIG_VARIABLE = "GAC_CONFIG"
@@ -38,16 +40,19 @@ def load_members(config: EnsembleConfig) -> list[Member]:
         Checkpoint.find(member, f"cuda:{index % gpus}" if gpus else "cpu")
         for index, member in enumerate(config.members)
     ]
-    return [
-        Member.load(
-            checkpoint,
-            cache_bytes=int(config.cache_gib * 2**30),
-            prefill_tokens=config.prefill_tokens,
-            prefill_seconds=config.prefill_seconds / len(checkpoints),
-            deterministic=config.deterministic,
-        )
-        for checkpoint in checkpoints
-    ]
+    options = MemberOptions(
+        cache_bytes=int(config.cache_gib * 2**30),
+        prefill_tokens=config.prefill_tokens,
+        prefill_seconds=config.prefill_seconds / len(checkpoints),
+        deterministic=config.deterministic,
+    )
+    return [_member(checkpoint, options) for checkpoint in checkpoints]
+
+
+def _member(checkpoint: Checkpoint, options: MemberOptions) -> Member:
+    config = checkpoint.config
+    loaded = LoadedModel.load(checkpoint, config.called)
+    return Member(config.called, loaded, replace(options, context=config.context, compile=config.compile))
 
 
 def from_environment(

@@ -146,7 +146,7 @@ def test_every_member_is_checked_before_one_is_loaded(folder, tmp_path, monkeypa
     def read(*_, **__):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("gac_core.model.member.Member.from_model", read)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
     with pytest.raises(ModelLoadError, match=r"ash.*no config\.json"):
         Ensemble.load([EMBEDDED[1], folder])
 

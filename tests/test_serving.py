@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, QueueFullError
 from gac_core.model.chunk import Chunk
-from gac_core.model.member import MIN_PART_TOKENS, Member
+from gac_core.model.member import Member
+from gac_core.model.options import MIN_PART_TOKENS
 from gac_core.model.prefill import share
 from gac_core.model.runner import RowRunner
 from gac_core.model.slots import SlotTable, common_prefix_length
@@ -381,6 +382,5 @@ def test_waiting_for_room_ends_when_the_ensemble_closes():
 
 def test_settings_reach_the_members():
     with Ensemble.load([MemberConfig(EMBEDDED[0])], cache_gib=0.5, prefill_tokens=64, prefill_seconds=0.5) as one:
-        assert one._members[0]._prefill_tokens == 64
-        assert one._members[0]._prefill_seconds == 0.5
-        assert one._members[0]._slots._max_bytes == 2**29
+        options = one._members[0].options
+        assert (options.cache_bytes, options.prefill_tokens, options.prefill_seconds) == (2**29, 64, 0.5)

@@ -1,4 +1,4 @@
-"""The `Executor` interface: runs members."""
+"""The `Executor` protocol: how the engine reaches its members."""
 
 from __future__ import annotations
 
@@ -8,26 +8,40 @@ from typing import Protocol
 from gac_core.model.chunk import Chunk, ChunkResult
 
 Calls = Mapping[str, Sequence[Chunk]]
+"""The chunks of one step by member id."""
 
 
 class Executor(Protocol):
-    """Carries chunks to members, by the member's index."""
+    """Runs chunks on members, which are addressed by their ``member_id``."""
 
     def forward(self, calls: Calls, crowded: bool = False) -> dict[str, list[ChunkResult]]:
-        """Runs every member's chunks and returns the results in the order of the chunks.
+        """Runs the chunks of each member.
 
-        ``crowded``: other requests wait for it, so that the time of a part of a long chunk is bounded.
+        Args:
+            calls: The chunks by member id, at most one per request and member.
+            crowded: Whether other requests wait for this call, so that the time for parts of long chunks is limited.
+
+        Returns:
+            The results by member id, in the order of the chunks.
         """
         ...
 
     def release(self, request_id: str, clear: bool = False) -> None:
-        """Frees what members hold for a request; ``clear`` also overwrites it."""
+        """Frees the KV cache slots of a request on all members.
+
+        Args:
+            request_id: The request.
+            clear: Erase the slots instead of keeping them for prefix caching.
+        """
         ...
 
     def running(self) -> list[tuple[str, float]]:
-        """Returns the members whose forward is running, with seconds since it began; may be called from any thread."""
+        """Returns the name of each member whose forward is running and the seconds since it began.
+
+        May be called from any thread.
+        """
         ...
 
     def close(self) -> None:
-        """Stops; nothing may be called afterwards."""
+        """Stops the executor; no other method may be called afterwards."""
         ...

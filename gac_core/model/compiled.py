@@ -110,6 +110,11 @@ class CompiledRunner(SlotRunner):
             logger.warning("a member goes on without compiled forwards: %s", reason)
         return eager
 
+    def close(self) -> None:
+        """Frees all slots and compiled forwards and drops the model."""
+        self._forwards.clear()
+        super().close()
+
     def _shape(self, rows: Sequence[Row], count: int, width: int) -> Shape:
         """The static shape for some rows; makes room for it."""
         longest = max(row.start + len(row.token_ids) for row in rows)

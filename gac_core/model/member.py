@@ -1,11 +1,10 @@
-"""A member: one model, its tokenizer and its cache, reached by one message, the `Chunk`.
-
-Knows nothing of the union vocabulary, of other members, or of what a request wants.
-"""
+"""`Member`: one model with its tokenizer and KV cache, which computes the logits of chunks."""
 
 from __future__ import annotations
 
+import copy
 import itertools
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,24 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_core.errors import ConfigError, ModelLoadError
-from gac_core.model.checkpoint import Checkpoint, end_ids, member_tokenizer
+from gac_core.errors import ConfigError
 from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.model.compiled import CompiledRunner
 from gac_core.model.costs import ForwardTimes, prior_slope
+from gac_core.model.loaded import LoadedModel
+from gac_core.model.options import MIN_PART_TOKENS, MemberOptions
 from gac_core.model.prefill import share, share_parts
-from gac_core.model.runner import Row, Runner, SlotRunner, choose_runner
+from gac_core.model.runner import Row, Runner, SlotRunner
+from gac_core.model.runner_choice import choose_runner
 from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
-from gac_core.tokenization.tokenizer import MemberTokenizer
 
-_IDS = itertools.count()
-
+_ids = itertools.count()
 
 MAX_SHORT_ROW = 8
 """Rows of up to this many tokens share one forward: padding them costs less than reading the weights once more."""
-
-MIN_PART_TOKENS = 16
-"""Tokens of long chunks that one call computes at least, however long that takes."""
 
 
 @dataclass
@@ -59,65 +55,52 @@ class _Output:
 
 
 class Member:
-    """One model of an ensemble.
+    """One model with a KV cache of its own.
+
+    Several members, and several names of one member, may share a loaded model. `forward`, `release` and `close` may be
+    called from any thread: they hold the lock of the model, so that calls on one model run one after another.
 
     Args:
-        name: What it is called.
+        name: The member's name, for errors.
+        loaded: The model and its tokenizer.
+        options: Limits and modes; default `MemberOptions()`.
+
+    Attributes:
+        name: The member's name.
+        member_id: Identifies its KV cache, unique in this process; the same under every name (see `renamed`).
         tokenizer: Its tokenizer.
-        runner: What computes its logits.
-        context: The longest text it can read, in tokens; None for no limit.
-        device: Where its logits come out.
-        size: Parameters of its model.
-        slope: How much longer a forward takes for each further token in it, as a share, until that is measured.
-        cache_bytes: Memory for keys and values up to which those of finished requests are kept.
-        prefill_tokens: Tokens of long chunks to read in one forward at most, 2 or more.
-        prefill_seconds: Seconds that reading long chunks may take in one call beside other requests; the measured time
-            of earlier ones decides how many tokens that is, 16 at least and ``prefill_tokens`` at most.
-        deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
-            logits do not depend on other requests, bit for bit.
+        context: The longest sequence that it can read, in tokens; None without a limit.
+        device: Where its logits are computed.
+        size: Number of parameters of the model.
+        times: Durations of its forwards.
+        options: Its limits and modes.
+
+    Raises:
+        ConfigError: ``context`` is longer than the model can read.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tokenizer: MemberTokenizer,
-        runner: Runner,
-        context: int | None,
-        device: torch.device,
-        size: int = 1,
-        slope: float = 0.1,
-        cache_bytes: int = 2**30,
-        prefill_tokens: int = 512,
-        prefill_seconds: float = 0.25,
-        deterministic: bool = False,
-    ) -> None:
+    def __init__(self, name: str, loaded: LoadedModel, options: MemberOptions | None = None) -> None:
+        options = options or MemberOptions()
+        limit = loaded.max_positions
+        if options.context is not None and limit is not None and options.context > limit:
+            raise ConfigError(
+                f"the context of member {name!r} is set to {options.context}, but its model reads at most {limit}"
+            )
         self.name = name
-        self.member_id = f"{name}-{next(_IDS)}"
-        self.tokenizer = tokenizer
-        self.context = context
-        self.device = device
-        self.size = size
-        self.times = ForwardTimes(device, slope)
-        self._runner = runner
-        self.deterministic = deterministic
-        self._slots = SlotTable(runner, cache_bytes, prefix_caching=not deterministic)
-        self._prefill_tokens = prefill_tokens
-        self._prefill_seconds = prefill_seconds
-        self._no_logits = torch.empty(0, tokenizer.rows, device=device)
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, **settings: Any) -> Member:
-        """Loads a model and its tokenizer.
-
-        Args:
-            checkpoint: What to load, and how.
-            **settings: ``cache_bytes``, ``prefill_tokens``, ``prefill_seconds`` and ``deterministic``.
-
-        Raises:
-            ModelLoadError: Something could not be loaded.
-        """
-        config = checkpoint.config
-        return cls.from_model(*checkpoint.load(), config.called, config.context, config.compile, **settings)
+        self.member_id = f"{name}-{next(_ids)}"
+        self.tokenizer = loaded.tokenizer if loaded.tokenizer.name == name else loaded.tokenizer.renamed(name)
+        self.context = options.context or limit
+        self.device = loaded.device
+        self.size = loaded.size
+        self.times = ForwardTimes(loaded.device, prior_slope(loaded.device, loaded.dtype))
+        self.options = options
+        self._lock = loaded.lock
+        self._closed = threading.Event()
+        with self._lock:
+            kind = CompiledRunner if options.compile else SlotRunner
+            self._runner: Runner = choose_runner(loaded.model, name, kind)
+        self._slots = SlotTable(self._runner, options.cache_bytes, prefix_caching=not options.deterministic)
+        self._no_logits = torch.empty(0, self.tokenizer.rows, device=loaded.device)
 
     @classmethod
     def from_model(
@@ -127,39 +110,36 @@ class Member:
         name: str,
         context: int | None = None,
         compile: bool = False,
-        **settings: Any,
+        **options: Any,
     ) -> Member:
-        """Makes a member of a loaded model and tokenizer; the model must not be used elsewhere meanwhile.
+        """Returns a member of a model that was loaded by other means.
 
         Args:
-            model: A causal LM of transformers.
+            model: A causal LM of transformers. Other members may share it; no one else must use it meanwhile.
             tokenizer: Its tokenizer.
-            name: What the member is called.
-            context: The longest text it may read, in tokens; default what the model's config says.
-            compile: Compile its forwards of a few tokens.
-            **settings: ``cache_bytes``, ``prefill_tokens``, ``prefill_seconds`` and ``deterministic``.
+            name: The member's name.
+            context: As in `MemberOptions`.
+            compile: As in `MemberOptions`.
+            **options: Other fields of `MemberOptions`.
+
+        Raises:
+            ConfigError: ``context`` is longer than the model can read.
+            ModelLoadError: The model's configuration or the tokenizer is damaged.
         """
-        model.eval()
-        head = model.get_output_embeddings()
-        rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)
-        limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ModelLoadError(name, f"the max_position_embeddings of its config.json must be above 0, not {limit!r}")
-        if context is not None and limit is not None and context > limit:
-            raise ConfigError(
-                f"the context of member {name!r} is set to {context}, but its model reads at most {limit}"
-            )
-        device = next(model.parameters()).device if head is None else head.weight.device
-        return cls(
-            name=name,
-            tokenizer=member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows),
-            runner=choose_runner(model, name, CompiledRunner if compile else SlotRunner),
-            context=context or limit,
-            size=model.num_parameters(),
-            device=device,
-            slope=prior_slope(device, model.dtype),
-            **settings,
-        )
+        return cls(name, LoadedModel(model, tokenizer, name), MemberOptions(context, compile, **options))
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether its logits do not depend on other requests, bit for bit."""
+        return self.options.deterministic
+
+    def renamed(self, name: str) -> Member:
+        """Returns this member under another name: the same model, KV cache and ``member_id``."""
+        if name == self.name:
+            return self
+        member = copy.copy(self)
+        member.name, member.tokenizer = name, self.tokenizer.renamed(name)
+        return member
 
     def forward(self, chunks: Sequence[Chunk], crowded: bool = False) -> list[ChunkResult]:
         """Computes the chunks in batches and returns their results in the same order.
@@ -171,15 +151,19 @@ class Member:
             chunks: At most one per request.
             crowded: Whether other requests wait for this call, so that the time for parts of long chunks is limited.
         """
-        planned = self._plan(chunks, self._prefill_budget(crowded))
-        computed = iter(self._compute([each for each in planned if isinstance(each, _Job)]))
-        return [next(computed) if isinstance(each, _Job) else each for each in planned]
+        with self._lock:
+            if self._closed.is_set():
+                raise RuntimeError(f"member {self.name!r} is closed")
+            planned = self._plan(chunks, self._prefill_budget(crowded))
+            computed = iter(self._compute([each for each in planned if isinstance(each, _Job)]))
+            return [next(computed) if isinstance(each, _Job) else each for each in planned]
 
     def _prefill_budget(self, crowded: bool) -> int:
         """Tokens of long chunks to compute in one call; always the same if deterministic."""
+        most = self.options.prefill_tokens
         if not crowded or self.deterministic:
-            return self._prefill_tokens
-        return min(self._prefill_tokens, max(MIN_PART_TOKENS, self.times.tokens_within(self._prefill_seconds)))
+            return most
+        return min(most, max(MIN_PART_TOKENS, self.times.tokens_within(self.options.prefill_seconds)))
 
     def _plan(self, chunks: Sequence[Chunk], budget: int) -> list[_Job | ChunkResult]:
         """What to compute of each chunk; its result instead if nothing of it can be computed now."""
@@ -296,4 +280,15 @@ class Member:
             request_id: The request.
             clear: Erase the slot instead, after a failure.
         """
-        self._slots.release(request_id, clear)
+        with self._lock:
+            if not self._closed.is_set():
+                self._slots.release(request_id, clear)
+
+    def close(self) -> None:
+        """Frees the KV cache and drops the model, under every name; waits for a running forward.
+
+        Idempotent. Later forwards raise, later releases do nothing.
+        """
+        with self._lock:
+            self._closed.set()
+            self._runner.close()

@@ -1,14 +1,11 @@
 """Runners: how one model computes logits for rows of several requests.
 
 `SlotRunner` batches rows of different lengths over a `SlotCache`. `RowRunner` runs row by row on the model's own cache,
-for models whose state cannot be truncated or that take no position ids (recurrent layers, ALiBi). `choose_runner`
-returns a `SlotRunner` if it reproduces the model's plain forward in a short trial, and a `RowRunner` otherwise.
+for models whose state cannot be truncated or that take no position ids (recurrent layers, ALiBi).
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,8 +17,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from gac_core.model.cache import SlotCache, SlotMapping, to_device
 from gac_core.model.slots import SlotStore
-
-logger = logging.getLogger(__name__)
 
 Mask = Tensor | dict[str, Tensor]
 
@@ -50,6 +45,10 @@ class Runner(SlotStore, Protocol):
         """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         ...
 
+    def close(self) -> None:
+        """Frees all slots and drops the model."""
+        ...
+
 
 class SlotRunner:
     """Batched forwards over a slot cache.
@@ -63,7 +62,7 @@ class SlotRunner:
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config(decoder=True)
         self._model = model
-        self._layers = _layer_windows(config)
+        self._layers = layer_windows(config)
         self._additive_mask = config._attn_implementation == "eager"
         self._max_positions = getattr(config, "max_position_embeddings", None)
         self._cache = SlotCache(len(self._layers))
@@ -114,6 +113,11 @@ class SlotRunner:
         logits = self._logits(ordered, mapping)
         parts = dict(zip(order, torch.split(logits, [row.num_logits for row in ordered]), strict=True))
         return [parts[i] for i in range(len(rows))]
+
+    def close(self) -> None:
+        """Frees all slots and drops the model."""
+        self.shrink(0, 0)
+        self._model = None
 
     def _logits(self, rows: Sequence[Row], mapping: SlotMapping) -> Tensor:
         """The logits of all rows one after another, shape ``[sum of num_logits, vocab_size]``."""
@@ -217,6 +221,11 @@ class RowRunner:
         """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         return [self._run(row) for row in rows]
 
+    def close(self) -> None:
+        """Frees all slots and drops the model."""
+        self._states.clear()
+        self._model = None
+
     def _run(self, row: Row) -> Tensor:
         state = self._states.pop(row.slot, None)
         ids, cache = ([], None) if state is None else (state.token_ids, state.cache)
@@ -241,31 +250,12 @@ def _cache_bytes(cache: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def choose_runner(model: Any, name: str, kind: type[SlotRunner] | None = None) -> Runner:
-    """Returns a batched runner if its logits equal the model's plain forward in a short trial, else a `RowRunner`.
+def layer_windows(config: Any) -> list[tuple[str, int | None]]:
+    """Returns the kind and sliding window of each decoder layer, taken from transformers' own cache for this model.
 
-    Args:
-        model: A causal LM of transformers, in eval mode.
-        name: The member's name, for the warning about running without batching.
-        kind: The batched runner to try; default `SlotRunner`.
+    Raises:
+        TypeError: A layer has another state than keys and values.
     """
-    reason = _unsupported(model)
-    if reason is None:
-        runner = (kind or SlotRunner)(model)
-        try:
-            if _trial(model, runner):
-                runner.shrink(0, 0)
-                return runner
-            reason = "its batched logits differ from its plain forward"
-        except Exception as error:
-            # An unknown architecture may raise anything; running row by row still works.
-            reason = f"its batched forward failed ({type(error).__name__}: {error})"
-    logger.warning("member %s runs row by row, without batching: %s", name, reason)
-    return RowRunner(model)
-
-
-def _layer_windows(config: Any) -> list[tuple[str, int | None]]:
-    """The kind and sliding window of each decoder layer, taken from transformers' own cache for this model."""
     kinds = getattr(config, "layer_types", None)
     layers: list[tuple[str, int | None]] = []
     for index, layer in enumerate(DynamicCache(config=config).layers):
@@ -276,39 +266,6 @@ def _layer_windows(config: Any) -> list[tuple[str, int | None]]:
         else:
             raise TypeError(f"layer {index} keeps its state in a {type(layer).__name__}")
     return layers
-
-
-def _unsupported(model: Any) -> str | None:
-    """Why a model cannot run in a `SlotRunner`; None if it may."""
-    config = model.config.get_text_config(decoder=True)
-    try:
-        _layer_windows(config)
-    except TypeError as error:
-        return str(error)
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return "its forward takes no position_ids"
-    if model.get_output_embeddings() is None:
-        return "it has no output head that can be found"
-    if config._attn_implementation not in ("sdpa", "eager"):
-        return f"its attention implementation is {config._attn_implementation!r}; load it with 'sdpa'"
-    return None
-
-
-@torch.inference_mode()
-def _trial(model: Any, runner: SlotRunner) -> bool:
-    """Whether rows of different lengths and a truncation give the logits of a plain forward."""
-    rows = int(model.get_output_embeddings().weight.shape[0])
-    a, b = ([(7 * i + shift) % rows for i in range(6)] for shift in (3, 5))
-    # Eagerly also for a compiled runner, which compares its first compiled forwards with eager ones.
-    SlotRunner.forward(runner, [Row(0, 0, tuple(a[:4])), Row(1, 0, tuple(b[:2]))])
-    SlotRunner.forward(runner, [Row(1, 2, (a[0], a[1], a[2]))])
-    got = SlotRunner.forward(runner, [Row(0, 4, tuple(a[4:])), Row(1, 2, tuple(b[2:3]))])
-    device = model.get_input_embeddings().weight.device
-    for logits, ids in zip(got, (a, b[:3]), strict=True):
-        plain = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
-        if not same_logits(model, logits[-1], plain):
-            return False
-    return True
 
 
 def same_logits(model: Any, one: Tensor, other: Tensor) -> bool:

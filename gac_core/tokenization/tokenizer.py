@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -57,6 +58,13 @@ class MemberTokenizer:
         self.token_bytes = [None if i in self.end_ids else data for i, data in enumerate(table.token_bytes)]
         control = table.special | self.end_ids
         self.control_tokens = {i: token.content for i, token in sorted(self._added.items()) if i in control}
+
+    def renamed(self, name: str) -> MemberTokenizer:
+        """Returns a tokenizer that shares all tables with this one and uses another name in errors."""
+        tokenizer = copy.copy(self)
+        tokenizer.name = name
+        tokenizer._cached_ids = lru_cache(maxsize=_MAX_CACHED)(tokenizer._ids_of_bytes)
+        return tokenizer
 
     def _end_of_turn(self, special: frozenset[int], token_bytes: Sequence[bytes | None]) -> int | None:
         """The control token that the chat template writes directly after an assistant's content, if there is one."""

@@ -1,0 +1,78 @@
+"""`LoadedModel`: a causal language model and its tokenizer in memory, which several members may share."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from gac_core.errors import ModelLoadError
+from gac_core.model.checkpoint import Checkpoint, end_ids, member_tokenizer
+
+_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class LoadedModel:
+    """A model in memory with its tokenizer.
+
+    Args:
+        model: A causal LM of transformers; put into eval mode.
+        tokenizer: Its tokenizer, of transformers.
+        name: The member's name, for errors and warnings.
+
+    Attributes:
+        model: The causal LM.
+        tokenizer: Its tokenizer, at the level of bytes.
+        lock: Held during every forward. It belongs to the causal LM: all who load or wrap the same object share it.
+        device: Where its logits are computed.
+        dtype: The dtype of its weights.
+        size: Number of parameters.
+        max_positions: The longest sequence that it can read, in tokens; None without a limit.
+
+    Raises:
+        ModelLoadError: Its configuration or tokenizer is damaged.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.model = model.eval()
+        self.lock = _lock_of(model)
+        head = model.get_output_embeddings()
+        rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)
+        self.device: torch.device = next(model.parameters()).device if head is None else head.weight.device
+        self.dtype: torch.dtype = model.dtype
+        self.size = int(model.num_parameters())
+        self.max_positions = _max_positions(model, name)
+        self.tokenizer = member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, name: str) -> LoadedModel:
+        """Reads a checkpoint's weights and tokenizer.
+
+        Args:
+            checkpoint: The checkpoint.
+            name: The member's name, for errors and warnings.
+
+        Raises:
+            ModelLoadError: Something could not be loaded.
+        """
+        return cls(*checkpoint.load(), name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and buffers."""
+        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
+
+
+def _max_positions(model: Any, name: str) -> int | None:
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ModelLoadError(name, f"the max_position_embeddings of its config.json must be above 0, not {limit!r}")
+    return limit
+
+
+def _lock_of(model: Any) -> threading.RLock:
+    with _locks_lock:
+        return _locks.setdefault(model, threading.RLock())
