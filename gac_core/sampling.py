@@ -150,7 +150,7 @@ def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...]:
     """The weights of a request as plain numbers; names and their number are checked where the members are known."""
     if isinstance(value, Mapping):
         names = [check_text(RequestError, "each name of weights", name) for name in value]
-        numbers = [check_number(RequestError, f"the weight of {quote(name)}", value[name], 0) for name in names]
+        numbers = [check_number(RequestError, f"weights[{quote(name)}]", value[name], 0) for name in names]
         return MappingProxyType(dict(zip(names, numbers, strict=True)))
     if isinstance(value, (Set, str)):
         raise RequestError(f"weights must be a mapping of names to numbers, or a list of numbers, not {quote(value)}")

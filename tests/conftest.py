@@ -7,7 +7,9 @@ import copy
 import functools
 import os
 import queue
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +35,66 @@ REAL_NAMES = ("smollm2", "qwen", "gemma3")
 STORIES = [str(SHARED / "models" / name) for name in ("stories260K", "babyllama-361")]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LOADS: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gac")
+    group.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests in them, in a random order")
+    group.addoption("--report-loads", action="store_true", help="list how often each model was loaded")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Counts models that are loaded from a folder, by folder and dtype."""
+    if not config.getoption("--report-loads"):
+        return
+    inner = AutoModelForCausalLM.from_pretrained
+
+    def counted(*args, **settings):
+        folder = Path(str(args[0] if args else settings["pretrained_model_name_or_path"]))
+        dtype = str(settings.get("dtype")).removeprefix("torch.")
+        LOADS[f"{folder.name if folder.parent.name == 'models' else 'another folder'} in {dtype}"] += 1
+        return inner(*args, **settings)
+
+    AutoModelForCausalLM.from_pretrained = counted
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for model, count in sorted(LOADS.items()):
+        terminalreporter.write_line(f"loaded {count} times: {model}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hands a worker's counts over to the process that reports them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["loads"] = dict(LOADS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    for model, count in getattr(node, "workeroutput", {}).get("loads", {}).items():
+        LOADS[f"{model} by {node.gateway.id}"] += count
+
+
+def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
+    """The tests in another order: files at random, and at random the tests within each.
+
+    Tests of a file stay together, as with xdist's ``loadfile``, so that its fixtures are made once.
+    """
+    files: dict[str, list[pytest.Item]] = {}
+    for item in sorted(items, key=lambda item: item.nodeid):
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    draw = random.Random(seed)
+    order = list(files)
+    draw.shuffle(order)
+    for own in files.values():
+        draw.shuffle(own)
+    return [item for file in order for item in files[file]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--shuffle") is not None:
+        items[:] = shuffled(items, config.getoption("--shuffle"))
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"

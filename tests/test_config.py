@@ -111,7 +111,19 @@ TAKES = {
     "prefill_seconds": [1.5, 10**30],
     **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
     **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},
-    **{key: [] for key in ("dtype", "max_batch_size", "commit", "alignment", "max_queue", "prefill_tokens")},
+    **{
+        key: []
+        for key in (
+            "dtype",
+            "max_batch_size",
+            "commit",
+            "alignment",
+            "combine",
+            "gate_rule",
+            "max_queue",
+            "prefill_tokens",
+        )
+    },
 }
 
 

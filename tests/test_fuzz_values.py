@@ -21,6 +21,7 @@ from gac_core import (
     SamplingParams,
     Tool,
     ToolCall,
+    UnknownArgumentError,
 )
 
 ROUNDS = 400
@@ -33,7 +34,7 @@ def refused(make, name: str) -> bool:
     except GaCError as error:
         text = str(error)
         assert len(text) < 2000, text[:3000]
-        assert name in text, (name, text)
+        assert name in text or isinstance(error, UnknownArgumentError), (name, text)
         return True
     return False
 
