@@ -31,12 +31,13 @@ def refused(make, name: str) -> bool:
     """Whether a constructor refuses its values; anything but a short error that names the field fails the test."""
     try:
         make()
+        return False
     except GaCError as error:
-        text = str(error)
-        assert len(text) < 2000, text[:3000]
-        assert name in text or isinstance(error, UnknownArgumentError), (name, text)
-        return True
-    return False
+        caught = error
+    text = str(caught)
+    assert len(text) < 2000, text[:3000]
+    assert name in text or isinstance(caught, UnknownArgumentError), (name, text)
+    return True
 
 
 def written_and_read(kind, values) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -13,6 +14,12 @@ from gac_core.errors import ConfigError
 from gac_core.inspection import common_words, inspect, load, words_of
 
 TOKENIZERS = SHARED / "tokenizers"
+
+
+@functools.cache
+def real(name):
+    """A real tokenizer, loaded once."""
+    return load(str(TOKENIZERS / name))
 
 
 def run(*arguments: str):
@@ -62,7 +69,7 @@ def test_words_of_a_text_come_by_frequency():
 @pytest.mark.shared
 def test_warnings_about_real_tokenizers():
     names = ("llama-3", "qwen2.5", "t5-small")
-    report = inspect([load(str(TOKENIZERS / name)) for name in names], ["the", "city", "of", "Washington"])
+    report = inspect([real(name) for name in names], ["the", "city", "of", "Washington"])
     llama, qwen, t5 = report.members
     assert (llama.kind, t5.kind) == ("byte-level", "sentencepiece")
     assert llama.writes_all_bytes
@@ -80,7 +87,7 @@ def test_warnings_about_real_tokenizers():
 
 @pytest.mark.shared
 def test_the_union_of_two_large_vocabularies():
-    pair = inspect([load(str(TOKENIZERS / name)) for name in ("llama-3", "qwen2.5")], ["a"])
+    pair = inspect([real(name) for name in ("llama-3", "qwen2.5")], ["a"])
     assert pair.union_size == 170_086
     assert pair.shared_tokens >= 109_566
 
@@ -90,6 +97,6 @@ def test_the_union_of_two_large_vocabularies():
 def test_common_characters_share_one_entry(data):
     """Punctuation, digits, a space and a line break of a SentencePiece and a byte-level member."""
     for name in ("llama-2", "llama-3"):
-        member = load(str(TOKENIZERS / name)).tokenizer
+        member = real(name).tokenizer
         assert len(member.encode_bytes(data)) == 1
         assert member.decode(member.encode_bytes(data)) == data
