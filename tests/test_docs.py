@@ -97,3 +97,18 @@ def test_the_handbook_is_what_its_script_writes(tmp_path, monkeypatch):
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     kept = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "examples" / "handbook").iterdir()}
     assert written == kept
+
+
+def test_the_architecture_lists_every_module():
+    """The table of packages names each module once, in its package."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed, package = [], ""
+    for line in (line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| package")):
+        named, modules = (cell.strip() for cell in line.split("|")[1:3])
+        package = named.strip("`") or package
+        listed += [f"{package}/{name}" for name in re.findall(r"`(\w+)`", modules)]
+    found = (path.relative_to(ROOT / "gac_core") for path in (ROOT / "gac_core").rglob("*.py"))
+    modules = [
+        f"{path.parts[0] if len(path.parts) > 1 else 'root'}/{path.stem}" for path in found if path.stem != "__init__"
+    ]
+    assert sorted(listed) == sorted(modules)
