@@ -2,7 +2,7 @@
 
 import pytest
 import reference
-from conftest import QUESTION, STORIES, pair, shared_ensemble
+from conftest import EMBEDDED, QUESTION, STORIES, pair, shared_ensemble, talking_pairs
 
 from gac_core import FinishReason
 
@@ -21,6 +21,42 @@ def assert_equal(ensemble, members, prompt, steps, **asked):
 @pytest.mark.parametrize("threshold", [None, 0.5, 0.9])
 def test_embedded_members_equal_the_reference(ensemble, plain_members, threshold):
     assert_equal(ensemble, plain_members, QUESTION, 24, threshold=threshold)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0, 5.0), (3.0, 0.0, 1.0), (0.0, 1.0, 0.0)])
+@pytest.mark.parametrize("combine", ["arithmetic", "geometric"])
+def test_weights_and_combination_of_a_call_equal_the_reference(ensemble, plain_members, weights, combine):
+    for prompt in (QUESTION, "In which town"):
+        output = assert_equal(ensemble, plain_members, prompt, 16, weights=weights, combine=combine)
+        parts = {name: weight / sum(weights) for name, weight in zip(ensemble.names, weights, strict=True) if weight}
+        assert output.stats.settings.weights == pytest.approx(parts)
+        assert list(output.stats.members) == list(parts)
+
+
+@pytest.fixture(scope="module")
+def plain_talkers():
+    return [reference.PlainMember(*pair) for pair in talking_pairs()]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (5.0, 2.0)])
+@pytest.mark.parametrize("combine", ["arithmetic", "geometric"])
+@pytest.mark.parametrize(("gate", "gate_rule"), [("m0", "confidence"), ("m1", "margin")])
+def test_gate_rules_of_a_call_equal_the_reference(talkers, plain_talkers, gate, gate_rule, combine, weights):
+    """On random members, which are sure at some steps and not at others."""
+    asked = {"weights": weights, "combine": combine, "gate": gate, "gate_rule": gate_rule}
+    shares = [
+        assert_equal(talkers, plain_talkers, "The bridge", 24, threshold=threshold, **asked).stats.share_ensembled
+        for threshold in (None, 0.08, 0.15)
+    ]
+    assert shares[0] == 1
+    assert all(0 < share < 1 for share in shares[1:])
+
+
+def test_a_configured_ensemble_equals_the_reference(plain_members):
+    settings = {"weights": (2.0, 1.0, 4.0), "combine": "geometric", "gate_rule": "margin", "threshold": 0.6}
+    with shared_ensemble(EMBEDDED, **settings) as configured:
+        tokens, _ = reference.generate(plain_members, QUESTION, 20, gate=2, **settings)
+        assert list(configured.generate(QUESTION, max_tokens=20).tokens) == tokens
 
 
 @pytest.fixture(scope="module")
