@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.real_accuracy import REAL
 from gac_core import Ensemble, EnsembleConfig, MemberConfig
-from gac_core.chat.chat import as_conversation, encode_prompt
+from gac_core.chat.conversation import as_conversation
+from gac_core.chat.rendered_prompt import render_prompt
 from gac_core.model.member import Member
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +76,7 @@ class Bench:
         tokenizers = [member.tokenizer for member in self.drafts._members]
         talk = as_conversation(prompt)
         assert talk is not None
-        ids = [encode_prompt(tokenizer, talk) for tokenizer in tokenizers]
+        ids = [render_prompt(tokenizer, talk).encode() for tokenizer in tokenizers]
         counts = [len(tokenizer.encode_bytes(text.encode())) for tokenizer in tokenizers]
 
         def own() -> str:

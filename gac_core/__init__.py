@@ -1,6 +1,6 @@
 """GaC: several open language models that answer as one, token by token."""
 
-from gac_core.chat.chat import Conversation, Message, Prompt
+from gac_core.chat.conversation import Conversation, Message, Prompt
 from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall, tell_schema
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble

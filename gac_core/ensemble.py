@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gac_core.chat.chat import Prompt
+from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
 from gac_core.engine.assembly import ensemble_members, new_engine

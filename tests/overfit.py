@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from conftest import EMBEDDED, ensemble_of
+from prompts import encode_prompt
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from gac_core import Ensemble, EnsembleConfig, OutputChunk, RequestOutput, fold
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.callforms import FORMS
-from gac_core.chat.chat import as_conversation, encode_prompt
+from gac_core.chat.conversation import as_conversation
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.output import FinishReason, RequestStats, Usage
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -64,7 +65,7 @@ class Recorder(Ensemble):
         self.pairs.append((talk, answer))
         done = RequestOutput("", "", (), FinishReason.STOP, None, Usage(1, 1), RequestStats(), None, None)
         forms = FORMS if talk.tool_choice == "auto" else ()
-        parser = AnswerParser([tool.name for tool in talk.told_tools], forms=forms)
+        parser = AnswerParser([tool.name for tool in talk.offered_tools], forms=forms)
         yield OutputProcessor(parser).read(OutputChunk(answer, output=done))
 
     def generate(self, prompt: Any, params: Any, request_id: str | None = None) -> RequestOutput:

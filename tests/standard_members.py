@@ -20,11 +20,11 @@ from langchain_tests.integration_tests.chat_models import (
     magic_function_no_args,
     unicode_customer,
 )
+from prompts import encode_prompt
 from pydantic import BaseModel, Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typing_extensions import TypedDict
 
-from gac_core.chat.chat import encode_prompt
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_langchain.convert import to_conversation
 from gac_langchain.structured import response_format

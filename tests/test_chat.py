@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from conftest import EMBEDDED
+from prompts import render
 from transformers import AutoTokenizer
 
-from gac_core.chat.chat import Conversation, Message, as_conversation, as_messages, render
+from gac_core.chat.conversation import Conversation, Message, as_conversation, as_messages
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.errors import EmptyPromptError, RequestError
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -24,32 +25,41 @@ def ash():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Tool("", "x"), "a tool's name is 1 to 64 letters.*not ''"),
+        (lambda: Tool("", "x"), "the name of a tool must be 1 to 64 letters.*not ''"),
         (lambda: Tool("get weather", "x"), "not 'get weather'"),
         (lambda: Tool("a" * 65, "x"), "1 to 64"),
         (lambda: Tool("a\n", "x"), "1 to 64"),
         (lambda: Tool("a", 3), "description of tool 'a' must be a string, not 3"),
         (lambda: Tool("a", "x", []), "parameters of tool 'a' must be a JSON schema"),
         (lambda: Tool("a", "x", {"type": "string"}), "type 'object', not 'string'; wrap"),
-        (lambda: Tool("a", "x", {"default": {1, 2}}), "hold a value that JSON cannot"),
-        (lambda: Tool.from_openai({"name": "a"}), "a tool has the form"),
+        (lambda: Tool("a", "x", {"default": {1, 2}}), "cannot be written as JSON"),
+        (lambda: Tool.from_openai({"name": "a"}), "a tool must have the form"),
         (lambda: ToolCall("c", "a", "[1]"), "call 'c' of tool 'a' must be the text of a JSON object, not '\\[1\\]'"),
-        (lambda: ToolCall("c", "a", {"x": 1}), "json.dumps makes one"),
-        (lambda: ToolCall("", "a", "{}"), "the id of a tool call must be a string that is not empty"),
+        (lambda: ToolCall("c", "a", {"x": 1}), "use json.dumps"),
+        (lambda: ToolCall("", "a", "{}"), "the id of a tool call must be a non-empty string"),
         (lambda: ToolCall("c", None, "{}"), "the name of a tool call"),
-        (lambda: ToolCall.from_openai({"name": "a", "args": {}}), "a tool call has the form"),
+        (lambda: ToolCall.from_openai({"name": "a", "args": {}}), "a tool call must have the form"),
         (lambda: Message("robot", "x"), "role must be one of system, user, assistant, tool, not 'robot'"),
         (lambda: Message("user", None), "must be a string or a list of parts, not NoneType"),
         (lambda: Message("user", b"x"), "not bytes"),
-        (lambda: Message("user", [{"type": "image_url", "image_url": {}}]), "a part of type 'image_url'; members read"),
-        (lambda: Message("user", [{"type": "text"}]), "needs a string as its 'text'"),
-        (lambda: Message("user", "x", tool_calls=[OPENAI_CALL]), "only messages of role 'assistant' have tool_calls"),
+        (
+            lambda: Message("user", [{"type": "image_url", "image_url": {}}]),
+            "a part of type 'image_url'; only parts of type 'text'",
+        ),
+        (lambda: Message("user", [{"type": "text"}]), "must have a string as its 'text'"),
+        (
+            lambda: Message("user", "x", tool_calls=[OPENAI_CALL]),
+            "tool_calls is allowed in messages of role 'assistant' only",
+        ),
         (lambda: Message("assistant", "x", tool_calls={"id": 1}), "must be a list of calls"),
-        (lambda: Message("assistant", "x", tool_call_id="c"), "only messages of role 'tool' have tool_call_id"),
-        (lambda: Message("user", "x", reasoning="hm"), "only messages of role 'assistant' have reasoning"),
+        (
+            lambda: Message("assistant", "x", tool_call_id="c"),
+            "tool_call_id is allowed in messages of role 'tool' only",
+        ),
+        (lambda: Message("user", "x", reasoning="hm"), "reasoning is allowed in messages of role 'assistant' only"),
         (lambda: Message("user", "x", name=3), "name must be a string or None, not 3"),
         (lambda: Conversation([USER], [WEATHER, WEATHER]), "two tools have the name 'weather'; rename one"),
-        (lambda: Conversation([USER], [WEATHER], "clock"), "the name of a tool, not 'clock'; tools are: weather"),
+        (lambda: Conversation([USER], [WEATHER], "clock"), "the name of a tool, not 'clock'; the tools are: weather"),
         (lambda: Conversation([USER], tool_choice="required"), "'required' needs at least one tool"),
         (lambda: Conversation([USER], tool_format="xml"), "one of auto, common, native, not 'xml'"),
         (lambda: Conversation([USER], parallel_tool_calls="no"), "must be True or False, not 'no'"),
@@ -57,8 +67,8 @@ def ash():
         (lambda: Conversation([USER], WEATHER), "tools must be a list"),
         (lambda: Conversation("Where?"), "a list of messages, not 'Where\\?'"),
         (lambda: Conversation(USER), r"a list of messages, not Message\("),
-        (lambda: as_messages([{"role": "user", "content": "x", "mood": 1}]), "not 'role', 'content', 'mood'"),
-        (lambda: as_messages([{"role": "user"}]), "has the keys 'role' and 'content'"),
+        (lambda: as_messages([{"role": "user", "content": "x", "mood": 1}]), "its keys are 'role', 'content', 'mood'"),
+        (lambda: as_messages([{"role": "user"}]), "must have the keys 'role' and 'content'"),
     ],
 )
 def test_wrong_values_are_refused(make, told):
@@ -88,7 +98,7 @@ def test_openai_forms_are_taken():
     call = ToolCall("c1", "weather", '{"a": 1}')
     assert talk.messages == (USER, Message("assistant", "", (call,)), Message("tool", "rain", tool_call_id="c1"))
     assert call.values == {"a": 1}
-    assert talk.told_tools == (Tool("weather", "x", parameters),)
+    assert talk.offered_tools == (Tool("weather", "x", parameters),)
 
 
 def test_a_string_is_no_conversation():

@@ -10,11 +10,12 @@ import pytest
 from conftest import EMBEDDED, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompts import encode_prompt, render
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from gac_core import Conversation, Message, RequestError, SamplingParams
-from gac_core.chat.chat import encode_prompt, render, tells_natively
+from gac_core.chat.rendered_prompt import uses_native_tools
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.tokenization.escaping import Spellings, encode_text
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -206,10 +207,10 @@ def test_no_text_of_a_conversation_becomes_a_control_token(folder):
     draw = random.Random(folder)
     for kind in range(3):
         plain = talk_of(lambda: f"words {draw.random()}", kind)
-        expected = controls(member, encode_prompt(member, plain, tells_natively(member, plain)))
+        expected = controls(member, encode_prompt(member, plain, uses_native_tools(member, plain)))
         for _ in range(60):
             talk = talk_of(lambda: "".join(fragments(words, draw) for _ in range(draw.randrange(1, 6))), kind)
-            found = controls(member, encode_prompt(member, talk, tells_natively(member, talk)))
+            found = controls(member, encode_prompt(member, talk, uses_native_tools(member, talk)))
             assert found == expected, talk
 
 

@@ -7,6 +7,7 @@ import queue
 
 import pytest
 from conftest import EMBEDDED, copied_pair, ensemble_of, pair
+from prompts import encode_prompt, render
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -21,7 +22,6 @@ from gac_core import (
     Tool,
     ToolCall,
 )
-from gac_core.chat.chat import encode_prompt, render
 from gac_core.templates.plain import plain_template, turn_ends
 from gac_core.tokenization.detokenizer import Detokenizer
 from gac_core.tokenization.tokenizer import MemberTokenizer

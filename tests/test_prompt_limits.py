@@ -10,14 +10,15 @@ import unicodedata
 
 import pytest
 from conftest import EMBEDDED, REAL, REAL_NAMES, SHARED
+from prompts import encode_prompt
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from gac_core import Conversation, Message, PromptTooLongError, RequestError, SamplingParams
-from gac_core.chat.chat import encode_prompt, prepare
+from gac_core.chat.rendered_prompt import render_prompt
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.tokenization.encoder import Encoder
-from gac_core.tokenization.lengths import MAX_BYTES, least_tokens
+from gac_core.tokenization.lengths import MAX_BYTES, min_tokens
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
 NAMES = ["deepseek-llm", "gpt2", "llama-2", "llama-3", "mistral-tekken", "phi-3", "qwen2.5", "t5-small"]
@@ -56,16 +57,16 @@ def test_no_text_has_fewer_tokens_than_its_bytes_tell(folder):
     member = load(folder)
     for text in texts(member):
         for form in (text, unicodedata.normalize("NFD", text)):
-            least = least_tokens(member, form)
+            least = min_tokens(member, form)
             assert least <= len(member.encode_rendered(form)), form
             for special in (False, True):
                 try:
                     ids = encode_prompt(member, form, parse_special=special)
                 except RequestError:
                     continue
-                prepare(member, form, parse_special=special).check_length(len(ids))
+                render_prompt(member, form, parse_special=special).check_length(len(ids))
     if not folder.endswith("t5-small"):
-        assert least_tokens(member, "The bridge stands in Halkus. " * 1000) > 600
+        assert min_tokens(member, "The bridge stands in Halkus. " * 1000) > 600
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_tokenizers_that_drop_text_are_not_judged_by_it(change):
         change(hf.backend_tokenizer)
         member = MemberTokenizer(hf, "changed")
         for text in ("a" * 4000, " " * 4000 + "zz" + " " * 4000, "\u3000" * 4000, " a" * 2000):
-            assert least_tokens(member, text) <= len(member.encode_rendered(text)), (folder, text[:5])
+            assert min_tokens(member, text) <= len(member.encode_rendered(text)), (folder, text[:5])
 
 
 def test_unknown_characters_count_nothing():
@@ -97,7 +98,7 @@ def test_unknown_characters_count_nothing():
     member = MemberTokenizer(hf, "unknown")
     text = "\u6f22" * 4000
     assert len(member.encode_rendered(text)) < 10
-    assert least_tokens(member, text) == 0
+    assert min_tokens(member, text) == 0
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_texts_beyond_the_limit_are_refused_everywhere(unencoded):
         unencoded.encode(words)
     with pytest.raises(RequestError, match="more than 8388608 bytes"):
         unencoded.encode("\u6f22" * (MAX_BYTES // 3 + 1))
-    with pytest.raises(RequestError, match="more than 8388608 characters together"):
+    with pytest.raises(RequestError, match="more than 8388608 characters in all parts"):
         Message("user", ["word " * 1000] * 10_000)
 
 

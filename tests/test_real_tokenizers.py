@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from conftest import REAL_NAMES
+from prompts import encode_prompt
 
-from gac_core.chat.chat import encode_prompt
 from gac_core.inspection import inspect, load
 from gac_core.templates.plain import plain_template, turn_ends
 from gac_core.tokenization.escaping import encode_text

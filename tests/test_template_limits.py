@@ -6,11 +6,12 @@ import time
 
 import pytest
 from conftest import EMBEDDED, REAL, REAL_NAMES
+from prompts import encode_prompt
 from test_templates import GEMMA, IGNORING, MISTRAL, PARTS, QWEN3, WITH_TEMPLATES
 from transformers import AutoTokenizer
 
 from gac_core import ChatTemplateError, Ensemble, MemberConfig
-from gac_core.chat.chat import Message, encode_prompt
+from gac_core.chat.conversation import Message
 from gac_core.templates.rendering import apply_template
 from gac_core.tokenization.tokenizer import MemberTokenizer
 

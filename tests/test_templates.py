@@ -6,9 +6,11 @@ import json
 
 import pytest
 from conftest import EMBEDDED, QUESTION, SHARED
+from prompts import encode_prompt, render
 from transformers import AutoTokenizer
 
-from gac_core.chat.chat import Conversation, Message, encode_prompt, opens_thinking, render, tells_natively
+from gac_core.chat.conversation import Conversation, Message
+from gac_core.chat.rendered_prompt import opens_thinking, uses_native_tools
 from gac_core.chat.template import traits_of
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.errors import ChatTemplateError, RequestError
@@ -190,7 +192,7 @@ def test_an_open_block_of_reasoning_is_seen():
 
 
 def form_of(loaded, tool_format="auto"):
-    return "native" if tells_natively(loaded, Conversation([USER], [TOOL], tool_format=tool_format)) else "common"
+    return "native" if uses_native_tools(loaded, Conversation([USER], [TOOL], tool_format=tool_format)) else "common"
 
 
 def test_the_form_is_judged_by_what_templates_write():

@@ -234,7 +234,7 @@ def test_grammars_are_checked(make, words):
         (lambda: Tool("a", parameters={"x": DEEP}), "parameters"),
         (lambda: Tool("a", parameters={"x": float("nan")}), "parameters"),
         (lambda: Tool("a", parameters={"type": HUGE}), "parameters"),
-        (lambda: Tool.from_openai([LONG]), "a tool has the form"),
+        (lambda: Tool.from_openai([LONG]), "a tool must have the form"),
         (lambda: Message(["user"], "x"), "role"),
         (lambda: Message("user", 3), "content"),
         (lambda: Message("user", [3]), "content"),

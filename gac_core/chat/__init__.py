@@ -1,1 +1,1 @@
-"""Conversations, tools, and answers taken apart."""
+"""Conversations, tools, rendering with chat templates, and parsing of answers."""

@@ -1,11 +1,11 @@
-"""Forms in which models write tool calls without ``<tool_call>`` tags: one definition for the grammar and the parser.
+"""Forms of tool calls without ``<tool_call>`` tags: one definition for the grammar and the parser.
 
 An answer in one of these forms consists of calls only. A call is a JSON object, ``{"name": ..., "arguments": {...}}``.
 Accepted variants: ``parameters`` instead of ``arguments`` (Llama 3), ``function`` instead of ``name``, OpenAI's
 ``{"type": "function", "function": {...}}``, several objects on lines of their own or separated by ``;`` or ``,``, and a
 list of objects. All of these may be enclosed in a fenced block or in ``<tools>`` or ``<function_call>`` tags, or follow
-Mistral's ``[TOOL_CALLS]``. The forms ``[TOOL_CALLS]name[ARGS]{...}`` and ``<function=name>{...}</function>`` have the
-arguments directly behind the name.
+Mistral's ``[TOOL_CALLS]``. In the forms ``[TOOL_CALLS]name[ARGS]{...}`` and ``<function=name>{...}</function>`` the
+arguments follow the name directly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 import regex
 
-# Bounded, because the parser holds text back until it knows whether a call begins.
+# Bounded, because the parser holds text back until it is certain whether a call begins.
 _GAP = r"[ \t\r\n]{0,40}"
 _COLON, _COMMA = f"{_GAP}:{_GAP}", f"{_GAP},{_GAP}"
 _TYPE = f'(?:"type"{_COLON}"function"{_COMMA})?'
 _ARGUMENTS = f'{_COMMA}"(?:arguments|parameters)"{_COLON}'
-# An object up to the tool's name, and how many braces close it behind its arguments.
+# An object up to the tool's name, and the number of braces that close it after its arguments.
 _OBJECTS = (
     (f'\\{{{_GAP}{_TYPE}"(?:name|function)"{_COLON}"NAME"', 1),
     (f'\\{{{_GAP}{_TYPE}"function"{_COLON}\\{{{_GAP}"name"{_COLON}"NAME"', 2),
@@ -41,14 +41,14 @@ Head = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Form:
-    """One form of an answer that consists of calls; regular expressions unless said otherwise.
+    """One form of an answer that consists of calls. All strings but ``closing`` are regular expressions.
 
     Attributes:
-        opening: What precedes the first call.
-        heads: A call up to its arguments, split behind the tool's name (``NAME``); paired with the number of braces
-            that follow the arguments.
-        separator: What stands between two calls; None where there is exactly one.
-        closing: Literals that follow the last call, with white space before each.
+        opening: Precedes the first call.
+        heads: A call up to its arguments, split after the tool's name (``NAME``), and the number of braces that follow
+            the arguments.
+        separator: Stands between two calls; None where there is exactly one.
+        closing: Literals that follow the last call, each after optional white space.
     """
 
     opening: str
@@ -72,7 +72,7 @@ FORMS = (
     Form("", (("<function=NAME>", _GAP, 0),), None, ("</function>",)),
 )
 
-# The only form beside an answer in JSON, which may look like the others: `grammar` allows no more there.
+# The only form allowed beside an answer with a JSON schema, whose text may look like the other forms.
 BARE_FORM = Form("", ((f'\\{{{_GAP}"name"{_COLON}"NAME"', f'{_COMMA}"arguments"{_COLON}', 1),), None, ())
 
 
@@ -82,8 +82,8 @@ BARE_FORM = Form("", ((f'\\{{{_GAP}"name"{_COLON}"NAME"', f'{_COMMA}"arguments"{
 def call_rules(names: Sequence[str], parallel: bool) -> list[str]:
     """Returns Lark rules that derive an answer in any of the forms from ``forms``.
 
-    They refer to the rules ``arguments0``, ``arguments1``, ... of the tools' arguments. A form is entered as soon as
-    its text includes a tool's name; until then the text remains open to everything else.
+    They refer to the rules ``arguments0``, ``arguments1``, ... of the tools' arguments. A form is binding as soon as
+    its text includes a tool's name; until then every other text is still possible.
 
     Args:
         names: The tools' names.
@@ -93,7 +93,7 @@ def call_rules(names: Sequence[str], parallel: bool) -> list[str]:
     rules.append(r"TRAILING: /[ \t\r\n]{0,4}/")
     rules.append("item: " + " | ".join(_calls(rules, "item", "", _OBJECT_HEADS, names)))
     for index, form in enumerate(FORMS):
-        # Lazy: as soon as the tool's name is complete, the text can be nothing but a call.
+        # Lazy: as soon as the tool's name is complete, the text must be a call.
         calls = _calls(rules, f"form{index}", r"[ \t\r\n]*" + form.opening, form.heads, names, "[lazy]")
         more = f" (/{_lark(form.separator)}/ item)*" if parallel and form.separator is not None else ""
         closing = "".join(f" /{_lark(_GAP + re.escape(literal))}/" for literal in form.closing)
@@ -104,7 +104,7 @@ def call_rules(names: Sequence[str], parallel: bool) -> list[str]:
 def _calls(
     rules: list[str], prefix: str, opening: str, heads: Iterable[Head], names: Sequence[str], attributes: str = ""
 ) -> list[str]:
-    """Adds one rule per kind of call and tool; returns their names."""
+    """Adds one rule per kind of call and tool, and returns the names of the rules."""
     calls = []
     for (kind, (head, between, braces)), (tool, name) in product(enumerate(heads), enumerate(names)):
         call = f"{prefix}_{kind}_{tool}"
@@ -127,10 +127,10 @@ class Start:
     """The start of a call in a text.
 
     Attributes:
-        form: Its form.
-        braces: How many braces close it behind its arguments.
+        form: The form of the call.
+        braces: Number of braces that close it after its arguments.
         name: The tool's name.
-        arguments: Where in the text its arguments begin.
+        arguments: Index in the text at which the arguments begin.
     """
 
     form: Form
@@ -140,13 +140,13 @@ class Start:
 
 
 def find_start(text: str, names: frozenset[str], forms: tuple[Form, ...], form: Form | None = None) -> Start | bool:
-    """Returns the call that a text starts with; if there is none, whether more text could make one.
+    """Returns the call at the start of a text; without one, whether further text could complete one.
 
     Args:
-        text: The text; for the first call of an answer without leading white space.
+        text: The text; for the first call of an answer, without leading white space.
         names: The tools' names.
         forms: The forms to look for.
-        form: The form of the call before it, whose separator is expected first. Default None: the first call.
+        form: The form of the previous call, whose separator is expected first. Default None: there is no previous call.
     """
     is_open = False
     for known, braces, pattern, _ in _patterns(names, forms, form):
@@ -158,20 +158,20 @@ def find_start(text: str, names: frozenset[str], forms: tuple[Form, ...], form: 
 
 
 def find_name(text: str, names: frozenset[str], forms: tuple[Form, ...], form: Form | None = None) -> str | None:
-    """Returns the tool's name in a call that a text starts with, also where its arguments are missing."""
+    """Returns the tool's name of the call at the start of a text, even if its arguments are missing; else None."""
     found = (pattern.match(text) for _, _, _, pattern in _patterns(names, forms, form))
     return next((str(match["name"]) for match in found if match is not None), None)
 
 
 def find_end(text: str, form: Form) -> int | bool:
-    """Returns where in a text behind a call the form is closed; if it is not, whether more text could close it."""
+    """Returns the index after a form's closing at the start of a text; else whether further text could complete it."""
     found = _closing(form).match(text, partial=True) if form.closing else None
     return found is not None if found is None or found.partial else int(found.end())
 
 
 @lru_cache(maxsize=64)
 def _patterns(names: frozenset[str], forms: tuple[Form, ...], form: Form | None) -> list[tuple[Form, int, Any, Any]]:
-    """Per kind of call its form, closing braces, and patterns up to its arguments' brace and up to the tool's name."""
+    """Per kind of call: form, closing braces, and the patterns up to the arguments' brace and up to the tool's name."""
     named = f"(?P<name>{'|'.join(map(re.escape, sorted(names)))})"
     kinds = (
         [(known, known.opening, head) for known in forms for head in known.heads]

@@ -1,7 +1,4 @@
-"""Conversations: messages, the tools that the answer may call, and how it may do so.
-
-Plain values, checked when they are made. Knows nothing of tokenizers, templates or models.
-"""
+"""Conversations: messages, the tools that the answer may call, and how. Values are checked on construction."""
 
 from __future__ import annotations
 
@@ -16,26 +13,26 @@ from gac_core.errors import EmptyPromptError, RequestError, listed, quote
 
 Role = Literal["system", "user", "assistant", "tool"]
 ToolFormat = Literal["auto", "common", "native"]
-# As many as no prompt may have; the same part may be given many times.
+# Characters of all parts of one message: more than any prompt may have. A part may be given many times.
 _MAX_CONTENT = 2**23
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation.
+    """One message of a conversation.
 
     Attributes:
         role: ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"`` (the result of a call).
-        content: Its text. May be given as a list of strings and of parts ``{"type": "text", "text": ...}``, which are
+        content: The text. May be given as a list of strings and of parts ``{"type": "text", "text": ...}``, which are
             joined. Default empty.
-        tool_calls: The tools that an assistant calls. May be given in OpenAI's form. Default none.
-        tool_call_id: The id of the call that a tool's result belongs to.
-        name: The tool's name, or who speaks, for templates that tell it.
-        reasoning: What an assistant thought before it answered. Only templates that ask for it tell it.
+        tool_calls: The assistant's tool calls. May be given in OpenAI's form. Default none.
+        tool_call_id: Id of the call that a tool's result belongs to. Default None.
+        name: Name of the tool or of the speaker, for templates that render it. Default None.
+        reasoning: The assistant's reasoning before its answer, for templates that render it. Default None.
 
     Raises:
-        RequestError: A field is none of these, or does not go with the role.
+        RequestError: A field has another type or value, or is not allowed for the role.
     """
 
     role: Role
@@ -61,7 +58,7 @@ class Message:
         for field, role in (("tool_calls", "assistant"), ("reasoning", "assistant"), ("tool_call_id", "tool")):
             if getattr(self, field) and self.role != role:
                 raise RequestError(
-                    f"only messages of role {role!r} have {field}; this one is of role {quote(self.role)}"
+                    f"{field} is allowed in messages of role {role!r} only, not {quote(self.role)}; remove it"
                 )
 
 
@@ -76,17 +73,17 @@ def _joined_parts(content: Any) -> str:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
         length += len(text) if isinstance(text, str) else 0
         if length > _MAX_CONTENT:
-            raise RequestError(f"the parts of a message's content have more than {_MAX_CONTENT} characters together")
+            raise RequestError(f"a message's content has more than {_MAX_CONTENT} characters in all parts; shorten it")
         if isinstance(part, str):
             texts.append(part)
             continue
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text":
             raise RequestError(
-                f"a message's content has a part of type {quote(kind)}; members read parts of type 'text' only"
+                f"a message's content has a part of type {quote(kind)}; only parts of type 'text' are supported"
             )
         if not isinstance(part.get("text"), str):
-            raise RequestError(f"a part of type 'text' needs a string as its 'text'; found {quote(part)}")
+            raise RequestError(f"a part of type 'text' must have a string as its 'text', not {quote(part)}")
         texts.append(part["text"])
     return "".join(texts)
 
@@ -96,19 +93,18 @@ class Conversation:
     """Messages, the tools that the answer may call, and how it may do so.
 
     Attributes:
-        messages: The turns so far, at least one; mappings are made messages.
-        tools: What may be called; may be given as mappings in OpenAI's form. Default none.
-        tool_choice: ``"auto"``: as the models see fit (default); ``"none"``: no calls, tools are not told;
-            ``"required"``: calls only; or the name of the tool to call.
-        parallel_tool_calls: Whether one answer may hold several calls. Default True.
-        tool_format: How the members' prompts describe tools. ``"native"``: by each member's own chat template;
-            ``"common"``: in words; ``"auto"``: chosen per member, native where its template writes calls as
-            ``<tool_call>`` with JSON (default).
-        enable_thinking: Passed on to templates that know it; None leaves it to them (default).
+        messages: The messages so far, at least one; mappings are converted to `Message`.
+        tools: The tools that may be called; may be given as mappings in OpenAI's form. Default none.
+        tool_choice: ``"auto"``: text or calls (default); ``"none"``: no calls, and the prompt does not describe the
+            tools; ``"required"``: calls only; or the name of the tool to call.
+        parallel_tool_calls: Whether one answer may contain several calls. Default True.
+        tool_format: How prompts describe tools. ``"native"``: by each member's chat template; ``"common"``: in plain
+            text; ``"auto"``: per member, native where its template writes calls as ``<tool_call>`` with JSON (default).
+        enable_thinking: Passed to chat templates. Default None: the template's default.
 
     Raises:
         EmptyPromptError: There is no message.
-        RequestError: A field is none of these.
+        RequestError: A field has another type or value.
     """
 
     messages: Sequence[Message | Mapping[str, Any]]
@@ -130,7 +126,7 @@ class Conversation:
         if not isinstance(self.tool_choice, str) or self.tool_choice not in ("auto", "none", "required", *names):
             raise RequestError(
                 f"tool_choice must be 'auto', 'none', 'required' or the name of a tool, not {quote(self.tool_choice)}; "
-                f"tools are: {listed(names) or 'none'}"
+                f"the tools are: {listed(names) or 'none'}"
             )
         if self.tool_choice == "required" and not tools:
             raise RequestError("tool_choice 'required' needs at least one tool; give tools")
@@ -141,12 +137,12 @@ class Conversation:
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """The messages, checked."""
+        """The messages."""
         return cast(tuple[Message, ...], self.messages)
 
     @property
-    def told_tools(self) -> tuple[Tool, ...]:
-        """The tools that members are told of: all of them, or none where none may be called."""
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """The tools that the prompt describes: all of them, or none where none may be called."""
         return () if self.tool_choice == "none" else tuple(self.tools)
 
 
@@ -154,14 +150,14 @@ Prompt = str | Sequence[Message | Mapping[str, Any]] | Conversation
 
 
 def as_messages(prompt: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
-    """Checks a conversation and returns it as messages.
+    """Returns the messages of a prompt, checked.
 
     Raises:
         EmptyPromptError: There is no message.
-        RequestError: A message is not one, or has an unknown key or role.
+        RequestError: An item is not a message, or has an unknown key or role.
     """
     if isinstance(prompt, (str, Mapping)) or not isinstance(prompt, Sequence):
-        raise RequestError(f"a prompt is a string or a list of messages, not {quote(prompt)}")
+        raise RequestError(f"the prompt must be a string or a list of messages, not {quote(prompt)}")
     messages: list[Message] = []
     for item in prompt:
         if isinstance(item, Message):
@@ -170,22 +166,23 @@ def as_messages(prompt: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
             if "role" not in item or not {"content", "tool_calls"} & set(item) or not set(item) <= set(_KEYS):
                 known = ", ".join(map(repr, _KEYS[2:]))
                 raise RequestError(
-                    f"a message has the keys 'role' and 'content', and may have {known}; not {listed(map(quote, item))}"
+                    f"a message must have the keys 'role' and 'content' and may have {known}; its keys are "
+                    f"{listed(map(quote, item)) or 'none'}"
                 )
             messages.append(Message(**item))
         else:
-            raise RequestError(f"a prompt is a string or a list of messages; found {quote(item)} in the list")
+            raise RequestError(f"the prompt must be a string or a list of messages; the list contains {quote(item)}")
     if not messages:
-        raise EmptyPromptError("the conversation has no message; give at least one of role 'user'")
+        raise EmptyPromptError("the conversation has no messages; give at least one of role 'user'")
     return messages
 
 
 def as_conversation(prompt: Prompt) -> Conversation | None:
-    """Returns a prompt as a conversation, or None where it is a plain string.
+    """Returns a prompt as a conversation, or None for a plain string.
 
     Raises:
         EmptyPromptError: There is no message.
-        RequestError: A message is not one.
+        RequestError: An item is not a message.
     """
     if isinstance(prompt, str):
         return None

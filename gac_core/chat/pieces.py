@@ -1,4 +1,4 @@
-"""What an answer is taken apart into: pieces of text, reasoning and tool calls."""
+"""The pieces of a parsed answer: text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gac_core.chat.tools import InvalidToolCall
 
 @dataclass(frozen=True)
 class CallPiece:
-    """A piece of a call.
+    """A piece of a tool call.
 
     Attributes:
-        index: Which call of the answer it belongs to, from 0; calls that turn out invalid count.
-        id: The call's id, on its first piece; else None.
-        name: The tool's name, on the first piece; else None.
-        arguments: New text of the arguments' JSON, exactly as written; may be empty on the first piece.
+        index: Index of the call in the answer, from 0; invalid calls count.
+        id: The call's id on its first piece; else None.
+        name: The tool's name on the call's first piece; else None.
+        arguments: New text of the arguments' JSON, exactly as generated; may be empty on the first piece.
     """
 
     index: int
@@ -26,7 +26,7 @@ class CallPiece:
 
 @dataclass(frozen=True)
 class TextPiece:
-    """New text of what is said.
+    """New text of the answer.
 
     Attributes:
         text: The text, never empty.
@@ -48,11 +48,11 @@ class ReasoningPiece:
 
 @dataclass(frozen=True)
 class InvalidPiece:
-    """The end of a malformed call. Pieces of it with the same index may have gone before.
+    """Marks the end of a malformed tool call, after any pieces of it with the same index.
 
     Attributes:
-        index: Which call of the answer it is, from 0.
-        call: What there is of it; the id is that of its pieces.
+        index: Index of the call in the answer, from 0.
+        call: The malformed call; its id is that of its pieces.
     """
 
     index: int

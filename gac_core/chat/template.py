@@ -1,6 +1,6 @@
-"""What a member's chat template takes, found out by rendering probes, and rendering within that.
+"""What a member's chat template supports, determined by rendering probes, and rendering within that.
 
-Templates are judged by what they write, never by the name of their family.
+Templates are judged by their output, never by the name of their model family.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ _CALL = ToolCall("xyzzy0001", _TOOL.name, '{"xyzzy_key": "xyzzy value"}')
 
 @dataclass(frozen=True)
 class Traits:
-    """What one template takes.
+    """What one template supports.
 
     Attributes:
-        system: Whether it writes a system turn at the beginning.
-        late_system: Whether it writes system turns anywhere.
-        parts: Whether it wants contents as lists of ``{"type": "text", "text": ...}``.
-        tools: Whether it tells tools, calls as ``<tool_call>`` with JSON, and results by itself.
-        closes: Whether it writes anything behind the last user's words.
-        tags: The spellings of the tokenizer's control tokens, and of its other added tokens those that structure a
-            conversation.
+        system: Whether it renders a system turn at the beginning.
+        late_system: Whether it renders system turns anywhere.
+        parts: Whether it expects contents as lists of ``{"type": "text", "text": ...}``.
+        tools: Whether it renders tools, calls as ``<tool_call>`` with JSON, and results.
+        closes: Whether it writes anything after the last user message.
+        tags: Spellings of the tokenizer's control tokens, and of the other added tokens that structure a conversation.
     """
 
     system: bool
@@ -50,10 +49,10 @@ _KNOWN: WeakKeyDictionary[MemberTokenizer, tuple[Any, Traits]] = WeakKeyDictiona
 
 
 def traits_of(tokenizer: MemberTokenizer) -> Traits:
-    """Returns what the member's template takes; found out once.
+    """Returns what the member's template supports; determined once per template.
 
     Raises:
-        ChatTemplateError: It has no template.
+        ChatTemplateError: The member has no template.
     """
     template = tokenizer.hf.chat_template
     if not template:
@@ -80,14 +79,14 @@ def _probe(tokenizer: MemberTokenizer) -> Traits:
         system=shows([system, user], "xyzzy system"),
         late_system=shows([user, other, system, user], "xyzzy system"),
         parts=parts,
-        tools=_tells_tools(tokenizer, parts),
+        tools=_renders_tools(tokenizer, parts),
         closes=bool(_try(tokenizer, [user], parts=parts).rpartition("xyzzy user")[2].strip()),
         tags=_tags(tokenizer),
     )
 
 
-def _tells_tools(tokenizer: MemberTokenizer, parts: bool) -> bool:
-    """Whether a probe call comes out as the tags with name and arguments, beside the tool and the result."""
+def _renders_tools(tokenizer: MemberTokenizer, parts: bool) -> bool:
+    """Whether the template renders a probe's tool and result, and its call as tags with name and arguments."""
     call = {"role": "assistant", "content": "", "tool_calls": [as_template_call(_CALL)]}
     result = {"role": "tool", "content": "xyzzy result", "tool_call_id": _CALL.id, "name": _CALL.name}
     turns: list[Turn] = [{"role": "user", "content": "xyzzy user"}, call, result]
@@ -95,7 +94,7 @@ def _tells_tools(tokenizer: MemberTokenizer, parts: bool) -> bool:
     if not all(word in text for word in (_TOOL.description, "xyzzy result")):
         return False
     expected = {"name": _CALL.name, "arguments": _CALL.values}
-    # The template's own explanation may hold the tag too.
+    # The template's own instructions may contain the tag too.
     for piece in text.split(CALL)[1:]:
         body, closed, _ = piece.partition(END_CALL)
         try:
@@ -107,7 +106,7 @@ def _tells_tools(tokenizer: MemberTokenizer, parts: bool) -> bool:
 
 
 def as_template_call(call: ToolCall) -> Turn:
-    """Returns a call as templates expect it: like OpenAI's, but with the arguments as values."""
+    """Returns a call as templates expect it: in OpenAI's form, but with the arguments as values."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.values}}
 
 
@@ -145,30 +144,31 @@ def render_turns(
 ) -> str:
     """Renders turns and the generation prompt.
 
-    System turns that the template does not write go to the front of the next user's turn. Where it refuses the turns as
-    they are, neighbours of one role are joined, and then an empty user's turn is put before an assistant's first one.
+    System turns that the template does not render are prepended to the next user turn. Where it rejects the turns as
+    they are, adjacent turns of one role are joined; where it rejects that too, an empty user turn is inserted before
+    the first turn of an assistant.
 
     Args:
-        tokenizer: The member's.
-        turns: The turns as templates expect them, contents as strings.
-        tools: Told by the template itself. Default: none.
-        settings: Further variables of the template, such as ``enable_thinking``. Default: none.
+        tokenizer: The member's tokenizer.
+        turns: The turns as templates expect them, with contents as strings.
+        tools: The tools that the template renders. Default none.
+        settings: Further variables of the template, such as ``enable_thinking``. Default none.
 
     Raises:
-        ChatTemplateError: The template refuses all of that, or there is none.
+        ChatTemplateError: There is no template, or it rejects all of these.
     """
     traits = traits_of(tokenizer)
     placed = _place_system(turns, traits)
-    told = [tool.as_openai() for tool in tools] or None
+    schemas = [tool.as_openai() for tool in tools] or None
     error: Exception | None = None
     for change in (list, _joined, _user_first):
         try:
-            return _apply(tokenizer, change(placed), told, traits.parts, settings or {})
+            return _apply(tokenizer, change(placed), schemas, traits.parts, settings or {})
         except ChatTemplateError:
             raise
-        except Exception as refusal:
-            # Templates raise whatever they like; the sandbox they run in is transformers' own.
-            error = error or refusal
+        except Exception as rejection:
+            # Templates may raise any exception.
+            error = error or rejection
     raise ChatTemplateError(tokenizer.name, shorten(str(error))) from error
 
 
@@ -195,7 +195,7 @@ def _place_system(turns: Sequence[Turn], traits: Traits) -> list[Turn]:
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:
-    """Joins neighbours of one role with a blank line; turns of tools and with calls stay apart."""
+    """Joins adjacent turns of one role with a blank line, except for turns of tools and turns with calls."""
     joined: list[Turn] = []
     for turn in turns:
         before = joined[-1] if joined else None
@@ -213,7 +213,7 @@ def _user_first(turns: Sequence[Turn]) -> list[Turn]:
     return [*joined[:first], {"role": "user", "content": ""}, *joined[first:]]
 
 
-# ---- words that structure a conversation
+# ---- tags of a conversation
 
 
 def _tags(tokenizer: MemberTokenizer) -> Spellings:

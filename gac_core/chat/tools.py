@@ -1,7 +1,4 @@
-"""Tools that models may call, their calls, and how both are told to members that know no tools of their own.
-
-Plain values and text; knows nothing of tokenizers, templates or grammars.
-"""
+"""Tools, tool calls, and their description in plain text for chat templates without tool support."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ class Tool:
     """A function that models may call.
 
     Attributes:
-        name: Its name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
-        description: What it does, for the models.
-        parameters: JSON schema of its arguments, an object. Default, and where it is empty: no arguments.
+        name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
+        description: What it does, for the models. Default empty.
+        parameters: JSON schema of the arguments, of type ``"object"``. Default, also for an empty schema: no arguments.
 
     Raises:
-        RequestError: A field is none of these.
+        RequestError: A field has another type or value.
     """
 
     name: str
@@ -42,7 +39,9 @@ class Tool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise RequestError(f"a tool's name is 1 to 64 letters, digits, '_', '.' and '-', not {quote(self.name)}")
+            raise RequestError(
+                f"the name of a tool must be 1 to 64 letters, digits, '_', '.' and '-', not {quote(self.name)}"
+            )
         if not isinstance(self.description, str):
             raise RequestError(
                 f"the description of tool {quote(self.name)} must be a string, not {quote(self.description)}"
@@ -65,44 +64,46 @@ class Tool:
             json.dumps(dict(self.parameters), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(
-                f"the parameters of tool {quote(self.name)} hold a value that JSON cannot: {shorten(str(error))}; "
+                f"the parameters of tool {quote(self.name)} cannot be written as JSON: {shorten(str(error))}; "
                 "give a plain JSON schema"
             ) from error
 
     @classmethod
     def from_openai(cls, value: Mapping[str, Any]) -> Tool:
-        """Makes a tool from ``{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}``.
+        """Returns a tool given in OpenAI's form, ``{"type": "function", "function": {"name": ..., ...}}``.
 
         Raises:
-            RequestError: The mapping has another form.
+            RequestError: The mapping has another shape.
         """
         function = value.get("function") if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or value.get("type") != "function" or "name" not in function:
             raise RequestError(
-                'a tool has the form {"type": "function", "function": {"name": ..., "description": ..., '
+                'a tool must have the form {"type": "function", "function": {"name": ..., "description": ..., '
                 f'"parameters": {{...}}}}}}, not {quote(value)}'
             )
         parameters = function.get("parameters")
-        described = function.get("description") or ""
-        return cls(function["name"], described) if parameters is None else cls(function["name"], described, parameters)
+        description = function.get("description") or ""
+        if parameters is None:
+            return cls(function["name"], description)
+        return cls(function["name"], description, parameters)
 
     def as_openai(self) -> dict[str, Any]:
-        """Returns the form that `from_openai` takes and chat templates expect."""
+        """Returns the mapping that `from_openai` takes and chat templates expect."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call of a tool.
+    """One tool call.
 
     Attributes:
-        id: What its result refers to; unique within a conversation.
+        id: The id that its result refers to; unique within a conversation.
         name: The tool's name.
-        arguments: The arguments as a JSON object, in text, letter for letter as the models wrote them.
+        arguments: The arguments as the text of a JSON object, exactly as generated.
 
     Raises:
-        RequestError: The arguments are no JSON object, or id or name is no string or empty.
+        RequestError: The arguments are not a JSON object, or id or name is empty or not a string.
     """
 
     id: str
@@ -112,30 +113,30 @@ class ToolCall:
     def __post_init__(self) -> None:
         for label, value in (("id", self.id), ("name", self.name)):
             if not isinstance(value, str) or not value:
-                raise RequestError(f"the {label} of a tool call must be a string that is not empty, not {quote(value)}")
-        if not isinstance(self.arguments, str) or not is_object(self.arguments):
+                raise RequestError(f"the {label} of a tool call must be a non-empty string, not {quote(value)}")
+        if not isinstance(self.arguments, str) or not _is_object(self.arguments):
             raise RequestError(
                 f"the arguments of call {quote(self.id)} of tool {quote(self.name)} must be the text of a JSON object, "
-                f"not {quote(self.arguments)}; json.dumps makes one of a dict"
+                f"not {quote(self.arguments)}; use json.dumps for a dict"
             )
 
     @property
     def values(self) -> dict[str, Any]:
-        """The arguments as Python values, made anew each time."""
+        """The arguments as Python values; a new dict on each access."""
         values: dict[str, Any] = json.loads(self.arguments)
         return values
 
     @classmethod
     def from_openai(cls, value: Any) -> ToolCall:
-        """Makes a call from ``{"id": ..., "type": "function", "function": {"name": ..., "arguments": "..."}}``.
+        """Returns a call given in OpenAI's form, ``{"id": ..., "function": {"name": ..., "arguments": "..."}}``.
 
         Raises:
-            RequestError: The mapping has another form.
+            RequestError: The mapping has another shape.
         """
         function = value.get("function") if isinstance(value, Mapping) else None
         if not isinstance(function, Mapping) or not {"name", "arguments"} <= set(function) or "id" not in value:
             raise RequestError(
-                'a tool call has the form {"id": ..., "type": "function", "function": {"name": ..., "arguments": '
+                'a tool call must have the form {"id": ..., "type": "function", "function": {"name": ..., "arguments": '
                 f'"{{...}}"}}}}, not {quote(value)}'
             )
         return cls(value["id"], function["name"], function["arguments"])
@@ -143,13 +144,13 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class InvalidToolCall:
-    """What began as a call and is none.
+    """A malformed or incomplete tool call.
 
     Attributes:
-        id: An id as a call's.
-        name: The tool's name, as far as it was written; else None.
-        arguments: The arguments as written up to the call's end; where they had not begun, all of the call's text.
-        error: What is wrong with it.
+        id: A unique id, as of a valid call.
+        name: The tool's name; None if it is missing or incomplete.
+        arguments: The arguments as generated, up to the end of the call; the whole text of the call if there are none.
+        error: Why the call is invalid.
     """
 
     id: str
@@ -159,21 +160,20 @@ class InvalidToolCall:
 
 
 def tell_schema(schema: Mapping[str, Any], tools: bool = False) -> str:
-    """Returns what members are told of a JSON schema that their answer must fit.
+    """Returns instructions for models to answer with JSON of a schema.
 
-    A grammar enforces it; told, they also know what its fields are for, and are led to write what they would have
-    written.
+    A grammar enforces the schema; the instructions tell the models in addition what its fields are for.
 
     Args:
         schema: The schema.
-        tools: Whether they may call tools instead. Default False.
+        tools: Whether the models may call tools instead. Default False.
     """
     when = "Where you call no tool, answer" if tools else "Answer"
-    told = json.dumps(schema, ensure_ascii=False)
-    return f"{when} with JSON that fits this JSON schema, and with nothing else:\n{told}"
+    text = json.dumps(schema, ensure_ascii=False)
+    return f"{when} with JSON that fits this JSON schema, and with nothing else:\n{text}"
 
 
-def is_object(text: str) -> bool:
+def _is_object(text: str) -> bool:
     """Returns whether a text is a JSON object."""
     try:
         return isinstance(json.loads(text), dict)
@@ -181,13 +181,13 @@ def is_object(text: str) -> bool:
         return False
 
 
-def describe(tools: Sequence[Tool], choice: str = "auto", parallel: bool = True) -> str:
-    """Returns what members are told of tools in plain words.
+def describe_tools(tools: Sequence[Tool], choice: str = "auto", parallel: bool = True) -> str:
+    """Returns instructions for models without tool support: the tools, and how to call them.
 
     Args:
         tools: The tools, at least one.
-        choice: ``"auto"``, ``"required"`` or the name of the one to call. Default ``"auto"``.
-        parallel: Whether several calls may be made at once. Default True.
+        choice: ``"auto"``, ``"required"`` or the name of the tool to call. Default ``"auto"``.
+        parallel: Whether one answer may contain several calls. Default True.
     """
     schemas = [json.dumps(tool.as_openai()["function"], ensure_ascii=False) for tool in tools]
     if choice == "auto":
@@ -215,12 +215,12 @@ def describe(tools: Sequence[Tool], choice: str = "auto", parallel: bool = True)
     )
 
 
-def spell_calls(content: str, calls: Sequence[ToolCall]) -> str:
-    """Returns an assistant's words with its calls behind them, one a line."""
+def format_calls(content: str, calls: Sequence[ToolCall]) -> str:
+    """Returns an assistant's content followed by its calls, one per line."""
     lines = [f'{CALL}{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}{END_CALL}' for call in calls]
     return "\n".join([content, *lines] if content else lines)
 
 
-def spell_result(content: str) -> str:
+def format_result(content: str) -> str:
     """Returns a tool's result between its tags."""
     return f"{RESULT}\n{content}\n{END_RESULT}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gac_core.chat.chat import Prompt
+from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_list
 from gac_core.decoding.request import Request
 from gac_core.engine.deadline import Deadline

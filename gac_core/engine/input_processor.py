@@ -14,16 +14,14 @@ from typing import Any
 
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.callforms import BARE_FORM, FORMS, Form
-from gac_core.chat.chat import (
-    Conversation,
-    Prompt,
+from gac_core.chat.conversation import Conversation, Prompt, as_conversation
+from gac_core.chat.rendered_prompt import (
     RenderedPrompt,
-    as_conversation,
     check_size,
     opens_thinking,
-    prepare,
-    render,
-    tells_natively,
+    render_conversation,
+    render_prompt,
+    uses_native_tools,
 )
 from gac_core.combination import COMBINERS, GATES
 from gac_core.config import EnsembleConfig
@@ -152,8 +150,8 @@ class InputProcessor:
             check_size(source)
         prepared = []
         for member in members:
-            native = conversation is not None and tells_natively(member.tokenizer, conversation)
-            prepared.append(prepare(member.tokenizer, source, native, parse_special))
+            native = conversation is not None and uses_native_tools(member.tokenizer, conversation)
+            prepared.append(render_prompt(member.tokenizer, source, native, parse_special))
         if bounded:
             # All lengths are checked before the first is encoded, which may take long.
             for member, each in zip(members, prepared, strict=True):
@@ -182,8 +180,8 @@ def _tokenized(member: EnsembleMember, ids: list[int]) -> TokenizedText:
 
 def _opens_thinking(conversation: Conversation, gate: EnsembleMember) -> bool:
     """Whether the gate's template opens the block of reasoning."""
-    native = tells_natively(gate.tokenizer, conversation)
-    return opens_thinking(gate.tokenizer, render(gate.tokenizer, conversation, native))
+    native = uses_native_tools(gate.tokenizer, conversation)
+    return opens_thinking(gate.tokenizer, render_conversation(gate.tokenizer, conversation, native))
 
 
 def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
@@ -212,7 +210,7 @@ def as_label(request_id: object) -> str:
 
 def _parser(conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
     """What takes an answer apart; agrees with `_grammar` on what is a call."""
-    names = [tool.name for tool in conversation.told_tools]
+    names = [tool.name for tool in conversation.offered_tools]
     forms: tuple[Form, ...] = ()
     if conversation.tool_choice == "auto" and answer is None:
         forms = FORMS
@@ -225,12 +223,12 @@ def _parser(conversation: Conversation, answer: Grammar | None, inside: bool) ->
 
 def _grammar(conversation: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
     """What an answer must look like: calls of the tools it may call, or the text that was asked for."""
-    if not conversation.told_tools:
+    if not conversation.offered_tools:
         return answer
     named = conversation.tool_choice not in ("auto", "required")
     tools = {
         tool.name: tool.parameters
-        for tool in conversation.told_tools
+        for tool in conversation.offered_tools
         if not named or tool.name == conversation.tool_choice
     }
     required = conversation.tool_choice != "auto"

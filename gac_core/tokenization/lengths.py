@@ -132,7 +132,7 @@ def _known_bytes(tokenizer: MemberTokenizer) -> NDArray[np.bool_]:
 _KNOWN: WeakKeyDictionary[MemberTokenizer, _Weights] = WeakKeyDictionary()
 
 
-def least_tokens(tokenizer: MemberTokenizer, text: str) -> int:
+def min_tokens(tokenizer: MemberTokenizer, text: str) -> int:
     """Returns how many tokens a text has at least, in no time to speak of; never more than it has.
 
     0 where nothing can be known from bytes: the tokenizer drops, shortens or joins characters in a way of its own.
