@@ -13,6 +13,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from test_structure import MODULES, imported_modules, package_of
 from tokenizers import Tokenizer
 
 from gac_core import Ensemble
@@ -111,4 +112,21 @@ def test_the_architecture_lists_every_module():
     modules = [
         f"{path.parts[0] if len(path.parts) > 1 else 'root'}/{path.stem}" for path in found if path.stem != "__init__"
     ]
-    assert sorted(listed) == sorted(modules)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == set(modules)
+
+
+def test_arrows_between_packages_are_imports():
+    """Also that the picture has every package; arrows that follow from others are left out."""
+    picture = re.search(r"```mermaid\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.S)[
+        1
+    ]
+    packages = {path.parent.name for path in (ROOT / "gac_core").glob("*/__init__.py")}
+    arrows = {(a, b) for a, b in re.findall(r"(\w+) --> (\w+)", picture) if {a, b} <= packages}
+    imports = {
+        (package_of(module).split(".")[1], package_of(found).split(".")[1])
+        for module in MODULES
+        for found in imported_modules(module)
+    }
+    assert {name for arrow in arrows for name in arrow} == packages
+    assert arrows <= imports

@@ -91,7 +91,7 @@ class Decoder:
     def _decide_safely(self, batch: Sequence[Request], crowded: bool) -> list[list[TokenResult]]:
         """Decides; if that raises, request by request, so that only the failing ones fail.
 
-        Nothing is committed before `_settle`, which raises nothing, so that a step may be repeated.
+        Nothing is committed before `settle`, which raises nothing, so that a step may be repeated.
         """
         if not batch:
             return []
