@@ -1,7 +1,8 @@
-"""Members whose forwards are held, and engines that come to rest."""
+"""Members whose forwards are held, and engines that begin, run and come to rest."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def held(one, index=0):
-    """Holds a member's forwards until the end of the block; yields once one has begun waiting."""
+    """Holds a member's forwards until the end of the block; yields an event that is set once one waits."""
     runner, forward = one._members[index]._runner, one._members[index]._runner.forward
     free, waiting = threading.Event(), threading.Event()
 
@@ -26,9 +27,42 @@ def held(one, index=0):
         runner.forward = forward
 
 
-def idle(one, within=10.0):
-    """Whether nothing is pending or held soon."""
+def soon(condition, within=10.0) -> bool:
+    """Whether a condition holds within some seconds."""
     until = time.monotonic() + within
-    while (one._worker._pending or one._worker._held) and time.monotonic() < until:
+    while not condition() and time.monotonic() < until:
         time.sleep(0.005)
-    return not (one._worker._pending or one._worker._held or one._worker._aborted)
+    return condition()
+
+
+def busy(one) -> bool:
+    """Whether the engine begins a request within some seconds."""
+    return soon(lambda: one._worker._engine.busy)
+
+
+def idle(one) -> bool:
+    """Whether the engine holds no request, and none waits for it, within some seconds."""
+    worker = one._worker
+    return soon(lambda: not (worker._pending or worker._held or worker._engine.busy)) and not worker._aborted
+
+
+async def ticks_while_held(one, ask):
+    """Asserts that an event loop runs other tasks while the forward of a call made on it is held.
+
+    Args:
+        one: The ensemble; its first member's forwards are held meanwhile.
+        ask: Returns the call's coroutine.
+
+    Returns:
+        The call's task, which goes on.
+    """
+    with held(one) as waiting:
+        task = asyncio.create_task(ask())
+        # On a loop that the call blocks this comes back only when the held forward has failed.
+        while not (waiting.is_set() or task.done()):
+            await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert waiting.is_set()
+        assert not task.done()
+    return task

@@ -6,23 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair, ticks_beside
+from conftest import EMBEDDED, LONG_PROMPT, QUESTION, ensemble_of, pair
+from holding import busy, idle, ticks_while_held
 
 from gac_core import GaCError, RequestError
 
 ASKED = {"max_tokens": 16, "temperature": 2.0, "seed": 3}
-
-
-def idle(ensemble, within=5.0):
-    """Whether the engine holds no request soon."""
-    until = time.perf_counter() + within
-    while ensemble._worker._engine.busy and time.perf_counter() < until:
-        time.sleep(0.005)
-    return not ensemble._worker._engine.busy
 
 
 def test_threads_get_their_solo_answers(ensemble):
@@ -40,14 +32,9 @@ async def test_tasks_get_their_solo_answers(ensemble):
     assert [o.tokens for o in outputs] == [solo[str(p)] for p in prompts]
 
 
-def long_prompt():
-    """A prompt that the member goes on about (no end of text in the first tokens)."""
-    return "passages " * 30
-
-
 def test_an_abandoned_stream_frees_the_engine():
     with ensemble_of([pair(EMBEDDED[0])]) as one:
-        stream = one.stream(long_prompt(), temperature=5.0, seed=1, max_tokens=900)
+        stream = one.stream(LONG_PROMPT, temperature=5.0, seed=1, max_tokens=900)
         next(stream)
         stream.close()
         assert idle(one)
@@ -56,18 +43,19 @@ def test_an_abandoned_stream_frees_the_engine():
 
 async def test_a_cancelled_task_frees_the_engine():
     with ensemble_of([pair(EMBEDDED[0])]) as one:
-        task = asyncio.create_task(one.agenerate(long_prompt(), temperature=5.0, seed=1, max_tokens=900))
-        await asyncio.sleep(0.2)
+        task = asyncio.create_task(one.agenerate(LONG_PROMPT, temperature=5.0, seed=1, max_tokens=900))
+        assert await asyncio.to_thread(busy, one)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(asyncio.CancelledError):
+            await task
         assert await asyncio.to_thread(idle, one)
         assert one._members[0]._slots.num_running == 0
 
 
-async def test_the_event_loop_is_never_blocked(ensemble):
-    task = asyncio.create_task(ensemble.agenerate(long_prompt(), temperature=5.0, seed=1, max_tokens=100))
-    await ticks_beside(task)
-    await task
+async def test_the_event_loop_runs_while_a_forward_does(ensemble):
+    asked = {"temperature": 5.0, "seed": 1, "max_tokens": 10}
+    task = await ticks_while_held(ensemble, lambda: ensemble.agenerate(LONG_PROMPT, **asked))
+    assert len((await task).tokens) == 10
 
 
 def test_requests_join_between_steps_and_share_forwards(ensemble):
@@ -120,23 +108,22 @@ async def test_an_error_ends_its_whole_batch():
 
         one._worker.submit = the_first_fails
         with pytest.raises(GaCError, match="out of luck"):
-            one.generate_batch([long_prompt()] * 3, **asked)
+            one.generate_batch([LONG_PROMPT] * 3, **asked)
         assert idle(one)
         submitted.clear()
         with pytest.raises(GaCError, match="out of luck"):
-            await one.agenerate_batch([long_prompt()] * 3, **asked)
+            await one.agenerate_batch([LONG_PROMPT] * 3, **asked)
         assert await asyncio.to_thread(idle, one)
         del one._worker.submit
         with pytest.raises(RequestError, match="context"):
-            await one.agenerate_batch([*[long_prompt()] * 2, "word " * 3000], **asked)
+            await one.agenerate_batch([*[LONG_PROMPT] * 2, "word " * 3000], **asked)
         assert await asyncio.to_thread(idle, one)
 
 
 async def test_a_cancelled_batch_frees_the_engine():
     with ensemble_of([pair(EMBEDDED[0])]) as one:
-        task = asyncio.create_task(one.agenerate_batch([long_prompt()] * 3, temperature=5.0, seed=1, max_tokens=900))
-        await asyncio.sleep(0.2)
-        assert one._worker._engine.busy
+        task = asyncio.create_task(one.agenerate_batch([LONG_PROMPT] * 3, temperature=5.0, seed=1, max_tokens=900))
+        assert await asyncio.to_thread(busy, one)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -185,7 +172,7 @@ def test_threads_outlive_the_main_one(grammar):
     assert out.stdout.strip() in ("stop", "length"), out.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_is_told_to_load_its_own():
     code = (
         "import os, sys, gac_core\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import pytest
-from conftest import EMBEDDED, QUESTION, ticks_beside
+from conftest import EMBEDDED, QUESTION
+from holding import idle, ticks_while_held
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import StrOutputParser
@@ -227,28 +227,21 @@ def test_a_stream_given_up_frees_the_engine(chat):
     steps = counted(engine)
     stream.close()
     before = len(steps)
-    until = time.perf_counter() + 5
-    while engine.busy and time.perf_counter() < until:
-        time.sleep(0.005)
+    assert idle(chat._loaded)
     del engine.step
-    assert not engine.busy
     assert len(steps) - before <= 2
 
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
-    task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
-    await ticks_beside(task)
+    task = await ticks_while_held(chat._loaded, lambda: chat.ainvoke("Hi", grammar=LONG))
     engine = chat._loaded._worker._engine
     steps = counted(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     before = len(steps)
-    until = time.perf_counter() + 5
-    while engine.busy and time.perf_counter() < until:
-        await asyncio.sleep(0.005)
+    assert await asyncio.to_thread(idle, chat._loaded)
     del engine.step
-    assert not engine.busy
     assert len(steps) - before <= 2
 
 
@@ -259,11 +252,8 @@ async def test_an_async_stream_given_up_frees_the_engine(chat):
         steps = counted(engine)
         await stream.aclose()
         before = len(steps)
-        until = time.perf_counter() + 5
-        while engine.busy and time.perf_counter() < until:
-            await asyncio.sleep(0.002)
+        assert await asyncio.to_thread(idle, chat._loaded)
         del engine.step
-        assert not engine.busy
         assert len(steps) - before <= 2
 
 
