@@ -22,8 +22,9 @@ from gac_core import Ensemble, EnsembleConfig, MemberConfig
 from gac_core.model.member import Member
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
-PROSE = Path(__file__).parent.parent / "docs" / "architecture.md"
-CODE = Path(__file__).parent.parent / "gac_core" / "engine.py"
+# Fixed texts, so that results of different versions of the code are comparable.
+PROSE = Path(__file__).parent / "texts" / "prose.txt"
+CODE = Path(__file__).parent / "texts" / "code.txt"
 DRAFTS = ("lookup", "ahead")
 PROMPT = "The text goes on from here as it does in the document that everybody has read before:\n"
 
