@@ -156,7 +156,7 @@ def test_texts_beyond_the_limit_are_refused_everywhere(unencoded):
         for ask in asks:
             with pytest.raises(RequestError, match=rf"more than {MAX_BYTES} bytes \(8 MiB\)|at most .* characters"):
                 ask(make(words))
-    with pytest.raises(RequestError, match=rf"the text has more than {MAX_BYTES} bytes .*divide it"):
+    with pytest.raises(RequestError, match=rf"the text has more than {MAX_BYTES} bytes .*split it"):
         unencoded.encode(words)
     with pytest.raises(RequestError, match="more than 8388608 bytes"):
         unencoded.encode("\u6f22" * (MAX_BYTES // 3 + 1))

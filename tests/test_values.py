@@ -228,7 +228,7 @@ def test_grammars_are_checked(make, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Tool(LONG), "tool's name"),
+        (lambda: Tool(LONG), "name of a tool"),
         (lambda: Tool("a", LONG.encode()), "description"),
         (lambda: Tool("a", parameters=[1]), "parameters"),
         (lambda: Tool("a", parameters={"x": DEEP}), "parameters"),

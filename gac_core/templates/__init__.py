@@ -1,1 +1,1 @@
-"""Chat templates: rendering them within limits."""
+"""Chat templates: rendering within limits, and a plain template for base models."""

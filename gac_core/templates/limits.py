@@ -1,8 +1,8 @@
-"""What rendering one chat template may use: processor time, and the size of what it computes.
+"""Limits on rendering one chat template: processor time, and the size of computed values.
 
-- No value may become larger than `_MIN_SIZE` plus `_GROWTH` times what the template is given,
-- all values together no larger than `_MIN_TOTAL` plus `_TOTAL_GROWTH` times that,
-- and rendering may take `SECONDS` of processor time.
+- One value may have at most `_MIN_SIZE` plus `_GROWTH` times the size of the template's input,
+- all values together at most `_MIN_TOTAL` plus `_TOTAL_GROWTH` times that size,
+- rendering may take `SECONDS` of processor time.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from typing import Any
 from jinja2.utils import Namespace
 
 SECONDS = 5.0
-"""Processor time that rendering one conversation may take."""
+"""Processor time for rendering one conversation, in seconds."""
 
 _MIN_SIZE, _GROWTH = 2**22, 16
 _MIN_TOTAL, _TOTAL_GROWTH = 2**29, 2**10
 _MAX_BITS = 2**12
-# Filters that take time with the square of a text's length, and what they may get.
+# Filters that take quadratic time, and the longest text that each may be applied to, in characters.
 _QUADRATIC = {"urlize": 2**14, "striptags": 2**14, "wordwrap": 2**16, "pprint": 2**16, "unescape": 2**16}
 _PADDING = {"center", "ljust", "rjust", "zfill", "to_bytes", "round"}
 _PRODUCTS = {"indent", "expandtabs", "tojson", "wordwrap", "translate", "sum", "batch", "slice"}
 _FORMATTING = {"format", "format_map", "%"}
-# Iterations and calls between two looks at the clock.
+# Iterations and calls between two readings of the clock.
 _TICKS = 16
 
 
 class TemplateLimitError(Exception):
-    """A template is stopped because it reached a limit."""
+    """A template reached a limit."""
 
 
 class Budget:
-    """What one rendering has used.
+    """The time and size used by one rendering.
 
     Args:
-        given: What the template is given.
+        given: The template's input.
+
+    Attributes:
+        limit: Largest size of one value, in characters.
     """
 
     def __init__(self, given: Any) -> None:
@@ -51,7 +54,7 @@ class Budget:
         self._most = _MIN_TOTAL + _TOTAL_GROWTH * size
 
     def tick(self, weight: int = 1) -> None:
-        """Counts a piece of work, and raises if the time is over."""
+        """Counts work, and raises if the time is used up."""
         self._ticks += weight
         if self._ticks >= _TICKS:
             self._ticks = 0
@@ -59,7 +62,7 @@ class Budget:
                 raise TemplateLimitError(f"its chat template computes for more than {SECONDS:g} s")
 
     def size(self, value: Any) -> int:
-        """Characters of a value as text, about; what it holds several times counts several times."""
+        """Returns the approximate size of a value as text, in characters; repeated parts count each time."""
         if isinstance(value, (str, bytes)):
             return len(value)
         if isinstance(value, Namespace):
@@ -68,7 +71,7 @@ class Budget:
             return 8 + (value.bit_length() // 3 if isinstance(value, int) else 0)
         known = self._sizes.get(id(value))
         if known is None:
-            # Templates cannot change lists and mappings. The value is kept, so that its id stays its own.
+            # Templates cannot change lists and mappings. The reference keeps the id from being reused.
             parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
             known = self._sizes[id(value)] = (value, self._sum(parts))
         return known[1]
@@ -81,15 +84,15 @@ class Budget:
         return total
 
     def allow(self, size: int) -> None:
-        """Raises if a value is or would be too large."""
+        """Raises if the size of a value exceeds the limit."""
         if size > self.limit:
             raise TemplateLimitError(
-                f"its chat template computes a value of more than {self.limit} characters, too much for this "
+                f"its chat template computes a value of more than {self.limit} characters, the limit for this "
                 "conversation"
             )
 
     def made(self, value: Any) -> Any:
-        """Counts a value that was computed, and returns it."""
+        """Counts a computed value, and returns it."""
         if isinstance(value, GeneratorType):
             return self._counted(value)
         size = self.size(value)
@@ -109,15 +112,15 @@ class Budget:
             yield value
 
     def wrote(self, size: int) -> None:
-        """Counts text that was written."""
+        """Counts rendered text."""
         self.tick()
         self._written += size
         self.allow(self._written)
 
-    # ---- what a call would make
+    # ---- sizes of results, checked before they are computed
 
     def allow_call(self, name: str, values: Sequence[Any], options: Mapping[str, Any]) -> None:
-        """Raises if a method or filter would make too large a value, or take too long, of its values."""
+        """Raises if the result of a method or filter would be too large, or would take too long."""
         first, *rest = values or [None]
         rest += options.values()
         size = self.size(first)
@@ -144,7 +147,7 @@ class Budget:
         self.allow(places * (8 + sum(map(self.size, values))))
 
     def allow_join(self, separator: Any, parts: Any) -> None:
-        """Raises if joined parts would be too large."""
+        """Raises if the joined parts would be too large."""
         if isinstance(parts, (str, list, tuple, dict)):
             self.allow(len(parts) * self.size(separator) + self.size(parts))
 

@@ -1,8 +1,13 @@
-"""Chat templates rendered as transformers does, with limits on time and on the size of everything they compute.
+"""Rendering of chat templates as in transformers, with limits on time and on the size of computed values.
 
-A chat template comes with a model and may be anyone's. transformers' sandbox keeps it from reaching Python, but lets it
-loop and grow strings without end. Here every loop, call, filter, operator and literal of a template is counted in a
-`Budget`. What stays within it is written byte for byte as transformers' own ``apply_chat_template`` writes it.
+A chat template is untrusted code that comes with a model. The sandbox of transformers keeps it from accessing Python,
+but does not bound loops and strings. Here every loop, call, filter, operator and literal is counted in a `Budget`.
+Within the limits, the output equals that of ``apply_chat_template`` byte for byte.
+
+Three private functions of transformers are used, because it has no public ones: ``_compile_jinja_template`` gives the
+filters, globals and extensions of its environment (the public ``render_jinja_template`` renders without limits), and
+``_plain_template_data`` and ``_alias_reasoning_fields`` prepare the input; earlier versions lack the last two.
+`tests/test_template_limits.py` compares the output with that of transformers.
 """
 
 from __future__ import annotations
@@ -33,12 +38,12 @@ _current = _Current()
 
 def _budget() -> Budget:
     if _current.budget is None:
-        raise TemplateLimitError("its chat template is computed outside of a rendering")
+        raise TemplateLimitError("its chat template is evaluated after rendering has ended")
     return _current.budget
 
 
 class _Counting(NodeTransformer):
-    """Puts calls that count into a template's tree."""
+    """Inserts calls that count into a template's syntax tree."""
 
     def visit_Output(self, node: nodes.Output) -> Any:
         self.generic_visit(node)
@@ -78,7 +83,7 @@ def _own(name: str, arguments: list[Any]) -> nodes.Call:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """transformers' environment for templates, with everything counted."""
+    """The environment of transformers for chat templates, with counting."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -131,7 +136,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _listed(values: Any) -> Any:
-    """A generator's values as a list, counted; other values as they are."""
+    """Returns a generator's values as a list, counted; other values unchanged."""
     return list(values) if isinstance(values, GeneratorType) else values
 
 
@@ -164,7 +169,7 @@ def _counted_test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(source: str) -> Any:
-    """The template in an environment with all that transformers puts into its own."""
+    """The compiled template, in an environment with the filters, globals and extensions of transformers."""
     from transformers.utils import chat_template_utils
 
     theirs = chat_template_utils._compile_jinja_template("").environment
@@ -187,19 +192,19 @@ def apply_template(
     generation_prompt: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Renders turns as a Hugging Face tokenizer's ``apply_chat_template`` does, within limits.
+    """Renders turns like ``apply_chat_template`` of a Hugging Face tokenizer, within limits.
 
     Args:
         tokenizer: The Hugging Face tokenizer.
         name: The member's name, for errors.
         turns: The turns, at least one.
-        tools: What the template is to tell of tools. Default None.
-        generation_prompt: Whether the beginning of an answer follows. Default False.
+        tools: The tools in OpenAI's form. Default None.
+        generation_prompt: Whether to append the generation prompt. Default False.
         settings: Further variables of the template. Default none.
 
     Raises:
         ChatTemplateError: The template reaches a limit.
-        Exception: Whatever else the template raises.
+        Exception: Any other exception that the template raises.
     """
     from transformers.utils import chat_template_utils
 
@@ -223,15 +228,15 @@ def apply_template(
 
 
 def try_template(tokenizer: Any, name: str, turns: Sequence[Mapping[str, Any]], *others: Any, **options: Any) -> str:
-    """Renders as `apply_template` does; empty where the template refuses these turns.
+    """Renders like `apply_template`; returns an empty string if the template rejects these turns.
 
     Raises:
-        ChatTemplateError: The template reaches a limit, as it would with other turns too.
+        ChatTemplateError: The template reaches a limit, which other turns would reach too.
     """
     try:
         return apply_template(tokenizer, name, turns, *others, **options)
     except ChatTemplateError:
         raise
     except Exception:
-        # Templates raise whatever they like; what a probe is refused for does not matter.
+        # Templates may raise any exception; why a probe is rejected does not matter.
         return ""

@@ -1,1 +1,1 @@
-"""Tokenizers, the union of their vocabularies, and text as bytes."""
+"""Tokenizers, the union of their vocabularies, and incremental decoding of text."""

@@ -1,8 +1,8 @@
-"""Text that must not become control tokens: where it spells one, and its ids without any.
+"""Encoding of text without control tokens, even where it contains their spellings.
 
 Tokenizers turn the spelling of a control token into that token wherever it appears. A text is therefore encoded in
-pieces, divided inside every such spelling, and the ids are checked. Spellings of one character and of white space are
-exempt: they are no structure, and cannot be divided.
+pieces, divided inside every such spelling, and the ids are checked. Spellings of one character or of white space are
+exempt: they cannot be divided and do not structure a prompt.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from weakref import WeakKeyDictionary
 from gac_core.errors import RequestError, UnwritableTextError
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
-# Characters that Unicode keeps for a program's own use: one that the conversation lacks marks places in it.
+# Noncharacters, which Unicode reserves for internal use; one that a conversation does not contain serves as the mark.
 _MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
-# What a tokenizer gives an unassigned character shows whether it has an id for unknown text.
+# An unassigned character; its ids show whether the tokenizer has an id for unknown text.
 _UNKNOWN = "\U000e0fff"
 
 
 class Spellings:
-    """Finds words in texts, also where they overlap.
+    """Finds a set of words in texts, including overlapping occurrences.
 
     Args:
-        words: The words; those of one character and of white space alone are left out.
+        words: The words; those of one character or of white space only are ignored.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -34,20 +34,20 @@ class Spellings:
         lengths: dict[str, set[int]] = {}
         for word in self.words:
             lengths.setdefault(word[0], set()).add(len(word))
-        # Thousands of words begin with few different characters and have few different lengths.
+        # Even thousands of words have few different first characters and lengths.
         self._lengths = {first: sorted(each, reverse=True) for first, each in lengths.items()}
         self._first = re.compile("[" + "".join(map(re.escape, sorted(lengths))) + "]") if lengths else None
 
     def starts(self, text: str) -> list[int]:
-        """Returns every index of the text at which a word begins."""
+        """Returns every index at which a word begins, ascending."""
         return [start for start, _ in self._found(text)]
 
     def count(self, text: str) -> int:
-        """Returns how many words there are from left to right, the longest at each place, without overlaps."""
+        """Returns the number of words that `read` returns."""
         return len(self.read(text))
 
     def read(self, text: str) -> list[str]:
-        """Returns the words from left to right, the longest at each place, without overlaps."""
+        """Returns the words from left to right without overlaps, the longest word at each index."""
         words: list[str] = []
         end = 0
         for start, length in self._found(text):
@@ -57,7 +57,7 @@ class Spellings:
         return words
 
     def edges(self, text: str) -> tuple[bool, bool]:
-        """Returns whether a word may come about where other text stands before this one, and where it stands behind."""
+        """Returns whether a word may form across the beginning of the text, and across its end, with adjacent text."""
         if not text or (len(text) < self._longest and any(text in word for word in self.words)):
             return (bool(text.strip()),) * 2
         sizes = range(1, min(self._longest, len(text) + 1))
@@ -77,7 +77,7 @@ class Spellings:
         return frozenset(word[size:] for word in self.words for size in range(1, len(word)))
 
     def _found(self, text: str) -> Iterable[tuple[int, int]]:
-        """Start and length of the longest word at each place."""
+        """Start and length of the longest word at each index."""
         if self._first is None:
             return
         for match in self._first.finditer(text):
@@ -89,17 +89,17 @@ class Spellings:
 
 
 class _Control:
-    """What one tokenizer must not make of plain text: its control tokens' spellings and ids."""
+    """Spellings and ids of one tokenizer's control tokens."""
 
     def __init__(self, tokenizer: MemberTokenizer) -> None:
         self.spellings = Spellings(tokenizer.control_tokens.values())
         ids = {index for index, word in tokenizer.control_tokens.items() if word in self.spellings.words}
         unknown = tokenizer.hf.unk_token_id
-        # Some tokenizers write an id for text that they cannot spell; it is no sign of a spelled control token.
+        # Some tokenizers use one id for all text that they cannot spell; it does not indicate a control token.
         self.ids = ids - ({unknown} & set(tokenizer.encode_rendered(_UNKNOWN)))
 
     def first(self, ids: Iterable[int]) -> int | None:
-        """Returns the first control id of some ids, or None."""
+        """Returns the first control id among ids, or None."""
         return next((index for index in ids if index in self.ids), None)
 
 
@@ -122,13 +122,12 @@ def control_spellings(tokenizer: MemberTokenizer) -> Spellings:
 
 
 def encode_text(tokenizer: MemberTokenizer, text: str) -> list[int]:
-    """Encodes a prompt as the tokenizer does by itself, but none of its words as a control token.
+    """Encodes a prompt, with the special tokens that the tokenizer adds, but no part of the text as a control token.
 
-    A text that spells no control token gets exactly the tokenizer's own ids. What the tokenizer adds by itself, such as
-    its BOS, stays.
+    A text without spellings of control tokens gets exactly the tokenizer's ids.
 
     Raises:
-        RequestError: The text holds a lone surrogate, or characters that only a control token of the member writes.
+        RequestError: The text contains a lone surrogate, or a character that only a control token can write.
     """
     control = _control(tokenizer)
     starts = control.spellings.starts(text)
@@ -146,19 +145,19 @@ def encode_text(tokenizer: MemberTokenizer, text: str) -> list[int]:
 
 
 def _divided(text: str, starts: Sequence[int]) -> list[str]:
-    """The text, divided behind the character at each start."""
+    """The text, divided after the character at each start."""
     ends = [start + 1 for start in starts]
     return [text[low:high] for low, high in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
 def _without_control(tokenizer: MemberTokenizer, text: str, encode: Callable[[str], list[int]]) -> list[int]:
-    """The ids of a piece; divided further where a normaliser makes it spell a control token."""
+    """The ids of a piece, which is divided further where normalisation turns it into a control token."""
     control = _control(tokenizer)
     ids = encode(text)
     bad = control.first(ids)
     if bad is None:
         return ids
-    # The shortest beginning with a control id; without its last character it has none.
+    # The shortest prefix with a control id; without its last character it has none.
     length = bisect_left(range(1, len(text)), True, key=lambda n: control.first(encode(text[:n])) is not None) + 1
     if length == 1:
         head = _written(tokenizer, text[0], bad)
@@ -173,8 +172,8 @@ def _written(tokenizer: MemberTokenizer, char: str, bad: int) -> list[int]:
         return list(tokenizer.encode_bytes(char.encode()))
     except UnwritableTextError:
         raise RequestError(
-            f"the prompt holds {char!r}, which member {tokenizer.name!r} can write by its control token "
-            f"{tokenizer.control_tokens[bad]!r} only; leave the character out, or set parse_special=True"
+            f"the prompt contains {char!r}, which member {tokenizer.name!r} can only write as its control token "
+            f"{tokenizer.control_tokens[bad]!r}; remove the character, or set parse_special=True"
         ) from None
 
 
@@ -182,31 +181,31 @@ def _written(tokenizer: MemberTokenizer, char: str, bad: int) -> list[int]:
 
 
 def free_mark(texts: Iterable[str]) -> str:
-    """Returns a character that none of the texts holds.
+    """Returns a mark: a noncharacter (U+FDD0 to U+FDEF) that none of the texts contains.
 
     Raises:
-        RequestError: They hold all that could be taken.
+        RequestError: The texts contain all of them.
     """
-    held = set().union(*map(set, texts))
-    mark = next((char for char in _MARKS if char not in held), None)
+    used = set().union(*map(set, texts))
+    mark = next((char for char in _MARKS if char not in used), None)
     if mark is None:
         raise RequestError(
-            "the conversation holds all of the characters U+FDD0 to U+FDEF, which stand for no text; leave them out"
+            "the conversation contains all of the noncharacters U+FDD0 to U+FDEF; remove at least one of them"
         )
     return mark
 
 
 class Marker:
-    """Puts a mark behind the first character of all spellings in a text.
+    """Inserts a mark after the first character of every spelling in a text.
 
     Args:
-        spellings: What is marked.
+        spellings: The spellings.
         mark: The mark.
-        edges: Whether texts are marked at their edges too, where these may become a spelling together with what a chat
-            template writes beside them. Default False.
+        edges: Whether to mark the edges of texts too, where these may form a spelling with the chat template's text.
+            Default False.
 
     Attributes:
-        has_edges: Whether there was a text with such an edge.
+        has_edges: Whether a text so far had such an edge.
     """
 
     def __init__(self, spellings: Spellings, mark: str, edges: bool = False) -> None:
@@ -214,7 +213,7 @@ class Marker:
         self.has_edges = False
 
     def __call__(self, text: str) -> str:
-        """Returns the text with its marks."""
+        """Returns the text with marks inserted."""
         marked = self._mark.join(_divided(text, self._spellings.starts(text)))
         before, behind = self._spellings.edges(text)
         self.has_edges |= before or behind
@@ -222,15 +221,15 @@ class Marker:
 
 
 def encode_marked(tokenizer: MemberTokenizer, rendered: str, mark: str | None) -> list[int]:
-    """Encodes a rendered conversation without its marks; what holds one becomes no control token.
+    """Encodes a rendered conversation without its marks; marked spellings do not become control tokens.
 
     Args:
-        tokenizer: The member's.
-        rendered: The conversation.
-        mark: What a `Marker` put into it; None: no mark, and any words may become control tokens.
+        tokenizer: The member's tokenizer.
+        rendered: The rendered conversation.
+        mark: The mark that a `Marker` inserted; None if nothing was marked and all spellings become control tokens.
 
     Raises:
-        RequestError: There are more control tokens than the template has written.
+        RequestError: The ids contain more control tokens than the template has written.
     """
     if mark is None:
         return tokenizer.encode_rendered(rendered)
@@ -242,14 +241,14 @@ def encode_marked(tokenizer: MemberTokenizer, rendered: str, mark: str | None) -
     found = [index for index in ids if index in control.ids]
     if len(found) > sum(map(control.spellings.count, (first, *rest))):
         raise RequestError(
-            f"a message holds text of which the tokenizer of member {tokenizer.name!r} makes a control token, one of "
-            f"{sorted({tokenizer.control_tokens[index] for index in found})}; take it out, or set parse_special=True"
+            f"a message contains text that the tokenizer of member {tokenizer.name!r} encodes as a control token, one "
+            f"of {sorted({tokenizer.control_tokens[index] for index in found})}; remove it, or set parse_special=True"
         )
     return ids
 
 
 def _encode_inside(tokenizer: MemberTokenizer, text: str) -> list[int]:
-    """The ids of a text in the middle of another one, where tokenizers put no space before it."""
+    """The ids of a text in the middle of another text, where tokenizers add no space before it."""
     for anchor in ("0", "\n", ".", "a"):
         head = tokenizer.encode_rendered(anchor)
         ids = tokenizer.encode_rendered(anchor + text)

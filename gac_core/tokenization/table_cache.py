@@ -1,9 +1,8 @@
-"""A cache on disk for tables that take long to build, keyed on their content.
+"""A cache on disk for tables that take long to build, keyed by their content.
 
-Each entry is one file of plain integer arrays with a checksum. Files are written whole and put in place in one step, so
-that processes that build the same entry at once do no harm; a file that is damaged or unreadable counts as missing and
-is written anew. Knows nothing of what the tables mean. The folder is ``$GAC_CACHE_DIR``, by default ``~/.cache/gac``;
-with ``GAC_CACHE_DIR`` set to nothing there is no cache.
+Each entry is one file of integer arrays with a checksum. Files are written completely and then renamed, so that several
+processes may build the same entry at once; a damaged or unreadable file counts as missing and is written again. The
+folder is ``$GAC_CACHE_DIR``, by default ``~/.cache/gac``; an empty ``GAC_CACHE_DIR`` disables the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _CHECKSUM = "checksum"
 
 
 def folder() -> Path | None:
-    """Returns the folder of the cache, or None where there is to be none."""
+    """Returns the folder of the cache, or None if the cache is disabled."""
     given = os.environ.get("GAC_CACHE_DIR")
     if given is not None:
         return Path(given) if given else None
@@ -35,7 +34,7 @@ def folder() -> Path | None:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """Returns a key that differs whenever any of the parts does."""
+    """Returns a key that depends on every part: a SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
@@ -55,17 +54,17 @@ def load(key: str) -> dict[str, Array] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("cache entry %s cannot be read and is built anew: %s", key, error)
+        logger.warning("cache entry %s cannot be read and is built again: %s", key, error)
         return None
     checksum = arrays.pop(_CHECKSUM, None)
     if checksum is None or checksum.tobytes() != _sum(arrays):
-        logger.warning("cache entry %s is damaged and is built anew", key)
+        logger.warning("cache entry %s is damaged and is built again", key)
         return None
     return arrays
 
 
 def store(key: str, arrays: Mapping[str, Array]) -> None:
-    """Writes an entry; where that is impossible (a full or read-only disk) the cache stays without it."""
+    """Writes an entry; logs a warning where that is impossible, for example on a full or read-only disk."""
     place = folder()
     if place is None:
         return
@@ -93,13 +92,13 @@ def _sum(arrays: Mapping[str, Array]) -> bytes:
 
 
 def pack(strings: Sequence[bytes | None]) -> dict[str, Array]:
-    """Returns byte strings as arrays: their bytes one after another, and their lengths, -1 for None."""
+    """Returns byte strings as arrays: their concatenated bytes, uint8, and their lengths, int32; -1 for None."""
     lengths = np.array([-1 if data is None else len(data) for data in strings], np.int32)
     return {"bytes": np.frombuffer(b"".join(data for data in strings if data), np.uint8), "lengths": lengths}
 
 
 def unpack(arrays: Mapping[str, Array]) -> list[bytes | None]:
-    """Returns the byte strings of `pack`."""
+    """Returns the byte strings that `pack` was given."""
     blob = arrays["bytes"].tobytes()
     lengths = arrays["lengths"]
     ends = np.cumsum(np.maximum(lengths, 0)).tolist()

@@ -1,6 +1,6 @@
-"""The union of the members' vocabularies, keyed on bytes, and the alignment of each member with it.
+"""The union of the members' vocabularies, keyed by bytes, and the alignment of each member with it.
 
-GaC, section 3.2: the mapping matrices of the paper, kept here as index vectors. Knows nothing of models or requests.
+GaC, section 3.2; the mapping matrices of the paper are index vectors here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _TABLE_VERSION = "union 1"
 
 
 class UnionVocabulary:
-    """Every byte string that some member holds as one token, and one end of text for all.
+    """Every byte string that is a token of some member, and one end of text for all members.
 
-    Ids follow the sorted bytes, so that they are the same in every process; the last id is the end of text.
+    Ids are the ranks of the sorted byte strings, so that they are the same in every process; the last id is the end of
+    text.
 
     Args:
         tokenizers: The members' tokenizers.
@@ -59,13 +60,13 @@ class UnionVocabulary:
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """The id of each token's bytes."""
+        """The union id of each byte string."""
         return {data: index for index, data in enumerate(self.tokens)}
 
     def keys(self, device: torch.device) -> Tensor:
-        """Returns a number per entry that depends on its bytes alone, int64, shape ``[len(self)]``.
+        """Returns a hash of each entry's bytes, int64, shape ``[len(self)]``.
 
-        Draws are decided by them, so that a member's sampled text does not depend on the union it is part of.
+        Sampling draws depend on these keys, so that a member's sampled text does not depend on the union.
         """
         if device not in self._keys:
             texts = [*self.tokens, b"\xff<end>"]
@@ -74,7 +75,7 @@ class UnionVocabulary:
         return self._keys[device]
 
     def columns(self, tokenizer: MemberTokenizer) -> Tensor:
-        """Returns per row of a member's output head its union id, int64, shape ``[rows]``; -1 where it has none."""
+        """Returns the union id of each row of a member's output head, int64, shape ``[rows]``; -1 where it has none."""
         return torch.from_numpy(self._columns[id(tokenizer)]).long()
 
     def __len__(self) -> int:
@@ -91,13 +92,13 @@ class Alignment:
     Args:
         union: The union vocabulary.
         tokenizer: The member's tokenizer.
-        device: Where the member's logits are.
+        device: Device of the member's logits. Default ``"cpu"``.
     """
 
     def __init__(self, union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device | str = "cpu") -> None:
         columns = union.columns(tokenizer)
-        # Rows with no place in the union (control tokens, padding rows) are masked before the softmax, and so is one
-        # column after the last row, which tokens read that the member does not hold.
+        # Rows without a union id (control tokens, padding) are masked before the softmax. So is one column after the
+        # last row, from which tokens are gathered that the member does not have.
         self._masked = torch.nonzero(torch.cat([columns, columns.new_tensor([-1])]) < 0)[:, 0].to(device)
         rows = torch.nonzero(columns >= 0)[:, 0]
         placed = columns[rows]
@@ -116,8 +117,8 @@ class Alignment:
             logits: Shape ``[n, rows]``, any float dtype.
 
         Returns:
-            Probabilities, float32, shape ``[n, len(union)]``. Ids with the same bytes, and all ends of text, are
-            summed; control tokens have no mass. A row is NaN where the logits are not usable.
+            Probabilities, float32, shape ``[n, len(union)]``. Ids with the same bytes are summed, and so are all ends
+            of text; control tokens have no mass. Rows with invalid logits are NaN.
         """
         padded = torch.empty((logits.shape[0], logits.shape[1] + 1), dtype=torch.float32, device=logits.device)
         padded[:, :-1] = logits
