@@ -1,14 +1,15 @@
-"""`Ensemble`: several models that answer as one. The door to this package.
+"""`Ensemble`: several models that answer as one.
 
-Each way in is a fold over the one below it: ``generate`` joins ``stream``, ``agenerate`` joins ``astream``, and both
-streams read what the engine's thread delivers.
+``generate`` is built on ``stream`` and ``agenerate`` on ``astream``; both streams read what the engine's thread puts
+into a queue.
 """
 
 from __future__ import annotations
 
 import threading
+import uuid
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,19 +17,19 @@ from typing import Any
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.engine.assembly import ensemble_members, new_engine
+from gac_core.engine.assembly import ensemble_members, union_of
 from gac_core.engine.calls import new_call, new_calls
+from gac_core.engine.engines import ENGINES
+from gac_core.engine.mailbox import Client
 from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
 from gac_core.engine.input_processor import InputProcessor
-from gac_core.engine.worker import CLOSE_TIMEOUT, Worker
+from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
-from gac_core.executor.local import LocalExecutor
 from gac_core.loading import ModelLike, configured, from_environment, load_members
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.sampling import SamplingParams
 from gac_core.sharing import Shelf, fork_safe
-from gac_core.tokenization.vocabulary import UnionVocabulary
 
 _shelf = Shelf()
 
@@ -50,19 +51,46 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Member], config: EnsembleConfig) -> None:
-        if [member.name for member in members] != config.names:
-            raise ConfigError(f"members {[m.name for m in members]} are not those of the config: {config.names}")
         if config.deterministic and not all(member.deterministic for member in members):
             raise ConfigError("deterministic=True needs members that were loaded with deterministic=True")
+        if [member.name for member in members] != config.names:
+            raise ConfigError(f"members {[m.name for m in members]} are not those of the config: {config.names}")
+        self._start(members, config)
+
+    def _start(
+        self,
+        members: Sequence[Member],
+        config: EnsembleConfig,
+        release: Callable[[], None] = lambda: None,
+        shared: bool = False,
+    ) -> None:
+        """Opens the ensemble.
+
+        Args:
+            members: The members, in the order of ``config.members``.
+            config: The configuration.
+            release: Called once the members are not used any more.
+            shared: Whether other ensembles on the same devices use the same engine.
+        """
         self.config = config
         self._members = list(members)
-        self._union = UnionVocabulary([member.tokenizer for member in members])
-        engine = new_engine(LocalExecutor(members), config.max_batch_size)
-        self._intake = InputProcessor(ensemble_members(members, self._union, config), self._union, config)
-        self._intake.defaults.log()
-        self._worker = Worker(engine, config.max_batch_size + config.max_queue, config.stuck_after)
-        # Not bound to self, so that an ensemble nobody holds any more is closed, at the latest when Python exits.
-        self._finalizer = weakref.finalize(self, self._worker.leave)
+        self._union = union_of([member.tokenizer for member in members])
+        named = ensemble_members(members, self._union, config)
+        ensemble_id = uuid.uuid4().hex
+        self._input_processor = InputProcessor(named, self._union, config, ensemble_id)
+        self._input_processor.defaults.log()
+        client = Client(
+            ensemble_id=ensemble_id,
+            members=self._members,
+            names={member.member_id: member.name for member in named},
+            max_batch_size=config.max_batch_size,
+            max_requests=config.max_batch_size + config.max_queue,
+            stuck_after=config.stuck_after,
+            release=release,
+        )
+        self._session = ENGINES.open(client, shared)
+        # Not bound to self, so that an unreferenced ensemble is closed, at the latest when Python exits.
+        self._finalizer = weakref.finalize(self, self._session.finalize)
 
     # ---- building
 
@@ -145,7 +173,7 @@ class Ensemble:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._worker.closed or not self._finalizer.alive
+        return self._session.closed or not self._finalizer.alive
 
     @property
     def names(self) -> list[str]:
@@ -155,7 +183,7 @@ class Ensemble:
     @property
     def gate(self) -> str:
         """Name of the gate of thresholded mode; where none is configured, the default of `EnsembleConfig.gate`."""
-        return self._intake.defaults.gate
+        return self._input_processor.defaults.gate
 
     @property
     def context(self) -> int | None:
@@ -164,7 +192,7 @@ class Ensemble:
 
     def context_for(self, params: SamplingParams) -> int | None:
         """Returns the longest text that every participant of a request can read, in tokens; None without a limit."""
-        return self._intake.context(params)
+        return self._input_processor.context(params)
 
     @property
     def union_size(self) -> int:
@@ -181,12 +209,12 @@ class Ensemble:
         Raises:
             RequestError: The gate is not a member.
         """
-        return self._intake.without_chat_template(params or SamplingParams())
+        return self._input_processor.without_chat_template(params or SamplingParams())
 
     def encode(self, text: str) -> list[int]:
         """Returns a text in the gate's ids, without special tokens; for counting."""
-        self._worker.check_process()
-        return self._intake.encode(text)
+        self._session.check_process()
+        return self._input_processor.encode(text)
 
     def count_tokens(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
         """Returns the tokens of a prompt for the participant that reads most, chat template and tools included.
@@ -198,12 +226,12 @@ class Ensemble:
         Raises:
             RequestError: The prompt is wrong.
         """
-        self._worker.check_process()
-        return self._intake.count(prompt, params or SamplingParams())
+        self._session.check_process()
+        return self._input_processor.count(prompt, params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
         """Checks the gate of parameters; raises a `RequestError` if it is not a member."""
-        self._intake.defaults.resolve(params)
+        self._input_processor.defaults.resolve(params)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
         # Models are loaded once; who copies what holds an ensemble shares it.
@@ -246,7 +274,7 @@ class Ensemble:
     ) -> list[RequestOutput]:
         """Answers several prompts at once; arguments and errors as in `generate`. An error of one ends them all."""
         return collect_batch(
-            self._worker, new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
+            self._session, new_calls(self._session, self._input_processor, prompts, params, overrides, request_ids)
         )
 
     def stream(
@@ -259,7 +287,7 @@ class Ensemble:
     ) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
         return stream_events(
-            self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id), self
+            self._session, new_call(self._session, self._input_processor, prompt, params, overrides, request_id), self
         )
 
     async def agenerate(
@@ -282,8 +310,8 @@ class Ensemble:
         **overrides: Any,
     ) -> list[RequestOutput]:
         """`generate_batch` for event loops; cancelling it frees the engine."""
-        calls = new_calls(self._worker, self._intake, prompts, params, overrides, request_ids)
-        return await acollect_batch(self._worker, calls, self.config.max_batch_size)
+        calls = new_calls(self._session, self._input_processor, prompts, params, overrides, request_ids)
+        return await acollect_batch(self._session, calls, self.config.max_batch_size)
 
     def astream(
         self,
@@ -294,7 +322,7 @@ class Ensemble:
         **overrides: Any,
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        return astream_events(self._worker, new_call(self._worker, self._intake, prompt, params, overrides, request_id))
+        return astream_events(self._session, new_call(self._session, self._input_processor, prompt, params, overrides, request_id))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Stops the engine; requests still running get an `EngineClosedError`. May be called twice.
@@ -308,7 +336,7 @@ class Ensemble:
         if timeout is not None:
             timeout = check_number(RequestError, "timeout", timeout, 0, threading.TIMEOUT_MAX)
         self._finalizer.detach()
-        self._worker.close(timeout)
+        self._session.close(timeout)
 
     def __enter__(self) -> Ensemble:
         return self

@@ -1,8 +1,9 @@
-"""Assembles an engine, and the members of an ensemble as decoding needs them."""
+"""Assembles engines and sessions, and the members of an ensemble as decoding needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.collector import DistributionCollector
@@ -14,7 +15,20 @@ from gac_core.decoding.run_ahead import RunAhead
 from gac_core.engine.engine import Engine
 from gac_core.executor.base import Executor
 from gac_core.model.member import Member
+from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
+
+
+_unions: WeakValueDictionary[tuple[MemberTokenizer, ...], UnionVocabulary] = WeakValueDictionary()
+
+
+def union_of(tokenizers: Sequence[MemberTokenizer]) -> UnionVocabulary:
+    """Returns the union vocabulary of some tokenizers, the same object while one is in use."""
+    key = tuple(tokenizers)
+    union = _unions.get(key)
+    if union is None:
+        union = _unions[key] = UnionVocabulary(tokenizers)
+    return union
 
 
 def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> list[EnsembleMember]:
@@ -41,8 +55,7 @@ def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: 
     ]
 
 
-def new_engine(executor: Executor, max_batch_size: int) -> Engine:
+def new_engine(executor: Executor) -> Engine:
     """Returns an engine whose decoder drafts by prompt lookup and by running ahead, where requests allow it."""
     collector = DistributionCollector(executor)
-    decoder = Decoder(collector, lookup=PromptLookup(), run_ahead=RunAhead(collector))
-    return Engine(executor, decoder, max_batch_size)
+    return Engine(executor, Decoder(collector, lookup=PromptLookup(), run_ahead=RunAhead(collector)))

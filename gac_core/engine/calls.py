@@ -17,7 +17,7 @@ from gac_core.decoding.request import Request
 from gac_core.engine.deadline import Deadline
 from gac_core.engine.input_processor import InputProcessor, as_label, resolved
 from gac_core.engine.output_processor import OutputProcessor
-from gac_core.engine.worker import Worker
+from gac_core.engine.session import Session
 from gac_core.errors import (
     EngineClosedError,
     EngineStuckError,
@@ -40,8 +40,8 @@ class Call:
     """What a caller asks for.
 
     Attributes:
-        ask: Makes the request and the reader of its answer; rendering a long prompt takes time. Holds whoever closes
-            the worker when nobody holds it any more.
+        ask: Makes the request and the reader of its answer; rendering a long prompt takes time. Keeps alive what closes
+            the session when it is garbage.
         label: The request's id, as the caller sees it.
         deadline: When it must be done.
     """
@@ -69,8 +69,8 @@ def reported(label: str) -> Iterator[None]:
 
 
 def new_call(
-    worker: Worker,
-    intake: InputProcessor,
+    session: Session,
+    input_processor: InputProcessor,
     prompt: Prompt,
     params: SamplingParams | None,
     overrides: Mapping[str, Any],
@@ -82,16 +82,16 @@ def new_call(
         EngineClosedError: This process was forked after loading.
         RequestError: An argument is wrong.
     """
-    worker.check_process()
+    session.check_process()
     label = as_label(request_id)
     with reported(label):
         asked = resolved(params, overrides)
-    return Call(lambda: intake.request(prompt, asked, {}, label), label, Deadline(asked.timeout))
+    return Call(lambda: input_processor.request(prompt, asked, {}, label), label, Deadline(asked.timeout))
 
 
 def new_calls(
-    worker: Worker,
-    intake: InputProcessor,
+    session: Session,
+    input_processor: InputProcessor,
     prompts: Sequence[Prompt],
     params: SamplingParams | None,
     overrides: Mapping[str, Any],
@@ -104,6 +104,6 @@ def new_calls(
     if len(labels) != len(prompts):
         raise RequestError(f"{len(labels)} request_ids for {len(prompts)} prompts; give one each")
     return [
-        new_call(worker, intake, prompt, params, overrides, label)
+        new_call(session, input_processor, prompt, params, overrides, label)
         for prompt, label in zip(prompts, labels, strict=True)
     ]

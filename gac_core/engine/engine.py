@@ -13,24 +13,47 @@ from gac_core.engine.scheduler import Scheduler
 from gac_core.errors import GaCError
 from gac_core.executor.base import Executor
 from gac_core.failures import request_failure
+from gac_core.model.member import Member
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 
 Event = tuple[str, OutputChunk | GaCError]
 
 
 class Engine:
-    """Runs requests step by step.
+    """Runs requests of one or several ensembles step by step.
 
     Args:
         executor: Runs the members.
-        decoder: Picks tokens.
-        max_batch_size: Requests that run at once at most.
+        decoder: Selects and commits tokens.
     """
 
-    def __init__(self, executor: Executor, decoder: Decoder, max_batch_size: int) -> None:
+    def __init__(self, executor: Executor, decoder: Decoder) -> None:
         self._executor = executor
         self._decoder = decoder
-        self._scheduler = Scheduler(max_batch_size)
+        self._scheduler = Scheduler()
+        self._members: dict[str, list[str]] = {}
+
+    def add_ensemble(self, ensemble_id: str, members: Sequence[Member], max_batch_size: int) -> None:
+        """Adds an ensemble. Members that other ensembles use as well are shared with them.
+
+        Args:
+            ensemble_id: Its id, which its requests carry.
+            members: Its members.
+            max_batch_size: How many of its requests run at once at most.
+        """
+        for member in members:
+            self._executor.add_member(member)
+        self._members[ensemble_id] = [member.member_id for member in members]
+        self._scheduler.set_limit(ensemble_id, max_batch_size)
+
+    def remove_ensemble(self, ensemble_id: str) -> None:
+        """Drops an ensemble's requests, and removes the members that no other ensemble uses."""
+        for request in self._scheduler.all():
+            if request.ensemble_id == ensemble_id:
+                self.abort_request(request.request_id)
+        self._scheduler.remove_limit(ensemble_id)
+        for member_id in self._members.pop(ensemble_id, []):
+            self._executor.remove_member(member_id)
 
     @property
     def busy(self) -> bool:
@@ -38,7 +61,7 @@ class Engine:
         return bool(self._scheduler.all())
 
     def running_forwards(self) -> list[tuple[str, float]]:
-        """Returns the members whose forward is running, with seconds since it began; may be called from any thread."""
+        """Returns the ids of members whose forward is running, with seconds since it began. Thread-safe."""
         return self._executor.running()
 
     def add_request(self, request: Request) -> None:

@@ -1,33 +1,34 @@
-"""Which requests run together: first come, first served, up to a bound; they join and leave between steps.
-
-Knows requests only by their id and order.
-"""
+"""Which requests run together: first come, first served, up to a bound per ensemble."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from gac_core.decoding.request import Request
 
 
 class Scheduler:
-    """Holds the waiting and the running requests.
+    """Holds the waiting and the running requests; they join and leave between steps."""
 
-    Args:
-        max_batch_size: Requests that run at once at most.
-    """
-
-    def __init__(self, max_batch_size: int) -> None:
-        self._max_batch_size = max_batch_size
+    def __init__(self) -> None:
+        self._limits: dict[str, int] = {}
         self._waiting: deque[Request] = deque()
         self._running: dict[str, Request] = {}
+
+    def set_limit(self, ensemble_id: str, max_batch_size: int) -> None:
+        """Sets how many requests of an ensemble run at once at most; others wait."""
+        self._limits[ensemble_id] = max_batch_size
+
+    def remove_limit(self, ensemble_id: str) -> None:
+        """Forgets an ensemble without requests."""
+        self._limits.pop(ensemble_id, None)
 
     def add(self, request: Request) -> None:
         """Puts a request at the end of the queue."""
         self._waiting.append(request)
 
     def remove(self, request_id: str) -> Request | None:
-        """Takes a request out, waiting or running; returns it, or None if it is not here."""
+        """Removes a request, waiting or running; returns it, or None if there is none of this id."""
         request = self._running.pop(request_id, None)
         if request is None:
             request = next((waiting for waiting in self._waiting if waiting.request_id == request_id), None)
@@ -36,12 +37,18 @@ class Scheduler:
         return request
 
     def schedule(self) -> list[Request]:
-        """Lets waiting requests join while there is room, and returns all that run."""
-        while self._waiting and len(self._running) < self._max_batch_size:
-            request = self._waiting.popleft()
-            self._running[request.request_id] = request
+        """Moves waiting requests to the running ones while their ensemble has room, and returns all that run."""
+        running = Counter(request.ensemble_id for request in self._running.values())
+        still_waiting: deque[Request] = deque()
+        for request in self._waiting:
+            if running[request.ensemble_id] < self._limits[request.ensemble_id]:
+                running[request.ensemble_id] += 1
+                self._running[request.request_id] = request
+            else:
+                still_waiting.append(request)
+        self._waiting = still_waiting
         return list(self._running.values())
 
     def all(self) -> list[Request]:
-        """Every request here."""
+        """Returns every request, running ones first."""
         return [*self._running.values(), *self._waiting]

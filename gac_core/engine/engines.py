@@ -1,0 +1,62 @@
+"""The engines of a process: one per set of devices, shared by the ensembles on them."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import torch
+
+from gac_core.engine.assembly import new_engine
+from gac_core.engine.mailbox import Client
+from gac_core.engine.session import Session
+from gac_core.engine.worker import Worker
+from gac_core.executor.local import LocalExecutor
+
+Devices = frozenset[torch.device]
+
+
+class Engines:
+    """Holds the running engines by the set of devices of their members. Thread-safe; empty in a forked process."""
+
+    def __init__(self) -> None:
+        self._clear()
+        if hasattr(os, "register_at_fork"):
+            # The threads of the parent's engines do not exist in the child, and the lock may be held.
+            os.register_at_fork(after_in_child=self._clear)
+
+    def _clear(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: dict[Devices, Worker] = {}
+
+    def open(self, client: Client, shared: bool = True) -> Session:
+        """Returns a session of an ensemble, in the engine of its devices, which is started if there is none.
+
+        Args:
+            client: The ensemble.
+            shared: Whether other ensembles may use the engine. Default True.
+        """
+        if not shared:
+            return _join(_new_worker(), client)
+        devices = frozenset(member.device for member in client.members)
+        with self._lock:
+            worker = self._workers.get(devices)
+            if worker is not None and worker.join(client):
+                return Session(worker, client)
+            self._workers = {key: each for key, each in self._workers.items() if not each.closed}
+            worker = self._workers[devices] = _new_worker()
+            return _join(worker, client)
+
+
+def _new_worker() -> Worker:
+    return Worker(new_engine(LocalExecutor()))
+
+
+def _join(worker: Worker, client: Client) -> Session:
+    joined = worker.join(client)
+    assert joined, "a new worker accepts an ensemble"
+    return Session(worker, client)
+
+
+ENGINES = Engines()
+"""The engines of this process."""
