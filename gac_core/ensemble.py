@@ -7,9 +7,8 @@ into a queue.
 from __future__ import annotations
 
 import threading
-import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,12 +16,9 @@ from typing import Any
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.engine.assembly import ensemble_members, union_of
-from gac_core.engine.calls import new_call, new_calls
-from gac_core.engine.engines import ENGINES
-from gac_core.engine.mailbox import Client
+from gac_core.engine.calls import Call, new_call, new_calls
 from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
-from gac_core.engine.input_processor import InputProcessor
+from gac_core.engine.frontend import Frontend, connect
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
 from gac_core.loading import ModelLike, configured, from_environment, load_members
@@ -55,40 +51,13 @@ class Ensemble:
             raise ConfigError("deterministic=True needs members that were loaded with deterministic=True")
         if [member.name for member in members] != config.names:
             raise ConfigError(f"members {[m.name for m in members]} are not those of the config: {config.names}")
-        self._start(members, config)
+        self._attach(connect(members, config))
 
-    def _start(
-        self,
-        members: Sequence[Member],
-        config: EnsembleConfig,
-        release: Callable[[], None] = lambda: None,
-        shared: bool = False,
-    ) -> None:
-        """Opens the ensemble.
-
-        Args:
-            members: The members, in the order of ``config.members``.
-            config: The configuration.
-            release: Called once the members are not used any more.
-            shared: Whether other ensembles on the same devices use the same engine.
-        """
-        self.config = config
-        self._members = list(members)
-        self._union = union_of([member.tokenizer for member in members])
-        named = ensemble_members(members, self._union, config)
-        ensemble_id = uuid.uuid4().hex
-        self._input_processor = InputProcessor(named, self._union, config, ensemble_id)
+    def _attach(self, frontend: Frontend) -> None:
+        self.config = frontend.config
+        self._members = frontend.members
+        self._union, self._input_processor, self._session = frontend.union, frontend.input_processor, frontend.session
         self._input_processor.defaults.log()
-        client = Client(
-            ensemble_id=ensemble_id,
-            members=self._members,
-            names={member.member_id: member.name for member in named},
-            max_batch_size=config.max_batch_size,
-            max_requests=config.max_batch_size + config.max_queue,
-            stuck_after=config.stuck_after,
-            release=release,
-        )
-        self._session = ENGINES.open(client, shared)
         # Not bound to self, so that an unreferenced ensemble is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._session.finalize)
 
@@ -237,7 +206,12 @@ class Ensemble:
         # Models are loaded once; who copies what holds an ensemble shares it.
         return self
 
-    # ---- asking
+    # ---- requests
+
+    def _call(
+        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
+    ) -> Call:
+        return new_call(self._session, self._input_processor, prompt, params, overrides, request_id)
 
     def generate(
         self,
@@ -286,9 +260,7 @@ class Ensemble:
         **overrides: Any,
     ) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return stream_events(
-            self._session, new_call(self._session, self._input_processor, prompt, params, overrides, request_id), self
-        )
+        return stream_events(self._session, self._call(prompt, params, overrides, request_id), self)
 
     async def agenerate(
         self,
@@ -322,13 +294,14 @@ class Ensemble:
         **overrides: Any,
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        return astream_events(self._session, new_call(self._session, self._input_processor, prompt, params, overrides, request_id))
+        return astream_events(self._session, self._call(prompt, params, overrides, request_id))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
-        """Stops the engine; requests still running get an `EngineClosedError`. May be called twice.
+        """Ends the requests still running with an `EngineClosedError` and frees the models. May be called twice.
 
-        A step that is running is not interrupted. If it does not return in time, its requests are ended all the same,
-        with an error that names the member whose forward is running; the memory is freed when the step returns.
+        Models that other ensembles use stay loaded. A step that is running is not interrupted. If it does not return
+        in time, the requests are ended all the same, with an error that names the member whose forward is running; the
+        memory is freed when the step returns.
 
         Args:
             timeout: Seconds to wait for the running step, 0 or more. Default 30. None waits without a limit.

@@ -249,9 +249,9 @@ def both():
 
 def start(ensemble: Ensemble, prompt, **asked):
     """A stream whose request has begun before it is read."""
-    request, reply = ensemble._intake.request(prompt, None, asked)
+    request, reply = ensemble._input_processor.request(prompt, None, asked)
     events: queue.SimpleQueue = queue.SimpleQueue()
-    ensemble._worker.submit(request, events.put)
+    ensemble._session.submit(request, events.put)
 
     def read():
         try:
@@ -263,7 +263,7 @@ def start(ensemble: Ensemble, prompt, **asked):
                 if event.output is not None:
                     return
         finally:
-            ensemble._worker.abort(request.request_id)
+            ensemble._session.abort(request.request_id)
 
     return read()
 

@@ -37,13 +37,14 @@ def soon(condition, within=10.0) -> bool:
 
 def busy(one) -> bool:
     """Whether the engine begins a request within some seconds."""
-    return soon(lambda: one._worker._engine.busy)
+    return soon(lambda: one._session.worker._engine.busy)
 
 
 def idle(one) -> bool:
     """Whether the engine holds no request, and none waits for it, within some seconds."""
-    worker = one._worker
-    return soon(lambda: not (worker._pending or worker._held or worker._engine.busy)) and not worker._aborted
+    worker = one._session.worker
+    box = worker._mailbox
+    return soon(lambda: not (box.pending or box.held or worker._engine.busy)) and not box.aborted
 
 
 async def ticks_while_held(one, ask):

@@ -88,7 +88,7 @@ def test_a_closing_longer_than_its_limit_is_none(union):
 
 @pytest.mark.parametrize("schema", [LISTS, VALUES])
 def test_texts_are_whole_at_every_budget(pair, schema):
-    shortest = pair._intake._compiler.start(Grammar.json_schema(schema, closes=True), 1)._budget.shortest
+    shortest = pair._input_processor._compiler.start(Grammar.json_schema(schema, closes=True), 1)._budget.shortest
     closed = cut = 0
     for limit in (shortest, shortest + 1, shortest + 9, shortest + 40):
         asked = [{"max_tokens": limit, "seed": seed, **HOT} for seed in range(4)]

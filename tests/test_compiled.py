@@ -138,7 +138,7 @@ def test_compiled_members_write_what_eager_ones_write(real, tokenizer, request, 
 
     with ensemble(False) as eager, ensemble(True) as fast:
         for one in (eager, fast):
-            one._worker._engine._decoder._lookup.lookup.ENDS = (4, 2, 1)
+            one._session.worker._engine._decoder._lookup.lookup.ENDS = (4, 2, 1)
         want = [eager.generate(prompt, max_tokens=30) for prompt in PROMPTS]
         got = [fast.generate(prompt, max_tokens=30) for prompt in PROMPTS]
         together = fast.generate_batch(PROMPTS, max_tokens=30)

@@ -59,7 +59,7 @@ async def test_the_event_loop_runs_while_a_forward_does(ensemble):
 
 
 def test_requests_join_between_steps_and_share_forwards(ensemble):
-    engine = ensemble._worker._engine
+    engine = ensemble._session.worker._engine
     sizes, decode = [], engine._decoder.decode
     engine._decoder.decode = lambda batch: sizes.append(len(batch)) or decode(batch)
     try:
@@ -98,7 +98,7 @@ async def test_an_error_ends_its_whole_batch():
     """What the others would still have written is not written."""
     asked = {"temperature": 5.0, "seed": 1, "max_tokens": 900}
     with ensemble_of([pair(EMBEDDED[0])]) as one:
-        submit, submitted = one._worker.submit, []
+        submit, submitted = one._session.submit, []
 
         def the_first_fails(request, sink, *how, **limits):
             submit(request, sink, *how, **limits)
@@ -106,7 +106,7 @@ async def test_an_error_ends_its_whole_batch():
             if len(submitted) == 3:
                 submitted[0](GaCError("out of luck"))
 
-        one._worker.submit = the_first_fails
+        one._session.submit = the_first_fails
         with pytest.raises(GaCError, match="out of luck"):
             one.generate_batch([LONG_PROMPT] * 3, **asked)
         assert idle(one)
@@ -114,7 +114,7 @@ async def test_an_error_ends_its_whole_batch():
         with pytest.raises(GaCError, match="out of luck"):
             await one.agenerate_batch([LONG_PROMPT] * 3, **asked)
         assert await asyncio.to_thread(idle, one)
-        del one._worker.submit
+        del one._session.submit
         with pytest.raises(RequestError, match="context"):
             await one.agenerate_batch([*[LONG_PROMPT] * 2, "word " * 3000], **asked)
         assert await asyncio.to_thread(idle, one)

@@ -52,7 +52,7 @@ def eager(ensemble):
     """Lets an ensemble draft at every chance, worth it or not."""
     for place, member in enumerate(ensemble._members):
         member.times.seconds = Flat(100.0 if place else 1.0).seconds
-    ensemble._worker._engine._decoder._lookup.lookup.ENDS = (4, 2, 1)
+    ensemble._session.worker._engine._decoder._lookup.lookup.ENDS = (4, 2, 1)
     return ensemble
 
 

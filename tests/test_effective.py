@@ -49,15 +49,15 @@ def index(ensemble):
 @pytest.fixture
 def asked(ensemble):
     """The gates and thresholds of the requests that the engine gets."""
-    seen, inner = [], ensemble._worker.submit
+    seen, inner = [], ensemble._session.submit
 
     def submit(request, *args, **kwargs):
         seen.append((request.gate.name, request.threshold))
         return inner(request, *args, **kwargs)
 
-    ensemble._worker.submit = submit
+    ensemble._session.submit = submit
     yield seen
-    del ensemble._worker.submit
+    del ensemble._session.submit
 
 
 def sum_of(chunks):

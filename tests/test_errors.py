@@ -281,11 +281,11 @@ def test_whoever_waits_hears_of_the_engines_end(monkeypatch):
     one = ensemble_of([random_pair("llama")])
     running = one.stream("In which", max_tokens=500)
     next(running)
-    monkeypatch.setattr(one._worker, "_take_over", None)
+    monkeypatch.setattr(one._session.worker, "_take_over", None)
     monkeypatch.setattr("threading.excepthook", lambda arguments: None)
     with pytest.raises(EngineClosedError):
         list(running)
-    one._worker._thread.join(10)
+    one._session.worker._thread.join(10)
     assert one.closed
     with pytest.raises(EngineClosedError):
         one.generate("Who", max_tokens=2)

@@ -152,7 +152,7 @@ def test_parse_special_reaches_a_request(ensemble):
     text = f"In which {word} town"
     for allowed in (False, True):
         params = SamplingParams(max_tokens=1, parse_special=allowed)
-        request, _ = ensemble._intake.request(text, params, {})
+        request, _ = ensemble._input_processor.request(text, params, {})
         held = [len(controls(member, request.voices[index].text.token_ids)) for index, member in enumerate(members)]
         expected = [encode_prompt(member, text, parse_special=allowed) for member in members]
         assert held == [len(controls(member, ids)) for member, ids in zip(members, expected, strict=True)]

@@ -77,8 +77,8 @@ def test_a_fork_meets_no_lock_of_its_parent():
         stream = ensemble.stream("passages " * 30, max_tokens=10**6, temperature=5.0, seed=1)
         next(stream)
         # As if other threads held them at the moment of the fork.
-        compiler = ensemble._intake._compiler
-        locks = [encoder._LARGE_LOCK, compiler._lock, compiler._building, ensemble._worker._lock]
+        compiler = ensemble._input_processor._compiler
+        locks = [encoder._LARGE_LOCK, compiler._lock, compiler._building, ensemble._session.worker._mailbox.lock]
         ready, leave = threading.Event(), threading.Event()
         def hold():
             for lock in locks:

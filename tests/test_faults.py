@@ -106,7 +106,7 @@ def run_together(both, asked, prepare=None):
     """The texts, or errors, of requests that run together from the first to the last step."""
     events = [[] for _ in PROMPTS]
     done = threading.Semaphore(0)
-    requests = [both._intake.request(prompt, None, asked) for prompt in PROMPTS]
+    requests = [both._input_processor.request(prompt, None, asked) for prompt in PROMPTS]
     with held(both) as waiting:
         # While a first request is held all the others queue up, so that they begin in one step.
         first = start(both, "Who", max_tokens=1)
@@ -120,7 +120,7 @@ def run_together(both, asked, prepare=None):
                 if isinstance(event, GaCError) or event.output is not None:
                     done.release()
 
-            both._worker.submit(request, sink)
+            both._session.submit(request, sink)
     list(first)
     for _ in PROMPTS:
         assert done.acquire(timeout=60)
@@ -169,21 +169,21 @@ def test_a_mask_that_cannot_be_made_is_one_requests_error(both, monkeypatch):
 
 def test_a_receiver_that_raises_ends_its_own_request(both):
     heard, other = [], start(both, "Where is it", max_tokens=8)
-    request, _ = both._intake.request("Who", None, {"max_tokens": 400})
+    request, _ = both._input_processor.request("Who", None, {"max_tokens": 400})
 
     def sink(event):
         heard.append(event)
         raise SystemExit(1)
 
-    both._worker.submit(request, sink)
+    both._session.submit(request, sink)
     assert list(other)[-1].output is not None
     assert idle(both)
     assert len(heard) == 1
 
 
 def test_a_step_that_fails_ends_what_runs_and_nothing_else(both, monkeypatch):
-    fault = Fault(both._worker._engine.step, lambda: True, SystemExit(2))
-    monkeypatch.setattr(both._worker._engine, "step", fault)
+    fault = Fault(both._session.worker._engine.step, lambda: True, SystemExit(2))
+    monkeypatch.setattr(both._session.worker._engine, "step", fault)
     streams = [start(both, prompt, max_tokens=400) for prompt in ("Who", "Where")]
     errors = []
     for stream in streams:

@@ -124,7 +124,7 @@ def test_endless_forced_beginnings_are_refused(ensemble, pattern):
 
 def test_what_is_forced_is_committed_in_parts(ensemble):
     grammar = Grammar.regex("[ab](xyz){2000}")
-    constraint = ensemble._intake._compiler.start(grammar)
+    constraint = ensemble._input_processor._compiler.start(grammar)
     constraint.accept(b"a")
     parts = []
     while (forced := constraint.forced()) != [None]:
@@ -145,7 +145,7 @@ def test_many_choices_are_compiled_and_kept(ensemble):
 
 def test_choices_allow_what_alternatives_of_a_rule_allow(ensemble):
     texts = ["yes", "no", "yes, but", "Größe", "a\nb", 'q"uote', "a/b", "yesterday"]
-    compiler = ensemble._intake._compiler
+    compiler = ensemble._input_processor._compiler
     rules = Grammar.lark_grammar("start: " + " | ".join(map(json.dumps, texts)))
     for text in texts:
         pair = compiler.start(Grammar.choices(texts)), compiler.start(rules)
@@ -184,8 +184,8 @@ def test_a_slow_compilation_delays_no_other_request(ensemble, monkeypatch):
             return real(source)
 
     monkeypatch.setattr(compiler_module, "checker", Slow())
-    compiler = Compiler(ensemble._intake._compiler._union)
-    monkeypatch.setattr(ensemble._intake, "_compiler", compiler)
+    compiler = Compiler(ensemble._input_processor._compiler._union)
+    monkeypatch.setattr(ensemble._input_processor, "_compiler", compiler)
     texts = []
     threads = [
         threading.Thread(target=lambda: texts.append(ensemble.generate("x", grammar=slow).text)) for _ in range(3)
@@ -210,7 +210,7 @@ def test_only_lasting_errors_are_kept(ensemble, monkeypatch):
             return verdicts.pop(0)
 
     monkeypatch.setattr(compiler_module, "checker", Once())
-    compiler = Compiler(ensemble._intake._compiler._union)
+    compiler = Compiler(ensemble._input_processor._compiler._union)
     with pytest.raises(GrammarError, match="not now"):
         compiler.start(Grammar.choices(["a"]))
     assert isinstance(compiler.start(Grammar.choices(["a"])), Constraint)
@@ -219,7 +219,7 @@ def test_only_lasting_errors_are_kept(ensemble, monkeypatch):
 
 def test_only_some_grammars_are_kept(ensemble, monkeypatch):
     monkeypatch.setattr(compiler_module, "_KEPT", 3)
-    compiler = Compiler(ensemble._intake._compiler._union)
+    compiler = Compiler(ensemble._input_processor._compiler._union)
     for index in range(5):
         compiler.start(Grammar.choices([f"a{index}"]))
     assert list(compiler._known) == [Grammar.choices([f"a{index}"]) for index in (2, 3, 4)]
@@ -408,7 +408,7 @@ def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
         def get_error(self):
             return "panic: assertion failed\n<backtrace>\n   0: <unknown>\n"
 
-    constraint = Constraint(Panicked(), ensemble._intake._compiler._union)
+    constraint = Constraint(Panicked(), ensemble._input_processor._compiler._union)
     with pytest.raises(GrammarError, match=r"the grammar cannot go on: panic: assertion failed$"):
         constraint.forced()
 

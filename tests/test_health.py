@@ -101,7 +101,7 @@ def stuck_pair(**settings):
     finally:
         block.free.set()
         both.close(30)
-    assert not both._worker._thread.is_alive()
+    assert not both._session.worker._thread.is_alive()
 
 
 def test_closing_does_not_wait_for_ever_and_names_the_member(caplog):
@@ -120,7 +120,7 @@ def test_closing_does_not_wait_for_ever_and_names_the_member(caplog):
 
 def test_new_requests_are_refused_while_a_forward_is_stuck():
     with stuck_pair(stuck_after=0.05) as (both, block, running):
-        while not both._worker._running_step()[1] > 0.05:
+        while not both._session.worker.running_step()[1] > 0.05:
             pass
         with pytest.raises(EngineStuckError, match=r"member 'm1' has been running for \d+ s") as caught:
             both.generate("Who is", max_tokens=2)
@@ -133,7 +133,7 @@ def test_new_requests_are_refused_while_a_forward_is_stuck():
         block.free.set()
         # Once the step has returned, the engine takes requests again.
         assert list(running)[-1].output is not None
-        both._worker._stuck_after = 60.0
+        both._session.client.stuck_after = 60.0
         assert both.generate("Who is", max_tokens=2).tokens
 
 
@@ -173,7 +173,7 @@ def test_python_exits_while_a_forward_is_stuck(devices):
         from gac_core import Ensemble
         from gac_core.engine import worker
         from gac_core.model.member import Member
-        worker.Worker.close.__defaults__ = (0.2,)
+        worker.EXIT_GRACE = 0.2
         if {devices} == 2:
             create = Member.__init__
             def placed(member, name, *given):
@@ -181,8 +181,8 @@ def test_python_exits_while_a_forward_is_stuck(devices):
                 member.device = torch.device("cpu", 0) if name == "ash" else member.device
             Member.__init__ = placed
         ensemble = Ensemble.load({EMBEDDED[:2]!r})
-        assert len(ensemble._worker._engine._executor._threads) == {devices if devices > 1 else 0}
         assert ensemble.generate("Who", max_tokens=2).tokens
+        assert len(ensemble._session.worker._engine._executor._threads) == {devices if devices > 1 else 0}
         entered = threading.Event()
         ensemble._members[0]._runner.forward = lambda rows: entered.set() or threading.Event().wait()
         threading.Thread(target=lambda: ensemble.generate("Who", max_tokens=5), daemon=True).start()

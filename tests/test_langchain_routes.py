@@ -44,21 +44,21 @@ def llm(ensemble):
 @pytest.fixture
 def asked(ensemble):
     """The thresholds of the requests that the engine gets."""
-    thresholds, inner = [], ensemble._intake.request
+    thresholds, inner = [], ensemble._input_processor.request
 
     def request(prompt, params, *rest):
         thresholds.append(params.threshold)
         return inner(prompt, params, *rest)
 
-    ensemble._intake.request = request
+    ensemble._input_processor.request = request
     yield thresholds
-    del ensemble._intake.request
+    del ensemble._input_processor.request
 
 
 @pytest.fixture
 def sizes(ensemble):
     """The sizes of the batches that the engine decodes."""
-    sizes, engine = [], ensemble._worker._engine
+    sizes, engine = [], ensemble._session.worker._engine
     decode = engine._decoder.decode
     engine._decoder.decode = lambda batch: sizes.append(len(batch)) or decode(batch)
     yield sizes
@@ -221,7 +221,7 @@ def test_a_batch_of_calls_is_a_batch_of_the_engine(chat, llm, sizes):
 
 
 async def test_an_asynchronous_batch_fits_any_queue(ensemble, chat, llm, sizes, monkeypatch):
-    monkeypatch.setattr(ensemble._worker, "_limit", ensemble.config.max_batch_size)
+    monkeypatch.setattr(ensemble._session.client, "max_requests", ensemble.config.max_batch_size)
     count = 2 * ensemble.config.max_batch_size
     assert len(await chat.abatch(["In which"] * count, max_tokens=1)) == count
     assert len(await llm.abatch(["In which"] * count, max_tokens=1)) == count

@@ -221,7 +221,7 @@ def counted(engine):
 
 
 def test_a_stream_given_up_frees_the_engine(chat):
-    engine = chat._loaded._worker._engine
+    engine = chat._loaded._session.worker._engine
     stream = chat.stream("Hi", grammar=LONG)
     next(stream)
     steps = counted(engine)
@@ -234,7 +234,7 @@ def test_a_stream_given_up_frees_the_engine(chat):
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
     task = await ticks_while_held(chat._loaded, lambda: chat.ainvoke("Hi", grammar=LONG))
-    engine = chat._loaded._worker._engine
+    engine = chat._loaded._session.worker._engine
     steps = counted(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -246,7 +246,7 @@ async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
 
 
 async def test_an_async_stream_given_up_frees_the_engine(chat):
-    engine = chat._loaded._worker._engine
+    engine = chat._loaded._session.worker._engine
     for stream in (chat.astream("Hi", grammar=LONG), (chat.bind(grammar=LONG) | StrOutputParser()).astream("Hi")):
         await anext(stream)
         steps = counted(engine)

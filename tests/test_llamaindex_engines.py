@@ -74,7 +74,7 @@ async def test_many_queries_at_once_are_one_batch_and_say_what_they_say_alone(en
     engine = index.as_query_engine(llm=llm, similarity_top_k=1)
     questions = [f"{question} ({number})" for number in range(8) for question in (QUESTION, "Who keeps the inn?")]
     alone = [str(await engine.aquery(question)) for question in questions]
-    inner, sizes = ensemble._worker._engine, []
+    inner, sizes = ensemble._session.worker._engine, []
     decode = inner._decoder.decode
     inner._decoder.decode = lambda batch: sizes.append(len(batch)) or decode(batch)
     try:
@@ -194,7 +194,7 @@ async def test_every_request_is_told_once(llm):
 
 @pytest.mark.parametrize("way", ["query", "aquery"])
 async def test_the_threshold_reaches_query_engines(ensemble, llm, index, way):
-    asked, inner = [], ensemble._intake.request
+    asked, inner = [], ensemble._input_processor.request
 
     def request(prompt, params, *rest):
         asked.append(params.threshold)
@@ -204,14 +204,14 @@ async def test_the_threshold_reaches_query_engines(ensemble, llm, index, way):
         engine = index.as_query_engine(llm=model)
         return str(await engine.aquery(QUESTION)) if way == "aquery" else str(engine.query(QUESTION))
 
-    ensemble._intake.request = request
+    ensemble._input_processor.request = request
     try:
         with use_threshold(0.3):
             await ask(llm)
         await ask(llm.with_threshold(None))
         await ask(llm)
     finally:
-        del ensemble._intake.request
+        del ensemble._input_processor.request
     assert asked == [0.3, None, "default"]
 
 

@@ -79,12 +79,12 @@ def test_the_bos_stands_where_the_tokenizer_puts_it():
 def test_answers_end_where_the_next_turn_would_begin(mixed):
     """As a stop string does, and without being reported as one; texts and answers in a grammar have no such ends."""
     talk = [{"role": "user", "content": "In which town"}]
-    request, _ = mixed._intake.request(talk, None, {"stop": ["x"]})
+    request, _ = mixed._input_processor.request(talk, None, {"stop": ["x"]})
     assert set(request.turn_ends) == set(turn_ends(mixed._members[1].tokenizer.hf.chat_template))
     assert request.detokenizer.push(b"In Halkus.\n\nUser: Thanks") == "In Halkus."
     for prompt, asked in (("In which town", {}), (talk, {"grammar": Grammar.regex("a+")}), (talk, {"threshold": 0.0})):
-        assert mixed._intake.request(prompt, None, asked)[0].turn_ends == ()
-    assert mixed._intake.request(talk, None, {"threshold": 0.0, "gate": "birch"})[0].turn_ends
+        assert mixed._input_processor.request(prompt, None, asked)[0].turn_ends == ()
+    assert mixed._input_processor.request(talk, None, {"threshold": 0.0, "gate": "birch"})[0].turn_ends
 
 
 @pytest.mark.parametrize("role", ["User", "System", "Assistant", "Tool"])
@@ -99,11 +99,11 @@ def test_an_end_of_turn_is_no_stop_string(mixed):
     talk = [{"role": "user", "content": "In which town"}]
     whole = mixed.generate(talk, max_tokens=8, temperature=3.0, seed=3).text
     assert len(whole) > 2
-    request, reply = mixed._intake.request(talk, None, {"max_tokens": 8, "temperature": 3.0, "seed": 3})
+    request, reply = mixed._input_processor.request(talk, None, {"max_tokens": 8, "temperature": 3.0, "seed": 3})
     request.turn_ends = (whole[1:3],)
     request.detokenizer = Detokenizer(request.turn_ends)
     events: queue.SimpleQueue = queue.SimpleQueue()
-    mixed._worker.submit(request, events.put)
+    mixed._session.submit(request, events.put)
     text = ""
     while True:
         chunk = reply.read(events.get())

@@ -52,7 +52,7 @@ def test_a_base_model_takes_part_in_conversations(real, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", plain_template(tokenizer))
     talk = [{"role": "user", "content": "What is the capital of France?"}]
     with real.ensemble("smollm2", "gemma3", dtype="bfloat16") as both:
-        ids = both._intake.request(talk, None, {})[0].voices[1].text.token_ids
+        ids = both._input_processor.request(talk, None, {})[0].voices[1].text.token_ids
         assert ids.count(tokenizer.bos_token_id) == 1
         answer = both.generate(talk, max_tokens=48)
         assert "Paris" in answer.text

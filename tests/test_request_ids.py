@@ -53,9 +53,9 @@ def test_request_ids_are_checked(both, value):
 
 
 def test_frameworks_name_their_requests(both, monkeypatch):
-    labels, submit = [], both._worker.submit
+    labels, submit = [], both._session.submit
     monkeypatch.setattr(
-        both._worker,
+        both._session,
         "submit",
         lambda request, *how, **limits: labels.append(request.label) or submit(request, *how, **limits),
     )
@@ -83,9 +83,9 @@ def test_frameworks_name_their_requests(both, monkeypatch):
 def test_chats_name_their_requests(ensemble, monkeypatch):
     from gac_langchain import ChatGaC
 
-    labels, submit = [], ensemble._worker.submit
+    labels, submit = [], ensemble._session.submit
     monkeypatch.setattr(
-        ensemble._worker,
+        ensemble._session,
         "submit",
         lambda request, *how, **limits: labels.append(request.label) or submit(request, *how, **limits),
     )

@@ -236,7 +236,7 @@ def test_a_prompt_read_in_parts_gives_the_same_text(threshold):
 
 def test_a_long_prompt_does_not_stall_what_runs():
     with shared_ensemble(EMBEDDED[:1], prefill_tokens=16, max_batch_size=4) as one:
-        engine = one._worker._engine
+        engine = one._session.worker._engine
         told: list[list[int]] = []
         decode = engine._decoder.decode
         engine._decoder.decode = lambda batch: told.append(list(map(len, out := decode(batch)))) or out

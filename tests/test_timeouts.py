@@ -25,30 +25,30 @@ from gac_llamaindex import GaCLLM as IndexLLM
 
 def queued(one, prompt="Where", **asked):
     """Queues a request; returns its id."""
-    request, _ = one._intake.request(prompt, None, {"max_tokens": 2, **asked})
-    one._worker.submit(request, lambda event: None)
+    request, _ = one._input_processor.request(prompt, None, {"max_tokens": 2, **asked})
+    one._session.submit(request, lambda event: None)
     return request.request_id
 
 
 def test_requests_that_are_given_up_take_no_room():
     with ensemble_of([random_pair("llama")], max_batch_size=2, max_queue=4) as one:
-        worker = one._worker
+        mailbox = one._session.worker._mailbox
         with held(one) as waiting:
             running = queued(one)
             assert waiting.wait(30)
             for _ in range(300):
-                worker.abort(queued(one))
-                assert (len(worker._pending), len(worker._held), len(worker._aborted)) == (0, 1, 0)
+                one._session.abort(queued(one))
+                assert (len(mailbox.pending), len(mailbox.held), len(mailbox.aborted)) == (0, 1, 0)
             waits = [queued(one) for _ in range(5)]
             with pytest.raises(QueueFullError):
                 one.generate("Who")
             # What the engine holds keeps its place until it is dropped; what waits is gone at once.
             for _ in range(3):
-                worker.abort(running)
+                one._session.abort(running)
             with pytest.raises(QueueFullError):
                 queued(one)
-            assert worker._aborted == {running}
-            worker.abort(waits[0])
+            assert mailbox.aborted == {running}
+            one._session.abort(waits[0])
             queued(one)
         assert idle(one)
         assert one.generate("Who", max_tokens=2).tokens
@@ -62,23 +62,23 @@ async def test_cancelled_calls_take_no_room():
             assert await asyncio.to_thread(waiting.wait, 30)
             for _ in range(20):
                 tasks = [asyncio.create_task(one.agenerate("Where", max_tokens=2)) for _ in range(5)]
-                while len(one._worker._pending) < 5:
+                while len(one._session.worker._mailbox.pending) < 5:
                     await asyncio.sleep(0.001)
                 for each in tasks:
                     each.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                assert not one._worker._pending
-                assert len(one._worker._held) == 1
+                assert not one._session.worker._mailbox.pending
+                assert len(one._session.worker._mailbox.held) == 1
         assert (await task).tokens
         assert await asyncio.to_thread(idle, one)
 
 
 def test_whoever_waits_for_room_gets_it_when_a_request_is_given_up():
     with ensemble_of([random_pair("llama")], max_batch_size=1, max_queue=1) as one:
-        worker, outputs = one._worker, []
+        mailbox, outputs = one._session.worker._mailbox, []
 
         def labels():
-            return [entry.request.label for entry in worker._pending.values()]
+            return [entry.request.label for entry in mailbox.pending.values()]
 
         def ask():
             outputs.extend(one.generate_batch(["Where"], max_tokens=1, request_ids=["late"]))
@@ -91,7 +91,7 @@ def test_whoever_waits_for_room_gets_it_when_a_request_is_given_up():
             thread.start()
             time.sleep(0.05)
             assert labels() == [waits]
-            worker.abort(waits)
+            one._session.abort(waits)
             until = time.monotonic() + 10
             while not labels() and time.monotonic() < until:
                 time.sleep(0.005)
@@ -164,13 +164,13 @@ def test_a_timeout_counts_from_the_call(both):
 @contextmanager
 def slow_encoding(one):
     """Prompts are encoded only after the block."""
-    prepared, free = one._intake._prepared, threading.Event()
-    one._intake._prepared = lambda *given, **named: free.wait(60) and prepared(*given, **named)
+    prepared, free = one._input_processor._prepared, threading.Event()
+    one._input_processor._prepared = lambda *given, **named: free.wait(60) and prepared(*given, **named)
     try:
         yield
     finally:
         free.set()
-        del one._intake._prepared
+        del one._input_processor._prepared
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -18,7 +18,6 @@ from gac_core.model.member import Member
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
-
 _unions: WeakValueDictionary[tuple[MemberTokenizer, ...], UnionVocabulary] = WeakValueDictionary()
 
 

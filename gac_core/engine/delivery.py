@@ -15,8 +15,8 @@ from functools import partial
 
 from gac_core.decoding.request import Request
 from gac_core.engine.calls import Call, reported
-from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.mailbox import Event
+from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.session import Session
 from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
 from gac_core.output import OutputChunk, RequestOutput, afold

@@ -9,7 +9,7 @@ import time
 
 from gac_core.decoding.request import Request
 from gac_core.engine.engine import Engine
-from gac_core.engine.mailbox import Client, Entry, Event, Mailbox, Sink
+from gac_core.engine.mailbox import Client, Entry, Event, Mailbox
 from gac_core.errors import EngineClosedError, EngineStuckError, GaCError, quote
 from gac_core.failures import caused
 
@@ -248,5 +248,3 @@ def _report(request: Request, error: GaCError) -> None:
         extra={"request_id": request.label, "member": member},
         exc_info=cause,
     )
-
-

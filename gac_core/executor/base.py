@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from gac_core.model.chunk import Chunk, ChunkResult
+from gac_core.model.member import Member
 
 Calls = Mapping[str, Sequence[Chunk]]
 """The chunks of one step by member id."""
@@ -13,6 +14,18 @@ Calls = Mapping[str, Sequence[Chunk]]
 
 class Executor(Protocol):
     """Runs chunks on members, which are addressed by their ``member_id``."""
+
+    def add_member(self, member: Member) -> None:
+        """Adds a member. One that is added several times stays until it is removed as often."""
+        ...
+
+    def remove_member(self, member_id: str) -> None:
+        """Removes a member, which stays open; its requests must be released before.
+
+        Raises:
+            KeyError: There is no such member.
+        """
+        ...
 
     def forward(self, calls: Calls, crowded: bool = False) -> dict[str, list[ChunkResult]]:
         """Runs the chunks of each member.
@@ -36,7 +49,7 @@ class Executor(Protocol):
         ...
 
     def running(self) -> list[tuple[str, float]]:
-        """Returns the name of each member whose forward is running and the seconds since it began.
+        """Returns the id of each member whose forward is running and the seconds since it began.
 
         May be called from any thread.
         """

@@ -105,17 +105,12 @@ class LocalExecutor:
             del self._began[member.member_id]
 
     def running(self) -> list[tuple[str, float]]:
-        """Returns the name of each member whose forward is running and the seconds since it began.
+        """Returns the id of each member whose forward is running and the seconds since it began.
 
         May be called from any thread.
         """
         now = time.monotonic()
-        entries = self._entries.copy()
-        return [
-            (entries[member_id].member.name, now - began)
-            for member_id, began in self._began.copy().items()
-            if member_id in entries
-        ]
+        return [(member_id, now - began) for member_id, began in self._began.copy().items()]
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Frees the KV cache slots of a request on all members; see `Executor.release`.
