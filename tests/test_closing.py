@@ -126,7 +126,6 @@ def test_what_ends_in_time_is_left_as_it_is(pair):
         plain = pair.generate(ASKED, grammar=Grammar.json_schema(short), **asked)
         closes = pair.generate(ASKED, grammar=Grammar.json_schema(short, closes=True), **asked)
         assert (closes.text, closes.finish_reason) == (plain.text, FinishReason.STOP)
-        assert closes.text == plain.text
 
 
 def test_drafts_and_batches_change_nothing(pair):

@@ -90,9 +90,10 @@ def test_embedded_members_draft_right_and_read_less(ensemble, drafts):
 def test_one_member_drafts_from_its_own_text(name, tokenizers):
     with ensemble_of([(random_model(name, tokenizers[0]), tokenizers[0])]) as one:
         eager(one)
-        for prompt in PROMPTS:
-            plain = one.generate(prompt, max_tokens=60, drafts=False)
-            assert one.generate(prompt, max_tokens=60).tokens == plain.tokens
+        plain = [one.generate(prompt, max_tokens=60, drafts=False) for prompt in PROMPTS]
+        drafted = [one.generate(prompt, max_tokens=60) for prompt in PROMPTS]
+        assert [output.tokens for output in drafted] == [output.tokens for output in plain]
+        assert sum(output.stats.drafted for output in drafted) > 0
 
 
 def test_drafts_obey_stops_limits_penalties_and_logprobs(tokenizers):
@@ -122,6 +123,7 @@ def test_a_full_context_ends_a_drafted_text_where_it_ends_a_plain_one(tokenizers
         drafted = ensemble.generate("one two one two one two", max_tokens=200)
         assert drafted.tokens == plain.tokens
         assert drafted.finish_reason == plain.finish_reason == "length"
+        assert drafted.stats.drafted > 0
 
 
 def test_samples_with_drafts_follow_the_distribution_of_a_plain_mixture(tokenizers):

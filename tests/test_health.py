@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import EMBEDDED, ROOT, ensemble_of, random_pair, start
+from holding import soon
 
-from gac_core import ConfigError, EngineClosedError, EngineStuckError, EnsembleConfig, MemberError, RequestError
+from gac_core import EngineClosedError, EngineStuckError, MemberError, RequestError
 
 
 def swap_result(monkeypatch, member, change):
@@ -120,8 +121,7 @@ def test_closing_does_not_wait_for_ever_and_names_the_member(caplog):
 
 def test_new_requests_are_refused_while_a_forward_is_stuck():
     with stuck_pair(stuck_after=0.05) as (both, block, running):
-        while not both._session.worker.running_step()[1] > 0.05:
-            pass
+        assert soon(lambda: both._session.worker.running_step()[1] > 0.05)
         with pytest.raises(EngineStuckError, match=r"member 'm1' has been running for \d+ s") as caught:
             both.generate("Who is", max_tokens=2)
         assert caught.value.member == "m1"
@@ -155,12 +155,6 @@ def test_timeouts_are_checked(ensemble, timeout):
     with pytest.raises(RequestError, match="timeout"):
         ensemble.close(timeout)
     assert not ensemble.closed
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), None, "600", True])
-def test_stuck_after_is_checked(seconds):
-    with pytest.raises(ConfigError, match="stuck_after"):
-        EnsembleConfig(("a",), stuck_after=seconds)
 
 
 @pytest.mark.parametrize("devices", [1, 2])

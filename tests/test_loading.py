@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EMBEDDED, random_pair
+from conftest import EMBEDDED, ensemble_of, random_pair
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
@@ -67,10 +67,11 @@ def test_tensors_of_another_shape_are_named(folder):
 def test_whole_checkpoints_load_tied_or_not(name, tied, tmp_path):
     model, tokenizer = random_pair(name)
     model.config.tie_word_embeddings = tied
-    type(model)(model.config).save_pretrained(tmp_path)
+    made = type(model)(model.config).eval()
+    made.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with Ensemble.load([tmp_path]) as ensemble:
-        assert ensemble.generate("Who", max_tokens=1).usage.completion_tokens <= 1
+    with Ensemble.load([tmp_path], dtype="float32") as ensemble, ensemble_of([(made, tokenizer)]) as own:
+        assert ensemble.generate("Who", max_tokens=6).tokens == own.generate("Who", max_tokens=6).tokens != ()
 
 
 def test_tensors_that_transformers_ignores_may_be_there(tmp_path):
@@ -234,7 +235,7 @@ def test_ends_of_text_that_are_words_are_told(folder, caplog):
     ],
 )
 def test_configurations_that_the_weights_cannot_be_of_are_refused_at_once(folder, field, value):
-    refused(configured(folder, "config.json", **{field: value}), rf"config\.json.*{field}|{field}")
+    refused(configured(folder, "config.json", **{field: value}), field)
 
 
 @pytest.mark.parametrize("value", [10**9, -1.5, [1], {"a": 1}, "x"])

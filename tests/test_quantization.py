@@ -6,6 +6,7 @@ import importlib.util
 import logging
 
 import pytest
+import torch
 from architectures import random_model
 from conftest import EMBEDDED, tokenizer_of
 
@@ -30,10 +31,18 @@ def weight_bytes(member):
     return sum(parameter.nbytes for parameter in member._runner._model.parameters())
 
 
+def distributions(member):
+    """The next-token probabilities behind each token of a prompt, by the member's model alone."""
+    ids = torch.tensor([member.tokenizer.encode_prompt(PROMPTS[2])])
+    with torch.inference_mode():
+        return torch.softmax(member._runner._model(ids, use_cache=False).logits[0].float(), -1)
+
+
+# Total variation from the model that is packed, on the mean: measured 0.13 and 0.65; another random model has 0.97.
 @packs
-@pytest.mark.parametrize(("kind", "share"), [("8bit", 0.55), ("4bit", 0.45)])
+@pytest.mark.parametrize(("kind", "share", "distance"), [("8bit", 0.55, 0.2), ("4bit", 0.45, 0.8)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_packed_members_answer_in_batches(folder, kind, share, dtype, caplog):
+def test_packed_members_are_small_close_and_batched(folder, kind, share, distance, dtype, caplog):
     with (
         caplog.at_level(logging.WARNING),
         Ensemble.load([folder], dtype=dtype) as whole,
@@ -45,8 +54,8 @@ def test_packed_members_answer_in_batches(folder, kind, share, dtype, caplog):
         assert weight_bytes(member) < limit * weight_bytes(whole._members[0])
         outputs = packed.generate_batch(PROMPTS, max_tokens=8)
         assert all(output.usage.completion_tokens for output in outputs)
-        one, other = (e.generate(PROMPTS[2], max_tokens=1, logprobs=5).logprobs[0].top for e in (whole, packed))
-        assert {token for token, _ in one} & {token for token, _ in other}
+        difference = distributions(member) - distributions(whole._members[0])
+        assert 0 < difference.abs().sum(-1).mean() / 2 < distance
     assert not [record for record in caplog.records if "cast" in record.message or "row by row" in record.message]
 
 

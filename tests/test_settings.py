@@ -75,7 +75,7 @@ def test_the_same_settings_share_one_loaded_ensemble(monkeypatch):
     held.clear()
     gc.collect()
     before = len(loads)
-    assert Ensemble.shared(EMBEDDED[:1]).generate("x", max_tokens=1).usage.completion_tokens <= 1
+    assert Ensemble.shared(EMBEDDED[:1]).generate("x", max_tokens=1).usage.prompt_tokens > 0
     assert len(loads) == before + 1
 
 
