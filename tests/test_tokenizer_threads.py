@@ -11,7 +11,7 @@ from conftest import EMBEDDED
 from transformers import AutoTokenizer
 
 from gac_core.decoding.commit import make_commit
-from gac_core.decoding.request import MemberText
+from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
 WORDS = ["In", "which", "town", "is", "the", "bridge?", "14:15,", "12", "crowns.", "Zürich", "漢字", "😀"]
@@ -54,7 +54,7 @@ def loaded(kind: str) -> MemberTokenizer:
 
 
 def committed(member: MemberTokenizer, pieces: list[str]) -> list[int]:
-    sequence, commit = MemberText([]), make_commit("canonical", member)
+    sequence, commit = TokenizedText([]), make_commit("canonical", member)
     for piece in pieces:
         commit(sequence, piece.encode(), False)
     return sequence.ids
