@@ -31,24 +31,24 @@ class EnsembleConfig:
         gate: Name of the gate of thresholded mode. Default: the member with the largest weight; among equal weights the
             largest model; among equal sizes the first.
         threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
-        max_batch_size: Requests that run at once; more wait their turn. Default 16.
-        commit: How a picked token enters a member that did not choose it. ``"canonical"`` cuts the member's text anew
-            since the last safe boundary, so that it only sees text tokenized as in its training; ``"context-free"``
-            encodes the token's bytes alone.
-        alignment: How the members' distributions are compared. ``"token"`` (default, and the only rule): the paper's,
-            union tokens compete one against the other.
+        max_batch_size: Requests that run at once; further ones wait. Default 16.
+        commit: How a selected token is appended to the text of a member that did not choose it. ``"canonical"``
+            (default) retokenizes the member's text since the last safe boundary, so that it reads text tokenized as in
+            its training; ``"context-free"`` encodes the token's bytes alone.
+        alignment: How the members' distributions are compared. ``"token"`` (default, and the only rule): the paper's;
+            union tokens compete with one another.
         combine: How the members' distributions become one. ``"arithmetic"`` (default): the weighted mean, the paper's
             rule. ``"geometric"``: the weighted geometric mean, normalised, which needs probability from every member.
         gate_rule: What is compared with ``threshold``. ``"confidence"`` (default): the gate's largest probability, the
             paper's rule. ``"margin"``: the difference of its two largest probabilities.
-        drafts: Where tokens may be drafted that are then checked several at once; changes the cost, never the text.
-            ``"lookup"``: what followed the same words before, in the prompt or the text. ``"ahead"``: the gate, or the
-            cheapest member, writes on, and the others check. Default both, and none with ``deterministic``. An empty
+        drafts: Sources of drafted tokens, which are verified several at once; they change the cost, never the text.
+            ``"lookup"``: what followed the same words before, in the prompt or the answer. ``"ahead"``: the gate, or
+            the fastest member, drafts, and the others verify. Default both, and none with ``deterministic``. An empty
             tuple drafts nothing. In bfloat16 and float16 see ``deterministic``.
-        max_queue: Requests that may wait for their turn; more are refused. Default 1024.
-        prefill_tokens: Tokens of long prompts that a member reads in one step at most. Default 512.
-        prefill_seconds: Seconds that all members together may read long prompts in one step while other requests run;
-            the measured speed of each decides how many tokens that is (16 at least). With ``deterministic``, parts are
+        max_queue: Requests that may wait; further ones are refused with a `QueueFullError`. Default 1024.
+        prefill_tokens: Tokens of long prompts that a member computes in one step at most. Default 512.
+        prefill_seconds: Seconds that all members together may compute long prompts in one step while others run; the
+            measured speed of each decides how many tokens that is (16 at least). With ``deterministic``, parts are
             fixed in tokens and this has no effect. Default 0.25.
         deterministic: Compute each request by itself: one request per forward, prompts in fixed parts, no drafts and no
             reuse of prompt prefixes. Texts then do not depend on what else runs or ran, in any dtype, bit for bit on
@@ -57,8 +57,8 @@ class EnsembleConfig:
             bfloat16 and float16 they may change a token whose probability is nearly that of another one, and with it
             all that follows. Excludes ``drafts`` and members with ``compile``.
         cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
-            finished ones are kept for prompts that begin alike, and the least recently used given up beyond this.
-            Running ones are never given up. 0 keeps nothing. Default 1.
+            finished ones are kept for prefix caching, and evicted beyond this limit, least recently used first.
+            Those of running requests are never evicted. 0 keeps none. Default 1.
         stuck_after: Seconds after which a step of the engine that has not returned counts as stuck: new requests are
             then refused with an `EngineStuckError`, until it returns. Must be longer than the longest step, which on a
             CPU may read ``prefill_tokens`` with every member. Default 600.

@@ -132,7 +132,7 @@ class Ensemble:
 
     @classmethod
     def shared_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
-        """`from_config`, but one ensemble for all who ask for the same configuration while anybody holds it."""
+        """`from_config`, but all callers with the same configuration get the same ensemble while one is referenced."""
         if not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
         return _shelf.get(config.to_yaml(), lambda: cls.from_config(config))
@@ -190,7 +190,7 @@ class Ensemble:
 
         Args:
             prompt: As in `generate`.
-            params: The request's parameters, which decide who takes part. Default `SamplingParams()`.
+            params: The request's parameters, which determine the participating members. Default `SamplingParams()`.
 
         Raises:
             RequestError: The prompt is wrong.
@@ -203,7 +203,7 @@ class Ensemble:
         self._input_processor.defaults.resolve(params)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
-        # Models are loaded once; who copies what holds an ensemble shares it.
+        # A copied object that references an ensemble references the same one.
         return self
 
     # ---- requests

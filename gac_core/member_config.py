@@ -69,20 +69,20 @@ class MemberConfig:
             self._set("tokenizer", str(self.tokenizer))
         for field in ("name", "tokenizer", "revision", "chat_template"):
             if getattr(self, field) is not None:
-                self._set(field, check_text(ConfigError, self._said(field), getattr(self, field)))
-        self._set("weight", check_number(ConfigError, self._said("weight"), self.weight, 0, low_open=True))
-        self._set("dtype", check_option(ConfigError, self._said("dtype"), self.dtype, DTYPES))
+                self._set(field, check_text(ConfigError, self._label(field), getattr(self, field)))
+        self._set("weight", check_number(ConfigError, self._label("weight"), self.weight, 0, low_open=True))
+        self._set("dtype", check_option(ConfigError, self._label("dtype"), self.dtype, DTYPES))
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ConfigError(
-                f"{self._said('quantization')} must be {' or '.join(QUANTIZATIONS)} or None, not "
+                f"{self._label('quantization')} must be {' or '.join(QUANTIZATIONS)} or None, not "
                 f"{quote(self.quantization)}"
             )
         for field in ("compile", "trust_remote_code", "allow_pickle"):
-            check_flag(ConfigError, self._said(field), getattr(self, field))
+            check_flag(ConfigError, self._label(field), getattr(self, field))
         if self.context is not None:
-            self._set("context", check_int(ConfigError, self._said("context"), self.context, 1))
+            self._set("context", check_int(ConfigError, self._label("context"), self.context, 1))
         self._check_source()
-        check_template(self._said("chat_template"), self.chat_template)
+        check_template(self._label("chat_template"), self.chat_template)
         self._check_device()
 
     def _check_device(self) -> None:
@@ -91,10 +91,10 @@ class MemberConfig:
         if self.device is not None:
             if not isinstance(self.device, str):
                 raise ConfigError(
-                    f"{self._said('device')} must be a string such as 'cpu' or 'cuda:1', not {quote(self.device)}; "
+                    f"{self._label('device')} must be a string such as 'cpu' or 'cuda:1', not {quote(self.device)}; "
                     "several devices are set by one device for each member, or by device_map"
                 )
-            self._set("device", check_text(ConfigError, self._said("device"), self.device))
+            self._set("device", check_text(ConfigError, self._label("device"), self.device))
         places = self.device_map
         if isinstance(places, Mapping):
             if not places or not all(
@@ -102,15 +102,15 @@ class MemberConfig:
                 for module, place in places.items()
             ):
                 raise ConfigError(
-                    f"{self._said('device_map')} must map names of modules to devices, for example {{'': 'cuda:0'}}, "
+                    f"{self._label('device_map')} must map names of modules to devices, for example {{'': 'cuda:0'}}, "
                     f"not {quote(places)}"
                 )
             self._set("device_map", dict(places))
         elif places is not None:
             remedy = "give 'auto' or a mapping of modules to devices"
-            self._set("device_map", check_text(ConfigError, self._said("device_map"), places, remedy))
+            self._set("device_map", check_text(ConfigError, self._label("device_map"), places, remedy))
 
-    def _said(self, field: str) -> str:
+    def _label(self, field: str) -> str:
         return f"the {field} of member {quote(self.called)}"
 
     def _set(self, field: str, value: object) -> None:
@@ -120,15 +120,15 @@ class MemberConfig:
         file = self.gguf_file
         if file is not None:
             if not (isinstance(file, str) and file.endswith(".gguf")):
-                raise ConfigError(f"{self._said('gguf_file')} must name a .gguf file, not {quote(file)}")
-            self._set("gguf_file", check_text(ConfigError, self._said("gguf_file"), file))
+                raise ConfigError(f"{self._label('gguf_file')} must name a .gguf file, not {quote(file)}")
+            self._set("gguf_file", check_text(ConfigError, self._label("gguf_file"), file))
         if file is not None and self.model.endswith(".gguf"):
             raise ConfigError(
                 f"member {quote(self.called)} names two GGUF files, {quote(self.model)} and {quote(file)}; give one"
             )
         if self.is_gguf and self.quantization is not None:
             raise ConfigError(
-                f"{self._said('quantization')} cannot be combined with a GGUF file, whose weights are quantized "
+                f"{self._label('quantization')} cannot be combined with a GGUF file, whose weights are quantized "
                 "already; leave it out, or set it for the other members alone"
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
@@ -17,11 +16,11 @@ from gac_core.grammar.grammar import Grammar
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """What one request asks for.
+    """The parameters of one request.
 
     Attributes:
         max_tokens: Union tokens to generate at most; 1 or more. Default 256.
-        temperature: 0 (default) picks the most probable token; above 0 samples from ``p ** (1 / temperature)``.
+        temperature: 0 (default) selects the most probable token; above 0 samples from ``p ** (1 / temperature)``.
         top_k: Keep only the k most probable tokens. None (default) keeps all.
         top_p: Keep the smallest set of most probable tokens that holds at least this mass, in (0, 1]. Default 1.
         min_p: Keep tokens with at least this share of the largest probability, in [0, 1]. Default 0.
@@ -31,14 +30,26 @@ class SamplingParams:
             a chance of about twice the rounding of the probabilities: hardly ever in float32, now and then in bfloat16
             and float16, never with `EnsembleConfig.deterministic`. None (default) draws a seed; the output names it.
         stop: Strings that end the text; never part of it. One string is taken as a list of one.
-        logprobs: Give the log-probability of each chosen token and of this many most probable ones (0 to 100).
-            None (default) gives none. They are those of the combined distribution over what a grammar allows, before
-            temperature and cuts.
+        logprobs: Return the log-probability of each token and of this many most probable ones (0 to 100).
+            None (default) returns none. They are those of the combined distribution over what a grammar allows, before
+            temperature and truncation.
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
             the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's (`Ensemble.gate`). Without a
-            threshold it chooses no token (it only may not be left out, see `RequestStats.left_out`), and a warning is
-            logged.
+            threshold it does not select tokens, and a warning is logged.
+        grammar: Constrains the text (`gac_core.Grammar`). It masks the combined distribution (the gate's where it
+            decides alone); tokens that it forces need no forward. None (default): no constraint.
+        drafts: Whether tokens may be drafted and verified several at once. Default True: as `EnsembleConfig.drafts`. In
+            float32 it changes the cost, not the text. In bfloat16 and float16 a forward of several tokens rounds
+            otherwise than one of one token, so that it may change a token whose probability is nearly that of another.
+        parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
+            token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
+            that your own code has put control tokens into, for example by rendering a chat template.
+        token_stats: Return the confidence and agreement of the members for each token (`gac_core.TokenStats`). Default
+            False: only their means over the answer.
+        timeout: Seconds from the call to the last token at most, queueing included; after them the call raises a
+            `RequestTimeoutError` and the request is aborted, also if a member's forward hangs. None (default): no
+            limit.
         weights: Weights of the members for this request, in place of those of their `MemberConfig`: a mapping from
             names to numbers (members that it does not name keep theirs), or one number per member in the ensemble's
             order. 0 or more, at least one above 0; a member with the weight 0 takes no part in the request. None
@@ -46,19 +57,6 @@ class SamplingParams:
         combine: How distributions become one, as `EnsembleConfig.combine`. None (default): the ensemble's.
         alignment: How distributions are compared, as `EnsembleConfig.alignment`. None (default): the ensemble's.
         gate_rule: How the gate's certainty is measured, as `EnsembleConfig.gate_rule`. None (default): the ensemble's.
-        grammar: What the text must look like (`gac_core.Grammar`). It restricts the combined distribution (the gate's
-            where it decides alone); what it forces is written without asking any member. None (default): anything.
-        drafts: Whether tokens may be drafted and checked several at once. Default True: as the ensemble is set up. In
-            float32 it changes the cost, not the text. In bfloat16 and float16 a forward of several tokens rounds
-            otherwise than one of one token, so that it may change a token whose probability is nearly that of another.
-        parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
-            token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
-            that your own code has put control tokens into, for example by rendering a chat template.
-        token_stats: Give for each token how sure and how united the members were (`gac_core.TokenStats`). Default
-            False: their means over the answer only.
-        timeout: Seconds from the call to the last token at most, waiting for its turn included; after them the call
-            raises a `RequestTimeoutError` and the request is given up, also where a member's forward hangs. It changes
-            nothing else of the answer. None (default): no limit.
 
     Raises:
         RequestError: A value is out of its range.
@@ -75,15 +73,15 @@ class SamplingParams:
     logprobs: int | None = None
     threshold: float | Literal["default"] | None = "default"
     gate: str | None = None
-    weights: Mapping[str, float] | tuple[float, ...] | None = None
-    combine: str | None = None
-    alignment: str | None = None
-    gate_rule: str | None = None
     grammar: Grammar | None = None
     drafts: bool = True
     parse_special: bool = False
     token_stats: bool = False
     timeout: float | None = None
+    weights: Mapping[str, float] | tuple[float, ...] | None = None
+    combine: str | None = None
+    alignment: str | None = None
+    gate_rule: str | None = None
 
     def __post_init__(self) -> None:
         self._set("max_tokens", check_int(RequestError, "max_tokens", self.max_tokens, 1))
@@ -151,7 +149,7 @@ def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...]:
     if isinstance(value, Mapping):
         names = [check_text(RequestError, "each name of weights", name) for name in value]
         numbers = [check_number(RequestError, f"weights[{quote(name)}]", value[name], 0) for name in names]
-        return MappingProxyType(dict(zip(names, numbers, strict=True)))
+        return dict(zip(names, numbers, strict=True))
     if isinstance(value, (Set, str)):
         raise RequestError(f"weights must be a mapping of names to numbers, or a list of numbers, not {quote(value)}")
     given = check_list(RequestError, "weights", value, "numbers, or a mapping of names to numbers")

@@ -1,7 +1,4 @@
-"""A caller's arguments as a call: checked, with its id and its deadline; and the log of what is refused.
-
-Knows how a request is made; knows nothing of how its answer comes.
-"""
+"""A caller's arguments as a call: checked, with an id and a deadline; and the log of refused requests."""
 
 from __future__ import annotations
 
@@ -31,19 +28,19 @@ from gac_core.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-# Errors whose messages hold nothing of a prompt.
-_TELLABLE = (QueueFullError, EngineStuckError, EngineClosedError, RequestTimeoutError, PromptTooLongError)
+# Errors whose messages contain no text of a prompt.
+_LOGGABLE = (QueueFullError, EngineStuckError, EngineClosedError, RequestTimeoutError, PromptTooLongError)
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a caller asks for.
+    """One call of `Ensemble.generate` or a method like it.
 
     Attributes:
-        ask: Makes the request and the reader of its answer; rendering a long prompt takes time. Keeps alive what closes
-            the session when it is garbage.
+        ask: Makes the request and the processor of its output; rendering a long prompt takes time. Keeps the ensemble's
+            input processor alive.
         label: The request's id, as the caller sees it.
-        deadline: When it must be done.
+        deadline: Its deadline.
     """
 
     ask: Callable[[], tuple[Request, OutputProcessor]]
@@ -53,7 +50,7 @@ class Call:
 
 @contextmanager
 def reported(label: str) -> Iterator[None]:
-    """Gives errors the id of the request that they refuse or give up, and logs them without any text of it."""
+    """Sets the request id of errors, and logs them without any text of the request."""
     try:
         yield
     except GaCError as error:
@@ -62,7 +59,7 @@ def reported(label: str) -> Iterator[None]:
             logging.INFO if isinstance(error, RequestError) else logging.WARNING,
             "request %s not answered: %s",
             label,
-            f"{type(error).__name__}: {error}" if isinstance(error, _TELLABLE) else type(error).__name__,
+            f"{type(error).__name__}: {error}" if isinstance(error, _LOGGABLE) else type(error).__name__,
             extra={"request_id": label, "member": getattr(error, "member", None)},
         )
         raise

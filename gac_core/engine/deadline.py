@@ -1,7 +1,4 @@
-"""By when a request must be answered, counted from the call; waiting no longer than that.
-
-Knows clocks and threads; knows nothing of requests.
-"""
+"""A request's deadline, counted from the call, and waiting that ends with it."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ R = TypeVar("R")
 
 
 class Deadline:
-    """When a call's time is up.
+    """The deadline of a call.
 
     Args:
-        timeout: Seconds from now. None: never.
+        timeout: Seconds from now. None: no deadline.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -33,16 +30,16 @@ class Deadline:
         return time.monotonic() - self._began
 
     def left(self) -> float | None:
-        """Seconds that are left, 0 or more; None without a limit."""
+        """Returns the seconds left, 0 or more; None without a deadline."""
         return None if self.timeout is None else max(0.0, self.timeout - self.spent)
 
     def passed(self, at: float | None = None) -> bool:
-        """Whether the time was up at a moment of `time.monotonic`; default now."""
+        """Returns whether the deadline had passed at a time of `time.monotonic`; default now."""
         moment = time.monotonic() if at is None else at
         return self.timeout is not None and moment - self._began >= self.timeout
 
     def within(self, call: Callable[[], R]) -> R:
-        """Calls something that cannot be interrupted; with a limit in a thread of its own, which is left behind.
+        """Calls a function that cannot be interrupted; with a deadline in a thread, which goes on after it.
 
         Raises:
             TimeoutError: It did not return in time.

@@ -1,7 +1,6 @@
-"""How what the engine's thread finds out reaches the threads and event loops that asked.
+"""Delivers a request's events from the engine's thread to the thread or event loop that submitted it.
 
-Whoever asks waits here, no longer than the request's timeout, whatever the engine's thread does. Knows queues; knows
-nothing of prompts or models.
+Callers wait here, at most until the request's deadline, whatever the engine's thread does.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from gac_core.engine.session import Session
 from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
 from gac_core.output import OutputChunk, RequestOutput, afold
 
-# Seconds between two looks for room in the queue.
+# Seconds between two attempts to get a place in the queue.
 _RETRY = 0.01
 
 Stamped = tuple[float, Event]
@@ -29,7 +28,7 @@ Stamped = tuple[float, Event]
 
 @contextmanager
 def _timely(session: Session, call: Call, num_tokens: int = 0) -> Iterator[None]:
-    """Turns the end of a wait into the request's error, and reports errors."""
+    """Turns a `TimeoutError` into the request's error, and reports errors."""
     with reported(call.label):
         try:
             yield
@@ -41,7 +40,7 @@ def _timely(session: Session, call: Call, num_tokens: int = 0) -> Iterator[None]
 
 
 def _timed_out(session: Session, call: Call, num_tokens: int) -> RequestTimeoutError:
-    """The error of a request that did not end in time, reported."""
+    """Returns the error of a request that did not end in time, reported."""
     try:
         with _timely(session, call, num_tokens):
             raise TimeoutError
@@ -50,31 +49,31 @@ def _timed_out(session: Session, call: Call, num_tokens: int) -> RequestTimeoutE
 
 
 def stream_events(session: Session, call: Call, owner: object) -> Iterator[OutputChunk]:
-    """Returns the chunks of a request's answer; giving the iterator up frees the engine.
+    """Yields the chunks of a request's answer; closing the iterator aborts the request.
 
-    The request is made at once, and queued when the first chunk is asked for.
+    The request is made at once, and queued when the first chunk is read.
 
     Args:
-        session: Who does the request.
-        call: What is asked.
+        session: Runs the request.
+        call: The call.
         owner: The ensemble, which the iterator keeps alive.
 
     Raises:
         RequestError: The prompt or an argument is wrong.
-        QueueFullError: There is no room.
+        QueueFullError: There is no place in the queue.
         EngineClosedError: The ensemble is closed.
         RequestTimeoutError: It took too long.
         GaCError: Whatever ended the request.
     """
     with _timely(session, call):
-        request, reply = call.deadline.within(call.ask)
-    return _delivered(session, call, request, reply, owner)
+        request, processor = call.deadline.within(call.ask)
+    return _events(session, call, request, processor, owner)
 
 
-def _delivered(
-    session: Session, call: Call, request: Request, reply: OutputProcessor, owner: object
+def _events(
+    session: Session, call: Call, request: Request, processor: OutputProcessor, owner: object
 ) -> Iterator[OutputChunk]:
-    _held = owner
+    _kept_alive = owner
     events: queue.SimpleQueue[Stamped] = queue.SimpleQueue()
     with reported(call.label):
         session.submit(request, lambda event: events.put((time.monotonic(), event)))
@@ -84,12 +83,12 @@ def _delivered(
             try:
                 at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
-                raise _timed_out(session, call, reply.num_tokens) from None
+                raise _timed_out(session, call, processor.num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if call.deadline.passed(at):
-                raise _timed_out(session, call, reply.num_tokens)
-            yield reply.read(event)
+                raise _timed_out(session, call, processor.num_tokens)
+            yield processor.read(event)
             if event.output is not None:
                 return
     finally:
@@ -97,11 +96,11 @@ def _delivered(
 
 
 def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput]:
-    """Returns several requests' answers, each in its place; the first error ends them all.
+    """Returns the answers of several requests in their order; the first error aborts them all.
 
     Args:
-        session: Who does the requests; waits for room in the queue.
-        calls: What is asked.
+        session: Runs the requests, which wait for places in the queue.
+        calls: The calls.
 
     Raises:
         RequestError: A prompt or an argument is wrong.
@@ -111,54 +110,54 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
     """
     events: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
     outputs: dict[int, RequestOutput] = {}
-    asked: list[tuple[Request, OutputProcessor]] = []
+    submitted: list[tuple[Request, OutputProcessor]] = []
 
     def sink(place: int, event: Event) -> None:
         events.put((place, time.monotonic(), event))
 
     for call in calls:
         with _timely(session, call):
-            asked.append(call.deadline.within(call.ask))
+            submitted.append(call.deadline.within(call.ask))
     try:
         for place, call in enumerate(calls):
             with _timely(session, call):
-                session.submit(asked[place][0], partial(sink, place), wait=True, timeout=call.deadline.left())
+                session.submit(submitted[place][0], partial(sink, place), wait=True, timeout=call.deadline.left())
         while len(outputs) < len(calls):
-            # All of one call end at one time.
+            # All calls of a batch have the same deadline.
             first = next(place for place in range(len(calls)) if place not in outputs)
             try:
                 place, at, event = events.get(timeout=calls[first].deadline.left())
             except queue.Empty:
-                raise _timed_out(session, calls[first], asked[first][1].num_tokens) from None
+                raise _timed_out(session, calls[first], submitted[first][1].num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if calls[place].deadline.passed(at):
-                raise _timed_out(session, calls[place], asked[place][1].num_tokens)
-            output = asked[place][1].read(event).output
+                raise _timed_out(session, calls[place], submitted[place][1].num_tokens)
+            output = submitted[place][1].read(event).output
             if output is not None:
                 outputs[place] = output
         return [outputs[place] for place in range(len(calls))]
     except BaseException:
-        for request, _ in asked:
+        for request, _ in submitted:
             session.abort(request.request_id)
         raise
 
 
 async def astream_events(session: Session, call: Call, wait: bool = False) -> AsyncIterator[OutputChunk]:
-    """`stream_events` for event loops; closing or cancelling it frees the engine.
+    """`stream_events` for event loops; closing or cancelling it aborts the request.
 
     Args:
-        session: Who does the request.
-        call: What is asked; the request is made in a thread.
-        wait: Wait for room in the queue instead of being refused. Default False.
+        session: Runs the request.
+        call: The call; its request is made in a thread.
+        wait: Wait for a place in the queue instead of being refused. Default False.
     """
     with _timely(session, call):
-        request, reply = await call.deadline.wait(asyncio.to_thread(call.ask))
+        request, processor = await call.deadline.wait(asyncio.to_thread(call.ask))
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Stamped] = asyncio.Queue()
 
     def sink(event: Event) -> None:
-        # A loop that was closed under us has nobody left to tell; it may be closed at any moment.
+        # The loop may have been closed; then no one reads the events.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(events.put_nowait, (time.monotonic(), event))
 
@@ -172,12 +171,12 @@ async def astream_events(session: Session, call: Call, wait: bool = False) -> As
             try:
                 at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
             except TimeoutError:
-                raise _timed_out(session, call, reply.num_tokens) from None
+                raise _timed_out(session, call, processor.num_tokens) from None
             if isinstance(event, Exception):
                 raise event
             if call.deadline.passed(at):
-                raise _timed_out(session, call, reply.num_tokens)
-            yield reply.read(event)
+                raise _timed_out(session, call, processor.num_tokens)
+            yield processor.read(event)
             if event.output is not None:
                 return
     finally:
@@ -185,7 +184,7 @@ async def astream_events(session: Session, call: Call, wait: bool = False) -> As
 
 
 async def _submitted(session: Session, request: Request, sink: Callable[[Event], None], wait: bool) -> bool:
-    """Queues a request; False, after a moment, where there is no room and it may wait."""
+    """Queues a request; False, after a moment, if there is no place and it may wait."""
     try:
         session.submit(request, sink)
         return True
@@ -197,16 +196,16 @@ async def _submitted(session: Session, request: Request, sink: Callable[[Event],
 
 
 async def acollect_batch(session: Session, calls: Sequence[Call], places: int) -> list[RequestOutput]:
-    """`collect_batch` for event loops; cancelling it frees the engine.
+    """`collect_batch` for event loops; cancelling it aborts the requests.
 
     Args:
-        session: Who does the requests; waits for room in the queue.
-        calls: What is asked.
-        places: How many are asked at once.
+        session: Runs the requests, which wait for places in the queue.
+        calls: The calls.
+        places: How many are submitted at once.
     """
     room = asyncio.Semaphore(places)
 
-    async def ask(call: Call) -> RequestOutput:
+    async def run(call: Call) -> RequestOutput:
         with _timely(session, call):
             await call.deadline.wait(room.acquire())
         try:
@@ -214,7 +213,7 @@ async def acollect_batch(session: Session, calls: Sequence[Call], places: int) -
         finally:
             room.release()
 
-    tasks = [asyncio.ensure_future(ask(call)) for call in calls]
+    tasks = [asyncio.ensure_future(run(call)) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -69,12 +69,12 @@ class Engine:
         self._scheduler.add(request)
 
     def abort_request(self, request_id: str) -> None:
-        """Drops a request at once and frees what members hold for it; unknown ids are no error."""
+        """Drops a request at once and frees its KV cache slots; unknown ids are no error."""
         if self._scheduler.remove(request_id) is not None:
             self._executor.release(request_id)
 
     def step(self) -> list[Event]:
-        """Lets every running request go on, by no, one or several tokens; returns what there is to tell, by id."""
+        """Advances every running request by no, one or several tokens; returns the events, by request id."""
         batch = self._scheduler.schedule()
         if not batch:
             return []
@@ -97,7 +97,7 @@ class Engine:
         self._executor.close()
 
     def _events(self, request: Request, done: Sequence[TokenResult]) -> Iterator[Event]:
-        """What there is to tell of a request's tokens; nothing after its end."""
+        """Yields the events of a request's tokens; none after its end."""
         for result in done:
             event = self._fail(request, result) if isinstance(result, GaCError) else self._emit_safely(request, result)
             yield event
@@ -105,7 +105,7 @@ class Engine:
                 return
 
     def _emit_safely(self, request: Request, committed: CommittedToken) -> Event:
-        """A token's event; where that cannot be made, the error of this request."""
+        """Returns a token's event; if that cannot be made, the request's error."""
         try:
             return self._emit(request, committed)
         except BaseException as error:

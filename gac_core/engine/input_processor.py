@@ -199,7 +199,7 @@ def as_label(request_id: object) -> str:
     """Returns a caller's id of a request, or a new one for None.
 
     Raises:
-        RequestError: It is no printable string of 1 to 200 characters.
+        RequestError: It is not a printable string of 1 to 200 characters.
     """
     if request_id is None:
         return uuid.uuid4().hex
@@ -209,7 +209,7 @@ def as_label(request_id: object) -> str:
 
 
 def _parser(conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
-    """What takes an answer apart; agrees with `_grammar` on what is a call."""
+    """Returns the parser of the answer; it agrees with `_grammar` on what a tool call is."""
     names = [tool.name for tool in conversation.offered_tools]
     forms: tuple[Form, ...] = ()
     if conversation.tool_choice == "auto" and answer is None:
@@ -222,7 +222,7 @@ def _parser(conversation: Conversation, answer: Grammar | None, inside: bool) ->
 
 
 def _grammar(conversation: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
-    """What an answer must look like: calls of the tools it may call, or the text that was asked for."""
+    """Returns the grammar of the answer: tool calls, or the requested kind of text."""
     if not conversation.offered_tools:
         return answer
     named = conversation.tool_choice not in ("auto", "required")

@@ -49,7 +49,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Entry:
-    """A request, who receives its events, and whose it is."""
+    """A request with the receiver of its events and its ensemble."""
 
     request: Request
     sink: Sink

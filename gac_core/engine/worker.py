@@ -124,7 +124,7 @@ class Worker:
         try:
             self._serve()
         finally:
-            # Whatever ended the thread, no caller may wait for a result that nothing produces any more.
+            # Whatever ended the thread: callers must not wait for results that will never come.
             left = self._mailbox.stop()
             for client in left:
                 self._end_requests(client, _CLOSED)
@@ -207,7 +207,7 @@ class Worker:
             _send(entry, failed)
 
     def _end_requests(self, client: Client, reason: str) -> None:
-        """Sends an error to everyone who waits for a request of an ensemble, without touching the engine."""
+        """Sends an error to all receivers of an ensemble's requests, without touching the engine."""
         for entry in self._mailbox.end(client):
             failed = EngineClosedError(reason)
             _report(entry.request, failed)
