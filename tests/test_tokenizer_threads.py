@@ -57,7 +57,7 @@ def committed(member: MemberTokenizer, pieces: list[str]) -> list[int]:
     sequence, commit = TokenizedText([]), make_commit("canonical", member)
     for piece in pieces:
         commit(sequence, piece.encode(), False)
-    return sequence.ids
+    return sequence.token_ids
 
 
 def jobs(place: int) -> list[tuple[str, Any]]:
