@@ -1,7 +1,7 @@
 """GaC: several open language models that answer as one, token by token."""
 
 from gac_core.chat.conversation import Conversation, Message, Prompt
-from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall, tell_schema
+from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
@@ -27,9 +27,32 @@ from gac_core.errors import (
     shorten,
 )
 from gac_core.grammar.grammar import Grammar
-from gac_core.grammar.schema import is_recursive
+from gac_core.integration.arguments import (
+    CONVERSATION_ARGUMENTS,
+    CallArguments,
+    read_tool_choice,
+    request_params,
+    split_arguments,
+)
+from gac_core.integration.fields import (
+    ENSEMBLE_FIELDS,
+    LOADING_FIELDS,
+    SAMPLING_FIELDS,
+    WRAPPER_FIELDS,
+    WrapperField,
+    field_error,
+)
+from gac_core.integration.metadata import TokenCounts, as_metadata, token_counts
+from gac_core.integration.sources import member_weights, open_ensemble
+from gac_core.integration.structured import (
+    StructuredOutput,
+    check_tool_calls,
+    read_json_answer,
+    recursive_schema,
+    with_recursive_parameters,
+)
+from gac_core.integration.wrapper import EnsembleModel
 from gac_core.member_config import MemberConfig
-from gac_core.metadata import as_metadata
 from gac_core.output import (
     EffectiveSettings,
     FinishReason,
@@ -44,15 +67,18 @@ from gac_core.output import (
     fold,
 )
 from gac_core.sampling import SamplingParams
-from gac_core.settings import SAMPLING_FIELDS, ambient_gate, ambient_threshold, request_params, use_gate, use_threshold
-from gac_core.sources import ENSEMBLE_FIELDS, open_ensemble
+from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CONVERSATION_ARGUMENTS",
     "ENSEMBLE_FIELDS",
+    "LOADING_FIELDS",
     "SAMPLING_FIELDS",
+    "WRAPPER_FIELDS",
     "AnswerError",
+    "CallArguments",
     "ChatTemplateError",
     "ConfigError",
     "Conversation",
@@ -62,6 +88,7 @@ __all__ = [
     "EngineStuckError",
     "Ensemble",
     "EnsembleConfig",
+    "EnsembleModel",
     "FinishReason",
     "GaCError",
     "Grammar",
@@ -82,6 +109,8 @@ __all__ = [
     "RequestStats",
     "RequestTimeoutError",
     "SamplingParams",
+    "StructuredOutput",
+    "TokenCounts",
     "TokenLogprob",
     "TokenStats",
     "Tool",
@@ -91,16 +120,24 @@ __all__ = [
     "UnknownSettingError",
     "UnwritableTextError",
     "Usage",
+    "WrapperField",
     "ambient_gate",
     "ambient_threshold",
     "as_metadata",
+    "check_tool_calls",
+    "field_error",
     "fold",
-    "is_recursive",
+    "member_weights",
     "open_ensemble",
     "quote",
+    "read_json_answer",
+    "read_tool_choice",
+    "recursive_schema",
     "request_params",
     "shorten",
-    "tell_schema",
+    "split_arguments",
+    "token_counts",
     "use_gate",
     "use_threshold",
+    "with_recursive_parameters",
 ]

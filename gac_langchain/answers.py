@@ -1,7 +1,4 @@
-"""The ensemble's answers turned into LangChain's messages and chunks.
-
-Knows values only; knows nothing of ensembles or of how models are called.
-"""
+"""Outputs of the ensemble as LangChain's messages and chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
-from gac_core import OutputChunk, RequestOutput, as_metadata
+from gac_core import OutputChunk, RequestOutput, as_metadata, token_counts
 
 PROVIDER = "gac"
 
@@ -27,13 +24,12 @@ def metadata(output: RequestOutput, model: str) -> dict[str, Any]:
 
 def usage(output: RequestOutput) -> UsageMetadata:
     """Returns an answer's token counts."""
-    counts = output.usage
-    reused = min((member.reused_tokens for member in output.stats.members.values()), default=0)
+    counts = token_counts(output)
     return UsageMetadata(
-        input_tokens=counts.prompt_tokens,
-        output_tokens=counts.completion_tokens,
-        total_tokens=counts.total_tokens,
-        input_token_details={"cache_read": min(reused, counts.prompt_tokens)},
+        input_tokens=counts.prompt,
+        output_tokens=counts.completion,
+        total_tokens=counts.total,
+        input_token_details={"cache_read": counts.cached},
     )
 
 
@@ -42,7 +38,7 @@ def _kwargs(reasoning: str) -> dict[str, Any]:
 
 
 def to_message(output: RequestOutput, model: str) -> AIMessage:
-    """Turns an answer into a message."""
+    """Returns an answer as a message."""
     return AIMessage(
         content=output.text,
         additional_kwargs=_kwargs(output.reasoning),
@@ -58,21 +54,21 @@ def to_message(output: RequestOutput, model: str) -> AIMessage:
     )
 
 
-def beyond_repair(arguments: str) -> str:
-    """Returns what must follow the arguments of a broken call so that LangChain takes it for one.
+def invalidating_suffix(arguments: str) -> str:
+    """Returns what must follow the arguments of a malformed call so that LangChain also takes it for malformed.
 
-    A sum of chunks closes brackets and quotes that are open, and an agent would run the tool with half of its
-    arguments; what it never mends is a bracket that closes another than was opened last.
+    When LangChain adds chunks up, it closes open brackets and quotes, and an agent would run the tool with half of its
+    arguments. It does not repair a closing bracket of the wrong kind.
 
     Args:
-        arguments: JSON as far as it was written, in any state; may be empty.
+        arguments: JSON as far as it was written; may be empty.
     """
     ends = (end + bracket for end in ("", '"', '\\"') for bracket in ("", "]", "}"))
-    return next(end for end in ends if not _is_mended(arguments + end))
+    return next(end for end in ends if not _is_repaired(arguments + end))
 
 
-def _is_mended(arguments: str) -> bool:
-    """Whether LangChain makes a call of these arguments."""
+def _is_repaired(arguments: str) -> bool:
+    """Whether LangChain makes a valid call of these arguments."""
     try:
         return not arguments or isinstance(parse_partial_json(arguments), dict)
     except ValueError:
@@ -80,7 +76,7 @@ def _is_mended(arguments: str) -> bool:
 
 
 class ChunkReader:
-    """Turns the pieces of one stream into chunks.
+    """Turns one stream of the ensemble into LangChain's chunks.
 
     Args:
         model: The model's name.
@@ -88,13 +84,14 @@ class ChunkReader:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        # The calls so far, by their index: id, and text of the arguments.
-        self._told: dict[int, tuple[str, str]] = {}
+        # Id and arguments so far of each call, by its index.
+        self._streamed: dict[int, tuple[str, str]] = {}
 
     def __call__(self, part: OutputChunk) -> Iterator[ChatGenerationChunk]:
-        """Yields the next piece as chunks, none where there is nothing in it to show.
+        """Yields zero or more chunks for one chunk of the ensemble.
 
-        Calls come in chunks of their own: beside text, or in the last one, LangChain's events lose pieces of them.
+        Tool calls and the final metadata have chunks of their own: LangChain's event streams lose pieces of calls that
+        share a chunk with text or with the end.
         """
         calls = self._calls(part)
         if part.text or part.reasoning:
@@ -113,22 +110,22 @@ class ChunkReader:
             yield ChatGenerationChunk(message=last)
 
     def _calls(self, part: OutputChunk) -> list[ToolCallChunk]:
-        """The pieces of calls in a part, one for each call: of two in one chunk LangChain makes two calls."""
+        """Returns the pieces of calls in a chunk, joined to one per call: LangChain makes two calls of two pieces."""
         new: dict[int, ToolCallChunk] = {}
         for piece in part.tool_calls:
             self._add(new, piece.index, piece.id, piece.name, piece.arguments)
         if part.output is not None:
             broken = {call.id: call for call in part.output.invalid_tool_calls}
-            for index, (id_, arguments) in self._told.items():
+            for index, (id_, arguments) in self._streamed.items():
                 if broken.pop(id_, None) is not None:
-                    self._add(new, index, None, None, beyond_repair(arguments))
-            # Those that broke before their name was known were not told yet.
-            for index, call in enumerate(broken.values(), 1 + max(self._told, default=-1)):
-                self._add(new, index, call.id, call.name, call.arguments + beyond_repair(call.arguments))
+                    self._add(new, index, None, None, invalidating_suffix(arguments))
+            # Calls that broke before their name was known were not streamed.
+            for index, call in enumerate(broken.values(), 1 + max(self._streamed, default=-1)):
+                self._add(new, index, call.id, call.name, call.arguments + invalidating_suffix(call.arguments))
         return list(new.values())
 
     def _add(self, new: dict[int, ToolCallChunk], index: int, id_: str | None, name: str | None, text: str) -> None:
-        known, arguments = self._told.get(index, (id_ or "", ""))
-        self._told[index] = (known, arguments + text)
+        known, arguments = self._streamed.get(index, (id_ or "", ""))
+        self._streamed[index] = (known, arguments + text)
         had = new.get(index) or tool_call_chunk(name=name, args="", id=id_, index=index)
         new[index] = {**had, "args": (had["args"] or "") + text}

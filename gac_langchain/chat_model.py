@@ -14,14 +14,21 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
-from gac_core import Conversation, RequestError, SamplingParams, UnknownArgumentError, quote
+from gac_core import (
+    SAMPLING_FIELDS,
+    Conversation,
+    RequestError,
+    SamplingParams,
+    quote,
+    read_tool_choice,
+    split_arguments,
+)
 from gac_langchain import answers, convert
 from gac_langchain.configured import ConfiguredChat
-from gac_langchain.settings import CALL_NAMES, request_id_of
+from gac_langchain.settings import request_id_of
 from gac_langchain.structured import structured
 
-_OF_CALLS = ("model", "request_id")
-_TOOL_ARGUMENTS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "strict", "enable_thinking")
+_OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict")
 
 
 class ChatGaC(ConfiguredChat):
@@ -35,8 +42,8 @@ class ChatGaC(ConfiguredChat):
             pip install 'gac-ensemble[langchain]'
 
     Instantiate:
-        Models, or a loaded ensemble, or a YAML file; without any, the file that ``GAC_CONFIG`` names. Models of the
-        same settings share one loaded ensemble, and so do copies.
+        From models, a loaded ensemble, or a YAML file; without any of them, from the file that ``GAC_CONFIG`` names.
+        Models with the same settings share one loaded ensemble, and so do copies.
 
         .. code-block:: python
 
@@ -53,12 +60,13 @@ class ChatGaC(ConfiguredChat):
             chat.invoke([("system", "Be brief."), ("human", "Who built the bridge?")], threshold=0.8)
 
         ``batch``, threads and tasks that call at the same time run as one batch. Every parameter of
-        `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not known is refused.
-        The threshold may also come by ``config={"configurable": {"gac_threshold": 0.8}}``, which reaches every model in
-        a chain or agent, by `gac_core.use_threshold`, or by ``chat.with_threshold(0.8)``; and the gate by
-        ``gac_gate``, `gac_core.use_gate`, or ``chat.with_gate("model-b")``. ``model="NAME"`` asks one member alone,
-        whatever the configuration says. ``timeout`` bounds the seconds of a call (``gac_timeout`` in a configuration).
-        Errors and log records name the run's id, or the call's ``request_id``.
+        `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; unknown arguments are errors.
+        ``config={"configurable": {"gac_threshold": 0.8}}`` sets the threshold of every model in a chain or agent; so do
+        ``gac_gate``, ``gac_weights``, ``gac_combine``, ``gac_alignment``, ``gac_gate_rule`` and ``gac_timeout`` for
+        theirs. `gac_core.use_threshold` and `gac_core.use_gate` set them for a context, ``chat.with_threshold(0.8)``
+        and ``chat.with_gate("model-b")`` for a copy. ``model="NAME"`` uses one member alone, whatever the
+        configuration sets. ``timeout`` limits the seconds of a call. Errors and log records name the run's id, or the
+        call's ``request_id``.
 
     Stream:
         .. code-block:: python
@@ -73,30 +81,28 @@ class ChatGaC(ConfiguredChat):
             async for chunk in chat.astream("Who built the bridge?"):
                 print(chunk.text, end="")
 
-        Cancelling a task or giving a stream up frees the engine.
+        Cancelling a task or abandoning a stream frees the engine.
 
     Tool calling:
         .. code-block:: python
 
             chat.bind_tools([get_weather], tool_choice="any").invoke("How is the weather?").tool_calls
 
-        A grammar keeps every call to its tool's schema. A call that ``max_tokens`` cuts off is in
-        ``invalid_tool_calls``.
+        A grammar enforces each tool's schema. A call that ``max_tokens`` truncates is in ``invalid_tool_calls``.
 
     Structured output:
         .. code-block:: python
 
             chat.with_structured_output(Joke).invoke("Tell me a joke about cats.")
 
-        The schema is enforced token by token (``method="json_schema"``, the default), and the members are told it in
-        the system message. An answer that ``max_tokens`` cuts off is an error.
+        The schema is enforced token by token (``method="json_schema"``, the default) and described in the system
+        message. An answer that ``max_tokens`` truncates is an error.
 
     Response metadata:
-        ``finish_reason``, ``model_name``, ``logprobs`` if asked for, and under ``gac`` the settings in force
-        (``threshold``, ``gate``, ``weights``, ``alignment``, ``commit``, ``temperature``, ``seed``), the means of
-        ``confidence``, ``agreement`` and ``divergence`` over the answer (for each token with ``token_stats=True``), the
-        steps, the share of them that was ensembled, drafted and accepted tokens, and what each member did
-        (`gac_core.RequestStats`). Token counts are in ``usage_metadata``.
+        ``finish_reason``, ``model_name``, ``logprobs`` if requested, and under ``gac`` the settings in force
+        (`gac_core.EffectiveSettings`), the means of ``confidence``, ``agreement`` and ``divergence`` over the answer
+        (for each token with ``token_stats=True``), the steps, the share of them that was ensembled, drafted and
+        accepted tokens, and the work of each member (`gac_core.RequestStats`). Token counts are in ``usage_metadata``.
     """
 
     @property
@@ -108,7 +114,7 @@ class ChatGaC(ConfiguredChat):
         return self._identity()
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        context = self._loaded.context_for(self._params(None, {}))
+        context = self._context()
         profile: ModelProfile = {
             "max_output_tokens": self.max_tokens,
             "text_inputs": True,
@@ -128,12 +134,13 @@ class ChatGaC(ConfiguredChat):
     def __init__(self, **fields: Any) -> None:
         """Checks all fields, then loads the ensemble; see `EnsembleSettings`."""
         super().__init__(**fields)
-        # The base class asks for the profile before there is an ensemble.
+        # The base class resolves the profile before the ensemble is loaded.
         if self.profile is None:
             self.profile = self._resolve_model_profile()
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = self._params(stop, {name: value for name, value in kwargs.items() if name in CALL_NAMES})
+        given = {"stop": stop} if stop is not None else {}
+        params = self._sampling_params({**given, **{n: value for n, value in kwargs.items() if n in SAMPLING_FIELDS}})
         return LangSmithParams(
             ls_provider=answers.PROVIDER,
             ls_model_name=kwargs.get("model") or self.model_name,
@@ -144,16 +151,17 @@ class ChatGaC(ConfiguredChat):
         )
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Returns how long a conversation is for the member that reads most tokens in it, template and tools included.
+        """Returns the tokens of a conversation, chat template and tools included, for the member that counts most.
 
         Args:
             messages: The conversation.
             tools: Tools that would be bound, in any of LangChain's forms. Default none.
 
         Raises:
-            RequestError: A message or a tool cannot be told to the members.
+            RequestError: A message or a tool has an unsupported form.
         """
-        return self._loaded.count_tokens(convert.to_conversation(messages, {"tools": tools}), self._params(None, {}))
+        talk = convert.to_conversation(messages, {"tools": tools})
+        return self._ensemble.count_tokens(talk, self._sampling_params({}))
 
     # ---- calls
 
@@ -164,9 +172,9 @@ class ChatGaC(ConfiguredChat):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        talk, params, name = self._asked(messages, stop, kwargs)
+        talk, params, name = self._request(messages, stop, kwargs)
         message = answers.to_message(
-            self._loaded.generate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
+            self._ensemble.generate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -177,9 +185,9 @@ class ChatGaC(ConfiguredChat):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        talk, params, name = self._asked(messages, stop, kwargs)
+        talk, params, name = self._request(messages, stop, kwargs)
         message = answers.to_message(
-            await self._loaded.agenerate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
+            await self._ensemble.agenerate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -190,10 +198,10 @@ class ChatGaC(ConfiguredChat):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        talk, params, name = self._asked(messages, stop, kwargs)
-        read = answers.ChunkReader(name)
-        for part in self._loaded.stream(talk, params, request_id=request_id_of(kwargs, run_manager)):
-            for chunk in read(part):
+        talk, params, name = self._request(messages, stop, kwargs)
+        to_chunks = answers.ChunkReader(name)
+        for part in self._ensemble.stream(talk, params, request_id=request_id_of(kwargs, run_manager)):
+            for chunk in to_chunks(part):
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -205,39 +213,40 @@ class ChatGaC(ConfiguredChat):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        talk, params, name = self._asked(messages, stop, kwargs)
-        read = answers.ChunkReader(name)
-        async for part in self._loaded.astream(talk, params, request_id=request_id_of(kwargs, run_manager)):
-            for chunk in read(part):
+        talk, params, name = self._request(messages, stop, kwargs)
+        to_chunks = answers.ChunkReader(name)
+        async for part in self._ensemble.astream(talk, params, request_id=request_id_of(kwargs, run_manager)):
+            for chunk in to_chunks(part):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
-    def _asked(
+    def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[Conversation, SamplingParams, str]:
-        """What one call asks for: the conversation, the parameters, and the name of the model that answers."""
-        unknown = set(kwargs) - CALL_NAMES - {*_TOOL_ARGUMENTS, *_OF_CALLS}
-        if unknown:
-            raise UnknownArgumentError(unknown, {*CALL_NAMES, *_TOOL_ARGUMENTS, *_OF_CALLS})
-        overrides = {name: value for name, value in kwargs.items() if name in CALL_NAMES}
-        grammar = convert.to_grammar(kwargs.get("response_format"))
-        if grammar is not None:
-            if overrides.get("grammar", self.grammar) is not None:
-                raise RequestError("give a grammar or a response_format (structured output), and not both")
-            overrides["grammar"] = grammar
-        name = kwargs.get("model") or self.model_name
+        """Returns a call's conversation, its parameters, and the name of the model that answers."""
+        given = split_arguments(kwargs, other=_OTHER_ARGUMENTS)
+        sampling = dict(given.sampling) if stop is None else {"stop": stop, **given.sampling}
+        output = convert.to_structured_output(given.other.get("response_format"), bool(given.conversation.get("tools")))
+        if output is not None:
+            if sampling.get("grammar", self.grammar) is not None:
+                raise RequestError("grammar excludes response_format (structured output); give one of them")
+            sampling["grammar"] = output.grammar
+        name = given.other.get("model") or self.model_name
         if name != self.model_name:
-            if name not in self._loaded.names:
-                known = [self.model_name, *self._loaded.names]
-                raise RequestError(f"there is no model {quote(name)}; models are: {', '.join(known)}")
-            if overrides.get("gate", name) != name:
-                raise RequestError(
-                    f"model={quote(name)} asks one member alone; leave gate={quote(overrides['gate'])} out"
-                )
-            # One member alone is a gate that is always sure.
-            overrides.update(gate=name, threshold=0.0)
-        return convert.to_conversation(messages, kwargs), self._params(stop, overrides), name
+            sampling.update(self._alone(name, sampling))
+        return convert.to_conversation(messages, given.conversation, output), self._sampling_params(sampling), name
+
+    def _alone(self, name: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters that let one member answer alone: as a gate at a threshold of 0."""
+        if name not in self._ensemble.names:
+            known = [self.model_name, *self._ensemble.names]
+            raise RequestError(f"there is no model {quote(name)}; models are: {', '.join(known)}")
+        if sampling.get("gate", name) != name:
+            raise RequestError(f"model={quote(name)} uses one member alone; leave gate={quote(sampling['gate'])} out")
+        if sampling.get("weights") is not None:
+            raise RequestError(f"model={quote(name)} uses one member alone; leave weights out")
+        return {"gate": name, "threshold": 0.0, "weights": None}
 
     # ---- tools and structured output
 
@@ -256,16 +265,16 @@ class ChatGaC(ConfiguredChat):
             tools: Functions, pydantic classes, `BaseTool`, or schemas.
             tool_choice: ``"auto"`` (default), ``"any"``, ``"required"`` or True: calls only; ``"none"``; a tool's name,
                 as a string or in OpenAI's form.
-            strict: Calls keep to their schema in any case; kept for the schemas that tools give.
-            parallel_tool_calls: Whether one answer may hold several calls. Default True.
-            **kwargs: Bound as they are: parameters, ``response_format``.
+            strict: Passed to LangChain's conversion of tools; schemas are enforced in any case.
+            parallel_tool_calls: Whether one answer may have several calls. Default True.
+            **kwargs: Other arguments of the calls, such as parameters and ``response_format``.
 
         Raises:
-            RequestError: A tool or the choice has a form that is not known.
+            RequestError: A tool or the choice has an unsupported form.
         """
         given = convert.to_tools(tools, strict)
         names = [tool.name for tool in convert.core_tools(given)]
-        choice = convert.to_choice(tool_choice, names)
+        choice = read_tool_choice(tool_choice, names)
         extra: dict[str, Any] = {}
         if choice is not None and (given or choice != "required"):
             extra["tool_choice"] = choice
@@ -286,13 +295,13 @@ class ChatGaC(ConfiguredChat):
 
         Args:
             schema: A pydantic class (v1 or v2), a TypedDict, or a JSON schema.
-            method: ``"json_schema"`` (default) enforces the schema on the answer; ``"function_calling"`` on a call that
-                must be made; ``"json_mode"`` enforces JSON only.
-            include_raw: Give ``{"raw": message, "parsed": value, "parsing_error": error}``. Default False.
+            method: ``"json_schema"`` (default) enforces the schema on the answer; ``"function_calling"`` on a required
+                tool call; ``"json_mode"`` enforces JSON only.
+            include_raw: Return ``{"raw": message, "parsed": value, "parsing_error": error}``. Default False.
             strict: As in `bind_tools`.
-            **kwargs: Bound as they are.
+            **kwargs: Other arguments of the calls.
 
         Raises:
-            RequestError: The method is none of these.
+            RequestError: Unknown method.
         """
         return structured(self, schema, method, include_raw, strict, kwargs)

@@ -1,6 +1,6 @@
-"""The chat model's public methods: they take settings from a run's configuration, and bound its batches.
+"""`ConfiguredChat`: public methods of a chat model that read settings from ``config["configurable"]``.
 
-LangChain passes ``config["configurable"]`` to a model's public methods only, not to the ones that a model implements.
+LangChain passes the run's configuration to a model's public methods only, not to those that it implements.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from gac_langchain.settings import EnsembleSettings
 
 
 class ConfiguredChat(EnsembleSettings, BaseChatModel):
-    """A chat model whose calls take settings from their run's configuration, unless they give them."""
+    """A chat model whose calls take arguments from their run's configuration (`CONFIGURABLE`) that they do not give."""
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        # A cache's key: what an answer depends on.
-        told = {name: value for name, value in kwargs.items() if name not in ("request_id", "timeout")}
-        return super()._get_llm_string(stop, **told)
+        # The key of LangChain's cache: only what an answer depends on.
+        relevant = {name: value for name, value in kwargs.items() if name not in ("request_id", "timeout")}
+        return super()._get_llm_string(stop, **relevant)
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Answers; ``config={"configurable": {...}}`` may hold ``gac_threshold``, ``gac_gate`` and ``gac_timeout``."""
+        """Answers; ``config={"configurable": {...}}`` may set the parameters of `CONFIGURABLE`."""
         return super().invoke(input, config, **self._configured(config, kwargs))
 
     async def ainvoke(
@@ -46,14 +46,14 @@ class ConfiguredChat(EnsembleSettings, BaseChatModel):
 
     def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Streams events of any ``version``; configuration as in `invoke`."""
-        return super().stream_events(input, config, **self._of_events(config, kwargs))
+        return super().stream_events(input, config, **self._event_arguments(config, kwargs))
 
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """`stream_events` for event loops."""
-        return super().astream_events(input, config, **self._of_events(config, kwargs))
+        return super().astream_events(input, config, **self._event_arguments(config, kwargs))
 
-    def _of_events(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        # Older versions come by `astream`.
+    def _event_arguments(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        # Older versions call `astream`, which reads the configuration itself.
         return self._configured(config, kwargs) if kwargs.get("version") == "v3" else kwargs
 
     def batch(
@@ -67,12 +67,12 @@ class ConfiguredChat(EnsembleSettings, BaseChatModel):
         """Answers several inputs as one batch of the engine.
 
         Args:
-            inputs: What to answer.
-            config: One configuration, or one for each. Default ``max_concurrency``: what the engine runs at once.
+            inputs: Prompts, in any form that `invoke` takes.
+            config: One configuration, or one for each. Default ``max_concurrency``: the engine's batch size.
             return_exceptions: Return errors in place of answers. Default False: the first one is raised.
             **kwargs: As in `invoke`.
         """
-        configs = self._side_by_side(config, len(inputs))
+        configs = self._concurrent(config, len(inputs))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -84,5 +84,5 @@ class ConfiguredChat(EnsembleSettings, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """`batch` for event loops."""
-        configs = self._side_by_side(config, len(inputs))
+        configs = self._concurrent(config, len(inputs))
         return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)

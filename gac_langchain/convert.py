@@ -1,7 +1,4 @@
-"""LangChain's messages, tools and formats turned into the ensemble's.
-
-Knows values only; knows nothing of ensembles or of how models are called.
-"""
+"""LangChain's messages, tools and response formats as the ensemble's conversations, tools and grammars."""
 
 from __future__ import annotations
 
@@ -20,31 +17,31 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel
 
 from gac_core import (
     Conversation,
     Grammar,
     Message,
     RequestError,
+    StructuredOutput,
     Tool,
     ToolCall,
-    is_recursive,
     quote,
+    read_tool_choice,
     shorten,
-    tell_schema,
+    with_recursive_parameters,
 )
 
-# Parts of a message that stand for what its fields say already, or for what no model is told.
-_PASSED_OVER = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call")
+# Content blocks that repeat fields of the message, or that chat templates cannot show.
+_SKIPPED = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call")
 _REASONING = ("reasoning", "thinking", "redacted_thinking")
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """Turns LangChain messages into the ensemble's.
+    """Returns LangChain messages as the ensemble's.
 
     Raises:
-        RequestError: A message is of a kind, or holds a part, that the members cannot be told.
+        RequestError: A message has an unsupported type, or a content block that is not text.
     """
     return [_message(message) for message in messages]
 
@@ -60,18 +57,16 @@ def _message(message: BaseMessage) -> Message:
             ToolCall(c["id"] or f"call_{n}", c["name"], _json(c["args"])) for n, c in enumerate(message.tool_calls)
         ]
         content = _text(message)
-        # What began as a call and was none is part of what the assistant said.
+        # The text of malformed calls is kept as text.
         broken = [str(call.get("args") or "") for call in message.invalid_tool_calls]
-        said = "\n".join(part for part in (content, *broken) if part)
+        text = "\n".join(part for part in (content, *broken) if part)
         reasoning = message.additional_kwargs.get("reasoning_content") or _reasoning(message)
-        return Message("assistant", said, tuple(calls), name=name, reasoning=reasoning or None)
+        return Message("assistant", text, tuple(calls), name=name, reasoning=reasoning or None)
     if isinstance(message, ToolMessage):
         return Message("tool", _text(message), tool_call_id=message.tool_call_id, name=name)
     if isinstance(message, ChatMessage) and message.role in ("system", "user", "assistant"):
         return Message(message.role, _text(message), name=name)  # type: ignore[arg-type]
-    raise RequestError(
-        f"a {type(message).__name__} cannot be told to the members; use system, human, AI and tool messages"
-    )
+    raise RequestError(f"a {type(message).__name__} is not supported; use system, human, AI and tool messages")
 
 
 def _text(message: BaseMessage) -> str:
@@ -86,8 +81,8 @@ def _text(message: BaseMessage) -> str:
             parts.append(part["text"])
         elif kind == "json" and "json" in part:
             parts.append(_json(part["json"]))
-        elif kind not in _PASSED_OVER and kind not in _REASONING:
-            raise RequestError(f"the members read text only; a message holds a part of type {quote(kind)}")
+        elif kind not in _SKIPPED and kind not in _REASONING:
+            raise RequestError(f"the models read text only; a message has a content block of type {quote(kind)}")
     return "".join(parts)
 
 
@@ -103,15 +98,15 @@ def _json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise RequestError(
-            f"the members are told JSON, which cannot hold {quote(value)}: {shorten(str(error), 200)}"
+            f"a message or tool call holds {quote(value)}, which JSON cannot represent: {shorten(str(error), 200)}"
         ) from error
 
 
 def to_tools(tools: Sequence[Any], strict: bool | None = None) -> list[dict[str, Any]]:
-    """Turns whatever LangChain takes for tools into OpenAI's form.
+    """Returns tools in any of LangChain's forms in OpenAI's form.
 
     Raises:
-        RequestError: LangChain cannot make a tool of one of them.
+        RequestError: LangChain cannot convert one of them.
     """
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
         raise RequestError(f"tools must be a list of tools, not {quote(tools)}")
@@ -122,32 +117,20 @@ def _to_tool(tool: Any, strict: bool | None) -> dict[str, Any]:
     try:
         converted = convert_to_openai_tool(tool, strict=strict)
     except Exception as error:
-        # LangChain raises ValueError, TypeError and pydantic's errors, depending on what it takes the tool for.
+        # ValueError, TypeError or pydantic's errors, depending on the kind of object.
         reason = shorten(" ".join(str(error).split()), 200)
         raise RequestError(
             f"{quote(tool)} is not a tool ({reason}); give a function with a docstring and type hints, a pydantic "
             "class, a BaseTool, or a mapping in OpenAI's form"
         ) from error
-    arguments = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
-    own = recursive_schema(arguments)
-    if own is not None:
-        converted["function"]["parameters"] = own
-    return converted
-
-
-def recursive_schema(model: Any) -> dict[str, Any] | None:
-    """Returns the JSON schema of a pydantic class that refers to itself, whose references LangChain would drop."""
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return None
-    schema = model.model_json_schema()
-    return schema if is_recursive(schema) else None
+    return with_recursive_parameters(converted, tool.tool_call_schema if isinstance(tool, BaseTool) else tool)
 
 
 def core_tools(tools: Sequence[Any]) -> list[Tool]:
-    """Turns tools in any of LangChain's forms into the ensemble's.
+    """Returns tools in any of LangChain's forms as the ensemble's.
 
     Raises:
-        RequestError: One has no form that the ensemble knows.
+        RequestError: One cannot be converted.
     """
     out = []
     for tool in to_tools(tools):
@@ -156,87 +139,59 @@ def core_tools(tools: Sequence[Any]) -> list[Tool]:
     return out
 
 
-def to_choice(choice: Any, names: Sequence[str]) -> str | None:
-    """Turns a tool choice in any of LangChain's forms into the ensemble's; None leaves it to the models.
-
-    Raises:
-        RequestError: It is none, or names a tool that is not there.
-    """
-    if choice is None or choice is False:
-        return None
-    if choice is True or choice in ("any", "required"):
-        return "required"
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        choice = function.get("name") if isinstance(function, Mapping) else choice.get("name") or choice.get("type")
-        if choice == "any":
-            return "required"
-    if choice in ("auto", "none", *names):
-        return str(choice)
-    raise RequestError(
-        f"tool_choice must be 'auto', 'any', 'required', 'none', True, or the name of a tool ({', '.join(names)}), "
-        f"not {quote(choice)}"
-    )
-
-
-def to_conversation(messages: Sequence[BaseMessage], asked: Mapping[str, Any]) -> Conversation:
-    """Turns messages, and what a call says of tools, into a conversation.
+def to_conversation(
+    messages: Sequence[BaseMessage], given: Mapping[str, Any], output: StructuredOutput | None = None
+) -> Conversation:
+    """Returns the conversation of a call.
 
     Args:
         messages: The messages.
-        asked: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format`` and
-            ``enable_thinking``, as far as given.
+        given: The call's ``tools``, ``tool_choice``, ``parallel_tool_calls`` and ``enable_thinking``, as far as given.
+        output: What the answer must be; its instruction is added to the system message. Default none.
 
     Raises:
-        RequestError: Something in them has a form that is not known.
+        RequestError: A message, a tool or the choice has an unsupported form.
     """
-    tools = core_tools(asked.get("tools") or ())
-    parallel = asked.get("parallel_tool_calls")
-    schema = _asked_schema(asked.get("response_format"))
-    told = to_messages(messages)
+    tools = core_tools(given.get("tools") or ())
+    parallel = given.get("parallel_tool_calls")
+    turns = to_messages(messages)
     return Conversation(
-        told if schema is None else _with_schema(told, tell_schema(schema, tools=bool(tools))),
+        turns if output is None or not output.instruction else _with_instruction(turns, output.instruction),
         tools,
-        tool_choice=to_choice(asked.get("tool_choice"), [tool.name for tool in tools]) or "auto",
+        tool_choice=read_tool_choice(given.get("tool_choice"), [tool.name for tool in tools]) or "auto",
         parallel_tool_calls=True if parallel is None else parallel,
-        enable_thinking=asked.get("enable_thinking"),
+        enable_thinking=given.get("enable_thinking"),
     )
 
 
-def _with_schema(messages: list[Message], told: str) -> list[Message]:
-    """Adds to the system's words, which stay the same while a conversation grows."""
+def _with_instruction(messages: list[Message], instruction: str) -> list[Message]:
+    """Adds to the system message, which stays the same as a conversation grows, so that its KV cache is reused."""
     if messages and messages[0].role == "system":
-        return [replace(messages[0], content=f"{messages[0].content}\n\n{told}"), *messages[1:]]
-    return [Message("system", told), *messages]
+        return [replace(messages[0], content=f"{messages[0].content}\n\n{instruction}"), *messages[1:]]
+    return [Message("system", instruction), *messages]
 
 
-def to_grammar(response_format: Any) -> Grammar | None:
-    """Turns a response format in OpenAI's form into a grammar.
+def to_structured_output(response_format: Any, tools: bool = False) -> StructuredOutput | None:
+    """Returns what a response format in OpenAI's form asks for; None for plain text.
+
+    Args:
+        response_format: The format, or None.
+        tools: Whether the answer may call tools instead. Default False.
 
     Raises:
         RequestError: It has another form.
-        GrammarError: Its schema is none.
+        GrammarError: Its schema cannot be enforced.
     """
-    schema = _asked_schema(response_format)
-    if schema is not None:
-        return Grammar.json_schema(schema)
-    return Grammar.json_schema({"type": "object"}) if _kind(response_format) == "json_object" else None
-
-
-def _asked_schema(response_format: Any) -> Mapping[str, Any] | None:
-    """The schema of a response format, if it has one."""
-    kind = _kind(response_format)
-    if response_format is None or kind in ("text", "json_object"):
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if response_format is None or kind == "text":
         return None
+    if kind == "json_object":
+        return StructuredOutput(Grammar.json_schema({"type": "object"}), "")
     inner = response_format.get("json_schema") if kind == "json_schema" else None
     schema = inner.get("schema") if isinstance(inner, Mapping) else None
     if isinstance(schema, Mapping):
-        return schema
+        return StructuredOutput.of(schema, tools=tools)
     raise RequestError(
-        'response_format is {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
+        'response_format must be {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}, '
         f'{{"type": "json_object"}} or {{"type": "text"}}, not {quote(response_format)}'
     )
-
-
-def _kind(response_format: Any) -> Any:
-    return response_format.get("type") if isinstance(response_format, Mapping) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
@@ -11,11 +11,12 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from gac_core import OutputChunk, RequestOutput, as_metadata
+from gac_core import OutputChunk, RequestOutput, SamplingParams, as_metadata, split_arguments
+from gac_langchain.answers import usage
 from gac_langchain.convert import to_messages
 from gac_langchain.settings import EnsembleSettings, request_id_of
 
-# What LangChain's `generate` takes for the run, not for the model.
+# Arguments of LangChain's `generate` that concern the run, not the model.
 _OF_RUNS = ("tags", "metadata", "run_name", "run_id", "request_id")
 
 
@@ -30,8 +31,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             pip install 'gac-ensemble[langchain]'
 
     Instantiate:
-        Models, or a loaded ensemble, or a YAML file; without any, the file that ``GAC_CONFIG`` names. Models of the
-        same settings share one loaded ensemble, with `ChatGaC` too.
+        From models, a loaded ensemble, or a YAML file; without any of them, from the file that ``GAC_CONFIG`` names.
+        Models with the same settings share one loaded ensemble, also with `ChatGaC`.
 
         .. code-block:: python
 
@@ -42,17 +43,17 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             llm = GaCLLM.from_config("ensemble.yaml", temperature=0.7)
 
     Invoke:
-        Every parameter of `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; a name that is not
-        known is refused. Threshold and gate may also come as in `ChatGaC`.
+        Every parameter of `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; unknown arguments
+        are errors. Run configurations, contexts and copies set parameters as in `ChatGaC`.
 
         .. code-block:: python
 
             llm.invoke("The capital of France is", threshold=0.8, max_tokens=5)
             llm.batch(["The capital of France is", "The capital of Peru is"])  # one batch of the engine
 
-        Words of the text that spell control tokens, such as ``<|im_end|>``, are read as words. For texts that contain
-        control tokens on purpose, for example because your own code has rendered a chat template, set
-        ``parse_special=True``, as a field or by call, and keep what users wrote free of them.
+        Control tokens that the text spells out, such as ``<|im_end|>``, are encoded as ordinary text. For texts that
+        contain control tokens on purpose, for example because your own code has rendered a chat template, set
+        ``parse_special=True``, as a field or by call, and remove them from user input.
 
     Stream:
         .. code-block:: python
@@ -73,8 +74,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             llm.invoke("Yes or no? ", grammar=gac_core.Grammar.choices(["yes", "no"]))
 
     Response metadata:
-        ``llm.generate([...]).generations[0][0].generation_info`` holds what `ChatGaC` has in ``response_metadata``, and
-        the token counts under ``usage``.
+        ``llm.generate([...]).generations[0][0].generation_info`` has the entries of `ChatGaC`'s ``response_metadata``,
+        and the token counts under ``usage``.
     """
 
     @property
@@ -85,10 +86,10 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _identifying_params(self) -> dict[str, Any]:
         return self._identity()
 
-    # ---- calls; a run's configuration may hold threshold and gate
+    # ---- calls, with parameters from the run's configuration
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
-        """Continues a text; ``config={"configurable": {"gac_threshold": ..., "gac_gate": ...}}`` sets those two."""
+        """Continues a text; ``config={"configurable": {...}}`` may set parameters, as in `ChatGaC`."""
         return super().invoke(input, config, **self._configured(config, kwargs))
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
@@ -119,14 +120,14 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         Args:
             inputs: The texts.
             config: One configuration, or one for each.
-            return_exceptions: Return the error of a text in its place. Default False: the first one is raised and ends
-                them all.
+            return_exceptions: Return the error of a text in its place. Default False: the first error is raised and
+                cancels the others.
             **kwargs: As in `invoke`.
         """
         shared = self._shared(config, kwargs)
         if shared is None or return_exceptions:
             # Each is a run of its own; the engine batches what arrives together.
-            configs = self._side_by_side(config, len(inputs))
+            configs = self._concurrent(config, len(inputs))
             return Runnable.batch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
         return super().batch(inputs, config, **shared)
 
@@ -141,14 +142,14 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         """`batch` for event loops."""
         shared = self._shared(config, kwargs)
         if shared is None or return_exceptions:
-            configs = self._side_by_side(config, len(inputs))
+            configs = self._concurrent(config, len(inputs))
             return await Runnable.abatch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
         return await super().abatch(inputs, config, **shared)
 
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Continues texts, as `batch` does, with all that is known of them; arguments as in `invoke`."""
+        """Continues texts, as `batch` does, and returns them with their metadata; arguments as in `invoke`."""
         asked, rest = self._with_arguments(kwargs)
         return super(GaCLLM, asked).generate(prompts, stop, callbacks, **rest)
 
@@ -160,16 +161,19 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         return await super(GaCLLM, asked).agenerate(prompts, stop, callbacks, **rest)
 
     def _with_arguments(self, kwargs: dict[str, Any]) -> tuple[GaCLLM, dict[str, Any]]:
-        """This model with a call's parameters as its fields: LangChain's cache looks at fields only."""
-        rest = {name: value for name, value in kwargs.items() if name in _OF_RUNS}
-        given = {name: value for name, value in kwargs.items() if name not in _OF_RUNS}
-        params = self._params(None, given)
-        return self.model_copy(update={name: getattr(params, name) for name in given}), rest
+        """Returns a copy with a call's parameters as its fields, since LangChain's cache key has fields only."""
+        given = split_arguments(kwargs, conversation=(), other=_OF_RUNS)
+        params = self._sampling_params(given.sampling)
+        # `weights` as given: a read-only mapping cannot be copied.
+        fields = {name: getattr(params, name) for name in given.sampling} | {
+            name: value for name, value in given.sampling.items() if name == "weights"
+        }
+        return self.model_copy(update=fields), dict(given.other)
 
     def _shared(
         self, config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """The arguments of all runs of a batch; None where their configurations differ in what a call may take."""
+        """Returns the arguments of all runs of a batch; None where their configurations set different ones."""
         configs = config if isinstance(config, list) else [config]
         asked = [self._configured(each, kwargs) for each in configs] or [kwargs]
         return asked[0] if all(each == asked[0] for each in asked) else None
@@ -177,9 +181,12 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         value = super()._convert_input(model_input)
         if isinstance(value, ChatPromptValue):
-            # LangChain makes a text of them, and drops what is none.
+            # Raises for content that is not text, which LangChain would drop.
             to_messages(value.messages)
         return value
+
+    def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
+        return self._sampling_params(given if stop is None else {"stop": stop, **given})
 
     def _generate(
         self,
@@ -188,8 +195,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        given, ids = _with_ids(prompts, kwargs, run_manager)
-        return _result(self._loaded.generate_batch(prompts, self._params(stop, given), request_ids=ids))
+        given, ids = _split_ids(prompts, kwargs, run_manager)
+        return _result(self._ensemble.generate_batch(prompts, self._call_params(stop, given), request_ids=ids))
 
     async def _agenerate(
         self,
@@ -198,8 +205,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        given, ids = _with_ids(prompts, kwargs, run_manager)
-        return _result(await self._loaded.agenerate_batch(prompts, self._params(stop, given), request_ids=ids))
+        given, ids = _split_ids(prompts, kwargs, run_manager)
+        return _result(await self._ensemble.agenerate_batch(prompts, self._call_params(stop, given), request_ids=ids))
 
     def _stream(
         self,
@@ -208,8 +215,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        given, ids = _with_ids([prompt], kwargs, run_manager)
-        for part in self._loaded.stream(prompt, self._params(stop, given), request_id=ids[0]):
+        given, ids = _split_ids([prompt], kwargs, run_manager)
+        for part in self._ensemble.stream(prompt, self._call_params(stop, given), request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
@@ -224,8 +231,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        given, ids = _with_ids([prompt], kwargs, run_manager)
-        async for part in self._loaded.astream(prompt, self._params(stop, given), request_id=ids[0]):
+        given, ids = _split_ids([prompt], kwargs, run_manager)
+        async for part in self._ensemble.astream(prompt, self._call_params(stop, given), request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
@@ -234,10 +241,10 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             yield chunk
 
 
-def _with_ids(
+def _split_ids(
     prompts: list[str], kwargs: dict[str, Any], run_manager: BaseRunManager | None
 ) -> tuple[dict[str, Any], list[str | None]]:
-    """A call's parameters, and the id of each of its requests: the call's or run's, of several with a number."""
+    """Returns a call's parameters and the id of each of its requests: the call's or run's, with a number if several."""
     given = {name: value for name, value in kwargs.items() if name != "request_id"}
     call = request_id_of(kwargs, run_manager)
     if len(prompts) == 1 or not isinstance(call, str):
@@ -250,13 +257,7 @@ def _chunk(part: OutputChunk) -> GenerationChunk:
 
 
 def _info(output: RequestOutput) -> dict[str, Any]:
-    usage = output.usage
-    counts = {
-        "input_tokens": usage.prompt_tokens,
-        "output_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-    return {**as_metadata(output), "usage": counts}
+    return {**as_metadata(output), "usage": usage(output)}
 
 
 def _result(outputs: list[RequestOutput]) -> LLMResult:

@@ -1,7 +1,4 @@
-"""`GaCLLM`: an ensemble as a LlamaIndex LLM, with async methods of its own, tools and structured answers.
-
-Knows LlamaIndex's methods and events; how requests and responses look is told by the modules beside this one.
-"""
+"""`GaCLLM`: an ensemble as a LlamaIndex LLM, with native async methods, tools and structured output."""
 
 from __future__ import annotations
 
@@ -21,7 +18,8 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 
-from gac_llamaindex.messages import chosen, told_tools
+from gac_core import read_tool_choice
+from gac_llamaindex.messages import openai_tools
 from gac_llamaindex.predict import PredictingLLM
 from gac_llamaindex.responses import (
     ChatReader,
@@ -104,20 +102,20 @@ class GaCLLM(PredictingLLM):
             RequestError: A message or an argument is wrong.
         """
         return chat_response(
-            self._ensemble.generate(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+            self._ensemble.generate(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
         )
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop; cancelling it frees the engine."""
         return chat_response(
-            await self._ensemble.agenerate(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+            await self._ensemble.agenerate(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
         )
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Streams the answer; each response holds the text so far and what is new. Arguments as in `chat`."""
-        stream = self._ensemble.stream(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+        stream = self._ensemble.stream(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
 
         def responses() -> ChatResponseGen:
             reader = ChatReader()
@@ -131,7 +129,7 @@ class GaCLLM(PredictingLLM):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` for event loops."""
-        stream = self._ensemble.astream(*self._talk(messages, kwargs), request_id=kwargs.get("request_id"))
+        stream = self._ensemble.astream(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
 
         async def responses() -> ChatResponseAsyncGen:
             reader = ChatReader()
@@ -166,7 +164,9 @@ class GaCLLM(PredictingLLM):
             RequestError: The prompt or an argument is wrong.
         """
         return completion_response(
-            self._ensemble.generate(*self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id"))
+            self._ensemble.generate(
+                *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+            )
         )
 
     @llm_completion_callback()
@@ -174,7 +174,7 @@ class GaCLLM(PredictingLLM):
         """`complete` without blocking the event loop; cancelling it frees the engine."""
         return completion_response(
             await self._ensemble.agenerate(
-                *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+                *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
             )
         )
 
@@ -182,7 +182,7 @@ class GaCLLM(PredictingLLM):
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Streams the answer to a prompt; each response holds the text so far and the new part. As `complete`."""
         stream = self._ensemble.stream(
-            *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+            *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
         )
 
         def responses() -> CompletionResponseGen:
@@ -198,7 +198,7 @@ class GaCLLM(PredictingLLM):
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for event loops."""
         stream = self._ensemble.astream(
-            *self._completion(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
+            *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
         )
 
         async def responses() -> CompletionResponseAsyncGen:
@@ -223,17 +223,19 @@ class GaCLLM(PredictingLLM):
         tool_choice: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Returns the arguments of `chat`; calls are held to the tools' schemas by a grammar."""
+        """Returns the arguments of `chat`; a grammar enforces the tools' schemas."""
         messages = list(chat_history or ())
         if isinstance(user_msg, str):
             user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
         if user_msg is not None:
             messages.append(user_msg)
+        names = [tool.metadata.get_name() for tool in tools]
+        default = "required" if tool_required else "auto"
         return {
             **kwargs,
             "messages": messages,
-            "tools": told_tools(tools),
-            "tool_choice": chosen(tool_choice, tool_required),
+            "tools": openai_tools(tools),
+            "tool_choice": read_tool_choice(tool_choice, names) or default,
             "parallel_tool_calls": allow_parallel_tool_calls,
         }
 
@@ -244,14 +246,14 @@ class GaCLLM(PredictingLLM):
         allow_parallel_tool_calls: bool = False,
         **kwargs: Any,
     ) -> ChatResponse:
-        """Refuses an answer whose calls are all broken; all else the grammar has seen to."""
+        """Raises an `AnswerError` where all calls are malformed; the grammar ensures everything else."""
         check_calls(response)
         return response
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Returns the tool calls of a response; of one that still streams with arguments as far as they are written.
+        """Returns the tool calls of a response; while it streams, with the arguments so far.
 
         Args:
             response: The response.
@@ -259,6 +261,6 @@ class GaCLLM(PredictingLLM):
             **kwargs: Ignored; LlamaIndex's interface has them.
 
         Raises:
-            AnswerError: There is no call and one was needed, or there are only calls that were cut short.
+            AnswerError: There is no call and one was required, or all calls are malformed.
         """
         return tool_selections(response, error_on_no_tool_call)

@@ -1,7 +1,4 @@
-"""From LlamaIndex's messages and tools to the ensemble's.
-
-Knows no ensemble. Never changes what it is given.
-"""
+"""LlamaIndex's messages and tools as the ensemble's. The arguments are never modified."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from gac_core import Message, RequestError, ToolCall, is_recursive, quote
+from gac_core import Message, RequestError, ToolCall, quote, with_recursive_parameters
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -37,15 +34,14 @@ _ROLES: dict[MessageRole, Literal["system", "user", "assistant", "tool"]] = {
 
 
 def convert_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Turns LlamaIndex messages into the ensemble's.
+    """Returns LlamaIndex messages as the ensemble's.
 
-    Text blocks, and those within a `CitableBlock` (its title and source are not read), are joined by line breaks,
-    as `ChatMessage.content` does. Calls of tools are read from `ToolCallBlock`, or from
-    ``additional_kwargs["tool_calls"]`` where there is no such block.
+    Text blocks, also those of a `CitableBlock` (without its title and source), are joined by line breaks, as
+    `ChatMessage.content` does. Tool calls are read from `ToolCallBlock`, or from ``additional_kwargs["tool_calls"]``
+    where there is no such block.
 
     Raises:
-        RequestError: A message holds a block that the members cannot read, or a call whose arguments are no JSON
-            object.
+        RequestError: A message has a block that is not text, or a call whose arguments are not a JSON object.
     """
     return [_convert(message) for message in messages]
 
@@ -63,10 +59,10 @@ def _convert(message: ChatMessage) -> Message:
         elif isinstance(block, ToolCallBlock):
             calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs, len(calls)))
         elif not isinstance(block, CachePoint):
-            # A cache point only advises: the engine reuses what prompts share by itself.
+            # Cache points are hints for services; the engine caches prompt prefixes anyway.
             raise RequestError(
-                f"the members read text only; a message of role {message.role.value!r} holds a {type(block).__name__}; "
-                "turn it into text first"
+                f"the models read text only; a message of role {message.role.value!r} has a {type(block).__name__}; "
+                "convert it to text first"
             )
     extra = message.additional_kwargs
     if not calls and role == "assistant":
@@ -75,7 +71,7 @@ def _convert(message: ChatMessage) -> Message:
         role,
         "\n".join(texts),
         tool_calls=tuple(calls),
-        # Frameworks put the id of the call on the assistant's echo of a result as well, where it says nothing.
+        # LlamaIndex also sets the id on assistant messages that repeat a result; only tool messages have one.
         tool_call_id=extra.get("tool_call_id") if role == "tool" else None,
         name=extra.get("name") if role == "tool" else None,
         reasoning="\n".join(thoughts) if thoughts and role == "assistant" else None,
@@ -83,19 +79,19 @@ def _convert(message: ChatMessage) -> Message:
 
 
 def _flattened(blocks: Sequence[Any]) -> list[Any]:
-    """The blocks, with the contents of citable ones in their place."""
+    """Returns the blocks, with citable ones replaced by their contents."""
     return [part for block in blocks for part in (block.content if isinstance(block, CitableBlock) else [block])]
 
 
 def _given_call(call: Any, place: int) -> ToolCall:
-    """A call as other integrations leave it in ``additional_kwargs``: OpenAI's form, as a mapping or an object."""
+    """Converts a call in OpenAI's form, a mapping or an object, as other integrations put it into messages."""
     if not isinstance(call, Mapping):
         dump = getattr(call, "model_dump", None)
         call = dump() if dump else call
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or "name" not in function:
         raise RequestError(
-            'additional_kwargs["tool_calls"] holds calls of the form {"id": ..., "type": "function", "function": '
+            'additional_kwargs["tool_calls"] must hold calls of the form {"id": ..., "type": "function", "function": '
             f'{{"name": ..., "arguments": ...}}}}, not {quote(call)}'
         )
     return _call(call.get("id"), function["name"], function.get("arguments"), place)
@@ -106,41 +102,10 @@ def _call(call_id: str | None, name: str, arguments: Any, place: int) -> ToolCal
     return ToolCall(call_id or f"call_{place}", name, text)
 
 
-def told_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+def openai_tools(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
     """Returns tools in OpenAI's form."""
-    return [_told(tool) for tool in tools]
-
-
-def _told(tool: BaseTool) -> dict[str, Any]:
-    # LlamaIndex's limit on descriptions is OpenAI's; a member's is its context.
-    told = tool.metadata.to_openai_tool(skip_length_check=True)
-    schema = tool.metadata.fn_schema.model_json_schema() if tool.metadata.fn_schema is not None else {}
-    if is_recursive(schema):
-        # LlamaIndex keeps the definitions and drops what refers to them.
-        told["function"]["parameters"] = schema
-    return told
-
-
-def chosen(tool_choice: str | Mapping[str, Any] | None, tool_required: bool) -> str:
-    """Returns a tool choice in the ensemble's words.
-
-    Args:
-        tool_choice: ``"auto"``, ``"none"``, ``"required"`` or ``"any"``, a tool's name, or a mapping in OpenAI's form.
-            None: as ``tool_required`` says.
-        tool_required: Whether a tool must be called.
-
-    Raises:
-        RequestError: It has another form.
-    """
-    if tool_choice is None:
-        return "required" if tool_required else "auto"
-    if isinstance(tool_choice, Mapping):
-        function = tool_choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(name, str):
-            raise RequestError(
-                f'a tool_choice that is a mapping has the form {{"type": "function", "function": {{"name": ...}}}}, '
-                f"not {quote(tool_choice)}"
-            )
-        return name
-    return "required" if tool_choice == "any" else tool_choice
+    # The limit on the length of descriptions is OpenAI's.
+    return [
+        with_recursive_parameters(tool.metadata.to_openai_tool(skip_length_check=True), tool.metadata.fn_schema)
+        for tool in tools
+    ]

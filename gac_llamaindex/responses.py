@@ -1,7 +1,6 @@
-"""From the ensemble's answers to LlamaIndex's responses.
+"""Outputs of the ensemble as LlamaIndex's responses.
 
-Streams are cumulative, as LlamaIndex has them: every response holds all of the text so far, and what is new as
-``delta``. Knows no ensemble.
+LlamaIndex's streams are cumulative: every response holds the text so far, and the new part as ``delta``.
 """
 
 from __future__ import annotations
@@ -24,16 +23,25 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.llm import ToolSelection
 from pydantic_core import from_json
 
-from gac_core import AnswerError, OutputChunk, RequestOutput, TokenLogprob, ToolCallChunk, as_metadata
+from gac_core import (
+    InvalidToolCall,
+    OutputChunk,
+    RequestOutput,
+    TokenLogprob,
+    ToolCallChunk,
+    as_metadata,
+    check_tool_calls,
+    token_counts,
+)
 
 
 def chat_response(output: RequestOutput) -> ChatResponse:
-    """Returns a finished answer of a conversation."""
+    """Returns the response of a finished conversation."""
     return ChatResponse(message=_final(output), raw=as_raw(output), logprobs=as_logprobs(output.logprobs))
 
 
 def completion_response(output: RequestOutput) -> CompletionResponse:
-    """Returns a finished completion."""
+    """Returns the response of a finished completion."""
     return CompletionResponse(
         text=output.text,
         raw=as_raw(output),
@@ -51,7 +59,7 @@ class ChatReader:
         self._calls: list[ToolCallBlock] = []
 
     def read(self, chunk: OutputChunk) -> ChatResponse:
-        """Returns the response to one chunk. Tool calls grow until the last response, which holds them whole."""
+        """Returns the response for one chunk. The arguments of tool calls are text until the last response."""
         self._text += chunk.text
         self._reasoning += chunk.reasoning
         for piece in chunk.tool_calls:
@@ -71,19 +79,19 @@ class ChatReader:
                 ToolCallBlock(tool_call_id=piece.id, tool_name=piece.name or "", tool_kwargs=piece.arguments)
             )
             return
-        # A block of its own, since the one before is in responses that were given away.
+        # A new block: earlier responses hold the old one.
         block = self._calls[piece.index]
         self._calls[piece.index] = block.model_copy(update={"tool_kwargs": f"{block.tool_kwargs}{piece.arguments}"})
 
 
 class CompletionReader:
-    """Makes the responses of one stream of a continued text."""
+    """Makes the responses of one stream of a completion."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def read(self, chunk: OutputChunk) -> CompletionResponse:
-        """Returns the response to one chunk."""
+        """Returns the response for one chunk."""
         self._text += chunk.text
         output = chunk.output
         extra = {"thinking_delta": chunk.reasoning} if chunk.reasoning else {}
@@ -99,18 +107,18 @@ class CompletionReader:
 
 
 def as_raw(output: RequestOutput) -> dict[str, Any]:
-    """Returns token counts, where LlamaIndex looks for them, and under ``gac`` the settings in force and statistics."""
-    usage = output.usage
-    counts = {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
+    """Returns ``usage``, which LlamaIndex's token counters read, and metadata as in `gac_core.as_metadata`."""
+    counts = token_counts(output)
+    usage = {
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.total,
     }
-    return {**as_metadata(output), "usage": counts}
+    return {**as_metadata(output), "usage": usage}
 
 
 def as_logprobs(entries: Sequence[TokenLogprob] | None) -> list[list[LogProb]] | None:
-    """Returns one list a token: the chosen one, then the most probable others; None where none were asked for."""
+    """Returns one list per token: the chosen token, then the most probable others; None unless requested."""
     if entries is None:
         return None
     return [
@@ -127,7 +135,7 @@ def _logprob(token: bytes, value: float) -> LogProb:
 
 
 def _final(output: RequestOutput) -> ChatMessage:
-    """The message of a finished answer, with its calls as they are, and with what is no call beside it."""
+    """Returns the message of a finished answer; malformed calls are in ``additional_kwargs``."""
     calls = [
         ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.values) for call in output.tool_calls
     ]
@@ -140,7 +148,7 @@ def _final(output: RequestOutput) -> ChatMessage:
 def _message(text: str, reasoning: str, calls: Sequence[ToolCallBlock]) -> ChatMessage:
     blocks: list[Any] = [ThinkingBlock(content=reasoning)] if reasoning else []
     blocks += [TextBlock(text=text)] if text or not calls else []
-    # LlamaIndex's programs look for calls in additional_kwargs, its agents' memory in blocks.
+    # LlamaIndex's programs read calls from additional_kwargs, its agents' memory from blocks.
     extra = {"tool_calls": [_openai(block) for block in calls]} if calls else {}
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*blocks, *calls], additional_kwargs=extra)
 
@@ -155,43 +163,44 @@ def _openai(block: ToolCallBlock) -> dict[str, Any]:
 
 
 def tool_selections(response: ChatResponse, error_on_no_tool_call: bool) -> list[ToolSelection]:
-    """Returns the tool calls of a response; of one that still streams with their arguments as far as they are written.
+    """Returns the tool calls of a response; while it streams, with the arguments so far.
 
     Args:
         response: The response.
         error_on_no_tool_call: Whether an answer without calls is an error.
 
     Raises:
-        AnswerError: There is no call and one was needed, or there are only calls that were cut short.
+        AnswerError: There is no call and one was required, or all calls are malformed.
     """
-    blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-    check_calls(response)
-    if not blocks and error_on_no_tool_call:
-        text = response.message.content or ""
-        raise AnswerError(f"the models called no tool and answered {text!r}; set tool_required=True to have one", text)
+    check_calls(response, error_on_no_tool_call)
     return [
         ToolSelection(
             tool_id=block.tool_call_id or f"call_{place}", tool_name=block.tool_name, tool_kwargs=_values(block)
         )
-        for place, block in enumerate(blocks)
+        for place, block in enumerate(_call_blocks(response))
     ]
 
 
-def check_calls(response: ChatResponse) -> None:
-    """Refuses an answer whose calls are all broken, which would else pass for an answer without any.
+def check_calls(response: ChatResponse, required: bool = False) -> None:
+    """Checks that a response whose calls are all malformed does not pass for one without any.
+
+    Args:
+        response: The response.
+        required: Whether an answer without calls is an error. Default False.
 
     Raises:
-        AnswerError: Calls were begun, and none is one.
+        AnswerError: All calls are malformed, or there is none where one is required.
     """
-    broken = response.message.additional_kwargs.get("invalid_tool_calls")
-    if broken and not response.message.additional_kwargs.get("tool_calls"):
-        first = broken[0]
-        called = "a tool" if first["name"] is None else f"tool {first['name']!r}"
-        raise AnswerError(
-            f"the call of {called} is no valid call: {first['error']}; it has {first['arguments']!r}; "
-            "if it was cut short, raise max_tokens",
-            first["arguments"],
-        )
+    message = response.message
+    invalid = [InvalidToolCall(**call) for call in message.additional_kwargs.get("invalid_tool_calls") or ()]
+    reason = (response.raw or {}).get("finish_reason")
+    check_tool_calls(
+        _call_blocks(response), invalid, text=message.content or "", finish_reason=reason, required=required
+    )
+
+
+def _call_blocks(response: ChatResponse) -> list[ToolCallBlock]:
+    return [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
 
 
 def _values(block: ToolCallBlock) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def _values(block: ToolCallBlock) -> dict[str, Any]:
 
 
 def partial_json(text: str) -> Any:
-    """Returns what JSON says so far, strings that are still growing included; None where it has not begun."""
+    """Returns the value of incomplete JSON, with strings that have not ended; None where it has not begun."""
     try:
         return from_json(text, allow_partial="trailing-strings")
     except ValueError:

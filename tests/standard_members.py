@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typing_extensions import TypedDict
 
 from gac_core.tokenization.tokenizer import MemberTokenizer
-from gac_langchain.convert import to_conversation
+from gac_langchain.convert import to_conversation, to_structured_output
 from gac_langchain.structured import response_format
 
 JOKE = {"setup": "Why do cats nap?", "punchline": "They are paws-ed."}
@@ -121,7 +121,7 @@ def examples(tokenizer) -> list[tuple[list[int], int]]:
     seen = MemberTokenizer(tokenizer, "pupil")
     out = []
     for messages, asked, answer in lessons():
-        talk = to_conversation(messages, asked)
+        talk = to_conversation(messages, asked, to_structured_output(asked.get("response_format")))
         prompt = encode_prompt(seen, talk)
         out.append(([*prompt, *seen.encode_continuation(answer), tokenizer.eos_token_id], len(prompt)))
     return out

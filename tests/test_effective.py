@@ -315,7 +315,7 @@ async def test_metadata_name_the_settings_in_force_on_every_route(chat, llm, ind
     found = [
         chat.invoke(ASK, **token_stats).response_metadata,
         sum_of(chat.stream(ASK, **token_stats)).response_metadata,
-        ChatGaC(ensemble=chat._loaded, max_tokens=4, token_stats=True).invoke(ASK).response_metadata,
+        ChatGaC(ensemble=chat._ensemble, max_tokens=4, token_stats=True).invoke(ASK).response_metadata,
         llm.generate([ASK], **token_stats).generations[0][0].generation_info,
         index.chat(message, **token_stats).raw,
         list(index.stream_chat(message, **token_stats))[-1].raw,

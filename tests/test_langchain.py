@@ -134,7 +134,7 @@ async def test_llm_async_every_way(ensemble, llm):
 def test_it_loads_models_itself(answer):
     chat = ChatGaC(models=EMBEDDED, dtype="float32", max_tokens=16)
     assert chat.invoke(MESSAGES).content == answer.text
-    assert chat.model_copy()._loaded is chat._loaded
+    assert chat.model_copy()._ensemble is chat._ensemble
 
 
 def test_settings_are_checked_at_once(ensemble):
@@ -164,8 +164,8 @@ def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
     keys = set()
     for commit in (None, "canonical", "context-free"):
         chat = ChatGaC(models=EMBEDDED[:2], dtype="float32", alignment="token", commit=commit, max_tokens=8)
-        assert commit in (None, chat._loaded.config.commit)
-        assert chat._loaded.config.alignment == "token"
+        assert commit in (None, chat._ensemble.config.commit)
+        assert chat._ensemble.config.alignment == "token"
         assert chat.invoke("Who?").content is not None
         keys.add(chat._get_llm_string())
     assert len(keys) >= 2

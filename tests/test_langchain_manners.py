@@ -250,7 +250,7 @@ def test_wrong_gates_and_conflicts_are_refused(ensemble, chat):
 def test_what_only_services_have_is_told(ensemble, caplog):
     with caplog.at_level(logging.WARNING):
         ChatGaC(ensemble=ensemble, max_retries=1, api_key="x")
-    assert "api_key, max_retries means nothing" in caplog.text
+    assert "api_key, max_retries: no effect" in caplog.text
     assert "'x'" not in caplog.text
 
 
@@ -294,10 +294,10 @@ def test_streams_hold_no_empty_chunks(chat):
 def test_copies_share_the_ensemble_and_others_load_it_anew(ensemble, chat, llm):
     for model in (chat, llm):
         for copied in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
-            assert copied._loaded is ensemble
+            assert copied._ensemble is ensemble
     first = ChatGaC(models=EMBEDDED[:1], max_tokens=3, temperature=0.5)
     again = pickle.loads(pickle.dumps(first))
-    assert again._loaded is first._loaded
+    assert again._ensemble is first._ensemble
     assert (again.max_tokens, again.temperature, again.threshold) == (3, 0.5, "default")
     assert again.invoke(ASK, temperature=0.0).content == first.invoke(ASK, temperature=0.0).content
 

@@ -105,7 +105,7 @@ def test_the_threshold_reaches_the_engine_on_every_route(chat):
     assert {name: share(message) for name, message in routes.items()} == dict.fromkeys(routes, 0.0)
     with use_threshold(0.0):
         assert share(chat.invoke([prompt], threshold=None)) == 1.0
-    assert chat.with_threshold(0.5)._loaded is chat._loaded
+    assert chat.with_threshold(0.5)._ensemble is chat._ensemble
     with pytest.raises(RequestError, match="threshold"):
         chat.with_threshold(2)
 

@@ -23,7 +23,7 @@ def members(tmp_path_factory):
         train(folder, seed, root / name)
     folders = [str(root / name) for name in names]
     # Held, so that every model of the suite shares the loaded ensemble.
-    with ChatGaC(models=folders, dtype="float32")._loaded:
+    with ChatGaC(models=folders, dtype="float32")._ensemble:
         yield folders
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from gac_core import Grammar, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
-from gac_langchain.answers import beyond_repair
+from gac_langchain.answers import invalidating_suffix
 
 ASK = QUESTION[1]["content"]
 LONG = Grammar.regex("[a-z ]{5000}")
@@ -125,11 +125,11 @@ def test_no_stream_mends_a_call_that_was_cut_off(chat):
     assert named > 3
 
 
-def test_arguments_are_beyond_repair_wherever_they_end():
+def test_arguments_are_invalidating_suffix_wherever_they_end():
     begun = '{"a": "x\\"y\\\\z\\u00e9[", "b": [1, {"c": [true, "]"]}], "d": {}}'
     for end in range(len(begun) + 1):
         chunks = [tool_call_chunk(name="f", args=begun[:end], id="1", index=0)]
-        chunks.append(tool_call_chunk(args=beyond_repair(begun[:end]), index=0))
+        chunks.append(tool_call_chunk(args=invalidating_suffix(begun[:end]), index=0))
         told = sum_of(AIMessageChunk("", tool_call_chunks=[chunk]) for chunk in chunks)
         assert told.tool_calls == []
         assert told.invalid_tool_calls[0]["name"] == "f"
@@ -221,7 +221,11 @@ def counted(engine):
 
 
 def test_a_stream_given_up_frees_the_engine(chat):
+<<<<<<< HEAD
     engine = chat._loaded._session.worker._engine
+=======
+    engine = chat._ensemble._worker._engine
+>>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
     stream = chat.stream("Hi", grammar=LONG)
     next(stream)
     steps = counted(engine)
@@ -233,8 +237,14 @@ def test_a_stream_given_up_frees_the_engine(chat):
 
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
+<<<<<<< HEAD
     task = await ticks_while_held(chat._loaded, lambda: chat.ainvoke("Hi", grammar=LONG))
     engine = chat._loaded._session.worker._engine
+=======
+    task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
+    await ticks_beside(task)
+    engine = chat._ensemble._worker._engine
+>>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
     steps = counted(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -246,7 +256,11 @@ async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
 
 
 async def test_an_async_stream_given_up_frees_the_engine(chat):
+<<<<<<< HEAD
     engine = chat._loaded._session.worker._engine
+=======
+    engine = chat._ensemble._worker._engine
+>>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
     for stream in (chat.astream("Hi", grammar=LONG), (chat.bind(grammar=LONG) | StrOutputParser()).astream("Hi")):
         await anext(stream)
         steps = counted(engine)
@@ -264,16 +278,16 @@ def test_every_way_to_build_one(ensemble, tmp_path, monkeypatch):
     path = tmp_path / "ensemble.yaml"
     path.write_text(f"members: [{EMBEDDED[0]}, {EMBEDDED[1]}]\n", encoding="utf-8")
     one, two = ChatGaC.from_config(path), GaCLLM.from_config(path, max_tokens=3)
-    assert one._loaded is two._loaded
+    assert one._ensemble is two._ensemble
     monkeypatch.setenv("GAC_CONFIG", str(path))
-    assert ChatGaC()._loaded is one._loaded
+    assert ChatGaC()._ensemble is one._ensemble
     monkeypatch.delenv("GAC_CONFIG")
     with pytest.raises(ValueError, match="GAC_CONFIG"):
         ChatGaC()
     first = ChatGaC(models=EMBEDDED[:1])
-    assert all(ChatGaC(models=EMBEDDED[:1])._loaded is first._loaded for _ in range(10))
+    assert all(ChatGaC(models=EMBEDDED[:1])._ensemble is first._ensemble for _ in range(10))
     assert first.profile["tool_calling"] is True
-    assert first.profile["max_input_tokens"] == first._loaded.context
+    assert first.profile["max_input_tokens"] == first._ensemble.context
 
 
 def test_one_member_alone_by_name(trained):

@@ -30,10 +30,10 @@ from gac_core import (
     RequestStats,
     UnknownArgumentError,
     Usage,
-    tell_schema,
     use_gate,
     use_threshold,
 )
+from gac_core.chat.tools import tell_schema
 from gac_llamaindex import GaCLLM
 from gac_llamaindex.messages import convert_messages
 from gac_llamaindex.responses import CompletionReader, completion_response

@@ -213,9 +213,9 @@ def test_what_a_structured_answer_cannot_be(llm):
         def none_of_them(cls, value: str) -> str:
             raise ValueError("no kind is good enough")
 
-    with pytest.raises(AnswerError, match=r"no whole Place: it ended \(length\)"):
+    with pytest.raises(AnswerError, match=r"Place is not complete JSON: it ended \(length\)"):
         llm.structured_predict(Place, PROMPT, llm_kwargs={"max_tokens": 3}, what="a place")
-    with pytest.raises(AnswerError, match="no whole Place"):
+    with pytest.raises(AnswerError, match="Place is not complete"):
         list(llm.stream_structured_predict(Place, PROMPT, llm_kwargs={"max_tokens": 3}, what="a place"))
     with pytest.raises(ValueError, match="no kind is good enough"):
         llm.structured_predict(Picky, PROMPT, what="a place")

@@ -115,7 +115,7 @@ def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
     model = wrapper(models=EMBEDDED[:1], **served)
     copy = pickle.loads(pickle.dumps(model))
     for each in (model, copy):
-        config = (each._loaded if wrapper is ChatGaC else each.ensemble).config
+        config = (each._ensemble if wrapper is ChatGaC else each.ensemble).config
         assert {name: getattr(config, name) for name in served} == served
     with Ensemble.load(EMBEDDED[:1]) as ensemble, pytest.raises(ValueError, match="cache_gib goes with models"):
         wrapper(ensemble=ensemble, cache_gib=1)

@@ -370,7 +370,7 @@ def test_fields_of_langchain_keep_the_errors_of_pydantic(wrapper):
 def test_langchain_models_take_a_configuration(tmp_path):
     path = tmp_path / "ensemble.yaml"
     path.write_text(f"members: [{EMBEDDED[0]}]\n")
-    assert ChatGaC(config=path)._loaded is LangChainLLM.from_config(path)._loaded is open_ensemble(config=path)
+    assert ChatGaC(config=path)._ensemble is LangChainLLM.from_config(path)._ensemble is open_ensemble(config=path)
     with pytest.raises(ConfigError, match="models and config"):
         ChatGaC(models=NOWHERE, config=path)
 

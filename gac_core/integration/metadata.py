@@ -1,11 +1,38 @@
-"""An answer's statistics as plain values, for frameworks that show them beside it."""
+"""A finished request's token counts and statistics as plain values, for frameworks that show them with the answer."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gac_core.output import RequestOutput, TokenLogprob
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Token counts of a finished request, as frameworks report them.
+
+    Attributes:
+        prompt: Length of the prompt in the gate's tokens.
+        completion: Generated union tokens, without the end of text.
+        cached: Prompt tokens that every member found in its KV cache; at most ``prompt``.
+    """
+
+    prompt: int
+    completion: int
+    cached: int
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt + self.completion
+
+
+def token_counts(output: RequestOutput) -> TokenCounts:
+    """Returns the token counts of a finished request."""
+    usage = output.usage
+    reused = min((member.reused_tokens for member in output.stats.members.values()), default=0)
+    return TokenCounts(usage.prompt_tokens, usage.completion_tokens, min(reused, usage.prompt_tokens))
 
 
 def as_metadata(output: RequestOutput) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Keyword arguments of a call: parameters of the request, fields of the conversation, and unknown ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gac_core.errors import RequestError, UnknownArgumentError, listed, quote
+from gac_core.integration.fields import SAMPLING_FIELDS
+from gac_core.sampling import SamplingParams
+from gac_core.settings import ambient_gate, ambient_threshold
+
+CONVERSATION_ARGUMENTS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "enable_thinking"})
+"""Arguments of a call that are fields of its `Conversation` in every framework."""
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """The keyword arguments of one call.
+
+    Attributes:
+        sampling: Parameters of the request, by name.
+        conversation: Fields of its `Conversation`, by name.
+        other: The framework's own.
+    """
+
+    sampling: Mapping[str, Any]
+    conversation: Mapping[str, Any]
+    other: Mapping[str, Any]
+
+
+def split_arguments(
+    given: Mapping[str, Any],
+    conversation: Iterable[str] = CONVERSATION_ARGUMENTS,
+    other: Iterable[str] = (),
+) -> CallArguments:
+    """Splits the keyword arguments of a call by what they set.
+
+    Args:
+        given: The arguments.
+        conversation: The names that are fields of a `Conversation` here. Default `CONVERSATION_ARGUMENTS`.
+        other: The names of the framework's own arguments. Default none.
+
+    Raises:
+        UnknownArgumentError: Unknown keyword argument.
+    """
+    conversation, other = frozenset(conversation), frozenset(other)
+    known = SAMPLING_FIELDS | conversation | other
+    if set(given) - known:
+        raise UnknownArgumentError(set(given) - known, known)
+
+    def of(names: frozenset[str]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name in names}
+
+    return CallArguments(of(SAMPLING_FIELDS), of(conversation), of(other))
+
+
+def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> SamplingParams:
+    """Returns the parameters of one call.
+
+    Args:
+        defaults: A wrapper's own values; names that are not parameters are ignored.
+        overrides: The call's arguments. `use_threshold` and `use_gate` stand between the two.
+
+    Raises:
+        UnknownArgumentError: Unknown keyword argument.
+        RequestError: A value is out of its range.
+    """
+    unknown = set(overrides) - SAMPLING_FIELDS
+    if unknown:
+        raise UnknownArgumentError(unknown, SAMPLING_FIELDS)
+    values = {name: value for name, value in defaults.items() if name in SAMPLING_FIELDS}
+    values["threshold"] = ambient_threshold(values.get("threshold", "default"))
+    values["gate"] = ambient_gate(values.get("gate"))
+    values.update(overrides)
+    if isinstance(values.get("logprobs"), bool):
+        # As in OpenAI's interface, True asks for the chosen tokens' log-probabilities.
+        values["logprobs"] = 1 if values["logprobs"] else None
+    return SamplingParams(**values)
+
+
+def read_tool_choice(choice: object, names: Sequence[str]) -> str | None:
+    """Returns a tool choice in any of the frameworks' forms as `Conversation.tool_choice`.
+
+    Args:
+        choice: ``"auto"``, ``"none"``, ``"any"``, ``"required"``, True, the name of a tool, or a mapping in OpenAI's
+            form ``{"type": "function", "function": {"name": ...}}`` or Anthropic's ``{"type": ..., "name": ...}``.
+        names: The names of the tools.
+
+    Returns:
+        None for None and False, which leave the choice open.
+
+    Raises:
+        RequestError: The choice has another form, or names a tool that is not there.
+    """
+    if choice is None or choice is False:
+        return None
+    wanted = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        wanted = function.get("name") if isinstance(function, Mapping) else choice.get("name") or choice.get("type")
+    if wanted is True or (isinstance(wanted, str) and wanted in ("any", "required")):
+        return "required"
+    if isinstance(wanted, str) and wanted in ("auto", "none", *names):
+        return wanted
+    raise RequestError(
+        "tool_choice must be 'auto', 'any', 'required', 'none', True, the name of a tool, or "
+        f'{{"type": "function", "function": {{"name": ...}}}}, not {quote(choice)}; '
+        f"tools are: {listed(list(names)) or 'none'}"
+    )

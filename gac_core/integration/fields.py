@@ -1,0 +1,119 @@
+"""The fields of a framework's model: name, type, default and description of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal
+
+from gac_core.errors import ConfigError, quote
+from gac_core.sampling import SamplingParams
+
+SAMPLING_FIELDS = SamplingParams.names()
+"""The names of all parameters of a request."""
+
+ENSEMBLE_FIELDS = (
+    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
+    *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
+)
+"""The names of the settings that configure the ensemble which is loaded from ``models``.
+
+``weights``, ``alignment``, ``combine`` and ``gate_rule`` are parameters of a request as well (`SAMPLING_FIELDS`): a
+model's fields of these names are the defaults of its calls.
+"""
+
+LOADING_FIELDS = frozenset(ENSEMBLE_FIELDS) - SAMPLING_FIELDS
+"""Those of `ENSEMBLE_FIELDS` that have no effect on an ensemble that is loaded already."""
+
+
+@dataclass(frozen=True)
+class WrapperField:
+    """A field of a framework's model.
+
+    Attributes:
+        name: Its name.
+        type: Its type, as in an annotation.
+        default: Its default; None means the library's own default, or none.
+        description: What it sets, in one or two sentences.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+
+    def options(self) -> dict[str, Any]:
+        """Returns the keyword arguments of pydantic's ``Field``."""
+        return {"default": self.default, "description": self.description}
+
+
+_DEFAULTS = {field.name: field.default for field in fields(SamplingParams)} | {"stop": None}
+
+
+def _table(*rows: tuple[str, Any, str]) -> Mapping[str, WrapperField]:
+    made = [WrapperField(name, type_, _DEFAULTS.get(name), description) for name, type_, description in rows]
+    return MappingProxyType({field.name: field for field in made})
+
+
+WRAPPER_FIELDS = _table(
+    ("weights", dict[str, float] | list[float] | None, "Weight of each member, in order or by name. Default: 1 each."),
+    ("dtype", str | None, 'For example "bfloat16". Default: as stored.'),
+    ("device", str | None, 'For example "cuda:0". Default: GPUs in turn, else the CPU.'),
+    ("device_map", Any, "Placement over devices, as in accelerate."),
+    ("quantization", str | None, '"8bit" or "4bit". Default: none.'),
+    ("commit", str | None, '"canonical" (default) or "context-free"; see EnsembleConfig.'),
+    ("alignment", str | None, '"token", the only rule; see EnsembleConfig.'),
+    ("combine", str | None, '"arithmetic" or "geometric" mean of the members. Default: the ensemble\'s.'),
+    (
+        "gate_rule",
+        str | None,
+        'What is compared with the threshold: "confidence" or "margin". Default: the ensemble\'s.',
+    ),
+    ("max_batch_size", int | None, "Requests that run at once. Default: 16."),
+    ("max_queue", int | None, "Requests that may wait; more are refused. Default: 1024."),
+    ("prefill_tokens", int | None, "Prompt tokens that one step reads at most. Default: 512."),
+    ("prefill_seconds", float | None, "Seconds of prompt reading per step beside running requests. Default: 0.25."),
+    ("cache_gib", float | None, "Memory per member for its KV cache, in GiB. Default: 1."),
+    ("deterministic", bool | None, "Compute each request by itself, so that texts do not depend on other requests."),
+    ("stuck_after", float | None, "Seconds after which a step counts as stuck. Default: 600."),
+    ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
+    (
+        "threshold",
+        float | Literal["default"] | None,
+        "Probability from which the gate decides alone; None: every step is ensembled. Default: the ensemble's.",
+    ),
+    ("max_tokens", int, "Tokens to generate at most."),
+    ("temperature", float, "Sampling temperature; 0 is greedy."),
+    ("top_k", int | None, "Sample from the k most probable tokens. Default: all."),
+    ("top_p", float, "Sample from the smallest set of tokens with this probability mass."),
+    ("min_p", float, "Smallest probability of a token, relative to the most probable one."),
+    ("repetition_penalty", float, "Above 1, tokens of the prompt and the answer become less probable."),
+    ("seed", int | None, "Seed of sampling. Default: a random one."),
+    ("stop", str | list[str] | None, "Strings that end the text."),
+    ("logprobs", int | None, "Log-probabilities of this many tokens per position. Default: none."),
+    ("grammar", Any, "What the text must look like: a gac_core.Grammar. Default: anything."),
+    ("drafts", bool, "Speculative decoding; changes the cost only."),
+    ("parse_special", bool, "Whether control tokens spelled out in a prompt, such as <|im_end|>, are read as such."),
+    ("token_stats", bool, "Whether metadata give confidence, agreement and divergence of each token."),
+    ("timeout", float | None, "Seconds that a call may take. Default: no limit."),
+)
+"""Every field that a wrapper may have because of `ENSEMBLE_FIELDS` and `SAMPLING_FIELDS`, by name."""
+
+
+def field_error(errors: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str | None]) -> ConfigError | None:
+    """Returns the error of the first invalid field, with its value and description.
+
+    Args:
+        errors: What pydantic's ``ValidationError.errors()`` returns.
+        descriptions: Descriptions of the fields that are the wrapper's, by name.
+
+    Returns:
+        None where the first invalid field is not one of ``descriptions``.
+    """
+    name = str(errors[0]["loc"][0]) if errors[0]["loc"] else ""
+    if name not in descriptions:
+        return None
+    reasons = dict.fromkeys(each["msg"] for each in errors if each["loc"][:1] == errors[0]["loc"][:1])
+    described = f" ({descriptions[name]})" if descriptions[name] else ""
+    return ConfigError(f"{name} cannot be {quote(errors[0]['input'])}: {'; or '.join(reasons)}{described}")

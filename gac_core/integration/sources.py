@@ -1,0 +1,103 @@
+"""Which ensemble a framework's model uses: that of its models, a loaded one, a configuration's or the environment's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gac_core.config import EnsembleConfig
+from gac_core.effective import gate_index
+from gac_core.ensemble import Ensemble
+from gac_core.errors import ConfigError, RequestError, listed, quote
+from gac_core.integration.fields import LOADING_FIELDS
+from gac_core.loading import ModelLike, from_environment
+from gac_core.sampling import SamplingParams
+
+
+def open_ensemble(
+    models: Sequence[ModelLike] | None = None,
+    ensemble: Ensemble | None = None,
+    config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
+    params: SamplingParams | None = None,
+    **loading: Any,
+) -> Ensemble:
+    """Returns a wrapper's ensemble, shared with everyone who holds one of the same settings.
+
+    Args:
+        models: Names on a model hub, folders, mappings or `MemberConfig`.
+        ensemble: A loaded ensemble, in place of models.
+        config: A configuration, a mapping of its fields, or the path of a YAML file, in place of models.
+        params: The wrapper's default parameters. Their gate and weights are checked against the configuration before
+            anything is loaded. Default None.
+        **loading: Values of `ENSEMBLE_FIELDS`; None: not given. With none of the three above, the configuration is the
+            one that the environment variable ``GAC_CONFIG`` names. ``weights``, ``alignment``, ``combine`` and
+            ``gate_rule`` are ignored beside an ensemble or a configuration, since a wrapper sends them with its calls;
+            so are weights that contain a 0, which leave a member out of a request but are not an ensemble's.
+
+    Raises:
+        ConfigError: Several are given, or settings of `LOADING_FIELDS` beside an ensemble or a configuration, or a
+            value is wrong.
+        RequestError: The gate or the weights of ``params`` do not fit the members.
+        ModelLoadError: A model cannot be loaded.
+    """
+    given = {"models": models, "ensemble": ensemble, "config": config}
+    several = [name for name, value in given.items() if value is not None]
+    if len(several) > 1:
+        raise ConfigError(f"give one of models, ensemble and config, not {' and '.join(several)}")
+    unused = sorted(name for name, value in loading.items() if value is not None and name in LOADING_FIELDS)
+    if unused and (ensemble is not None or config is not None):
+        raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
+    if ensemble is not None and not isinstance(ensemble, Ensemble):
+        raise ConfigError(f"ensemble must be a gac_core.Ensemble, not {quote(ensemble)}")
+    if ensemble is not None:
+        plan = ensemble.config
+    elif config is None:
+        plan = _with_weights(from_environment(models, **{**loading, "weights": None}), loading.get("weights"))
+    elif isinstance(config, EnsembleConfig):
+        plan = config
+    else:
+        plan = EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
+    if params is not None:
+        member_weights(plan, params)
+        if params.gate is not None:
+            gate_index(plan.names, params.gate)
+    return ensemble if ensemble is not None else Ensemble.shared_config(plan)
+
+
+def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float]:
+    """Returns the weight of each member in a request, in the ensemble's order.
+
+    Args:
+        config: The ensemble's configuration.
+        params: The request's parameters.
+
+    Raises:
+        RequestError: The weights of ``params`` do not fit the members.
+    """
+    names, given = config.names, params.weights
+    configured = [member.weight for member in config.members]
+    if given is None:
+        return configured
+    if isinstance(given, Mapping):
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise RequestError(
+                f"weights names {quote(unknown[0])}, which is not a member; members are: {listed(names)}"
+            )
+        return [given.get(name, weight) for name, weight in zip(names, configured, strict=True)]
+    if len(given) != len(names):
+        raise RequestError(f"{len(given)} weights for {len(names)} members; give one each, or a mapping of names")
+    return list(given)
+
+
+def _with_weights(config: EnsembleConfig, weights: object) -> EnsembleConfig:
+    """A configuration with other weights, unless one of them is 0."""
+    if weights is None:
+        return config
+    resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
+    if 0 in resolved:
+        return config
+    members = [replace(member, weight=weight) for member, weight in zip(config.members, resolved, strict=True)]
+    return replace(config, members=tuple(members))
