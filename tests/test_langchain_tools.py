@@ -125,7 +125,7 @@ def test_no_stream_mends_a_call_that_was_cut_off(chat):
     assert named > 3
 
 
-def test_arguments_are_invalidating_suffix_wherever_they_end():
+def test_truncated_arguments_are_invalidated_wherever_they_end():
     begun = '{"a": "x\\"y\\\\z\\u00e9[", "b": [1, {"c": [true, "]"]}], "d": {}}'
     for end in range(len(begun) + 1):
         chunks = [tool_call_chunk(name="f", args=begun[:end], id="1", index=0)]
@@ -221,52 +221,38 @@ def counted(engine):
 
 
 def test_a_stream_given_up_frees_the_engine(chat):
-<<<<<<< HEAD
-    engine = chat._loaded._session.worker._engine
-=======
-    engine = chat._ensemble._worker._engine
->>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
+    engine = chat._ensemble._session.worker._engine
     stream = chat.stream("Hi", grammar=LONG)
     next(stream)
     steps = counted(engine)
     stream.close()
     before = len(steps)
-    assert idle(chat._loaded)
+    assert idle(chat._ensemble)
     del engine.step
     assert len(steps) - before <= 2
 
 
 async def test_a_cancelled_call_frees_the_engine_and_the_loop_ticks(chat):
-<<<<<<< HEAD
-    task = await ticks_while_held(chat._loaded, lambda: chat.ainvoke("Hi", grammar=LONG))
-    engine = chat._loaded._session.worker._engine
-=======
-    task = asyncio.create_task(chat.ainvoke("Hi", grammar=LONG))
-    await ticks_beside(task)
-    engine = chat._ensemble._worker._engine
->>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
+    task = await ticks_while_held(chat._ensemble, lambda: chat.ainvoke("Hi", grammar=LONG))
+    engine = chat._ensemble._session.worker._engine
     steps = counted(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     before = len(steps)
-    assert await asyncio.to_thread(idle, chat._loaded)
+    assert await asyncio.to_thread(idle, chat._ensemble)
     del engine.step
     assert len(steps) - before <= 2
 
 
 async def test_an_async_stream_given_up_frees_the_engine(chat):
-<<<<<<< HEAD
-    engine = chat._loaded._session.worker._engine
-=======
-    engine = chat._ensemble._worker._engine
->>>>>>> 553c04b (Wrapper kit: gac_core.integration holds fields, call arguments, tool choice, token counts, recursive schemas and checks of truncated answers once)
+    engine = chat._ensemble._session.worker._engine
     for stream in (chat.astream("Hi", grammar=LONG), (chat.bind(grammar=LONG) | StrOutputParser()).astream("Hi")):
         await anext(stream)
         steps = counted(engine)
         await stream.aclose()
         before = len(steps)
-        assert await asyncio.to_thread(idle, chat._loaded)
+        assert await asyncio.to_thread(idle, chat._ensemble)
         del engine.step
         assert len(steps) - before <= 2
 

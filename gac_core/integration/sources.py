@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gac_core.config import EnsembleConfig
-from gac_core.effective import gate_index
+from gac_core.effective import gate_index, request_weights
 from gac_core.ensemble import Ensemble
-from gac_core.errors import ConfigError, RequestError, listed, quote
+from gac_core.errors import ConfigError, quote
 from gac_core.integration.fields import LOADING_FIELDS
 from gac_core.loading import ModelLike, from_environment
 from gac_core.sampling import SamplingParams
@@ -76,20 +76,7 @@ def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float
     Raises:
         RequestError: The weights of ``params`` do not fit the members.
     """
-    names, given = config.names, params.weights
-    configured = [member.weight for member in config.members]
-    if given is None:
-        return configured
-    if isinstance(given, Mapping):
-        unknown = [name for name in given if name not in names]
-        if unknown:
-            raise RequestError(
-                f"weights names {quote(unknown[0])}, which is not a member; members are: {listed(names)}"
-            )
-        return [given.get(name, weight) for name, weight in zip(names, configured, strict=True)]
-    if len(given) != len(names):
-        raise RequestError(f"{len(given)} weights for {len(names)} members; give one each, or a mapping of names")
-    return list(given)
+    return request_weights(config.names, [member.weight for member in config.members], params.weights)
 
 
 def _with_weights(config: EnsembleConfig, weights: object) -> EnsembleConfig:
