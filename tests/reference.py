@@ -10,6 +10,7 @@ import json
 import math
 import re
 
+import llguidance
 import torch
 
 # Smallest positive normal float32: in a geometric mean it replaces probabilities that are 0.
@@ -251,3 +252,26 @@ def generate(
             matcher.consume_token(pick)
         write(union[pick], {index for index, part in parts.items() if part[pick] >= total[pick] / 2})
     return out, False
+
+
+class Oracle:
+    """The same grammar over the reference's own union, for `reference.generate`."""
+
+    def __init__(self, grammar):
+        self.grammar = grammar
+
+    def start(self, union):
+        ids = {data: index for index, data in enumerate(union)}
+
+        def spell(text):
+            data, out = text if isinstance(text, bytes) else text.encode(), []
+            while data:
+                piece = next(data[:n] for n in range(len(data), 0, -1) if data[:n] in ids)
+                out.append(ids[piece])
+                data = data[len(piece) :]
+            return out
+
+        spell.eos_token_id, spell.bos_token_id = len(union), None
+        spell.tokens, spell.special_token_ids = [*union, b"\xff<end>"], [len(union)]
+        tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(spell))
+        return llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(self.grammar.lark))

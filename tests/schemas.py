@@ -1,8 +1,13 @@
-"""Two hundred JSON schemas: some by hand, one for each feature that applications use, and the rest drawn at random."""
+"""Two hundred JSON schemas, one by hand for each feature that applications use, and grammars that overflow a stack."""
 
 from __future__ import annotations
 
+import json
 import random
+
+import jsonschema
+
+from gac_core import Grammar
 
 PERSON = {
     "type": "object",
@@ -124,3 +129,20 @@ def _union(rng: random.Random, depth: int) -> dict:
 
 
 SCHEMAS = [*BY_HAND, *(drawn(seed) for seed in range(200 - len(BY_HAND)))]
+
+
+def fits(text, schema):
+    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
+
+
+def chained_rules(count):
+    rules = [f"r{index}: r{index + 1}" for index in range(count)]
+    return Grammar.lark_grammar("\n".join(["start: r0", *rules, f'r{count}: "x"']))
+
+
+def chained_definitions(count):
+    parts = {f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(count)}
+    return Grammar.json_schema({"$ref": "#/$defs/d0", "$defs": {**parts, f"d{count}": {"type": "string"}}})
+
+
+CRASHES = [chained_rules(3000), chained_rules(30000), chained_definitions(1000)]

@@ -11,7 +11,6 @@ import reference
 import torch
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair, shared_ensemble
 from test_drafts import eager
-from test_grammar import Oracle
 
 from gac_core import Grammar, RequestError, fold
 from gac_core.decoding.agreement import agreement, jensen_shannon
@@ -86,7 +85,7 @@ def test_figures_of_an_answer_are_those_of_the_reference(ensemble, plain_members
     trace: list = []
     wanted = None if grammar is None else Grammar.regex(grammar)
     settings = {"gate": ensemble.names.index(ensemble.gate), "threshold": threshold, "trace": trace}
-    reference.generate(plain_members, PROMPT, 14, grammar=wanted and Oracle(wanted), **settings)
+    reference.generate(plain_members, PROMPT, 14, grammar=wanted and reference.Oracle(wanted), **settings)
     output = ensemble.generate(
         PROMPT, max_tokens=14, threshold=threshold, grammar=wanted, token_stats=True, drafts=False
     )

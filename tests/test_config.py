@@ -8,7 +8,14 @@ import time
 import pytest
 from conftest import EMBEDDED, QUESTION
 
-from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, UnknownArgumentError, UnknownSettingError
+from gac_core import (
+    ConfigError,
+    Ensemble,
+    EnsembleConfig,
+    MemberConfig,
+    UnknownArgumentError,
+    UnknownSettingError,
+)
 
 
 def test_yaml_and_back(tmp_path):
@@ -197,3 +204,8 @@ def test_aliases_that_expand_without_end_are_refused_at_once(tmp_path, text):
         EnsembleConfig.from_yaml(path)
     assert time.perf_counter() - begun < 1
     assert len(str(error.value)) < 800
+
+
+def test_unknown_arguments_of_loading_are_told_with_all_that_are_known():
+    with pytest.raises(UnknownArgumentError, match=r"did you mean 'quantization'.*dtype"):
+        Ensemble.load(["a"], quantisation="8bit")

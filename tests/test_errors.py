@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-import torch
-from architectures import random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, random_pair, start
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from conftest import EMBEDDED, QUESTION, ensemble_of, random_pair
 
 import gac_core
 from gac_core import (
@@ -20,21 +14,14 @@ from gac_core import (
     Ensemble,
     EnsembleConfig,
     GaCError,
-    InvalidLogitsError,
     MemberConfig,
-    MemberError,
     ModelLoadError,
     PromptTooLongError,
     RequestError,
     SamplingParams,
-    UnwritableTextError,
-    as_metadata,
     errors,
 )
 from gac_core.inspection import load
-from gac_core.model.cache import SlotCache, SlotLayer
-from gac_core.model.runner import RowRunner
-from gac_core.model.slots import SlotTable
 
 
 def test_an_unknown_model_is_named():
@@ -151,118 +138,6 @@ def test_messages_without_a_chat_template_are_refused(stories):
         stories.generate(QUESTION)
 
 
-class Broken:
-    """Makes a member's output head give bad logits for texts that hold one token."""
-
-    def __init__(self, model, marker, value):
-        self.marker, self.value, self.sick = marker, value, False
-        model.register_forward_pre_hook(self.look, with_kwargs=True)
-        model.get_output_embeddings().register_forward_hook(self.spoil)
-
-    def look(self, module, args, kwargs):
-        self.sick = [self.marker in row for row in kwargs["input_ids"].tolist()]
-
-    def spoil(self, module, args, output):
-        output = output.clone()
-        for index, sick in enumerate(self.sick):
-            if sick:
-                output[0, index] = self.value
-        return output
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_bad_logits_fail_their_request_alone(value):
-    pairs = [random_pair("llama"), random_pair("qwen2", seed=1)]
-    marker = pairs[1][1].encode("%", add_special_tokens=False)[-1]
-    # A drafted token that is the marker would spoil a text that does not hold it.
-    with ensemble_of(pairs, drafts=[]) as both:
-        good = both.generate("In which town", max_tokens=8)
-        assert good.tokens
-        Broken(pairs[1][0], marker, value)
-        streams = [start(both, p, max_tokens=8) for p in ("100 %", "In which town")]
-        with pytest.raises(InvalidLogitsError, match="'m1'"):
-            list(streams[0])
-        assert tuple(t for chunk in streams[1] for t in chunk.tokens) == good.tokens
-        assert both.generate("In which town", max_tokens=8).tokens == good.tokens
-
-
-def test_what_a_failed_request_left_in_a_slot_reaches_nobody():
-    model, tokenizer = random_pair("llama")
-    with ensemble_of([(model, tokenizer)]) as one:
-        good = one.generate("In which", max_tokens=10).tokens
-        weight = model.get_input_embeddings().weight
-        with torch.no_grad():
-            kept = weight.clone()
-            weight.fill_(float("nan"))
-        with pytest.raises(InvalidLogitsError):
-            one.generate("In which town is the Torno Bridge, and who built it?", max_tokens=3)
-        with torch.no_grad():
-            weight.copy_(kept)
-        assert one.generate("In which", max_tokens=10).tokens == good
-
-
-def test_a_member_that_raises_is_named_and_others_go_on():
-    model, tokenizer = random_pair("llama")
-    with ensemble_of([(model, tokenizer)]) as one:
-        good = one.generate("In which", max_tokens=5).tokens
-        handle = model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
-        with pytest.raises(MemberError, match="'m0' failed: RuntimeError: out of memory"):
-            one.generate("In which", max_tokens=5)
-        handle.remove()
-        assert one.generate("In which", max_tokens=5).tokens == good
-
-
-def no_memory(monkeypatch, owner, name, at=1):
-    """Lets a function raise once, at its n-th call."""
-    calls, real = [0], getattr(owner, name)
-
-    def raising(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == at:
-            raise torch.OutOfMemoryError("no memory")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, staticmethod(raising) if name == "_resized" else raising)
-    return calls
-
-
-@pytest.mark.parametrize("at", [1, 2, 4])
-def test_memory_that_is_missing_once_is_missed_once(monkeypatch, at):
-    one = ensemble_of([random_pair("llama")])
-    want = one.generate("Who is", max_tokens=3).text
-    calls = no_memory(monkeypatch, SlotLayer, "_resized", at)
-    with pytest.raises(MemberError, match="no memory"):
-        one.generate("word " * 60, max_tokens=3)
-    assert calls[0] >= at
-    one.generate("word " * 60, max_tokens=3)
-    assert one.generate("Who is", max_tokens=3).text == want
-
-
-def test_a_request_without_a_slot_fails_alone(monkeypatch):
-    one = ensemble_of([random_pair("llama")])
-    asked = {"max_tokens": 40, "temperature": 1.0, "seed": 1}
-    want = one.generate("Who is", **asked).text
-    first = one.stream("Who is", **asked)
-    text = next(first).text
-    calls = no_memory(monkeypatch, SlotTable, "claim")
-    with pytest.raises(MemberError, match="no memory"):
-        one.generate("Another text", max_tokens=3)
-    assert calls == [1]
-    assert text + "".join(chunk.text for chunk in first) == want
-
-
-def test_an_engine_outlives_a_failed_release(monkeypatch):
-    one = ensemble_of([random_pair("llama")])
-    first, second = (one.stream(text, max_tokens=40, temperature=1.0, seed=1) for text in ("Who is", "Where is the"))
-    next(first), next(second)
-    calls = no_memory(monkeypatch, SlotCache, "swap")
-    first.close()
-    assert list(second)[-1].output is not None
-    assert one.generate("Who is", max_tokens=2).text
-    assert calls[0] >= 2
-    assert one._members[0]._slots.num_running == 0
-
-
 def test_whoever_waits_hears_of_the_engines_end(monkeypatch):
     one = ensemble_of([random_pair("llama")])
     running = one.stream("In which", max_tokens=500)
@@ -275,42 +150,6 @@ def test_whoever_waits_hears_of_the_engines_end(monkeypatch):
     assert one.closed
     with pytest.raises(EngineClosedError):
         one.generate("Who", max_tokens=2)
-
-
-def test_a_row_whose_state_was_lost_says_so(monkeypatch):
-    model, tokenizer = random_pair("llama")
-    one = ensemble_of([(model, tokenizer)])
-    member = one._members[0]
-    member._runner = RowRunner(model)
-    member._slots = SlotTable(member._runner, 0)
-    no_memory(monkeypatch, model, "forward", at=5)
-    with pytest.raises(MemberError, match="was lost at position"):
-        one.generate_batch(["Who is the first one", "Where is the second one"], max_tokens=12)
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_one_failing_prompt_ends_a_batch_at_once(monkeypatch, is_async):
-    model, tokenizer = random_pair("llama")
-    one = ensemble_of([(model, tokenizer)])
-    member, forwards = one._members[0], []
-
-    def forward(rows):
-        if any(row.start == 0 and len(row.token_ids) < 3 for row in rows):
-            raise RuntimeError("bad row")
-        forwards.append(rows)
-        return original(rows)
-
-    original = member._runner.forward
-    monkeypatch.setattr(member._runner, "forward", forward)
-    prompts = ["Who is the first one of all", "a"]
-    asked = {"max_tokens": 500, "temperature": 1.0, "seed": 1}
-
-    async def ask():
-        return await one.agenerate_batch(prompts, **asked) if is_async else one.generate_batch(prompts, **asked)
-
-    with one, pytest.raises(MemberError, match="bad row"):
-        asyncio.run(ask())
-    assert len(forwards) < 100
 
 
 @pytest.mark.parametrize("asked", [{"temperature": 10**20}, {"repetition_penalty": 2**64}])
@@ -341,39 +180,3 @@ def test_every_error_of_the_package_is_public():
     assert len(kinds) > 10
     assert [kind.__name__ for kind in kinds if not issubclass(kind, GaCError)] == []
     assert [kind.__name__ for kind in kinds if kind.__name__ not in gac_core.__all__] == []
-
-
-@pytest.mark.parametrize("commit", ["canonical", "context-free"])
-def test_a_member_that_cannot_write_the_text_is_left_out_or_ends_the_request(commit, caplog):
-    """A member of a few words, no letters and no bytes, beside one that writes anything."""
-    words = {"<end>": 0, "<unk>": 1, "Who": 2, "In": 3, "stone": 4}
-    few = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")),
-        eos_token="<end>",
-        unk_token="<unk>",
-        pad_token="<end>",
-    )
-    writer = random_pair("llama")
-    texts = set()
-    settings = {"commit": commit, "weights": [9.0, 1.0]}
-    with ensemble_of([writer, (random_model("llama", few), few)], **settings) as both:
-        alone = both.generate_batch(["Who", "Who"], max_tokens=1)
-        assert [output.usage.completion_tokens for output in alone] == [1, 1]
-        for drafts in (True, False):
-            caplog.clear()
-            whole = both.generate("Who", max_tokens=8, drafts=drafts)
-            # Its vote counted once; the others wrote the rest, and the first member alone is all that is left.
-            assert whole.usage.completion_tokens == 8
-            assert list(whole.stats.left_out) == ["m1"]
-            assert "cannot encode" in whole.stats.left_out["m1"]
-            assert as_metadata(whole)["gac"]["left_out"] == whole.stats.left_out
-            assert whole.stats.members["m1"].forwards < 8
-            assert any("m1" in record.getMessage() for record in caplog.records)
-            texts.add(whole.tokens)
-        assert len(texts) == 1
-        for _ in range(2):
-            # What the gate cannot write ends its own request, and no other.
-            with pytest.raises(UnwritableTextError, match=r"m1.*cannot encode.*byte fallback") as caught:
-                both.generate("Who", max_tokens=8, gate="m1", threshold=None)
-            assert caught.value.value
-        assert both.generate("Who", max_tokens=8).stats.left_out

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import datetime
 import json
 import re
 
-import jsonschema
-import llguidance
 import pytest
 import reference
 import torch
 from conftest import EMBEDDED, QUESTION, copied_pair, ensemble_of, shared_ensemble, start
-from schemas import PERSON, SCHEMAS
+from schemas import PERSON, SCHEMAS, fits
 
-from gac_core import Grammar, GrammarError, RequestError
-from gac_core.grammar.schema import is_recursive
+from gac_core import Grammar, GrammarError
 
 TOOLS = {
     "get_weather": {
@@ -36,10 +31,6 @@ TOOLS = {
     },
 }
 CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
-
-
-def fits(text, schema):
-    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(json.loads(text))
 
 
 @pytest.mark.parametrize("drafts", [True, False])
@@ -82,29 +73,6 @@ def test_constrained_text_is_the_same_alone_in_a_batch_and_with_drafts(talkers, 
     assert [o.stats.forced for o in batch] == [o.stats.forced for o in alone]
 
 
-class Oracle:
-    """The same grammar over the reference's own union, for `reference.generate`."""
-
-    def __init__(self, grammar):
-        self.grammar = grammar
-
-    def start(self, union):
-        ids = {data: index for index, data in enumerate(union)}
-
-        def spell(text):
-            data, out = text if isinstance(text, bytes) else text.encode(), []
-            while data:
-                piece = next(data[:n] for n in range(len(data), 0, -1) if data[:n] in ids)
-                out.append(ids[piece])
-                data = data[len(piece) :]
-            return out
-
-        spell.eos_token_id, spell.bos_token_id = len(union), None
-        spell.tokens, spell.special_token_ids = [*union, b"\xff<end>"], [len(union)]
-        tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(spell))
-        return llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(self.grammar.lark))
-
-
 @pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize(
     "grammar",
@@ -116,7 +84,11 @@ class Oracle:
     ],
 )
 def test_constrained_greedy_text_equals_the_reference(ensemble, plain_members, grammar, threshold):
-    settings = {"gate": ensemble.names.index(ensemble.gate), "threshold": threshold, "grammar": Oracle(grammar)}
+    settings = {
+        "gate": ensemble.names.index(ensemble.gate),
+        "threshold": threshold,
+        "grammar": reference.Oracle(grammar),
+    }
     tokens, ended = reference.generate(plain_members, QUESTION, 80, **settings)
     output = ensemble.generate(QUESTION, grammar=grammar, threshold=threshold, max_tokens=80)
     assert list(output.tokens) == tokens
@@ -206,29 +178,6 @@ def test_what_cannot_be_compiled_is_refused_before_any_work(ensemble, make, told
         ensemble.generate("x", grammar=make())
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Grammar.json_schema("[1"),
-        lambda: Grammar.json_schema([1]),
-        lambda: Grammar.json_schema({"enum": [{1, 2}]}),
-        lambda: Grammar.regex(""),
-        lambda: Grammar.lark_grammar(" "),
-        lambda: Grammar.choices([]),
-        lambda: Grammar.choices("yes"),
-        lambda: Grammar.tool_calls({}),
-    ],
-)
-def test_what_is_no_grammar_is_refused(make):
-    with pytest.raises(GrammarError):
-        make()
-
-
-def test_a_grammar_must_be_one(ensemble):
-    with pytest.raises(RequestError, match=r"Grammar\.json_schema"):
-        ensemble.generate("x", grammar={"type": "object"})
-
-
 def test_what_members_give_no_probability_ends_the_request_alone():
     model, tokenizer = copied_pair(EMBEDDED[0])
     with torch.no_grad():
@@ -243,92 +192,6 @@ def test_what_members_give_no_probability_ends_the_request_alone():
 def test_a_grammar_that_only_one_member_can_spell_is_still_kept():
     with shared_ensemble(EMBEDDED[:1]) as one:
         assert one.generate("x", grammar=Grammar.choices(["😀", "漢字"])).text in {"😀", "漢字"}
-
-
-def test_objects_get_no_properties_that_nobody_listed(talkers):
-    inner = {"type": "object", "properties": {"b": {"type": "boolean"}}}
-    schema = {"type": "object", "properties": {"a": inner, "c": {"$ref": "#/$defs/d"}}, "$defs": {"d": inner}}
-    for seed in range(8):
-        asked = {"temperature": 1.0, "seed": seed, "max_tokens": 400}
-        values = json.loads(talkers.generate("x", grammar=Grammar.json_schema(schema), **asked).text)
-        assert set(values) <= {"a", "c"}
-        assert all(set(value) <= {"b"} for value in values.values())
-    joined = {"allOf": [{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}, {"required": ["z"]}]}
-    joined["allOf"].append({"properties": {"z": {"const": 2}}, "additionalProperties": True})
-    assert '"additionalProperties": false' not in Grammar.json_schema(joined).lark
-
-
-def test_formats_that_nobody_enforces_are_annotations(ensemble):
-    schema = {"type": "string", "format": "file-path", "maxLength": 3}
-    assert len(json.loads(ensemble.generate("x", grammar=Grammar.json_schema(schema), max_tokens=20).text)) <= 3
-    day = {"type": "string", "format": "date"}
-    datetime.date.fromisoformat(json.loads(ensemble.generate("x", grammar=Grammar.json_schema(day)).text))
-    # A property may be called so.
-    named = {"type": "object", "properties": {"format": {"enum": ["path"]}}, "required": ["format"]}
-    assert ensemble.generate("x", grammar=Grammar.json_schema(named)).text == '{"format": "path"}'
-
-
-@pytest.mark.parametrize(
-    ("names", "kept"),
-    [
-        ({"enum": ["x", "y", 3]}, {"x", "y"}),
-        ({"$ref": "#/$defs/one"}, {"x"}),
-        ({"pattern": "^[ab]$", "type": "string"}, {"a", "b"}),
-    ],
-)
-def test_names_of_properties_are_kept(talkers, names, kept):
-    values = {
-        "type": "object",
-        "additionalProperties": {"type": "boolean"},
-        "propertyNames": names,
-    }
-    schema = {"properties": {"v": values}, "required": ["v"], "$defs": {"one": {"const": "x", "title": "One"}}}
-    grammar = Grammar.json_schema({"type": "object", **schema})
-    for seed in range(8):
-        text = talkers.generate("x", grammar=grammar, temperature=2.0, seed=seed, max_tokens=200).text
-        fits(text, schema)
-        assert json.loads(text)["v"].keys() <= kept
-
-
-def test_names_that_may_be_any_string_are_no_restriction(ensemble):
-    schema = {"type": "object", "propertyNames": {"type": "string"}, "properties": {"a": {"const": 1}}}
-    schema = {**schema, "required": ["a"], "additionalProperties": False}
-    assert ensemble.generate("x", grammar=Grammar.json_schema(schema)).text == '{"a": 1}'
-    with pytest.raises(GrammarError, match=r"propertyNames.*check the answer"):
-        ensemble.generate("x", grammar=Grammar.json_schema({"propertyNames": {"maxLength": 3}}))
-
-
-@pytest.mark.parametrize(
-    ("schema", "told"),
-    [
-        ({"enum": [1234567890123456789]}, "1234567890123456789"),
-        ({"properties": {"a": {"const": 123456789.12345679}}}, "make it a string"),
-        ({"type": "integer", "multipleOf": 2**60 + 1}, "multipleOf"),
-        ({"type": "integer", "minimum": 2**60 + 1, "maximum": 2**60 + 3}, "[Uu]nsatisf"),
-    ],
-)
-def test_numbers_that_would_become_others_are_refused(ensemble, schema, told):
-    with pytest.raises(GrammarError, match=told):
-        ensemble.generate("x", grammar=Grammar.json_schema(schema))
-
-
-def test_bounds_of_64_bits_are_kept(talkers):
-    schema = {"type": "integer", "minimum": 2**63 - 2000, "maximum": 2**63 - 1}
-    for seed in range(5):
-        text = talkers.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
-        fits(text, schema)
-
-
-def test_what_is_required_without_being_listed_has_its_place(ensemble):
-    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a", "b"]}
-    schema["additionalProperties"] = True
-    before = Grammar.json_schema(schema)
-    del schema["additionalProperties"]
-    asked = {"max_tokens": 30, "temperature": 0.0}
-    assert (
-        ensemble.generate("x", grammar=Grammar.json_schema(schema), **asked).text
-        == ensemble.generate("x", grammar=before, **asked).text
-    )
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a b/c-d&~#", "tab\t.", "\\\n"])
@@ -357,35 +220,6 @@ def test_a_draft_that_the_prefill_budget_cuts_goes_on(prefill_tokens):
     asked = {"max_tokens": 60, "grammar": grammar}
     plain = one.generate("Who is Ann?", **asked, drafts=False).text
     assert one.generate("Who is Ann?", **asked).text == plain
-
-
-def test_tags_with_defaults_are_written_out(ensemble):
-    def branch(tag):
-        return {"type": "object", "properties": {"kind": {"const": tag, "default": tag}}}
-
-    union = {"oneOf": [branch("a"), {"$ref": "#/$defs/b"}], "discriminator": {"propertyName": "kind"}}
-    schema = {"type": "object", "properties": {"v": union}, "required": ["v"], "$defs": {"b": branch("b")}}
-    before = copy.deepcopy(schema)
-    texts = {
-        ensemble.generate("x", grammar=Grammar.json_schema(schema), temperature=2.0, seed=seed).text
-        for seed in range(8)
-    }
-    assert texts == {'{"v": {"kind": "a"}}', '{"v": {"kind": "b"}}'}
-    assert schema == before
-
-
-@pytest.mark.parametrize(
-    ("schema", "want"),
-    [
-        ({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}, True),
-        ({"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"$ref": "#/$defs/a"}}}, True),
-        ({"items": {"$ref": "#"}}, True),
-        ({"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"type": "string"}}}, False),
-        ({"type": "object"}, False),
-    ],
-)
-def test_schemas_that_refer_to_themselves(schema, want):
-    assert is_recursive(schema) is want
 
 
 def test_grammars_show_that_they_differ():

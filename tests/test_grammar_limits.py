@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import UserDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import EMBEDDED, shared_ensemble, start
+from schemas import CRASHES, chained_definitions, chained_rules
 
-from gac_core import Grammar, GrammarError, RequestError, Tool
+from gac_core import Grammar, GrammarError
 from gac_core.grammar import checker as grammar_check
 from gac_core.grammar import closing as closing_module
 from gac_core.grammar import compiler as compiler_module
 from gac_core.grammar.checker import GrammarChecker, Verdict
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.constraint import Constraint
-from gac_core.grammar.schema import is_recursive
 
 ROOT = Path(__file__).parent.parent
-
-
-def chained_rules(count):
-    rules = [f"r{index}: r{index + 1}" for index in range(count)]
-    return Grammar.lark_grammar("\n".join(["start: r0", *rules, f'r{count}: "x"']))
-
-
-def chained_definitions(count):
-    parts = {f"d{i}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(count)}
-    return Grammar.json_schema({"$ref": "#/$defs/d0", "$defs": {**parts, f"d{count}": {"type": "string"}}})
-
-
-CRASHES = [chained_rules(3000), chained_rules(30000), chained_definitions(1000)]
-
-
-@pytest.fixture
-def checker():
-    one = GrammarChecker()
-    yield one
-    one.close()
 
 
 # ---- crashes
@@ -91,29 +65,6 @@ def test_what_takes_too_long_is_refused(ensemble, monkeypatch):
     with pytest.raises(GrammarError, match="processor time"):
         ensemble.generate("x", grammar=grammar)
     checker.close()
-
-
-def test_a_child_that_is_silent_is_ended(checker, monkeypatch):
-    monkeypatch.setattr(grammar_check, "_WALL_SECONDS", 0.3)
-    child = checker._take()
-    os.kill(child.process.pid, signal.SIGSTOP)
-    checker._idle = child
-    verdict = checker.check(Grammar.choices(["a"]).source)
-    assert "took more than" in verdict.refusal
-    assert not verdict.lasting
-    monkeypatch.setattr(grammar_check, "_WALL_SECONDS", 15.0)
-    assert checker.check(Grammar.choices(["a"]).source) == Verdict()
-
-
-def test_memory_is_bounded(checker):
-    assert checker.check(Grammar.choices(["a"]).source) == Verdict()
-    child = checker._idle.process.pid
-    assert resource.prlimit(child, resource.RLIMIT_AS)[0] == 2**30
-    pages = int(Path(f"/proc/{child}/statm").read_text().split()[0])
-    resource.prlimit(child, resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**21,) * 2)
-    many = Grammar.choices([f"{'long ' * 8}choice number {index}" for index in range(60000)])
-    assert "GiB of memory" in checker.check(many.source).refusal
-    assert checker.check(many.source) == Verdict()
 
 
 @pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "(abc){40000}"])
@@ -228,173 +179,7 @@ def test_only_some_grammars_are_kept(ensemble, monkeypatch):
 # ---- the child process
 
 
-def test_a_child_is_kept_and_replaced_when_it_is_gone(checker):
-    fine = Grammar.choices(["a"]).source
-    assert checker.check(fine) == Verdict()
-    first = checker._idle.process
-    assert checker.check(fine) == Verdict()
-    assert checker._idle.process is first
-    first.kill()
-    assert checker.check(fine) == Verdict()
-    assert checker._idle.process is not first
-    assert "nested" in checker.check(CRASHES[0].source).refusal
-    assert checker.check(fine) == Verdict()
-    assert len(checker._children) == 1
-
-
-def test_grammars_are_tried_at_the_same_time(checker):
-    verdicts = []
-    sources = [*(grammar.source for grammar in CRASHES), *(Grammar.choices([f"a{i}"]).source for i in range(9))]
-    threads = [threading.Thread(target=lambda s=s: verdicts.append(checker.check(s))) for s in sources]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert verdicts.count(Verdict()) == 9
-    assert len(verdicts) == 12
-    assert len(checker._children) == 1
-
-
-def test_a_process_that_cannot_be_started_is_told(checker, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "")
-    verdict = checker.check(Grammar.choices(["a"]).source)
-    assert "cannot be started" in verdict.refusal
-    assert not verdict.lasting
-
-
-def test_the_child_ends_with_its_parent():
-    code = """
-import os, signal
-from gac_core.grammar.checker import checker
-from gac_core import Grammar
-assert checker.check(Grammar.choices(["a"]).source).refusal is None
-print(checker._idle.process.pid, flush=True)
-if ENDED: os.kill(os.getpid(), signal.SIGKILL)
-"""
-    for kill in (True, False):
-        told = code.replace("ENDED", str(kill))
-        done = subprocess.run([sys.executable, "-W", "error", "-c", told], capture_output=True)
-        assert done.stderr == b""
-        child = int(done.stdout)
-        for _ in range(100):
-            if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
-                break
-            time.sleep(0.02)
-        else:
-            raise AssertionError("the child lives")
-
-
-def test_a_forked_process_has_a_child_of_its_own():
-    code = """
-import os
-from gac_core.grammar.checker import checker
-from gac_core import Grammar
-source = Grammar.choices(["a"]).source
-assert checker.check(source).refusal is None
-first = checker._idle.process.pid
-pid = os.fork()
-if not pid:
-    assert checker._idle is None
-    assert checker.check(source).refusal is None
-    assert checker._idle.process.pid != first
-    raise SystemExit(7)
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-assert checker.check(source).refusal is None
-assert checker._idle.process.pid == first
-"""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 # ---- values
-
-
-def deep(levels):
-    schema = {"type": "string"}
-    for _ in range(levels):
-        schema = {"properties": {"a": schema}}
-    return schema
-
-
-def twofold(levels):
-    schema = {"type": "string"}
-    for _ in range(levels):
-        schema = {"anyOf": [schema, schema]}
-    return schema
-
-
-def circular():
-    schema = {"properties": {}}
-    schema["properties"]["a"] = schema
-    return schema
-
-
-class Broken(UserDict):
-    def __getitem__(self, key):
-        raise KeyError("gone")
-
-
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (lambda: Grammar.choices(1.0), r"choices must be a list.*1\.0"),
-        (lambda: Grammar.choices([1]), "each of the choices"),
-        (lambda: Grammar.choices(range(10**12)), "1000000000000 choices"),
-        (lambda: Grammar.choices(["x" * 5_000_000]), "more than 4000000"),
-        (lambda: Grammar.tool_calls(5), "tools must be a mapping"),
-        (lambda: Grammar.tool_calls({"a": {"minimum": float("nan")}}), "tool 'a'.*minimum is nan"),
-        (lambda: Grammar.tool_calls({f"t{i}": {} for i in range(1001)}), "1001 tools"),
-        (lambda: Grammar.regex("a" * 5_000_000), "more than 4000000"),
-        (lambda: Grammar.lark_grammar("start: A\n" * 1_000_000), "more than 4000000"),
-        (lambda: Grammar("tools", "start: A", tools=5), "pairs of strings"),
-        (lambda: Grammar("tools", "start: A", tools=((1, "a"),)), "pairs of strings"),
-        (lambda: Grammar.json_schema({"$defs": [1]}), r"\$defs is \[1\]; make it an object"),
-        (lambda: Grammar.json_schema({"definitions": 3}), "definitions is 3"),
-        (lambda: Grammar.json_schema({"properties": {"a": {"minimum": 10**400}}}), "properties/a/minimum is <an int"),
-        (lambda: Grammar.json_schema({"maximum": float("inf")}), "maximum is inf"),
-        (lambda: Grammar.json_schema('{"maximum": 1e999}'), "maximum is inf"),
-        (lambda: Grammar.json_schema('{"maximum": NaN}'), "maximum is nan"),
-        (lambda: Grammar.json_schema('{"maximum": ' + "1" * 5000 + "}"), "no JSON"),
-        (lambda: Grammar.json_schema('{"type": "string", "type": "null"}'), "'type' twice"),
-        (lambda: Grammar.json_schema({"properties": {1: {}}}), "properties has the key 1"),
-        (lambda: Grammar.json_schema({"enum": [{1, 2}]}), "enum/0 is {1, 2}"),
-        (lambda: Grammar.json_schema({"enum": ["\ud800"]}), "surrogate"),
-        (lambda: Grammar.json_schema({"required": [{}]}), "required"),
-        (lambda: Grammar.json_schema({"oneOf": [3], "discriminator": {"propertyName": "a"}}), "within the schema is 3"),
-        (lambda: Grammar.json_schema({"items": "a"}), "within the schema is 'a'"),
-        (lambda: Grammar.json_schema({"pattern": 5}), "pattern is 5"),
-        (lambda: Grammar.json_schema({"propertyNames": {"pattern": 5}}), "pattern is 5"),
-        (lambda: Grammar.json_schema(deep(2000)), "more than 100 deep"),
-        (lambda: Grammar.json_schema('{"items": ' * 2000 + "{}" + "}" * 2000), "more than 100 deep"),
-        (lambda: Grammar.json_schema("[" * 100_000), "more than 100 deep"),
-        (lambda: Grammar.json_schema(twofold(40)), "more than 200000 values"),
-        (lambda: Grammar.json_schema(circular()), "more than 100 deep"),
-        (lambda: Grammar.json_schema(Broken(a=1)), "KeyError"),
-        (lambda: Grammar.json_schema("x" * 10_000), "no JSON"),
-        (lambda: Grammar.json_schema({"const": "x" * 5_000_000}), "4000000 characters"),
-    ],
-)
-def test_values_of_wrong_kinds_are_told_shortly(make, told):
-    with pytest.raises(GrammarError, match=told) as caught:
-        make()
-    assert len(str(caught.value)) < 800
-
-
-def test_whether_a_schema_refers_to_itself_is_told_of_any_value():
-    for schema in ({"$defs": [1]}, {"$defs": {"a": {1}}}, circular(), deep(2000), {"a": float("nan")}, {1: 2}):
-        assert is_recursive(schema) is False
-
-
-def test_messages_of_the_compiler_are_short(ensemble):
-    for grammar in (
-        Grammar.regex("(" + "a" * 50_000),
-        Grammar.lark_grammar("start: " + "a" * 50_000),
-        Grammar.json_schema({"type": "x" * 50_000}),
-        Grammar("x" * 50_000, "start: nothing"),
-    ):
-        with pytest.raises(GrammarError) as caught:
-            ensemble.generate("x", grammar=grammar)
-        assert len(str(caught.value)) < 700
 
 
 def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
@@ -411,13 +196,6 @@ def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
     constraint = Constraint(Panicked(), ensemble._input_processor._compiler._union)
     with pytest.raises(GrammarError, match=r"the grammar cannot go on: panic: assertion failed$"):
         constraint.forced()
-
-
-def test_tools_with_such_schemas_are_refused(ensemble):
-    for schema in (deep(2000), {"$defs": [1]}, {"minimum": 10**400}, {"properties": {1: {}}}):
-        with pytest.raises(RequestError) as caught:
-            ensemble.generate([{"role": "user", "content": "x"}], tools=[Tool("a", "", schema)], tool_choice="required")
-        assert len(str(caught.value)) < 800
 
 
 # ---- threads

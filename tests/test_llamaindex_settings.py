@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import EMBEDDED, copied_pair, ensemble_of, pair
 from llama_index.core import PromptTemplate
-from llama_index.core.base.llms.types import ChatMessage, CitableBlock, DocumentBlock, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -35,7 +35,6 @@ from gac_core import (
 )
 from gac_core.chat.tools import tell_schema
 from gac_llamaindex import GaCLLM
-from gac_llamaindex.messages import convert_messages
 from gac_llamaindex.responses import CompletionReader, completion_response
 
 PROMPT = "Where is the Torno Bridge?"
@@ -299,17 +298,6 @@ def test_start_events_tell_members_gate_and_threshold(ensemble):
         assert one["class_name"] == "GaCLLM"
     assert GaCLLM(ensemble=ensemble, gate="birch").to_payload()["gate"] == "birch"
     assert GaCLLM(ensemble=ensemble).to_payload()["threshold"] is None
-
-
-def test_the_text_of_citable_blocks_is_read():
-    citable = CitableBlock(title="Handbook", source="h.md", content=[TextBlock(text="It stands."), TextBlock(text="x")])
-    (message,) = convert_messages([ChatMessage(blocks=[TextBlock(text="Read:"), citable])])
-    assert message.content == "Read:\nIt stands.\nx"
-    picture = CitableBlock(title="t", source="s", content=[ImageBlock(image=b"x")])
-    with pytest.raises(RequestError, match="ImageBlock"):
-        convert_messages([ChatMessage(blocks=[picture])])
-    with pytest.raises(RequestError, match="DocumentBlock"):
-        convert_messages([ChatMessage(blocks=[DocumentBlock(data=b"x")])])
 
 
 def test_metadata_follows_the_gate_of_the_surroundings_and_own_prompts(mixed, ensemble):

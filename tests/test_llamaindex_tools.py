@@ -1,5 +1,7 @@
 """Tools and structured answers on random members, so that all they get right is the grammar's doing."""
 
+from __future__ import annotations
+
 import itertools
 import json
 from typing import Literal
@@ -11,6 +13,8 @@ from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
+    CitableBlock,
+    DocumentBlock,
     ImageBlock,
     MessageRole,
     TextBlock,
@@ -23,7 +27,15 @@ from llama_index.core.tools import FunctionTool
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field, field_validator
 
-from gac_core import AnswerError, ChatTemplateError, Grammar, Message, RequestError, ToolCall, UnknownArgumentError
+from gac_core import (
+    AnswerError,
+    ChatTemplateError,
+    Grammar,
+    Message,
+    RequestError,
+    ToolCall,
+    UnknownArgumentError,
+)
 from gac_llamaindex import GaCLLM
 from gac_llamaindex.messages import convert_messages
 
@@ -93,7 +105,7 @@ class Node(BaseModel):
     """Refers to itself."""
 
     value: Literal[1]
-    children: list["Node"] = Field(max_length=1)
+    children: list[Node] = Field(max_length=1)
 
 
 def test_arguments_that_refer_to_themselves_are_enforced(llm):
@@ -284,3 +296,14 @@ def test_own_answers_can_be_told_again(llm):
     result = ChatMessage("noon", role="tool", additional_kwargs={"tool_call_id": message.tool_calls[0].id})
     follow_up = llm.chat_with_tools([CLOCK], chat_history=[*ASKED, response.message, result], max_tokens=8)
     assert follow_up.raw["usage"]["prompt_tokens"] > response.raw["usage"]["prompt_tokens"]
+
+
+def test_the_text_of_citable_blocks_is_read():
+    citable = CitableBlock(title="Handbook", source="h.md", content=[TextBlock(text="It stands."), TextBlock(text="x")])
+    (message,) = convert_messages([ChatMessage(blocks=[TextBlock(text="Read:"), citable])])
+    assert message.content == "Read:\nIt stands.\nx"
+    picture = CitableBlock(title="t", source="s", content=[ImageBlock(image=b"x")])
+    with pytest.raises(RequestError, match="ImageBlock"):
+        convert_messages([ChatMessage(blocks=[picture])])
+    with pytest.raises(RequestError, match="DocumentBlock"):
+        convert_messages([ChatMessage(blocks=[DocumentBlock(data=b"x")])])
