@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
+import torch
+
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import make_commit
@@ -14,20 +16,43 @@ from gac_core.decoding.lookup import PromptLookup
 from gac_core.decoding.run_ahead import RunAhead
 from gac_core.engine.engine import Engine
 from gac_core.executor.base import Executor
+from gac_core.grammar.compiler import Compiler
 from gac_core.model.member import Member
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
+# What ensembles of the same members share while one of them uses it.
 _unions: WeakValueDictionary[tuple[MemberTokenizer, ...], UnionVocabulary] = WeakValueDictionary()
+_alignments: WeakValueDictionary[tuple[UnionVocabulary, MemberTokenizer, torch.device], Alignment] = (
+    WeakValueDictionary()
+)
+_compilers: WeakValueDictionary[UnionVocabulary, Compiler] = WeakValueDictionary()
 
 
 def union_of(tokenizers: Sequence[MemberTokenizer]) -> UnionVocabulary:
-    """Returns the union vocabulary of some tokenizers, the same object while one is in use."""
+    """Returns the union vocabulary of some tokenizers."""
     key = tuple(tokenizers)
     union = _unions.get(key)
     if union is None:
         union = _unions[key] = UnionVocabulary(tokenizers)
     return union
+
+
+def alignment_of(union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device) -> Alignment:
+    """Returns the alignment of a member with a union vocabulary, on the device of its logits."""
+    key = union, tokenizer, device
+    alignment = _alignments.get(key)
+    if alignment is None:
+        alignment = _alignments[key] = Alignment(union, tokenizer, device)
+    return alignment
+
+
+def compiler_of(union: UnionVocabulary) -> Compiler:
+    """Returns the compiler of grammars for a union vocabulary."""
+    compiler = _compilers.get(union)
+    if compiler is None:
+        compiler = _compilers[union] = Compiler(union)
+    return compiler
 
 
 def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> list[EnsembleMember]:
@@ -44,7 +69,7 @@ def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: 
             member_id=member.member_id,
             weight=settings.weight,
             tokenizer=member.tokenizer,
-            alignment=Alignment(union, member.tokenizer, member.device),
+            alignment=alignment_of(union, member.tokenizer, member.device),
             commit=make_commit(config.commit, member.tokenizer),
             context=member.context,
             size=member.size,

@@ -16,7 +16,8 @@ from gac_core.failures import request_failure
 from gac_core.model.member import Member
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 
-Event = tuple[str, OutputChunk | GaCError]
+RequestEvent = tuple[str, OutputChunk | GaCError]
+"""A request's id, and its next chunk or the error that ended it."""
 
 
 class Engine:
@@ -73,7 +74,7 @@ class Engine:
         if self._scheduler.remove(request_id) is not None:
             self._executor.release(request_id)
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[RequestEvent]:
         """Advances every running request by no, one or several tokens; returns the events, by request id."""
         batch = self._scheduler.schedule()
         if not batch:
@@ -96,7 +97,7 @@ class Engine:
         self._decoder.close()
         self._executor.close()
 
-    def _events(self, request: Request, done: Sequence[TokenResult]) -> Iterator[Event]:
+    def _events(self, request: Request, done: Sequence[TokenResult]) -> Iterator[RequestEvent]:
         """Yields the events of a request's tokens; none after its end."""
         for result in done:
             event = self._fail(request, result) if isinstance(result, GaCError) else self._emit_safely(request, result)
@@ -104,14 +105,14 @@ class Engine:
             if isinstance(event[1], GaCError) or event[1].output is not None:
                 return
 
-    def _emit_safely(self, request: Request, committed: CommittedToken) -> Event:
+    def _emit_safely(self, request: Request, committed: CommittedToken) -> RequestEvent:
         """Returns a token's event; if that cannot be made, the request's error."""
         try:
             return self._emit(request, committed)
         except BaseException as error:
             return self._fail(request, request_failure("making the text of a token", error))
 
-    def _emit(self, request: Request, committed: CommittedToken) -> Event:
+    def _emit(self, request: Request, committed: CommittedToken) -> RequestEvent:
         token = committed.sampled
         request.stats.note(token.token_stats)
         if request.stats.steps + request.stats.forced == 1:
@@ -131,12 +132,12 @@ class Engine:
             return self._finish(request, FinishReason.LENGTH, chunk)
         return request.request_id, chunk
 
-    def _fail(self, request: Request, error: GaCError) -> Event:
+    def _fail(self, request: Request, error: GaCError) -> RequestEvent:
         self._scheduler.remove(request.request_id)
         self._executor.release(request.request_id, clear=True)
         return request.request_id, error
 
-    def _finish(self, request: Request, reason: FinishReason, last: OutputChunk) -> Event:
+    def _finish(self, request: Request, reason: FinishReason, last: OutputChunk) -> RequestEvent:
         self._scheduler.remove(request.request_id)
         self._executor.release(request.request_id)
         request.stats.total_seconds = time.perf_counter() - request.arrived

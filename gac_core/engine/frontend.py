@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gac_core.config import EnsembleConfig
-from gac_core.engine.assembly import ensemble_members, union_of
+from gac_core.engine.assembly import compiler_of, ensemble_members, union_of
 from gac_core.engine.engines import ENGINES
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
@@ -52,7 +52,7 @@ def connect(
     union = union_of([member.tokenizer for member in members])
     named = ensemble_members(members, union, config)
     ensemble_id = uuid.uuid4().hex
-    input_processor = InputProcessor(named, union, config, ensemble_id)
+    input_processor = InputProcessor(named, union, compiler_of(union), config, ensemble_id)
     client = Client(
         ensemble_id=ensemble_id,
         members=list(members),

@@ -49,19 +49,25 @@ class InputProcessor:
     Args:
         members: The ensemble's members.
         union: Their union vocabulary.
+        compiler: Compiles grammars for the union vocabulary.
         config: The ensemble's configuration.
         ensemble_id: Id of the ensemble within the engine.
     """
 
     def __init__(
-        self, members: Rows[EnsembleMember], union: UnionVocabulary, config: EnsembleConfig, ensemble_id: str = ""
+        self,
+        members: Rows[EnsembleMember],
+        union: UnionVocabulary,
+        compiler: Compiler,
+        config: EnsembleConfig,
+        ensemble_id: str,
     ) -> None:
         self._members = list(members)
         self._union = union
         self._config = config
         self._ensemble_id = ensemble_id
         self.defaults = EnsembleDefaults(config, [member.size for member in members])
-        self._compiler = Compiler(union)
+        self._compiler = compiler
         for member in members:
             if not member.tokenizer.hf.chat_template:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
