@@ -131,6 +131,12 @@ def ensemble() -> Iterator[Ensemble]:
 
 
 @pytest.fixture(scope="session")
+def tokenizer():
+    """The first embedded member's tokenizer; not to be changed."""
+    return tokenizer_of(EMBEDDED[0])
+
+
+@pytest.fixture(scope="session")
 def stories() -> Iterator[Ensemble]:
     """Two real story models with different tokenizers, in fp32."""
     with shared_ensemble(STORIES) as loaded:

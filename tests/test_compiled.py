@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 from architectures import random_model
-from conftest import EMBEDDED, tokenizer_of
+from conftest import EMBEDDED
 
 import gac_core.model.compiled
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig
@@ -51,11 +51,6 @@ def assert_same(forwards, compiled, eager):
             assert one.shape == other.shape
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
             assert one.argmax(-1).tolist() == other.argmax(-1).tolist()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tokenizer_of(EMBEDDED[0])
 
 
 def runners(name, tokenizer):

@@ -1,4 +1,4 @@
-"""The gate by default, and what statistics and metadata report of the settings that were in force."""
+"""The gate of calls on every route, and what statistics and metadata report of the settings that were in force."""
 
 from __future__ import annotations
 

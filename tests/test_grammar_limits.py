@@ -176,10 +176,7 @@ def test_only_some_grammars_are_kept(ensemble, monkeypatch):
     assert list(compiler._known) == [Grammar.choices([f"a{index}"]) for index in (2, 3, 4)]
 
 
-# ---- the child process
-
-
-# ---- values
+# ---- errors of the matcher
 
 
 def test_a_panic_of_the_matcher_is_told_shortly(ensemble):

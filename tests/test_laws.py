@@ -8,18 +8,13 @@ import statistics
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, pair, tokenizer_of
+from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 
 from gac_core import fold
 from gac_core.model.runner import RowRunner, SlotRunner
 from gac_core.tokenization.vocabulary import Alignment
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tokenizer_of(EMBEDDED[0])
 
 
 def plain(model, tokenizer, prompt, count):
