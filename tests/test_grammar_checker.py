@@ -76,7 +76,7 @@ def test_grammars_are_tried_at_the_same_time(checker):
     assert len(checker._children) == 1
 
 
-def test_a_process_that_cannot_be_started_is_told(checker, monkeypatch):
+def test_a_process_that_cannot_be_started_is_reported(checker, monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
     verdict = checker.check(Grammar.choices(["a"]).source)
     assert "cannot be started" in verdict.refusal

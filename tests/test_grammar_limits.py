@@ -110,7 +110,7 @@ def test_choices_allow_what_alternatives_of_a_rule_allow(ensemble):
 
 
 def test_a_closing_that_takes_too_long_ends_its_request_alone(ensemble, monkeypatch):
-    monkeypatch.setattr(closing_module, "_MOST_MASKS", 0)
+    monkeypatch.setattr(closing_module, "_MAX_MASKS", 0)
     names = {"type": "array", "items": {"type": "string"}}
     schema = {"type": "object", "properties": {"names": names}, "required": ["names"]}
     other = start(ensemble, "The bridge", max_tokens=20)
@@ -169,7 +169,7 @@ def test_only_lasting_errors_are_kept(ensemble, monkeypatch):
 
 
 def test_only_some_grammars_are_kept(ensemble, monkeypatch):
-    monkeypatch.setattr(compiler_module, "_KEPT", 3)
+    monkeypatch.setattr(compiler_module, "_MAX_CACHED", 3)
     compiler = Compiler(ensemble._input_processor._compiler._union)
     for index in range(5):
         compiler.start(Grammar.choices([f"a{index}"]))
@@ -179,7 +179,7 @@ def test_only_some_grammars_are_kept(ensemble, monkeypatch):
 # ---- errors of the matcher
 
 
-def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
+def test_a_panic_of_the_matcher_is_reported_briefly(ensemble):
     class Panicked:
         def is_stopped(self):
             return True
@@ -191,7 +191,7 @@ def test_a_panic_of_the_matcher_is_told_shortly(ensemble):
             return "panic: assertion failed\n<backtrace>\n   0: <unknown>\n"
 
     constraint = Constraint(Panicked(), ensemble._input_processor._compiler._union)
-    with pytest.raises(GrammarError, match=r"the grammar cannot go on: panic: assertion failed$"):
+    with pytest.raises(GrammarError, match=r"the grammar failed during generation: panic: assertion failed$"):
         constraint.forced()
 
 

@@ -40,7 +40,7 @@ class Broken(UserDict):
     [
         (lambda: Grammar.choices(1.0), r"choices must be a list.*1\.0"),
         (lambda: Grammar.choices([1]), "each of the choices"),
-        (lambda: Grammar.choices(range(10**12)), "1000000000000 choices"),
+        (lambda: Grammar.choices(range(10**12)), "choices has 1000000000000 texts"),
         (lambda: Grammar.choices(["x" * 5_000_000]), "more than 4000000"),
         (lambda: Grammar.tool_calls(5), "tools must be a mapping"),
         (lambda: Grammar.tool_calls({"a": {"minimum": float("nan")}}), "tool 'a'.*minimum is nan"),
@@ -55,7 +55,7 @@ class Broken(UserDict):
         (lambda: Grammar.json_schema({"maximum": float("inf")}), "maximum is inf"),
         (lambda: Grammar.json_schema('{"maximum": 1e999}'), "maximum is inf"),
         (lambda: Grammar.json_schema('{"maximum": NaN}'), "maximum is nan"),
-        (lambda: Grammar.json_schema('{"maximum": ' + "1" * 5000 + "}"), "no JSON"),
+        (lambda: Grammar.json_schema('{"maximum": ' + "1" * 5000 + "}"), "not valid JSON"),
         (lambda: Grammar.json_schema('{"type": "string", "type": "null"}'), "'type' twice"),
         (lambda: Grammar.json_schema({"properties": {1: {}}}), "properties has the key 1"),
         (lambda: Grammar.json_schema({"enum": [{1, 2}]}), "enum/0 is {1, 2}"),
@@ -71,17 +71,17 @@ class Broken(UserDict):
         (lambda: Grammar.json_schema(twofold(40)), "more than 200000 values"),
         (lambda: Grammar.json_schema(circular()), "more than 100 deep"),
         (lambda: Grammar.json_schema(Broken(a=1)), "KeyError"),
-        (lambda: Grammar.json_schema("x" * 10_000), "no JSON"),
+        (lambda: Grammar.json_schema("x" * 10_000), "not valid JSON"),
         (lambda: Grammar.json_schema({"const": "x" * 5_000_000}), "4000000 characters"),
     ],
 )
-def test_values_of_wrong_kinds_are_told_shortly(make, told):
+def test_values_of_wrong_types_are_refused_briefly(make, told):
     with pytest.raises(GrammarError, match=told) as caught:
         make()
     assert len(str(caught.value)) < 800
 
 
-def test_whether_a_schema_refers_to_itself_is_told_of_any_value():
+def test_is_recursive_takes_any_value():
     for schema in ({"$defs": [1]}, {"$defs": {"a": {1}}}, circular(), deep(2000), {"a": float("nan")}, {1: 2}):
         assert is_recursive(schema) is False
 

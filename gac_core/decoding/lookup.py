@@ -125,7 +125,7 @@ class PromptLookup:
         voters = [(voice.member.tokenizer, voice.weight) for voice in request.deciding]
         tokens = self.lookup.split(found, length, voters)
         if request.constraint is not None:
-            tokens = tokens[: request.constraint.reach(tokens)]
+            tokens = tokens[: request.constraint.num_draftable(tokens)]
         sequence = DraftSequence(request)
         for data in tokens:
             if not sequence.extend(data):

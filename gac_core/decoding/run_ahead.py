@@ -113,6 +113,6 @@ def _extend(step: Step, row: int, data: bytes) -> bool:
     request, sequence = step.batch[row], step.drafts[row].sequence
     if request.constraint is not None:
         drafted = [*sequence.tokens, data]
-        if request.constraint.reach(drafted) != len(drafted):
+        if request.constraint.num_draftable(drafted) != len(drafted):
             return False
     return sequence.extend(data)

@@ -1,1 +1,1 @@
-"""Grammars: constraints on what an answer may be."""
+"""Grammars, their compilation for the union vocabulary, and the constraint of each request."""

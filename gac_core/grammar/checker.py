@@ -1,7 +1,7 @@
-"""Whether a grammar can be compiled within bounds: tried in a child process, so that none can harm this one.
+"""Checks in a child process whether a grammar can be compiled within limits of stack, memory and time.
 
-llguidance recurses over rules, definitions and expressions without a bound, so that a long enough chain of them
-overflows the stack, which ends the process in which it happens.
+llguidance recurses over rules, definitions and expressions without a limit. A long chain of them overflows the stack,
+which ends the process, so that the first attempt is made in a child process.
 """
 
 from __future__ import annotations
@@ -21,43 +21,45 @@ from typing import Any
 
 import llguidance
 
-# Limits of llguidance: its own defaults, except that errors do not list its state.
+# Settings of llguidance: its defaults, except that error messages do not list its state.
 LIMITS = {"verbose_errors": False}
-# Threads that compile grammars and compute masks in this process have this much stack, in bytes ...
 STACK_SIZE = 16 * 2**20
-# ... and the child a part of it: other threads of this process may have as little as 4 MiB.
+"""Bytes of stack of the threads that compile grammars and compute masks in this process."""
+
+# Bytes of stack in the child: less than any thread of this process has.
 _CHILD_STACK_SIZE = 2 * 2**20
+# Limits of the child: bytes of memory, and seconds of processor time per grammar.
 _MEMORY = 2**30
 _SECONDS = 2.0
-# Where processor time is not measured, or the machine is busy.
+# Limit in elapsed seconds, for systems that do not measure processor time and for busy machines.
 _WALL_SECONDS = 15.0
-# Bytes that a text may begin with without a choice: all of them are committed in one step.
-_FORCED = 2**16
-# Children that run at once.
-_CHILDREN = 4
+# Longest forced beginning of a text, in bytes: it is computed in one step.
+_MAX_FORCED = 2**16
+# Children that run at the same time.
+_MAX_CHILDREN = 4
 _APPENDED = re.compile("\n<(?:state|non-verbose|backtrace)")
 _SMALLER = "make it smaller: fewer alternatives, smaller numbers of repetitions, or check the answer instead"
 _REFUSALS = {
-    ("SIGSEGV", "SIGBUS", "SIGILL"): "it is nested too deeply, or its rules or definitions refer to one another in too "
-    "long a chain; write it flatter, with hundreds of levels less",
+    ("SIGSEGV", "SIGBUS", "SIGILL"): "it is nested too deeply, or its rules or definitions form too long a chain of "
+    "references; write it flatter, with hundreds of levels less",
     ("SIGPROF", "SIGXCPU"): f"that takes more than {_SECONDS:g} s of processor time; {_SMALLER}",
     ("SIGABRT",): f"that takes more than {_MEMORY / 2**30:g} GiB of memory; {_SMALLER}",
 }
 
 
 def reason_of(error: str) -> str:
-    """Returns an error of llguidance without the state and the backtrace that follow it."""
+    """Returns an error message of llguidance without the parser state and the backtrace that it may include."""
     return _APPENDED.split(error)[0].strip()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What trying a grammar showed.
+    """The result of checking a grammar.
 
     Attributes:
-        error: What llguidance reports as wrong with it, or None.
-        refusal: Which bound it exceeds, and the remedy, or None.
-        lasting: Whether another try would show the same.
+        error: The error message of llguidance, or None.
+        refusal: The limit that the grammar exceeds and the remedy, or None.
+        lasting: Whether another check would have the same result.
     """
 
     error: str | None = None
@@ -66,7 +68,7 @@ class Verdict:
 
 
 class _Child:
-    """A process that tries grammars, one at a time."""
+    """A child process that checks grammars, one at a time."""
 
     def __init__(self) -> None:
         if not sys.executable:
@@ -79,7 +81,7 @@ class _Child:
             "seconds": _SECONDS,
         }
         script = Path(__file__).with_name("process.py")
-        # Unbuffered: buffers have locks, which a fork may leave held.
+        # Unbuffered, because buffers have locks, and a lock that is held during a fork is never released in the child.
         self.process = subprocess.Popen(
             [sys.executable, "-I", str(script), json.dumps(settings)],
             bufsize=0,
@@ -89,16 +91,16 @@ class _Child:
         )
         self.overran = False
 
-    def ask(self, grammar: str) -> dict[str, Any] | None:
-        """Returns the child's answer, or None where it ended without one."""
+    def check(self, grammar: str) -> dict[str, Any] | None:
+        """Returns the child's reply, or None if the child ended without one."""
         timer = threading.Timer(_WALL_SECONDS, self._stop)
         timer.daemon = True
         timer.start()
         try:
             with suppress(OSError):
                 self._send(json.dumps({"grammar": grammar}).encode() + b"\n")
-                answer: dict[str, Any] | None = self._receive()
-                return answer
+                reply: dict[str, Any] | None = self._receive()
+                return reply
             return None
         finally:
             timer.cancel()
@@ -124,7 +126,11 @@ class _Child:
         return json.loads(data)
 
     def close(self, wait: float = 0.0) -> int:
-        """Ends the process, after some seconds in which it may end by itself; returns its exit status."""
+        """Ends the process and returns its exit status.
+
+        Args:
+            wait: Seconds to wait for the process to end by itself. Default 0.
+        """
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(wait)
         self.process.kill()
@@ -132,10 +138,10 @@ class _Child:
         self._close_pipes()
         return status
 
-    def forget(self) -> None:
-        """Lets go of a process that is the child of the process that this one was forked from."""
+    def detach(self) -> None:
+        """Closes the pipes of a process that belongs to the parent of this process; the process goes on."""
         self._close_pipes()
-        # Popen would warn that it is still running.
+        # Without an exit status, Popen would warn that the process is still running.
         self.process.returncode = 0
 
     def _close_pipes(self) -> None:
@@ -145,32 +151,32 @@ class _Child:
 
 
 class GrammarChecker:
-    """Tries grammars in child processes; may be used from many threads.
+    """Checks grammars in child processes. Thread-safe.
 
-    A child is started when one is needed, kept for the next grammar, and ended with this process. Grammars that are
-    tried at the same time have children of their own.
+    A child is started when it is needed, kept for the next grammar, and ended when this process exits. Grammars that
+    are checked at the same time use one child each.
     """
 
     def __init__(self) -> None:
         self._reset()
         atexit.register(self.close)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._detach)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._room = threading.Semaphore(_CHILDREN)
+        self._slots = threading.Semaphore(_MAX_CHILDREN)
         self._children: set[_Child] = set()
         self._idle: _Child | None = None
 
-    def _forget(self) -> None:
+    def _detach(self) -> None:
         children = self._children
         self._reset()
         for child in children:
-            child.forget()
+            child.detach()
 
     def close(self) -> None:
-        """Ends the children; the next grammar starts one again."""
+        """Ends all children; the next check starts a new one."""
         with self._lock:
             children, idle = self._children, self._idle
             self._children, self._idle = set(), None
@@ -178,30 +184,34 @@ class GrammarChecker:
             if child is idle:
                 child.close()
             else:
-                # Whoever waits for its answer closes it.
+                # The thread that waits for its reply closes it.
                 child.process.kill()
 
     def check(self, grammar: str) -> Verdict:
-        """Returns what trying a grammar shows: compiling it, and the first steps in it."""
-        with self._room:
-            # A child may have been ended from outside, while it waited or now: then another one is asked.
+        """Compiles a grammar and takes a few steps in it, in a child process.
+
+        Args:
+            grammar: The grammar's source, as `Grammar.source`.
+        """
+        with self._slots:
+            # A child may have been killed by another process; the check is then repeated once with a new child.
             for attempt in range(2):
                 try:
                     child = self._take()
                 except OSError as error:
-                    reason = f"the process that tries grammars first cannot be started ({error})"
+                    reason = f"the child process that checks grammars cannot be started ({error})"
                     return Verdict(refusal=f"{reason}; run Python where it may start processes", lasting=False)
-                answer = child.ask(grammar)
-                if answer is not None:
+                reply = child.check(grammar)
+                if reply is not None:
                     self._give_back(child)
-                    return _judged(answer)
+                    return _verdict_of(reply)
                 status = child.close(0.0 if child.overran else 1.0)
                 with self._lock:
                     self._children.discard(child)
                 refusal = _refusal(status, child.overran)
                 if refusal is not None or attempt:
                     break
-        ended = f"the process that tries grammars first was ended from outside (exit status {status})"
+        ended = f"the child process that checks grammars was killed (exit status {status})"
         return Verdict(refusal=refusal or f"{ended}; try again", lasting=refusal is not None and not child.overran)
 
     def _take(self) -> _Child:
@@ -221,17 +231,17 @@ class GrammarChecker:
         child.close()
 
 
-def _judged(answer: dict[str, Any]) -> Verdict:
-    if answer["forced"] > _FORCED:
+def _verdict_of(reply: dict[str, Any]) -> Verdict:
+    if reply["forced"] > _MAX_FORCED:
         return Verdict(
-            refusal=f"it leaves no choice about its first {answer['forced']} bytes, more than {_FORCED}; "
+            refusal=f"it leaves no choice about its first {reply['forced']} bytes, more than {_MAX_FORCED}; "
             "use smaller numbers of repetitions and shorter constants"
         )
-    return Verdict(error=answer["error"])
+    return Verdict(error=reply["error"])
 
 
 def _refusal(status: int, overran: bool) -> str | None:
-    """What an exit status says of the grammar; None where it says nothing of it."""
+    """Returns the refusal that an exit status indicates, or None if the grammar did not cause it."""
     if overran:
         return f"that took more than {_WALL_SECONDS:g} s; {_SMALLER}, or try again when the machine is less busy"
     try:
@@ -242,4 +252,4 @@ def _refusal(status: int, overran: bool) -> str | None:
 
 
 checker = GrammarChecker()
-"""The one of this process."""
+"""The checker of this process."""

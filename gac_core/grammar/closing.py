@@ -1,7 +1,4 @@
-"""JSON texts that end within their token budget: which tokens leave room to close what is open.
-
-Works on llguidance's matchers over the union vocabulary.
-"""
+"""JSON texts that end within their token budget: masks the tokens after which the text could not be closed in time."""
 
 from __future__ import annotations
 
@@ -14,42 +11,42 @@ from gac_core.tokenization.vocabulary import UnionVocabulary
 
 Bits = npt.NDArray[np.uint8]
 
-# What closes soonest where there is a choice: containers, strings, numbers, then the shortest values.
+# Tokens of a closing in order of preference: ends of containers and strings, then the shortest values.
 _PREFERRED = (b"}", b"]", b'"', b",", b"n", b"f", b"t", b"1", b"0", b"[", b"{")
-# Tokens that one more token of a string or number may add to the closing: the rest of a character or of an escape.
+# Tokens that a further token of a string or number may add to the closing: the rest of a character or escape.
 _SLACK = 6
-# Tokens of content that a value or item which is opened late must have room for, beside its closing.
+# Tokens of content for which a value or item must have room, beside its closing, to be opened.
 _CONTENT = 24
-# Where more tokens than these are allowed, only those that open or close something are tried one by one.
-_FEW = 96
-# A closing is looked for up to this length; a pattern may go on without end.
-_LONGEST = 1024
-# Masks that are computed for one restriction at most; usual are up to a few hundred.
-_MOST_MASKS = 4000
+# Where more tokens are allowed, only those with structural characters are tried one by one.
+_MAX_TRIED = 96
+# Longest closing to search for, in tokens; a pattern may have no end.
+_MAX_CLOSING = 1024
+# Masks computed for one restriction at most; typical numbers are up to a few hundred.
+_MAX_MASKS = 4000
 
 
-class _Masks:
-    """Counts the masks that are computed for one restriction."""
+class _MaskCounter:
+    """Counts the masks computed for one restriction."""
 
     def __init__(self) -> None:
-        self._left = _MOST_MASKS
+        self._left = _MAX_MASKS
 
     def count(self) -> None:
-        """Counts one.
+        """Counts one mask.
 
         Raises:
-            GrammarError: There are too many; the matcher stands anywhere then.
+            GrammarError: Too many masks were computed; the state of the matcher is then undefined.
         """
         self._left -= 1
         if self._left < 0:
             raise GrammarError(
-                f"more than {_MOST_MASKS} masks are needed to find out which tokens leave room to close the text; "
+                f"more than {_MAX_MASKS} masks are needed to determine which tokens leave room to close the text; "
                 "raise max_tokens, make the schema simpler, or give it without closes=True"
             )
 
 
 class Closer:
-    """Finds closings of JSON texts, and restricts masks so that one always fits into the tokens that are left.
+    """Finds closings of JSON texts, and restricts masks so that a closing always fits into the remaining tokens.
 
     Args:
         union: The union vocabulary.
@@ -63,7 +60,7 @@ class Closer:
         structural = [any(char in b'"[]{},:' for char in data) for data in union.tokens]
         opening = [any(char in b'"[{' for char in data) for data in union.tokens]
         self._structural, self._opening = (np.array([*flags, False], bool) for flags in (structural, opening))
-        # Within a string, tokens that go on alike from their quotation mark leave the text in the same state.
+        # Within a string, tokens with the same bytes from their quotation mark on lead to the same state.
         self._tails = {
             index: data if data[: data.index(b'"')].endswith(b"\\") else data[data.index(b'"') :]
             for index, data in enumerate(union.tokens)
@@ -71,16 +68,18 @@ class Closer:
         }
         self._quoted = np.array(list(self._tails), np.int64)
 
-    def closing(self, matcher: LLMatcher, limit: int = _LONGEST, masks: _Masks | None = None) -> list[int] | None:
-        """Returns union tokens that end the text from where it stands; few, not always the fewest.
+    def closing(
+        self, matcher: LLMatcher, limit: int = _MAX_CLOSING, masks: _MaskCounter | None = None
+    ) -> list[int] | None:
+        """Returns union tokens that complete the text; few, but not always the fewest.
 
         Args:
-            matcher: Where the text stands; as before when this returns.
-            limit: Most tokens to look for. Default 1024.
+            matcher: The state of the text; unchanged on return.
+            limit: Most tokens of the closing. Default 1024.
             masks: Counts the masks that are computed. Default None: they are not counted.
 
         Returns:
-            The tokens without the end of text, empty where the text may end here; None if none were found.
+            Union ids without the end of text, empty where the text may end here; None if no closing was found.
         """
         path: list[int] = []
         while len(path) < limit and not (matcher.is_accepting() or matcher.is_stopped()):
@@ -97,24 +96,24 @@ class Closer:
         return path if done else None
 
     def restrict(self, matcher: LLMatcher, mask: Bits, left: int, near: int) -> Bits:
-        """Takes from a mask the tokens after which the text could no longer be closed.
+        """Removes from a mask the tokens after which the text could not be closed any more.
 
-        Strings and numbers may go on while their closing fits. Something new, such as a further item of a list, is
-        opened only where its closing fits and 24 tokens of content beside it.
+        Strings and numbers continue while their closing fits. A new value, such as a further item of a list, is allowed
+        only if its closing fits together with 24 tokens of content.
 
         Args:
-            matcher: Where the text stands; as before when this returns.
-            mask: What the grammar allows next, 0 or 1, shape ``[union]``.
-            left: Tokens that may still be written, the next one included.
-            near: Where this many tokens more than the closing's are left, the mask stays as it is.
+            matcher: The state of the text; unchanged on return.
+            mask: The tokens that the grammar allows next, uint8, 0 or 1, shape ``[union]``.
+            left: Remaining tokens, including the next one.
+            near: The mask is unchanged while at least this many tokens more than the closing's remain.
 
         Returns:
-            The mask; as it was also where no closing was found or none fits.
+            The restricted mask; the given one if it need not be restricted, or no closing was found or fits.
 
         Raises:
             GrammarError: Too many masks would have to be computed.
         """
-        masks = _Masks()
+        masks = _MaskCounter()
         path = self.closing(matcher, left, masks)
         if not path or len(path) > left or left >= len(path) + near:
             return mask
@@ -132,35 +131,35 @@ class Closer:
                     kept[token] = fits[tail]
             else:
                 allowed[self._end] = False
-                tried = np.flatnonzero(allowed if allowed.sum() <= _FEW else allowed & self._structural)
+                tried = np.flatnonzero(allowed if allowed.sum() <= _MAX_TRIED else allowed & self._structural)
                 for token in tried.tolist():
                     kept[token] = self._fits(matcher, token, len(path), left - 1, masks)
         kept[path[0]] = True
         return kept.astype(np.uint8)
 
     def _in_string(self, allowed: npt.NDArray[np.bool_]) -> bool:
-        # As in `_shortest`: both brackets may follow only within a string, where neither closes anything.
+        # Both closing brackets are allowed at once only within a string.
         return bool(allowed[self._quote] and allowed[self._brackets].all())
 
     def _shortest(self, matcher: LLMatcher) -> list[int]:
-        """The token that closes soonest, of those allowed."""
-        # Requests are masked in several threads at once, so that no buffer is shared.
+        """The first allowed token in order of preference, as a list; empty if no token is allowed."""
+        # Several threads compute masks at once; each call has a buffer of its own.
         words = np.zeros((self._count + 31) // 32, np.uint32)
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
 
-        def may(token: int) -> bool:
+        def is_allowed(token: int) -> bool:
             return bool(int(words[token >> 5]) >> (token & 31) & 1)
 
-        if may(self._quote) and all(map(may, self._brackets)):
+        if is_allowed(self._quote) and all(map(is_allowed, self._brackets)):
             return [self._quote]
         for token in self._preferred:
-            if may(token):
+            if is_allowed(token):
                 return [token]
         bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=self._end)
         return [int(token) for token in np.flatnonzero(bits)[:1]]
 
-    def _fits(self, matcher: LLMatcher, token: int, before: int, left: int, masks: _Masks) -> bool:
-        """Whether the text can be closed within the tokens left after one more."""
+    def _fits(self, matcher: LLMatcher, token: int, before: int, left: int, masks: _MaskCounter) -> bool:
+        """Whether the text can be closed within ``left`` tokens after a given token."""
         if matcher.try_consume_tokens([token]) == 0:
             return False
         path = self.closing(matcher, left + 1, masks)

@@ -1,7 +1,4 @@
-"""Grammars compiled for the union vocabulary by llguidance, each once, within bounds.
-
-Knows nothing of members, distributions or requests.
-"""
+"""Compilation of grammars for the union vocabulary with llguidance: each grammar once, and within limits."""
 
 from __future__ import annotations
 
@@ -23,19 +20,20 @@ from gac_core.grammar.grammar import Grammar
 from gac_core.threads import DaemonPool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
-# Compiled grammars that are kept.
-_KEPT = 64
-# Seconds in which the tool is looked for whose schema is at fault.
-_LOOK = 2.0
-# Lexemes with these attributes cannot be taken back, so that nothing can be drafted on trial.
-_COUNTED = re.compile(r"\b(max_tokens|stop)\s*=")
-# Of `Budget.near`: what is kept beside what the grammar's size suggests.
+# Compiled grammars that are kept, least recently used first.
+_MAX_CACHED = 64
+# Seconds to find the tool whose schema cannot be compiled.
+_MAX_SEARCH = 2.0
+# Lexemes with these attributes cannot be rolled back, which drafts need.
+_NO_ROLLBACK = re.compile(r"\b(max_tokens|stop)\s*=")
+# Tokens of `Budget.near`, in addition to a share of the grammar's size.
 _NEAR = 48
+# A numbered line in an error of llguidance, which quotes the generated grammar.
 _QUOTED = re.compile(r"^\s*\d+ \|", re.MULTILINE)
 
 
-class _Spelling:
-    """The union as llguidance wants a tokenizer to look."""
+class _UnionTokenizer:
+    """The union vocabulary with the interface of a tokenizer that llguidance expects."""
 
     bos_token_id = None
 
@@ -44,11 +42,11 @@ class _Spelling:
         self._longest = max(len(token) for token in union.tokens)
         self.eos_token_id = union.end_id
         self.special_token_ids = [union.end_id]
-        # 0xFF marks what is no text. A token of that byte, if there is one, is then none either: no UTF-8 holds it.
+        # A leading 0xFF marks special tokens. No UTF-8 contains that byte, so that no token of text is lost.
         self.tokens = [*union.tokens, b"\xff<end>"]
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """The longest tokens from the left; stops where the union cannot spell on."""
+        """Returns the longest tokens from the left, up to the first bytes that no token spells."""
         data = text.encode() if isinstance(text, str) else text
         ids: list[int] = []
         start = 0
@@ -66,28 +64,28 @@ class _Spelling:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """A grammar that was compiled, or why it was not.
+    """A compiled grammar, or the reason why it could not be compiled.
 
     Attributes:
-        matcher: At the beginning; copied, never moved.
-        budget: How the grammar is closed within a budget, if it is.
-        goes_back: Whether tokens can be taken back.
-        error: Why it cannot be used.
-        lasting: Whether another try would show the same.
+        matcher: The matcher in its initial state, which is copied for each request; None on an error.
+        budget: How texts are closed within a token budget; None if they are not.
+        can_rollback: Whether tokens can be rolled back.
+        error: The error message, or None.
+        lasting: Whether another attempt would have the same result.
     """
 
     matcher: LLMatcher | None = None
     budget: Budget | None = None
-    goes_back: bool = True
+    can_rollback: bool = True
     error: str | None = None
     lasting: bool = True
 
 
 class Compiler:
-    """Compiles grammars for one union; may be used from many threads.
+    """Compiles grammars for one union vocabulary. Thread-safe.
 
-    Every grammar is tried in a child process first (`checker`). Callers who ask for the same grammar at
-    the same time wait for the same compilation; others do not wait for it.
+    Every grammar is checked in a child process first (`checker`). Callers with the same grammar at the same time share
+    one compilation; callers with other grammars do not wait for it.
 
     Args:
         union: The union vocabulary.
@@ -104,42 +102,44 @@ class Compiler:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._known: OrderedDict[Grammar, Future[_Compiled]] = OrderedDict()
-        # Threads of their own, which end at once, since a caller's stack may be small.
+        # A thread per compilation, because the stack of a caller may be small. With idle=0 a thread ends with its job,
+        # so that the pool need not be closed.
         self._pool = DaemonPool("gac-grammar", os.cpu_count() or 4, idle=0, stack_size=STACK_SIZE, grace=1.0)
 
     def start(self, grammar: Grammar, max_tokens: int | None = None) -> Constraint:
-        """Returns the beginning of a grammar.
+        """Returns the constraint of a new request.
 
         Args:
             grammar: The grammar.
-            max_tokens: Tokens that may be written, within which a grammar that closes ends its text. Default: no limit.
+            max_tokens: Token budget of the request, within which a grammar with ``closes`` ends its text. Default None:
+                no limit.
 
         Raises:
-            GrammarError: It cannot be compiled within bounds, or asks for what cannot be enforced.
+            GrammarError: The grammar cannot be compiled within the limits, or cannot be enforced.
         """
         compiled = self._compiled(grammar)
         if compiled.matcher is None:
             raise GrammarError(compiled.error or "")
-        started = Constraint(compiled.matcher.deep_copy(), self._union, compiled.goes_back)
+        started = Constraint(compiled.matcher.deep_copy(), self._union, compiled.can_rollback)
         if compiled.budget is not None and max_tokens is not None:
             started.limit(max_tokens, compiled.budget)
         return started
 
     def _compiled(self, grammar: Grammar) -> _Compiled:
         if self._process != os.getpid():
-            # Nobody goes on with what was being compiled when this process was forked.
+            # In a forked process the threads of running compilations do not exist.
             self._reset()
         with self._lock:
-            coming = self._known.get(grammar)
-            if coming is None:
-                coming = self._known[grammar] = self._pool.submit(self._compile, grammar)
-                if len(self._known) > _KEPT:
+            future = self._known.get(grammar)
+            if future is None:
+                future = self._known[grammar] = self._pool.submit(self._compile, grammar)
+                if len(self._known) > _MAX_CACHED:
                     self._known.popitem(last=False)
             self._known.move_to_end(grammar)
-        compiled = coming.result()
+        compiled = future.result()
         if not compiled.lasting:
             with self._lock:
-                if self._known.get(grammar) is coming:
+                if self._known.get(grammar) is future:
                     del self._known[grammar]
         return compiled
 
@@ -147,30 +147,32 @@ class Compiler:
         try:
             verdict = checker.check(grammar.source)
             if verdict.error is None and verdict.refusal is None:
-                matcher = LLMatcher(self._spelled(), grammar.source, log_level=0, limits=LLParserLimits(**LIMITS))
+                matcher = LLMatcher(
+                    self._union_tokenizer(), grammar.source, log_level=0, limits=LLParserLimits(**LIMITS)
+                )
                 if not matcher.is_error():
-                    goes_back = not _COUNTED.search(grammar.source)
-                    return _Compiled(matcher, self._budget(grammar, matcher), goes_back)
+                    can_rollback = not _NO_ROLLBACK.search(grammar.source)
+                    return _Compiled(matcher, self._budget(grammar, matcher), can_rollback)
                 verdict = Verdict(error=matcher.get_error())
             return _Compiled(error=_message(grammar, verdict), lasting=verdict.lasting)
         except GrammarError as error:
             return _Compiled(error=str(error))
         except BaseException as error:
-            # A panic of llguidance is a BaseException.
+            # Panics of llguidance are BaseExceptions.
             return _Compiled(
                 error=f"{_culprit(grammar)} cannot be compiled ({type(error).__name__}: {shorten(str(error))})",
                 lasting=False,
             )
 
-    def _spelled(self) -> LLTokenizer:
+    def _union_tokenizer(self) -> LLTokenizer:
         with self._building:
             if self._tokenizer is None:
-                wrapper = TokenizerWrapper(_Spelling(self._union))
+                wrapper = TokenizerWrapper(_UnionTokenizer(self._union))
                 self._tokenizer = LLTokenizer(wrapper, slices=LLTokenizer.json_slices())
             return self._tokenizer
 
     def _budget(self, grammar: Grammar, matcher: LLMatcher) -> Budget | None:
-        """How a grammar that closes is held to a budget."""
+        """How texts of a grammar with ``closes`` are closed within a budget; None for other grammars."""
         if not grammar.closes:
             return None
         with self._building:
@@ -181,22 +183,22 @@ class Compiler:
 
 
 def _message(grammar: Grammar, verdict: Verdict) -> str:
-    """What a caller is told of a grammar that is not compiled."""
+    """The error message of a grammar that is not compiled."""
     if verdict.error is None:
         return f"{_culprit(grammar)} is not compiled: {verdict.refusal}"
     reason = reason_of(verdict.error)
     if grammar.kind != "lark":
-        # Numbered lines quote the grammar that was made of what the caller gave.
+        # Numbered lines quote the generated grammar, which the caller has not written.
         reason = " ".join(_QUOTED.split(reason)[0].split())
     reason = shorten(reason)
     if "Unimplemented keys" in reason:
-        reason += "; no grammar can enforce that: say it otherwise (a list in place of a set), or check the answer"
+        reason += "; no grammar can enforce these: use other keywords (a list in place of a set), or check the answer"
     return f"{_culprit(grammar)} cannot be compiled: {reason}"
 
 
 def _culprit(grammar: Grammar) -> str:
-    """What to name in an error: the tool whose schema cannot be compiled, if it is found in time, else the grammar."""
-    until = time.monotonic() + _LOOK
+    """The subject of an error: the tool whose schema cannot be compiled, if it is found in time, else the grammar."""
+    until = time.monotonic() + _MAX_SEARCH
     for name, schema in grammar.tools:
         verdict = Verdict() if time.monotonic() > until else checker.check(Grammar.json_schema(schema).source)
         if verdict != Verdict():

@@ -1,6 +1,6 @@
-"""A grammar on the union vocabulary: which tokens may come next, which must, and where a request stands.
+"""The state of one request in its grammar: allowed and forced tokens of the union vocabulary.
 
-The masks are llguidance's, over the union's bytes. Knows nothing of members, distributions or requests.
+Masks are computed by llguidance over the bytes of the union's tokens.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from gac_core.threads import DaemonPool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 Text = bytes | None
-# Tokens that are committed in one step at most, however many are forced.
-_FORCED = 256
+# Most forced tokens that are committed in one step.
+_MAX_FORCED = 256
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How a grammar's texts are closed within a number of tokens.
+    """How texts of a grammar are closed within a number of tokens.
 
     Attributes:
-        closer: Finds what closes.
-        shortest: Tokens of the shortest text known.
-        near: Where a text's closing and this many tokens still fit, nothing is restricted: more than any one token can
-            add to the closing.
+        closer: Finds closings.
+        shortest: Tokens of the shortest known text.
+        near: Masks are not restricted while the closing and this many further tokens fit: more than one token can add
+            to the closing.
     """
 
     closer: Closer
@@ -43,19 +43,19 @@ class Budget:
 
 
 class Constraint:
-    """Where one request stands in its grammar.
+    """The state of one request in its grammar.
 
     Args:
-        matcher: At its beginning.
+        matcher: A matcher in its initial state, owned by this object.
         union: The union vocabulary.
-        goes_back: Whether tokens can be taken back, without which none are drafted.
+        can_rollback: Whether tokens can be rolled back; if not, none are drafted. Default True.
 
     Attributes:
-        limited: Whether the budget left fewer tokens to choose from than the grammar somewhere.
+        limited: Whether the token budget removed tokens that the grammar allowed, at some committed position.
     """
 
-    def __init__(self, matcher: LLMatcher, union: UnionVocabulary, goes_back: bool = True) -> None:
-        self._goes_back = goes_back
+    def __init__(self, matcher: LLMatcher, union: UnionVocabulary, can_rollback: bool = True) -> None:
+        self._can_rollback = can_rollback
         self._matcher = matcher
         self._union = union
         self.limited = False
@@ -63,45 +63,49 @@ class Constraint:
         self._left = 0
         self._masks: dict[tuple[bytes, ...], Tensor] = {}
         self._restricted: set[tuple[bytes, ...]] = set()
-        self._coming: Future[None] | None = None
-        # What is forced from here on, last first.
+        self._pending: Future[None] | None = None
+        # Forced tokens from here on, in reverse order.
         self._forced: list[int] = []
         self._failed: GrammarError | None = None
         self._words = np.zeros((len(union) + 31) // 32, np.int32)
 
     def limit(self, max_tokens: int, budget: Budget) -> None:
-        """Holds the text to a number of tokens, within which it is closed wherever that is possible."""
+        """Sets the token budget, within which the text is closed where that is possible."""
         self._left, self._budget = max_tokens, budget
 
     def forced(self) -> list[Text]:
-        """Returns tokens that must come now whatever the members say, 256 at most; None is the end of text."""
+        """Returns the next tokens where the grammar leaves no choice, at most 256; None stands for the end of text."""
         self._wait()
         if not self._forced:
             if self._matcher.is_stopped():
                 self._check()
                 return [None]
             self._forced = self._matcher.compute_ff_tokens()[::-1]
-        return [self._union.data(index) for index in self._forced[: -_FORCED - 1 : -1]]
+        return [self._union.data(index) for index in self._forced[: -_MAX_FORCED - 1 : -1]]
 
     def accept(self, data: bytes) -> None:
-        """Goes on by one token that was committed."""
+        """Advances by one committed token.
+
+        Raises:
+            GrammarError: The grammar became too complex for its limits.
+        """
         self._wait()
         self._masks.clear()
         self.limited = self.limited or () in self._restricted
         self._restricted = {key[1:] for key in self._restricted if key[:1] == (data,)}
         self._left -= 1
         index = self._union.ids[data]
-        # What is forced remains so, and is not computed anew for each part of it.
+        # The rest of the forced tokens stays forced and is not computed again.
         if self._forced and self._forced.pop() != index:
             self._forced = []
         if not self._matcher.consume_token(index):
             self._check()
 
-    def reach(self, tokens: Sequence[bytes]) -> int:
-        """Returns how many of some tokens may be drafted: those allowed, up to where others are forced."""
+    def num_draftable(self, tokens: Sequence[bytes]) -> int:
+        """Returns how many of the tokens may be drafted: those allowed, up to a position with forced tokens."""
         self._wait()
         taken = 0
-        for data in tokens if self._goes_back else ():
+        for data in tokens if self._can_rollback else ():
             index = self._union.ids.get(data)
             if index is None or self._matcher.try_consume_tokens([index]) == 0:
                 break
@@ -112,22 +116,22 @@ class Constraint:
         return taken
 
     def prepare(self, tokens: Sequence[bytes], pool: DaemonPool) -> None:
-        """Starts to compute the masks after each of some tokens, beginning with none, while members compute.
+        """Starts to compute the masks after each prefix of some tokens, during the forward of the models.
 
         Args:
-            tokens: As `reach` allows them.
-            pool: Where to compute.
+            tokens: Draft tokens, as many as `num_draftable` returns at most.
+            pool: The threads that compute.
         """
         self._wait()
-        # Python takes no work for threads any more once its main thread has ended; `mask` then does it itself.
+        # No threads start once the main thread has ended; `mask` then computes the masks itself.
         with suppress(RuntimeError):
-            self._coming = pool.submit(self._fill, list(tokens))
+            self._pending = pool.submit(self._fill, list(tokens))
 
     def mask(self, tokens: Sequence[bytes]) -> Tensor:
-        """Returns which tokens may follow after some that are not committed, bool, shape ``[union]``.
+        """Returns which tokens may follow after draft tokens, bool, shape ``[union]``.
 
         Args:
-            tokens: As `reach` allows them.
+            tokens: Draft tokens, as many as `num_draftable` returns at most.
 
         Raises:
             GrammarError: The grammar became too complex for its limits.
@@ -149,7 +153,7 @@ class Constraint:
                 try:
                     self._masks[key] = self._next(key)
                 except GrammarError as error:
-                    # The matcher stands anywhere now.
+                    # The state of the matcher is undefined now.
                     self._failed = error
                     raise
         self._matcher.rollback(taken)
@@ -159,7 +163,7 @@ class Constraint:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         bits = np.unpackbits(self._words.view(np.uint8), bitorder="little", count=len(self._union))
         budget, left = self._budget, self._left - len(key)
-        # Nothing is restricted before; a bound that depends on the text alone keeps drafts from changing it.
+        # The threshold depends on the text alone, so that drafts do not change the result.
         if budget is not None and left <= budget.shortest + 3 * budget.near:
             closed = budget.closer.restrict(self._matcher, bits, left, budget.near)
             if closed is not bits:
@@ -169,13 +173,13 @@ class Constraint:
         return torch.from_numpy(bits).view(torch.bool)
 
     def _wait(self) -> None:
-        if self._coming is not None:
-            coming, self._coming = self._coming, None
-            # An error leaves the matcher in a state in which whoever asks for the mask meets it again.
-            coming.exception()
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            # An error is kept in the state of this object and raised again by `mask`.
+            pending.exception()
 
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
         if self._matcher.is_error():
-            raise GrammarError(f"the grammar cannot go on: {shorten(reason_of(self._matcher.get_error()))}")
+            raise GrammarError(f"the grammar failed during generation: {shorten(reason_of(self._matcher.get_error()))}")

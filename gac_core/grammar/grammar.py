@@ -1,7 +1,6 @@
-"""What a text must look like: a JSON schema, a regular expression, a Lark grammar, one of some choices, or tool calls.
+"""Grammars as values: JSON schemas, regular expressions, Lark grammars, choices and tool calls.
 
-Plain values that say it in the language of llguidance, which compiles them (`constraint`). Knows nothing of
-vocabularies or requests.
+A grammar is text in llguidance's dialect of Lark, which `compiler` compiles.
 """
 
 from __future__ import annotations
@@ -18,19 +17,22 @@ from gac_core.chat.callforms import call_rules
 from gac_core.checks import check_flag, check_list, check_text
 from gac_core.errors import GaCError, GrammarError, quote, shorten
 from gac_core.grammar.plainjson import MAX_CHARACTERS, MAX_VALUES, PlainJson
-from gac_core.grammar.schema import enforceable
+from gac_core.grammar.schema import to_enforceable
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a text must look like; made by the class methods, given as `SamplingParams.grammar`.
+    """A constraint on generated text, given as `SamplingParams.grammar`; created by the class methods.
 
     Attributes:
-        kind: How it was made: ``"json_schema"``, ``"regex"``, ``"lark"``, ``"choices"`` or ``"tools"``.
+        kind: ``"json_schema"``, ``"regex"``, ``"lark"``, ``"choices"`` or ``"tools"``.
         lark: The grammar in llguidance's dialect of Lark.
-        answer: The grammar that ``lark`` calls ``@answer``, if it does.
-        tools: Of tool calls the names and the schemas of the arguments, as JSON.
-        closes: Whether the text is closed within ``max_tokens``; JSON schemas only.
+        answer: The grammar that ``lark`` refers to as ``@answer``. Default None.
+        tools: For tool calls: pairs of a tool's name and the JSON schema of its arguments, as JSON. Default none.
+        closes: Whether the text is closed within ``max_tokens``; JSON schemas only. Default False.
+
+    Raises:
+        GrammarError: A field has another type, or the grammar is too large.
     """
 
     kind: str
@@ -41,7 +43,7 @@ class Grammar:
 
     def __post_init__(self) -> None:
         for field in ("kind", "lark"):
-            remedy = "make grammars by the class methods, such as Grammar.json_schema"
+            remedy = "create grammars with the class methods, such as Grammar.json_schema"
             value = check_text(GrammarError, f"the {field} of a grammar", getattr(self, field), remedy)
             if len(value) > MAX_CHARACTERS:
                 kind = shorten(self.kind, 40)
@@ -55,13 +57,13 @@ class Grammar:
         _check_answer(self.answer)
 
     def __repr__(self) -> str:
-        # Short, but never the same for two: frameworks' caches go by it.
+        # Short but unique, because caches of frameworks use it as a key.
         closes = ", closes=True" if self.closes else ""
         return f"Grammar(kind={self.kind!r}, digest={hashlib.sha256(self.source.encode()).hexdigest()[:16]!r}{closes})"
 
     @cached_property
     def source(self) -> str:
-        """What llguidance compiles."""
+        """The text that llguidance compiles."""
         parts = [{"name": "main", "lark_grammar": self.lark}]
         if self.answer is not None:
             parts.append({"name": "answer", "lark_grammar": self.answer.lark})
@@ -69,62 +71,60 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str, closes: bool = False) -> Grammar:
-        """A JSON text that a schema allows, spaced as ``{"a": 1, "b": [2, 3]}``.
+        """JSON text that is valid under a schema, spaced as ``{"a": 1, "b": [2, 3]}``.
 
-        An object whose ``properties`` are listed gets no others unless the schema speaks of ``additionalProperties``:
-        what the schema merely does not forbid, nobody who reads the answer waits for. A ``format`` that is not among
-        date-time, time, date, duration, email, hostname, ipv4, ipv6, uri and uuid is an annotation.
+        An object with ``properties`` has no other properties unless the schema mentions ``additionalProperties``:
+        consumers do not expect undeclared properties. A ``format`` other than date-time, time, date, duration, email,
+        hostname, ipv4, ipv6, uri and uuid is an annotation.
 
         Args:
-            schema: A JSON schema (draft 2020-12 and older) as a mapping or as JSON.
-            closes: Whether the text is closed within the request's ``max_tokens``: as they run out, lists get no
-                further items, optional properties are left out and strings end. ``finish_reason`` is then ``"length"``.
-                A text that the schema does not let end in time is still cut off. Default False: any text may be cut
-                off.
+            schema: A JSON schema (draft 2020-12 or older) as a mapping or as JSON.
+            closes: Whether to close the text within the request's ``max_tokens``: as they run out, lists get no further
+                items, optional properties are omitted and strings end. ``finish_reason`` is then ``"length"``. A text
+                that the schema does not allow to end in time is still cut off. Default False: any text may be cut off.
 
         Raises:
-            GrammarError: The schema is no JSON object. What a schema asks for that cannot be enforced is refused when
-                a request comes with it, before any work.
+            GrammarError: The schema is not a JSON object. Schemas that cannot be enforced are rejected by the request.
         """
         return cls("json_schema", f"start: %json {_enforceable('a JSON schema', schema)}", closes=closes)
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
-        """A text that a regular expression matches as a whole (Rust's syntax, without look-around).
+        """Text that a regular expression matches completely (Rust syntax, without look-around).
 
         Raises:
-            GrammarError: The pattern is no string, or empty.
+            GrammarError: The pattern is empty or not a string, or has the flag x on several lines.
         """
         pattern = check_text(GrammarError, "a regular expression", pattern)
         if "\n" in pattern and re.search(r"\(\?[a-zA-Z]*x", pattern):
-            raise GrammarError("write a regular expression with the flag x on one line, without comments")
+            raise GrammarError("a regular expression with the flag x must be on one line; remove the line breaks")
         return cls("regex", f"start: TEXT\nTEXT: /{_escape(pattern)}/")
 
     @classmethod
     def lark_grammar(cls, text: str) -> Grammar:
-        """A text that a Lark grammar derives from its rule ``start`` (llguidance's dialect).
+        """Text that a Lark grammar derives from its rule ``start`` (llguidance's dialect).
 
         Raises:
-            GrammarError: The grammar is no string, or empty.
+            GrammarError: The grammar is empty or not a string.
         """
         if not check_text(GrammarError, "a Lark grammar", text).strip():
-            raise GrammarError(f"a Lark grammar must have at least one rule, start; it is {quote(text)}")
+            raise GrammarError(f"a Lark grammar must have a rule start, not {quote(text)}")
         return cls("lark", text)
 
     @classmethod
     def choices(cls, texts: Sequence[str]) -> Grammar:
-        """One of some texts, letter for letter.
+        """Exactly one of the given texts.
 
         Raises:
-            GrammarError: There is none, or one is no string or empty.
+            GrammarError: There are no texts or too many, or one is empty or not a string.
         """
         if isinstance(texts, Sized) and len(texts) > MAX_VALUES:
-            raise GrammarError(f"there are {len(texts)} choices, more than {MAX_VALUES}; give fewer")
+            raise GrammarError(f"choices has {len(texts)} texts, more than {MAX_VALUES}; give fewer")
         listed = check_list(GrammarError, "choices", texts, "strings that are not empty")
         if not listed:
-            raise GrammarError("choices must be a list of at least one string")
+            raise GrammarError("choices must be a list of at least one string, not empty")
         checked = [check_text(GrammarError, "each of the choices", text) for text in listed]
-        # One terminal: as alternatives of a rule they would be followed one by one, of which llguidance allows 2,000.
+        # One terminal, because llguidance allows only 2,000 alternatives of a rule at a time.
         return cls("choices", "start: TEXT\nTEXT: " + " | ".join(json.dumps(text) for text in dict.fromkeys(checked)))
 
     @classmethod
@@ -136,56 +136,47 @@ class Grammar:
         answer: Grammar | None = None,
         inside: bool = False,
     ) -> Grammar:
-        """Text and calls of tools.
+        """Text and tool calls.
 
         A call is ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``. Where calls are not required, an answer
-        may also consist of calls in one of the other forms that models write (`callforms`): as soon as its
-        beginning names a tool in such a form, it must be completed as calls. Everywhere else such text remains text.
-        Reasoning in ``<think>`` tags at the answer's beginning is not restricted and may precede either kind.
+        may also consist of calls in other forms (`callforms`): as soon as its beginning names a tool in such a form, it
+        must be completed as calls. Everywhere else such text is plain text. Reasoning in ``<think>`` tags at the
+        beginning is not restricted and may precede both.
 
         Args:
-            tools: Per tool's name the JSON schema of its arguments, at least one.
-            required: Calls only, one or more. Default False: text, which may go over into calls.
-            parallel: Whether more than one call may follow. Default True.
-            answer: What a text without calls must look like. Default None: anything; it may then go over into calls.
-                Beside a JSON schema, a call may be a JSON object without tags.
-            inside: Whether the prompt has opened the reasoning already. Default False.
+            tools: JSON schema of the arguments by name of the tool, at least one.
+            required: Whether the answer must consist of one or more calls. Default False: text that may end in calls.
+            parallel: Whether an answer may contain several calls. Default True.
+            answer: Grammar of an answer without calls. Default None: any text, which may end in calls. Beside a JSON
+                schema, a call may be a JSON object without tags.
+            inside: Whether the prompt has already opened the reasoning block. Default False.
 
         Raises:
-            GrammarError: There is no tool, a schema is no JSON object, or calls are required beside an answer.
+            GrammarError: There is no tool, a schema is not a JSON object, or ``answer`` is given with ``required``.
         """
-        if not isinstance(tools, Mapping):
-            raise GrammarError(f"tools must be a mapping of names to JSON schemas, not {quote(tools)}")
-        if not tools:
-            raise GrammarError("tool calls need at least one tool")
         check_flag(GrammarError, "required", required)
         check_flag(GrammarError, "parallel", parallel)
         _check_answer(answer)
+        schemas = _checked_schemas(tools)
         if answer is not None and (required or answer.answer is not None):
-            raise GrammarError("where tool calls are required there is no other answer; give one of both")
-        schemas: dict[str, str] = {}
-        for name, schema in tools.items():
-            check_text(GrammarError, "the name of a tool", name)
-            if len(schemas) >= MAX_TOOLS:
-                raise GrammarError(f"there are {len(tools)} tools, more than {MAX_TOOLS}; give fewer")
-            if not isinstance(schema, Mapping):
-                raise GrammarError(f"the schema of tool {quote(name)} must be a mapping, not {quote(schema)}")
-            schemas[name] = _enforceable(f"the schema of tool {quote(name)}", schema)
+            raise GrammarError(
+                "answer must be None where tool calls are required, and must not be a grammar of tool calls itself"
+            )
         rules = [f"arguments{index}: %json {schema}" for index, schema in enumerate(schemas.values())]
         bodies = [
             f'"{{\\"name\\": " {json.dumps(json.dumps(name))} ", \\"arguments\\": " arguments{index} "}}"'
             for index, name in enumerate(schemas)
         ]
         rules.append(f'body: GAP ({" | ".join(bodies)}) GAP "</tool_call>"')
-        # A template may put a line break on either side of the call; more white space has no use.
+        # Templates put a line break on either side of the call; other white space is not needed.
         rules += ["GAP: /\\n?/", 'calls: "<tool_call>" body' + (' (GAP "<tool_call>" body)*' if parallel else "")]
         if required:
-            rules.append("said: calls")
+            rules.append("content: calls")
         elif answer is not None:
-            rules.append(f"said: calls | @answer{_bare_calls(tools, answer)}")
+            rules.append(f"content: calls | @answer{_bare_calls(tools, answer)}")
         else:
             rules += [*_FREE_TEXT, *call_rules(list(schemas), parallel)]
-            rules.append(f"said: forms | {'called* text' if parallel else 'called | text'}")
+            rules.append(f"content: forms | {'called* text' if parallel else 'called | text'}")
         return cls(
             "tools",
             "\n".join([*rules, *_start(required or answer is not None, inside, parallel)]),
@@ -195,9 +186,9 @@ class Grammar:
 
 
 MAX_TOOLS = 1000
-"""Each is part of some twenty rules."""
+"""Most tools of a grammar; each tool adds about twenty rules."""
 
-# Lazy rules end at their first match. Together with `text`, which they compete with, they divide a text at its tags.
+# Lazy rules end at their first match; competing with `text`, they divide a text at its tags.
 _FREE_TEXT = (
     "called: opening body",
     "opening[lazy]: OPENING",
@@ -210,30 +201,30 @@ _THINK = r"[ \t\r\n]*<think>(.|\n)*"
 
 
 def _start(is_bound: bool, inside: bool, parallel: bool) -> list[str]:
-    """The rules that put reasoning before what is said."""
+    """The rules for reasoning before the content."""
     if inside:
         reasoning = [r"reasoning[lazy]: /(.|\n)*<\/think>/", r"BREAK: /[ \t\r\n]{0,4}/"]
-        return [*reasoning, "start: reasoning BREAK said" if is_bound else "start: reasoning said | text"]
+        return [*reasoning, "start: reasoning BREAK content" if is_bound else "start: reasoning content | text"]
     if is_bound:
-        return ["start: said"]
-    # Without the tag at the beginning, the text up to the first call is what is said, not reasoning.
+        return ["start: content"]
+    # Without the tag at the beginning, the text up to the first call is content, not reasoning.
     called = "(first body called*) text" if parallel else "first body"
     return [
         f"reasoning[lazy]: /{_THINK}<\\/think>/",
         "first[lazy]: FIRST",
         f"FIRST: OPENING & ~/{_THINK}/",
-        f"start: reasoning said | forms | {called} | text",
+        f"start: reasoning content | forms | {called} | text",
     ]
 
 
 def _bare_calls(tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> str:
-    """Calls without tags beside an answer in JSON: compiled as JSON schemas too, so that both can begin alike."""
+    """Calls without tags beside an answer in JSON, as JSON schemas, because both may begin with the same text."""
     if answer.kind != "json_schema":
         return ""
     rules = ""
     for name, schema in tools.items():
         schema = PlainJson(GrammarError, f"the schema of tool {quote(name)}").copy(schema)
-        # References are resolved from the top, to where the definitions are moved.
+        # References start at the root, so that the definitions are moved there.
         moved = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         if all(target.startswith(("#/$defs/", "#/definitions/")) for target in _REFERENCE.findall(json.dumps(schema))):
             arguments = {key: value for key, value in schema.items() if key not in moved}
@@ -243,29 +234,46 @@ def _bare_calls(tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> str:
     return rules
 
 
+def _checked_schemas(tools: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The schema of each tool as JSON that can be enforced."""
+    if not isinstance(tools, Mapping):
+        raise GrammarError(f"tools must be a mapping of names to JSON schemas, not {quote(tools)}")
+    if not tools:
+        raise GrammarError("tools must have at least one tool, not none")
+    schemas: dict[str, str] = {}
+    for name, schema in tools.items():
+        check_text(GrammarError, "the name of a tool", name)
+        if len(schemas) >= MAX_TOOLS:
+            raise GrammarError(f"there are {len(tools)} tools, more than {MAX_TOOLS}; give fewer")
+        if not isinstance(schema, Mapping):
+            raise GrammarError(f"the schema of tool {quote(name)} must be a mapping, not {quote(schema)}")
+        schemas[name] = _enforceable(f"the schema of tool {quote(name)}", schema)
+    return schemas
+
+
 def _check_answer(answer: object) -> None:
     if answer is not None and not isinstance(answer, Grammar):
         raise GrammarError(f"answer must be a Grammar or None, not {quote(answer)}")
 
 
 def _enforceable(what: str, schema: Any) -> str:
-    """Returns a schema made ready by `enforceable`; whatever is wrong with it is a `GrammarError`."""
+    """Returns the result of `to_enforceable`; raises a `GrammarError` for every error."""
     try:
-        return enforceable(schema)
+        return to_enforceable(schema)
     except GaCError as error:
         raise GrammarError(f"{what} cannot be enforced: {error}") from error
     except Exception as error:
-        # A mapping of the caller's own may raise anything, and what is not checked may fail anywhere on the way.
+        # Mappings of callers may raise any exception, and values that are not checked may fail anywhere.
         reason = f"{type(error).__name__}: {error}"
         raise GrammarError(f"{what} is not a valid JSON schema ({shorten(reason)}): {quote(schema)}") from error
 
 
 def _escape(pattern: str) -> str:
-    """The pattern between slashes: one of its own is escaped unless it is already."""
+    """The pattern with slashes and line breaks escaped, for use between slashes."""
     out, escaped = [], False
     for char in pattern:
         if char == "\n":
-            # Behind a backslash it stands for itself as well.
+            # After a backslash, a line break stands for itself as well.
             char = "n" if escaped else "\\n"
         out.append("\\/" if char == "/" and not escaped else char)
         escaped = char == "\\" and not escaped

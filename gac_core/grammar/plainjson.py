@@ -1,4 +1,4 @@
-"""JSON values as plain Python ones: copied, with everything checked that JSON or a limit forbids."""
+"""Copies of JSON values as plain Python values, checked against JSON and limits of size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MAX_DEPTH = 100
 
 
 class PlainJson:
-    """Makes one plain copy.
+    """Copies one value.
 
     Args:
-        error: The class of errors.
-        what: What the value is called in them.
+        error: The class of errors to raise.
+        what: The name of the value in error messages.
     """
 
     def __init__(self, error: type[GaCError], what: str) -> None:
@@ -29,7 +29,14 @@ class PlainJson:
         self._characters = 0
 
     def read(self, text: str) -> Any:
-        """Returns what a JSON text says; a key that an object has twice is an error, too."""
+        """Parses a JSON text; duplicate keys in an object are an error, too.
+
+        Args:
+            text: The text.
+
+        Raises:
+            GaCError: The text is not JSON, has duplicate keys, or exceeds a limit; of the class given.
+        """
         if len(text) > MAX_CHARACTERS:
             raise self._error(f"{self._what} has {len(text)} characters, more than {MAX_CHARACTERS}; make it smaller")
         try:
@@ -37,7 +44,7 @@ class PlainJson:
         except RecursionError:
             raise self._error(f"{self._what} is nested more than {MAX_DEPTH} deep; {_FLATTER}") from None
         except ValueError as bad:
-            raise self._error(f"{self._what} is no JSON: {shorten(str(bad))}: {quote(text)}") from bad
+            raise self._error(f"{self._what} is not valid JSON: {shorten(str(bad))}: {quote(text)}") from bad
         return self.copy(value)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -49,15 +56,18 @@ class PlainJson:
         return value
 
     def copy(self, value: Any, path: tuple[str, ...] = ()) -> Any:
-        """Returns a copy of dicts, lists, strings, numbers, booleans and None.
+        """Returns a copy that consists of dicts, lists, strings, numbers, booleans and None.
 
         Args:
             value: The value.
-            path: Where in the whole it stands.
+            path: Keys and indices from the root to the value. Default: the root.
+
+        Raises:
+            GaCError: The value cannot be written as JSON, or exceeds a limit; of the class given.
         """
         self._values += 1
         if self._values > MAX_VALUES:
-            self._refuse(path, f"and what precedes it are more than {MAX_VALUES} values; make the whole smaller")
+            self._refuse(path, f"is one of more than {MAX_VALUES} values; make the whole smaller")
         if len(path) > MAX_DEPTH:
             self._refuse((), f"is nested more than {MAX_DEPTH} deep, at {_joined(path)}; {_FLATTER}")
         if value is None or isinstance(value, bool):
@@ -68,13 +78,13 @@ class PlainJson:
             return self._whole(int(value), path)
         if isinstance(value, float):
             if not math.isfinite(value):
-                self._refuse(path, f"is {quote(value)}, which JSON cannot hold; use a finite number")
+                self._refuse(path, f"is {quote(value)}, which is not a JSON number; use a finite number")
             return float(value)
         if isinstance(value, Mapping):
             return {self._key(key, path): self.copy(value[key], (*path, str(key))) for key in value}
         if isinstance(value, (list, tuple)):
             return [self.copy(part, (*path, str(index))) for index, part in enumerate(value)]
-        self._refuse(path, f"is {quote(value)}, which JSON cannot hold; use dicts, lists, strings and numbers")
+        self._refuse(path, f"is {quote(value)}, which is not a JSON value; use dicts, lists, strings and numbers")
 
     def _key(self, key: object, path: tuple[str, ...]) -> str:
         if not isinstance(key, str):
@@ -84,17 +94,19 @@ class PlainJson:
     def _text(self, value: str, path: tuple[str, ...]) -> str:
         self._characters += len(value)
         if self._characters > MAX_CHARACTERS:
-            self._refuse(path, f"ends more than {MAX_CHARACTERS} characters of text; make the whole smaller")
+            self._refuse(path, f"and the text before it exceed {MAX_CHARACTERS} characters; make the whole smaller")
         plain = str.__str__(value)
         try:
             plain.encode()
         except UnicodeEncodeError as bad:
-            self._refuse(path, f"holds {plain[bad.start]!r}, half of a surrogate pair and no character; replace it")
+            self._refuse(
+                path, f"contains the lone surrogate {plain[bad.start]!r}, which UTF-8 cannot encode; replace it"
+            )
         return plain
 
     def _whole(self, value: int, path: tuple[str, ...]) -> int:
         if value.bit_length() > 1023:
-            self._refuse(path, f"is {quote(value)}, more than a double holds; use a smaller number")
+            self._refuse(path, f"is {quote(value)}, which exceeds the range of a double; use a smaller number")
         return value
 
     def _refuse(self, path: tuple[str, ...], reason: str) -> NoReturn:

@@ -1,8 +1,8 @@
-"""Tries grammars out in a process of its own, which they may crash, exhaust or occupy for too long.
+"""The child process of `checker`, which a grammar may crash, exhaust or occupy for too long.
 
-Run by path, isolated (``python -I``), with the settings as JSON; imports nothing of this package and no torch. Reads
-one JSON text a line, ``{"grammar": ...}``, and answers each with ``{"error": ..., "forced": ...}``. Ends with its
-input.
+Run by path, isolated (``python -I``), with the settings as a JSON argument; imports neither this package nor torch.
+Reads one JSON object per line, ``{"grammar": ...}``, and replies to each with ``{"error": ..., "forced": ...}``. Ends
+at the end of its input.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-# Tokens that are tried after the beginning, which meets the code that runs while a text is written.
+# Tokens consumed after the beginning, which runs the code that is needed during generation.
 _STEPS = 6
 
 
 class _Bytes:
-    """Single bytes as a tokenizer: what a grammar needs in time and stack hardly depends on the vocabulary."""
+    """A tokenizer of single bytes: the vocabulary hardly affects the time and stack that a grammar needs."""
 
     bos_token_id = None
     eos_token_id = 256
@@ -32,20 +32,20 @@ class _Bytes:
 
 
 def _restrict(settings: dict[str, Any]) -> None:
-    """Bounds memory, writes no core files, and leaves interrupts to the parent."""
+    """Limits memory, disables core files, and ignores interrupts, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         import resource
     except ImportError:
         return
     for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, settings["memory"])):
-        # Not every system knows every limit, and a lower one may be in force.
+        # Not every system supports every limit, and a lower limit may be in force.
         with suppress(OSError, ValueError):
             resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
-def _allow(seconds: float) -> None:
-    """Has the system end this process after some processor time; 0 takes that back."""
+def _limit_time(seconds: float) -> None:
+    """Lets the system end this process after this much processor time; 0 removes the limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -77,24 +77,24 @@ def _serve(settings: dict[str, Any]) -> None:
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])
     limits = llguidance.LLParserLimits(**settings["limits"])
     for line in sys.stdin.buffer:
-        _allow(settings["seconds"])
+        _limit_time(settings["seconds"])
         try:
             answer = _try(llguidance, tokenizer, limits, json.loads(line)["grammar"])
         except MemoryError:
-            # As where llguidance runs out of memory.
+            # The same exit status as when llguidance itself runs out of memory.
             os.abort()
         except BaseException as error:
             answer = {"error": f"{type(error).__name__}: {error}"[:4000], "forced": 0}
-        _allow(0)
+        _limit_time(0)
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
 def main() -> None:
-    """Serves until the input ends."""
+    """Checks grammars until the end of the input."""
     settings = json.loads(sys.argv[1])
     _restrict(settings)
-    # A smaller stack than the parent's: what fits into it fits there.
+    # A smaller stack than in the parent: a grammar that fits here fits there.
     threading.stack_size(settings["stack_size"])
     thread = threading.Thread(target=_serve, args=(settings,))
     thread.start()

@@ -1,6 +1,6 @@
-"""JSON schemas made ready to be enforced: what is left open is closed, what cannot bind anybody is left out.
+"""Conversion of JSON schemas into schemas that llguidance can enforce.
 
-Whatever the result allows, the schema allows. Plain values; knows nothing of grammars or models.
+Every text that the result allows is valid under the given schema. Objects are closed, and annotations are removed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 from gac_core.errors import GrammarError, quote
 from gac_core.grammar.plainjson import PlainJson
 
-# How JSON is spaced, and that it is never spaced otherwise: as models were trained to write it, and so that everything
-# between two values is decided by the schema.
+# JSON has exactly this spacing, as in training data, so that the schema determines everything between two values.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-# Those that llguidance knows; to a validator, too, others are annotations.
+# The formats that llguidance supports; others are annotations, as for validators.
 _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown")
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -33,38 +32,38 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "type": ((str, list), "a string or a list of strings"),
 }
 
-# Up to here every integer is a double.
+# Every integer up to this one is exact as a double.
 _EXACT = 2**53
 
 Schema = dict[str, Any]
 
 
-def enforceable(schema: Mapping[str, Any] | str) -> str:
-    """Returns a schema, as JSON, that llguidance can compile if it can compile the given one at all.
+def to_enforceable(schema: Mapping[str, Any] | str) -> str:
+    """Returns the schema to enforce, as JSON.
 
     Raises:
-        GrammarError: It is no JSON object.
+        GrammarError: The schema is not a JSON object, or a keyword has a value that cannot be enforced.
     """
     plain = PlainJson(GrammarError, "the schema")
     value = plain.read(schema) if isinstance(schema, str) else plain.copy(schema)
     if isinstance(value, bool):
         value = {} if value else {"not": {}}
     if not isinstance(value, dict):
-        raise GrammarError(f"a JSON schema is an object, not {quote(value)}")
+        raise GrammarError(f"a JSON schema must be an object, not {quote(value)}")
     _check_keywords(value)
     text = json.dumps(value)
-    value = _changed(_changed(value, _with_kept_numbers), _without_annotations)
+    value = _changed(_changed(value, _with_exact_numbers), _without_annotations)
     definitions = _definitions(value)
     _require_tags(value, definitions)
     value = _changed(value, lambda part: _with_listed_names(part, definitions))
-    # Where schemas are joined, one that is closed would forbid what the others list.
+    # With allOf, a closed schema would forbid the properties of the others.
     value = value if '"allOf"' in text else _changed(value, _closed)
-    asked = value.get("x-guidance")
-    return json.dumps({**value, "x-guidance": {**_SPACING, **(asked if isinstance(asked, dict) else {})}})
+    options = value.get("x-guidance")
+    return json.dumps({**value, "x-guidance": {**_SPACING, **(options if isinstance(options, dict) else {})}})
 
 
 def _check_keywords(schema: Any) -> None:
-    """Refuses keywords whose values are of a wrong kind."""
+    """Raises if the value of a keyword has a wrong type."""
     if not isinstance(schema, (dict, bool)):
         raise GrammarError(f"a schema within the schema is {quote(schema)}; make it an object, true or false")
     for key, value in schema.items() if isinstance(schema, dict) else ():
@@ -81,7 +80,7 @@ def _check_keywords(schema: Any) -> None:
 
 
 def _changed(schema: Any, change: Callable[[Schema], Schema]) -> Any:
-    """The schema with it and each one within it changed."""
+    """The schema with a function applied to each schema within it, and then to itself."""
     if not isinstance(schema, dict):
         return schema
     out = dict(schema)
@@ -96,16 +95,18 @@ def _changed(schema: Any, change: Callable[[Schema], Schema]) -> Any:
     return change(out)
 
 
-def _with_kept_numbers(schema: Schema) -> Schema:
-    """With bounds that doubles hold, since llguidance computes in them; refused where numbers would become others."""
+def _with_exact_numbers(schema: Schema) -> Schema:
+    """Moves bounds to doubles, which llguidance computes with; raises for other numbers that are not doubles."""
     for key in ("enum", "const"):
-        changed = [number for number in _numbers(schema.get(key)) if not _survives(number)]
+        changed = [number for number in _numbers(schema.get(key)) if not _is_exact(number)]
         if changed:
             raise GrammarError(
-                f"the schema's {key} holds {changed[0]}, which has more digits than a double keeps; make it a string"
+                f"the schema's {key} contains {changed[0]}, which a double cannot represent; make it a string"
             )
     if isinstance(schema.get("multipleOf"), int) and schema["multipleOf"] > _EXACT:
-        raise GrammarError(f"the schema's multipleOf is {schema['multipleOf']}, which no double keeps")
+        raise GrammarError(
+            f"the schema's multipleOf is {schema['multipleOf']}, which a double cannot represent; use a smaller number"
+        )
     for key, toward in (("minimum", 1), ("exclusiveMinimum", 1), ("maximum", -1), ("exclusiveMaximum", -1)):
         bound = schema.get(key)
         if isinstance(bound, int) and not isinstance(bound, bool) and abs(bound) > _EXACT:
@@ -117,14 +118,14 @@ def _with_kept_numbers(schema: Schema) -> Schema:
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """All numbers in a value."""
+    """Yields all numbers in a value."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _numbers(part)
 
 
-def _survives(number: int | float) -> bool:
+def _is_exact(number: int | float) -> bool:
     if isinstance(number, int):
         return abs(number) <= _EXACT
     return len(Decimal(repr(number)).as_tuple().digits) <= 15
@@ -137,8 +138,8 @@ def _without_annotations(schema: Schema) -> Schema:
 
 
 def _closed(schema: Schema) -> Schema:
-    """Closed, if it lists its properties and says nothing of others."""
-    speaks = (
+    """Closes an object that lists its properties and does not mention others."""
+    open_keys = (
         "additionalProperties",
         "unevaluatedProperties",
         "patternProperties",
@@ -149,15 +150,15 @@ def _closed(schema: Schema) -> Schema:
         "const",
     )
     listed = schema.get("properties")
-    # What is required without being listed must still have its place.
-    whole = isinstance(listed, dict) and set(schema.get("required", ())) <= set(listed)
-    if whole and not any(key in schema for key in speaks):
+    # Required properties that are not listed must stay possible.
+    is_complete = isinstance(listed, dict) and set(schema.get("required", ())) <= set(listed)
+    if is_complete and not any(key in schema for key in open_keys):
         schema["additionalProperties"] = False
     return schema
 
 
 def _definitions(schema: Schema) -> dict[str, Schema]:
-    """What a schema defines, by how it is referred to."""
+    """The definitions of a schema by reference, such as ``#/$defs/name``."""
     return {
         f"#/{key}/{name}": part
         for key in ("$defs", "definitions")
@@ -167,33 +168,33 @@ def _definitions(schema: Schema) -> dict[str, Schema]:
 
 
 def _with_listed_names(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """With the names that properties may have as properties, where ``propertyNames`` is a list or a pattern of them."""
+    """Replaces ``propertyNames`` with a list or pattern of names by ``properties`` or ``patternProperties``."""
     names = schema.get("propertyNames")
     if not isinstance(names, dict):
         return schema
     names = {**names, **definitions[names["$ref"]]} if names.get("$ref") in definitions else names
-    said = {key: value for key, value in names.items() if key not in ("$ref", "title", "description", "default")}
+    rules = {key: value for key, value in names.items() if key not in ("$ref", "title", "description", "default")}
     out = {key: part for key, part in schema.items() if key != "propertyNames"}
-    if not said or said == {"type": "string"}:
+    if not rules or rules == {"type": "string"}:
         return out
     if "properties" in schema or "patternProperties" in schema:
         return schema
     value = schema.get("additionalProperties", True)
-    allowed = said.get("enum", [said["const"]] if "const" in said else None)
-    if said.keys() <= {"type", "enum", "const"} and isinstance(allowed, list):
-        # A name is a string, so that whatever else is listed is the name of nothing.
+    allowed = rules.get("enum", [rules["const"]] if "const" in rules else None)
+    if rules.keys() <= {"type", "enum", "const"} and isinstance(allowed, list):
+        # Names are strings; other listed values cannot occur as names.
         listed = {name: value for name in allowed if isinstance(name, str)}
         return {**out, "properties": listed, "additionalProperties": False}
-    if said.keys() in ({"pattern"}, {"pattern", "type"}):
-        return {**out, "patternProperties": {said["pattern"]: value}, "additionalProperties": False}
+    if rules.keys() in ({"pattern"}, {"pattern", "type"}):
+        return {**out, "patternProperties": {rules["pattern"]: value}, "additionalProperties": False}
     return schema
 
 
 def _require_tags(schema: Schema, definitions: Mapping[str, Schema]) -> None:
-    """Makes the tag of a tagged union required where it has a default, so that no value fits two of its branches."""
+    """Makes the tag of a tagged union required where it has a default, so that no value fits two branches."""
     for union in _within(schema):
-        told = union.get("discriminator")
-        tag = told.get("propertyName") if isinstance(told, dict) else None
+        discriminator = union.get("discriminator")
+        tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
         for branch in union.get("oneOf", ()) if isinstance(tag, str) else ():
             if not isinstance(branch, dict):
                 continue
@@ -203,7 +204,7 @@ def _require_tags(schema: Schema, definitions: Mapping[str, Schema]) -> None:
 
 
 def _within(schema: Any) -> Iterator[Schema]:
-    """The schema and each one within it."""
+    """Yields the schema and each schema within it."""
     if not isinstance(schema, dict):
         return
     yield schema
@@ -219,17 +220,17 @@ def is_recursive(schema: Mapping[str, Any]) -> bool:
     try:
         schema = PlainJson(GrammarError, "the schema").copy(schema)
     except GrammarError:
-        # Refused where a grammar is made of it.
+        # `Grammar.json_schema` raises for it.
         return False
     named = [schema[key] for key in ("$defs", "definitions") if isinstance(schema.get(key), dict)]
-    told = {name: json.dumps(part) for parts in named for name, part in parts.items()}
-    leads = {name: {other for other in told if f'/{other}"' in text} for name, text in told.items()}
-    for name in told:
+    texts = {name: json.dumps(part) for parts in named for name, part in parts.items()}
+    references = {name: {other for other in texts if f'/{other}"' in text} for name, text in texts.items()}
+    for name in texts:
         seen: set[str] = set()
-        ahead = set(leads[name])
+        ahead = set(references[name])
         while ahead:
             seen |= ahead
-            ahead = {further for other in ahead for further in leads[other]} - seen
+            ahead = {further for other in ahead for further in references[other]} - seen
         if name in seen:
             return True
     return '"$ref": "#"' in json.dumps(schema)
