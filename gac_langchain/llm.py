@@ -164,10 +164,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         """Returns a copy with a call's parameters as its fields, since LangChain's cache key has fields only."""
         given = split_arguments(kwargs, conversation=(), other=_OF_RUNS)
         params = self._sampling_params(given.sampling)
-        # `weights` as given: a read-only mapping cannot be copied.
-        fields = {name: getattr(params, name) for name in given.sampling} | {
-            name: value for name, value in given.sampling.items() if name == "weights"
-        }
+        fields = {name: getattr(params, name) for name in given.sampling}
         return self.model_copy(update=fields), dict(given.other)
 
     def _shared(

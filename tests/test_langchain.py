@@ -110,7 +110,14 @@ def test_parts_of_text_are_joined(chat, answer):
         {"type": "text", "text": QUESTION[1]["content"][20:]},
     ]
     assert chat.invoke([MESSAGES[0], HumanMessage(parts)]).content == answer.text
-    assert chat.invoke([*MESSAGES, AIMessage("Halkus"), HumanMessage("Who?")]).content is not None
+
+
+def test_turns_of_the_assistant_are_sent(ensemble, chat):
+    turns = [*QUESTION, {"role": "assistant", "content": "Halkus"}, {"role": "user", "content": "Who built it?"}]
+    asked = [*MESSAGES, AIMessage("Halkus"), HumanMessage("Who built it?")]
+    message = chat.invoke(asked, **DRAWN)
+    assert message.content == ensemble.generate(turns, **DRAWN).text
+    assert message.content != chat.invoke([*MESSAGES, HumanMessage("Who built it?")], **DRAWN).content
 
 
 def test_llm_every_way(ensemble, llm):
@@ -159,16 +166,14 @@ def test_the_cache_key_tells_ensembles_apart(ensemble):
 
 
 def test_rules_of_the_ensemble_reach_it_and_are_part_of_its_identity():
-    from gac_langchain import ChatGaC
-
-    keys = set()
+    keys = {}
     for commit in (None, "canonical", "context-free"):
         chat = ChatGaC(models=EMBEDDED[:2], dtype="float32", alignment="token", commit=commit, max_tokens=8)
-        assert commit in (None, chat._ensemble.config.commit)
-        assert chat._ensemble.config.alignment == "token"
-        assert chat.invoke("Who?").content is not None
-        keys.add(chat._get_llm_string())
-    assert len(keys) >= 2
+        config = chat._ensemble.config
+        assert (config.commit, config.alignment) == (commit or "canonical", "token")
+        assert chat.invoke("Who?").response_metadata["gac"]["commit"] == config.commit
+        keys[commit] = chat._get_llm_string()
+    assert keys[None] == keys["canonical"] != keys["context-free"]
 
 
 def test_words_of_prompts_become_control_tokens_only_where_that_is_asked_for(ensemble, llm):
