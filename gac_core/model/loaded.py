@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -71,6 +72,16 @@ def _max_positions(model: Any, name: str) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ModelLoadError(name, f"the max_position_embeddings of its config.json must be above 0, not {limit!r}")
     return limit
+
+
+def _reset_locks() -> None:
+    global _locks, _locks_lock
+    _locks, _locks_lock = WeakKeyDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    # Threads of the parent may hold locks, and do not exist in the child.
+    os.register_at_fork(after_in_child=_reset_locks)
 
 
 def _lock_of(model: Any) -> threading.RLock:

@@ -1,0 +1,281 @@
+"""`ModelPool`: loads each model once per process and shares it, with its KV cache, between ensembles.
+
+Two levels are shared. A *model* (weights and tokenizer) is identified by a `ModelKey`: what is loaded, in which dtype,
+on which device. A *member* runs a model with a KV cache of its own and is identified by its model and `MemberOptions`.
+Ensembles that differ in names, weights, gate or combination alone share members.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from gac_core.config import EnsembleConfig
+from gac_core.errors import EngineClosedError, GaCError, listed
+from gac_core.member_config import MemberConfig
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.loaded import LoadedModel
+from gac_core.model.member import Member
+from gac_core.model.model_key import ModelKey
+from gac_core.model.options import MemberOptions
+from gac_core.model.shared_table import Entry, SharedTable
+
+
+@dataclass(frozen=True)
+class MemberKey:
+    """Identifies a member of a pool.
+
+    Attributes:
+        model: Its model.
+        options: How it runs it.
+        copy: 0 for the first member of an ensemble with these; a further one needs a KV cache of its own.
+    """
+
+    model: ModelKey
+    options: MemberOptions
+    copy: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model in a pool.
+
+    Attributes:
+        name: The folder, GGUF file or hub name that it was loaded from.
+        dtype: The dtype of its weights, such as ``"bfloat16"``.
+        device: Where its logits are computed, such as ``"cuda:0"``.
+        nbytes: Bytes of its weights.
+        references: How many members of open leases use it.
+    """
+
+    name: str
+    dtype: str
+    device: str
+    nbytes: int
+    references: int
+
+
+@dataclass
+class _PooledMember:
+    """A member and its reference to its model."""
+
+    member: Member
+    model: Entry[ModelKey, LoadedModel]
+
+
+class References:
+    """The references of one lease to the members of a pool.
+
+    Args:
+        table: The members of the pool.
+    """
+
+    def __init__(self, table: SharedTable[MemberKey, _PooledMember]) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+        self._entries: list[Entry[MemberKey, _PooledMember]] = []
+        self._process = os.getpid()
+
+    def add(self, key: MemberKey, create: Callable[[], _PooledMember]) -> Member:
+        """Returns a member of the pool, which is created if it is not there."""
+        entry = self._table.acquire(key, create)
+        self._entries.append(entry)
+        return entry.value.member
+
+    def release(self) -> None:
+        """Gives all members back, once."""
+        if self._process != os.getpid():
+            # Locks may be held by threads that do not exist here, and devices cannot be used.
+            return
+        with self._lock:
+            entries, self._entries = self._entries, []
+        for entry in reversed(entries):
+            self._table.release(entry)
+
+
+class Lease:
+    """The members of one ensemble, acquired from a pool. Safe to close from any thread.
+
+    Attributes:
+        members: The members, in the order of the configuration and with its names. They are usable until `close`.
+    """
+
+    def __init__(self, members: Sequence[Member], references: References) -> None:
+        self.members = list(members)
+        self._references = references
+
+    def close(self) -> None:
+        """Releases the members; idempotent.
+
+        The last lease of a member frees its KV cache, and the last one of a model its weights. That waits for a forward
+        that is running on the model; an engine closes its lease in its own thread after its last step. Does nothing in
+        a forked process, which cannot use the models of its parent.
+        """
+        self._references.release()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class ModelPool:
+    """Loads models once and shares them. Safe to use from many threads.
+
+    A forked process begins with an empty pool: the models of its parent belong to threads that do not exist there.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        _pools.add(self)
+
+    def _reset(self) -> None:
+        self._closed = False
+        self._models: SharedTable[ModelKey, LoadedModel] = SharedTable()
+        self._members: SharedTable[MemberKey, _PooledMember] = SharedTable(self._close_member)
+
+    def acquire(self, config: EnsembleConfig) -> Lease:
+        """Returns the members of an ensemble, loading those that are not in the pool.
+
+        Members without a device use that of their model if it is loaded, else the GPUs in turn if there are any, else
+        the CPU. All checkpoints are checked before any weights are read. Of threads that need the same model one loads
+        it and the others wait; different models are loaded in parallel.
+
+        Args:
+            config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens``, ``prefill_seconds`` and
+                ``deterministic`` decide what is shared.
+
+        Raises:
+            ModelLoadError: A model cannot be loaded; nothing of this call stays in the pool.
+            ConfigError: A member's context is longer than its model can read.
+            EngineClosedError: The pool is closed.
+        """
+        if self._closed:
+            raise EngineClosedError("the model pool is closed; use another one")
+        keys = self._keys(config)
+        checkpoints = self._checked(config.members, keys)
+        references = References(self._members)
+        try:
+            members = [
+                references.add(key, partial(self._create_member, member, key, checkpoints.get(key.model)))
+                for member, key in zip(config.members, keys, strict=True)
+            ]
+        except BaseException:
+            references.release()
+            raise
+        named = zip(members, config.names, strict=True)
+        return Lease([member.renamed(name) for member, name in named], references)
+
+    def models(self) -> list[ModelInfo]:
+        """Returns the models that are loaded, in the order of loading."""
+        references: dict[ModelKey, int] = {}
+        for member_key, _, count in self._members.items():
+            references[member_key.model] = references.get(member_key.model, 0) + count
+        return [
+            ModelInfo(
+                name=_name(key.settings),
+                dtype=str(loaded.dtype).removeprefix("torch."),
+                device=str(loaded.device),
+                nbytes=loaded.nbytes,
+                references=references.get(key, 0),
+            )
+            for key, loaded, _ in self._models.items()
+        ]
+
+    def close(self) -> None:
+        """Closes the pool for good: `acquire` raises afterwards. Idempotent.
+
+        Models are freed by their leases; a pool whose leases are closed holds none.
+
+        Raises:
+            GaCError: Models are in use; the pool stays open.
+        """
+        used = [model.name for model in self.models()]
+        if used:
+            names = listed(used)
+            raise GaCError(f"the model pool cannot be closed while models are in use: {names}; close their ensembles")
+        self._closed = True
+
+    # ---- internal
+
+    def _keys(self, config: EnsembleConfig) -> list[MemberKey]:
+        """The key of each member; equal members of one ensemble differ in ``copy``."""
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        options = MemberOptions(
+            cache_bytes=int(config.cache_gib * 2**30),
+            prefill_tokens=config.prefill_tokens,
+            prefill_seconds=config.prefill_seconds / len(config.members),
+            deterministic=config.deterministic,
+        )
+        loaded = [key for key, _, _ in self._models.items()]
+        keys: list[MemberKey] = []
+        for index, member in enumerate(config.members):
+            model = ModelKey.of(member, f"cuda:{index % gpus}" if gpus else "cpu")
+            if model not in loaded and member.device is None and member.device_map is None:
+                model = next((key for key in loaded if replace(key, placement=model.placement) == model), model)
+            own = replace(options, context=member.context, compile=member.compile)
+            same = [key for key in keys if (key.model, key.options) == (model, own)]
+            keys.append(MemberKey(model, own, len(same)))
+        return keys
+
+    def _checked(self, members: Sequence[MemberConfig], keys: Sequence[MemberKey]) -> dict[ModelKey, Checkpoint]:
+        """The checkpoints of the models that are not loaded."""
+        loaded = {key for key, _, _ in self._models.items()}
+        checkpoints: dict[ModelKey, Checkpoint] = {}
+        for member, key in zip(members, keys, strict=True):
+            if key.model not in loaded and key.model not in checkpoints:
+                checkpoints[key.model] = Checkpoint.find(member, key.model.placement)
+        return checkpoints
+
+    def _create_member(self, config: MemberConfig, key: MemberKey, checkpoint: Checkpoint | None) -> _PooledMember:
+        def load() -> LoadedModel:
+            # Without a checkpoint the model was loaded when `acquire` began, and its last lease was closed since.
+            found = checkpoint or Checkpoint.find(config, key.model.placement)
+            return LoadedModel.load(found, config.called)
+
+        model = self._models.acquire(key.model, load)
+        try:
+            return _PooledMember(Member(config.called, model.value, key.options), model)
+        except BaseException:
+            self._models.release(model)
+            raise
+
+    def _close_member(self, pooled: _PooledMember) -> None:
+        pooled.member.close()
+        self._models.release(pooled.model)
+        if pooled.member.device.type == "cuda":
+            # What was freed goes back to the device, for other processes as well.
+            torch.cuda.empty_cache()
+
+
+def _name(settings: MemberConfig) -> str:
+    return settings.model if settings.gguf_file is None else os.path.join(settings.model, settings.gguf_file)
+
+
+_pools: weakref.WeakSet[ModelPool] = weakref.WeakSet()
+# What a forked process inherits; kept, since freeing it there would use locks and devices that it cannot use.
+_inherited: list[Any] = []
+_default = ModelPool()
+
+
+def default_pool() -> ModelPool:
+    """Returns the pool of this process, which `Ensemble.load` uses."""
+    return _default
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        _inherited.append((pool._models, pool._members))
+        pool._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
