@@ -1,7 +1,4 @@
-"""What a request gives back: chunks of text while it runs, and the whole with its counts at the end.
-
-Plain values; knows nothing of how they came about.
-"""
+"""Results of a request: `OutputChunk` while it runs, `RequestOutput` with counts and statistics at its end."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from gac_core.chat.tools import InvalidToolCall, ToolCall
 class FinishReason(str, Enum):
     """Why a text ended.
 
-    ``STOP``: the models ended it, or a stop string was met. ``LENGTH``: ``max_tokens`` or a member's context was
-    reached, or a JSON text was closed early to end before (`gac_core.Grammar.json_schema`). ``TOOL_CALLS``: the models
-    ended it after calling tools.
+    ``STOP``: the models ended it, or a stop string occurred. ``LENGTH``: ``max_tokens`` or a member's context was
+    reached, or JSON was closed early to end before that (`gac_core.Grammar.json_schema`). ``TOOL_CALLS``: the models
+    ended it after tool calls.
     """
 
     STOP = "stop"
@@ -28,10 +25,10 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One chosen union token and the most probable ones in its place.
+    """Log-probabilities at one position.
 
     Attributes:
-        token: The bytes of the chosen token; empty for the end of text.
+        token: Bytes of the selected union token; empty for the end of text.
         logprob: Natural logarithm of its probability in the combined distribution.
         top: The most probable tokens and their log-probabilities, best first.
     """
@@ -43,18 +40,19 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TokenStats:
-    """How sure and how united the members were at one token.
+    """Confidence and agreement of the members at one position.
 
     Attributes:
-        token: The bytes of the chosen token; empty for the end of text.
-        confidence: Its probability in the combined distribution (the gate's where it decided alone), over what a
-            grammar allows, before temperature and cuts; 1 for a token that a grammar forced.
-        agreement: Share of the members whose own most probable token it was, over what a grammar allows; 0 to 1. None
-            unless several members were asked.
-        divergence: Jensen-Shannon divergence of the members' distributions, weighted as in the combined one, in nats:
-            0 where they are equal, at most the logarithm of the number of members. None unless several were asked.
-        ensembled: Whether all members were asked; else the gate decided alone, or a grammar forced the token.
-        forced: Whether a grammar left no other token.
+        token: Bytes of the selected union token; empty for the end of text.
+        confidence: Its probability in the combined distribution (the gate's where it decided alone), among the tokens
+            that the grammar allows, before temperature and truncation; 1 for a token that a grammar forced.
+        agreement: Share of the members whose most probable allowed token it was, 0 to 1. None unless several members'
+            distributions were combined.
+        divergence: Jensen-Shannon divergence of the members' distributions, with their weights, in nats: 0 if they are
+            equal, at most the logarithm of the number of members. None unless several were combined.
+        ensembled: Whether all members' distributions were combined; otherwise the gate decided alone, or a grammar
+            forced the token.
+        forced: Whether the grammar allowed this token only.
     """
 
     token: bytes
@@ -67,19 +65,19 @@ class TokenStats:
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """The settings that one request was answered with, whichever way they came.
+    """The settings that applied to one request, wherever they were set.
 
     Attributes:
         threshold: None: every step was ensembled.
-        gate: Name of the gate. Without a threshold it only tells whose tokens `Usage` counts.
-        weights: Weight by name of each member that took part; they sum to one.
+        gate: Name of the gate. Without a threshold it only determines whose tokens `Usage` counts.
+        weights: Weight by name of each participating member; they sum to 1.
         alignment: As in `EnsembleConfig`.
         combine: As in `EnsembleConfig`.
         gate_rule: As in `EnsembleConfig`.
         commit: As in `EnsembleConfig`.
         deterministic: As in `EnsembleConfig`.
         temperature: As in `SamplingParams`.
-        seed: The seed used; None where nothing was drawn.
+        seed: The seed used; None for greedy decoding.
     """
 
     threshold: float | None = None
@@ -99,8 +97,8 @@ class Usage:
     """Token counts.
 
     Attributes:
-        prompt_tokens: Length of the prompt in the gate's tokens (each member's own: `RequestStats.members`).
-        completion_tokens: Union tokens generated, without the end of text.
+        prompt_tokens: Length of the prompt in the gate's tokens (in each member's own: `RequestStats.members`).
+        completion_tokens: Generated union tokens, without the end of text.
     """
 
     prompt_tokens: int
@@ -114,15 +112,15 @@ class Usage:
 
 @dataclass
 class MemberStats:
-    """What one member did for one request.
+    """The work of one member for one request.
 
     Attributes:
         prompt_tokens: Length of the prompt in its tokens.
-        forwards: Forwards of the model in which the request took part.
-        tokens: Tokens the model read for it, prompt included.
-        reused_tokens: Tokens at the prompt's beginning that it did not have to read: its cache held them.
-        seconds: Its share of those forwards' wall time (a batch's time is split evenly over its rows); on a GPU the
-            time to launch them, since nobody waits for the end of each.
+        forwards: Forward passes that included the request.
+        tokens: Tokens computed for the request, prompt included.
+        reused_tokens: Prompt tokens found in its KV cache (prefix caching).
+        seconds: The request's share of the wall time of these forward passes (a batch's time is split evenly over its
+            rows). On a GPU the time to launch them, without synchronisation.
     """
 
     prompt_tokens: int = 0
@@ -134,23 +132,23 @@ class MemberStats:
 
 @dataclass
 class RequestStats:
-    """What one request cost, and how it was decided.
+    """Cost and decisions of one request.
 
     Attributes:
-        settings: The threshold, gate, weights, alignment and seed that were in force.
-        steps: Union tokens picked, the end of text included.
-        forced: Union tokens that a grammar left no choice about, the end of text included; they cost no step.
-        steps_ensembled: Steps at which all members were asked; the others the gate decided alone.
-        drafted: Tokens that were guessed before they were picked.
-        accepted: How many of them were right.
-        confidence: Mean of `TokenStats.confidence` over the steps; forced tokens are left out. None before the first.
-        agreement: Mean of `TokenStats.agreement` over the steps at which several members were asked. None without any.
-        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without any.
-        members: Per member's name what it did.
-        left_out: Per name of a member that was left out of the rest of the request the reason: the text has bytes that
-            its vocabulary cannot write.
+        settings: The settings that applied.
+        steps: Selected union tokens, the end of text included.
+        forced: Union tokens that a grammar forced, the end of text included; they are not steps.
+        steps_ensembled: Steps that combined all members; the gate decided the others alone.
+        drafted: Draft tokens.
+        accepted: Draft tokens that were accepted.
+        confidence: Mean of `TokenStats.confidence` over the steps, without forced tokens. None before the first step.
+        agreement: Mean of `TokenStats.agreement` over the steps that combined several members. None without such steps.
+        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps.
+        members: Work of each member, by name.
+        left_out: By name, why a member was left out of the rest of the request: its vocabulary cannot encode some bytes
+            of the text.
         queued_seconds: From the request's arrival to its first step.
-        first_token_seconds: From arrival to the first picked token.
+        first_token_seconds: From arrival to the first selected token.
         total_seconds: From arrival to the end.
     """
 
@@ -171,7 +169,7 @@ class RequestStats:
     _compared: int = field(default=0, repr=False)
 
     def note(self, token: TokenStats) -> None:
-        """Counts a token."""
+        """Adds one token to the statistics."""
         self.forced += token.forced
         self.steps += not token.forced
         self.steps_ensembled += token.ensembled
@@ -184,12 +182,12 @@ class RequestStats:
 
     @property
     def share_ensembled(self) -> float:
-        """Share of the steps at which all members were asked, 0 to 1."""
+        """Share of the steps that combined all members, 0 to 1."""
         return self.steps_ensembled / self.steps if self.steps else 0.0
 
 
 def _mean(before: float | None, value: float, count: int) -> float:
-    """The mean of ``count`` values of which ``value`` is the last and ``before`` the mean of the others."""
+    """Returns the mean of ``count`` values from the last one and the mean of the others."""
     return value if before is None else before + (value - before) / count
 
 
@@ -198,10 +196,10 @@ class ToolCallChunk:
     """A piece of a tool call.
 
     Attributes:
-        index: Which call of the answer it belongs to, from 0.
-        id: The call's id, on its first piece.
-        name: The tool's name, on the first piece.
-        arguments: A piece of the arguments' JSON, as the models write it.
+        index: Number of the call within the answer, from 0.
+        id: The call's id, on its first piece; else None.
+        name: The tool's name, on the first piece; else None.
+        arguments: The next part of the arguments' JSON.
     """
 
     index: int
@@ -216,19 +214,18 @@ class RequestOutput:
 
     Attributes:
         request_id: Its id: the caller's, or a new one.
-        text: What the models wrote, without any stop string; of an answer in a conversation without its reasoning and
-            tool calls.
+        text: The generated text, without the stop string; in a conversation also without reasoning and tool calls.
         tokens: The union tokens as bytes; unlike ``text`` they keep bytes that are not valid UTF-8.
         finish_reason: Why it ended.
-        stopped_by: The stop string that ended it, if one did.
+        stopped_by: The stop string that ended it, if any.
         usage: Token counts.
-        stats: What it cost.
-        logprobs: One entry per token (and the end of text, if reached); None unless asked for.
-        seed: The seed used; None where nothing was drawn.
-        reasoning: What stood in a ``<think>`` block at the answer's beginning.
-        tool_calls: The tools that the answer calls, in order.
-        invalid_tool_calls: What began as a call and is none.
-        token_stats: One entry per token (and the end of text, if reached); None unless asked for.
+        stats: Cost and decisions.
+        logprobs: One entry per token (and the end of text, if reached); None unless requested.
+        seed: The seed used; None for greedy decoding.
+        reasoning: Contents of a ``<think>`` block at the beginning of the answer.
+        tool_calls: The valid tool calls, in order.
+        invalid_tool_calls: The malformed ones.
+        token_stats: One entry per token (and the end of text, if reached); None unless requested.
     """
 
     request_id: str
@@ -251,13 +248,13 @@ class OutputChunk:
     """One piece of a stream.
 
     Attributes:
-        text: New text, perhaps empty (half a character, or what may become a stop string, is held back).
-        tokens: Union tokens picked since the last chunk.
-        logprobs: Their log-probabilities; None unless asked for.
+        text: New text; may be empty, since incomplete characters and possible beginnings of stop strings are buffered.
+        tokens: Union tokens selected since the last chunk.
+        logprobs: Their log-probabilities; None unless requested.
         output: On the last chunk the finished request, complete; else None.
         reasoning: New text of the reasoning.
         tool_calls: New pieces of tool calls.
-        token_stats: How sure and united the members were at each of the tokens; None unless asked for.
+        token_stats: Confidence and agreement at each of the tokens; None unless requested.
     """
 
     text: str
@@ -270,16 +267,16 @@ class OutputChunk:
 
     @property
     def is_silent(self) -> bool:
-        """Whether there is nothing in it to show: something is held back, or belongs to a call's frame."""
-        shown = self.text or self.reasoning or self.tool_calls or self.logprobs or self.token_stats
-        return not shown and self.output is None
+        """Whether the chunk has nothing to show: its text is buffered, or is markup of a tool call."""
+        content = self.text or self.reasoning or self.tool_calls or self.logprobs or self.token_stats
+        return not content and self.output is None
 
 
 def fold(chunks: Iterable[OutputChunk]) -> RequestOutput:
-    """Reads a stream to its end and returns the finished request, which its last chunk carries.
+    """Reads a stream to its end and returns the output of its last chunk.
 
     Raises:
-        ValueError: The stream has no chunk, or its last chunk carries no output.
+        ValueError: The last chunk has no output, or there is no chunk.
     """
     last = deque(chunks, maxlen=1)
     return _output(last[0] if last else None)
@@ -295,5 +292,5 @@ async def afold(chunks: AsyncIterable[OutputChunk]) -> RequestOutput:
 
 def _output(last: OutputChunk | None) -> RequestOutput:
     if last is None or last.output is None:
-        raise ValueError("not a whole stream: its last chunk carries no output")
+        raise ValueError("the stream is incomplete: its last chunk has no output")
     return last.output

@@ -241,7 +241,7 @@ class ChatGaC(ConfiguredChat):
         """Returns the parameters that let one member answer alone: as a gate at a threshold of 0."""
         if name not in self._ensemble.names:
             known = [self.model_name, *self._ensemble.names]
-            raise RequestError(f"there is no model {quote(name)}; models are: {', '.join(known)}")
+            raise RequestError(f"unknown model {quote(name)}; models are: {', '.join(known)}")
         if sampling.get("gate", name) != name:
             raise RequestError(f"model={quote(name)} uses one member alone; leave gate={quote(sampling['gate'])} out")
         if sampling.get("weights") is not None:

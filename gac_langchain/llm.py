@@ -126,7 +126,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         """
         shared = self._shared(config, kwargs)
         if shared is None or return_exceptions:
-            # Each is a run of its own; the engine batches what arrives together.
+            # Each text is a run of its own; the engine batches requests that arrive together.
             configs = self._concurrent(config, len(inputs))
             return Runnable.batch(self, inputs, configs, return_exceptions=return_exceptions, **kwargs)
         return super().batch(inputs, config, **shared)
@@ -150,15 +150,15 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """Continues texts, as `batch` does, and returns them with their metadata; arguments as in `invoke`."""
-        asked, rest = self._with_arguments(kwargs)
-        return super(GaCLLM, asked).generate(prompts, stop, callbacks, **rest)
+        model, rest = self._with_arguments(kwargs)
+        return super(GaCLLM, model).generate(prompts, stop, callbacks, **rest)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """`generate` for event loops."""
-        asked, rest = self._with_arguments(kwargs)
-        return await super(GaCLLM, asked).agenerate(prompts, stop, callbacks, **rest)
+        model, rest = self._with_arguments(kwargs)
+        return await super(GaCLLM, model).agenerate(prompts, stop, callbacks, **rest)
 
     def _with_arguments(self, kwargs: dict[str, Any]) -> tuple[GaCLLM, dict[str, Any]]:
         """Returns a copy with a call's parameters as its fields, since LangChain's cache key has fields only."""
@@ -172,8 +172,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     ) -> dict[str, Any] | None:
         """Returns the arguments of all runs of a batch; None where their configurations set different ones."""
         configs = config if isinstance(config, list) else [config]
-        asked = [self._configured(each, kwargs) for each in configs] or [kwargs]
-        return asked[0] if all(each == asked[0] for each in asked) else None
+        arguments = [self._configured(each, kwargs) for each in configs] or [kwargs]
+        return arguments[0] if all(each == arguments[0] for each in arguments) else None
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         value = super()._convert_input(model_input)

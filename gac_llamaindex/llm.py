@@ -38,46 +38,38 @@ class GaCLLM(PredictingLLM):
     """An ensemble for LlamaIndex.
 
     Models with the same settings share one loaded ensemble. Without ``models``, ``config`` and ``ensemble`` the
-    configuration is that which the environment variable ``GAC_CONFIG`` names.
+    environment variable ``GAC_CONFIG`` names the configuration.
 
     Args:
         models: Names on a model hub, folders, mappings or `gac_core.MemberConfig`; or
         config: a `gac_core.EnsembleConfig`, a mapping of its fields, or the path of a YAML file; or
-        ensemble: a loaded `gac_core.Ensemble`, shared with whoever else holds it.
-        weights: One per model. Default 1 each.
-        dtype: For example ``"float32"``; default as stored.
-        device: For example ``"cuda:0"``.
-        device_map: As in accelerate.
-        quantization: ``"8bit"`` or ``"4bit"``.
-        commit: ``"canonical"`` or ``"context-free"``; default the library's, see `gac_core.EnsembleConfig`.
-        alignment: ``"token"``, the only rule; likewise.
-        max_batch_size: Requests that run at once. This and the next six: default the library's, see there.
-        max_queue: Requests that may wait for their turn.
-        prefill_tokens: Tokens of long prompts that are read in one step at most.
-        prefill_seconds: Seconds that this may take while other requests run.
-        cache_gib: Memory per member for keys and values.
-        deterministic: Whether each request is computed by itself, so that its text does not depend on what else runs.
-        stuck_after: Seconds after which a step that has not returned counts as stuck.
+        ensemble: a loaded `gac_core.Ensemble`, which may be shared.
+        weights: One per member, or by name. Like ``alignment``, ``combine`` and ``gate_rule``, it configures the
+            ensemble that is loaded from ``models``, and is a default of the calls beside ``config`` and ``ensemble``.
+        dtype: For example ``"float32"``; default as stored. This and the other settings of the ensemble go with
+            ``models`` and have the defaults of `gac_core.EnsembleConfig` and `gac_core.MemberConfig`: ``device``,
+            ``device_map``, ``quantization``, ``commit``, ``max_batch_size``, ``max_queue``, ``prefill_tokens``,
+            ``prefill_seconds``, ``cache_gib``, ``deterministic``, ``stuck_after``.
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
-        close_structures: Whether structured answers are closed within ``max_tokens``; see `structured_predict`. Default
-            True.
+        close_structures: Whether structured answers end early, as valid JSON, where ``max_tokens`` would truncate them;
+            see `structured_predict`. Default True.
         raise_on_structured_prediction_failure: False: `structured_predict` returns an error's text in place of an
             object; see there. Default True.
         complete_as: ``"chat"``, ``"text"`` or ``"auto"`` (default); see `complete`.
-        parse_special: Whether text of a prompt that spells control tokens, such as ``<|im_end|>``, becomes control
-            tokens. Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered,
-            where you gave one; keep what users wrote free of such words there. Set True where another template of
-            yours, such as ``query_wrapper_prompt``, contains control tokens.
+        parse_special: Whether control tokens that a prompt spells out, such as ``<|im_end|>``, are read as such.
+            Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered, if you
+            gave one; remove them from user input there. Set True where another template of yours, such as
+            ``query_wrapper_prompt``, contains control tokens.
         **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar``), by name, which each call may override;
-            and what every LlamaIndex LLM has, such as ``system_prompt`` and ``callback_manager``.
+            and fields of every LlamaIndex LLM, such as ``system_prompt`` and ``callback_manager``.
 
-    Pickles keep all settings, and functions such as ``messages_to_prompt`` by name; callbacks and rate limiters belong
-    to their process and are left out. The unpickled model loads its members anew.
+    Pickles keep all settings, and functions such as ``messages_to_prompt`` by name, but not callbacks and rate
+    limiters. Unpickling in another process loads the members again.
 
     Raises:
         ConfigError: A setting is wrong.
-        UnknownArgumentError: A field is not known.
+        UnknownArgumentError: Unknown field.
         ModelLoadError: A model cannot be loaded.
 
     Example:
@@ -98,7 +90,7 @@ class GaCLLM(PredictingLLM):
                 in `gac_core.Conversation`.
 
         Raises:
-            UnknownArgumentError: An argument is none of these.
+            UnknownArgumentError: Unknown keyword argument.
             RequestError: A message or an argument is wrong.
         """
         return chat_response(
@@ -114,7 +106,7 @@ class GaCLLM(PredictingLLM):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Streams the answer; each response holds the text so far and what is new. Arguments as in `chat`."""
+        """Streams the answer; each response has the text so far and the new part. Arguments as in `chat`."""
         stream = self._ensemble.stream(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
 
         def responses() -> ChatResponseGen:
@@ -146,16 +138,16 @@ class GaCLLM(PredictingLLM):
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answers a prompt: as one user message, or as a text to continue.
 
-        With ``complete_as="chat"`` the prompt is what `chat` sends for one user message, through each member's own
-        chat template; with ``"text"`` it is continued as it stands, after ``completion_to_prompt``. ``"auto"``
+        With ``complete_as="chat"`` the prompt is sent as one user message, through each member's own chat template;
+        with ``"text"`` it is continued unchanged, after ``completion_to_prompt``. ``"auto"``
         (default) is ``"chat"`` where every participating member has a chat template and neither
         ``completion_to_prompt`` nor ``messages_to_prompt`` is given. Reasoning is kept out of the text and is in
         ``additional_kwargs["thinking"]``.
 
         Args:
             prompt: The prompt.
-            formatted: Whether it is ready text, which is continued as it stands whatever ``complete_as`` says.
-                Default False.
+            formatted: Whether it is complete text, which is continued unchanged whatever ``complete_as`` is. Default
+                False.
             **kwargs: Fields of `gac_core.SamplingParams`, ``request_id``, and ``enable_thinking`` where a template is
                 applied.
 
@@ -180,7 +172,7 @@ class GaCLLM(PredictingLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Streams the answer to a prompt; each response holds the text so far and the new part. As `complete`."""
+        """Streams the answer to a prompt; each response has the text so far and the new part. As `complete`."""
         stream = self._ensemble.stream(
             *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
         )

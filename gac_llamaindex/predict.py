@@ -65,12 +65,12 @@ class PredictingLLM(EnsembleLLM):
         _dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
-        asked, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
+        content, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
         response: Response
-        if isinstance(asked, str):
-            response = self.complete(asked, formatted=True, **arguments)
+        if isinstance(content, str):
+            response = self.complete(content, formatted=True, **arguments)
         else:
-            response = self.chat(asked, **arguments)
+            response = self.chat(content, **arguments)
         return self._finished(output_cls, response)
 
     async def astructured_predict(
@@ -87,12 +87,12 @@ class PredictingLLM(EnsembleLLM):
         _dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
-        asked, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
+        content, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
         response: Response
-        if isinstance(asked, str):
-            response = await self.acomplete(asked, formatted=True, **arguments)
+        if isinstance(content, str):
+            response = await self.acomplete(content, formatted=True, **arguments)
         else:
-            response = await self.achat(asked, **arguments)
+            response = await self.achat(content, **arguments)
         return self._finished(output_cls, response)
 
     def _finished(self, output_cls: type[Model], response: Response) -> Model:
@@ -116,18 +116,18 @@ class PredictingLLM(EnsembleLLM):
         """Yields the objects of `stream_structured_predict`: partial ones, and the complete one at the end."""
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return super()._structured_stream_call(output_cls, prompt, dict(llm_kwargs or {}), **prompt_args)
-        asked, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
-        return self._objects(output_cls, asked, arguments)
+        content, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
+        return self._objects(output_cls, content, arguments)
 
     def _objects(
-        self, output_cls: type[Model], asked: list[ChatMessage] | str, arguments: Mapping[str, Any]
+        self, output_cls: type[Model], content: list[ChatMessage] | str, arguments: Mapping[str, Any]
     ) -> Generator[Model | FlexibleModel, None, None]:
         reader = ObjectReader(output_cls)
-        if isinstance(asked, str):
-            for continued in self.stream_complete(asked, formatted=True, **arguments):
+        if isinstance(content, str):
+            for continued in self.stream_complete(content, formatted=True, **arguments):
                 yield from reader.read(continued)
         else:
-            for response in self.stream_chat(asked, **arguments):
+            for response in self.stream_chat(content, **arguments):
                 yield from reader.read(response)
 
     async def _structured_astream_call(
@@ -140,19 +140,19 @@ class PredictingLLM(EnsembleLLM):
         """`_structured_stream_call` for event loops."""
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return await super()._structured_astream_call(output_cls, prompt, dict(llm_kwargs or {}), **prompt_args)
-        asked, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
-        return self._aobjects(output_cls, asked, arguments)
+        content, arguments = self._prepared(output_cls, prompt, llm_kwargs, prompt_args)
+        return self._aobjects(output_cls, content, arguments)
 
     async def _aobjects(
-        self, output_cls: type[Model], asked: list[ChatMessage] | str, arguments: Mapping[str, Any]
+        self, output_cls: type[Model], content: list[ChatMessage] | str, arguments: Mapping[str, Any]
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         reader = ObjectReader(output_cls)
-        if isinstance(asked, str):
-            async for continued in await self.astream_complete(asked, formatted=True, **arguments):
+        if isinstance(content, str):
+            async for continued in await self.astream_complete(content, formatted=True, **arguments):
                 for value in reader.read(continued):
                     yield value
         else:
-            async for response in await self.astream_chat(asked, **arguments):
+            async for response in await self.astream_chat(content, **arguments):
                 for value in reader.read(response):
                     yield value
 

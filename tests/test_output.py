@@ -76,5 +76,5 @@ def test_reasoning_and_calls_are_split_from_the_text():
 
 @pytest.mark.parametrize("chunks", [[], [OutputChunk("half a stream")]])
 def test_only_a_whole_stream_can_be_folded(chunks):
-    with pytest.raises(ValueError, match="not a whole stream"):
+    with pytest.raises(ValueError, match="the stream is incomplete"):
         fold(chunks)

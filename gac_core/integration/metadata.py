@@ -36,9 +36,9 @@ def token_counts(output: RequestOutput) -> TokenCounts:
 
 
 def as_metadata(output: RequestOutput) -> dict[str, Any]:
-    """Returns what frameworks show beside an answer, as plain values that JSON can hold.
+    """Returns an answer's metadata as values that JSON can represent.
 
-    Under ``gac``: the fields of `EffectiveSettings`, those of `RequestStats`, and ``token_stats`` if asked for.
+    The key ``gac`` has the fields of `EffectiveSettings` and `RequestStats`, and ``token_stats`` if requested.
     """
     stats = output.stats
     values: dict[str, Any] = {

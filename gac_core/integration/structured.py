@@ -19,7 +19,7 @@ class StructuredOutput:
 
     Attributes:
         grammar: Enforces the schema token by token.
-        instruction: Describes the schema in the prompt, so that the models write what fits of their own accord.
+        instruction: Describes the schema in the prompt, so that the models also see its names and descriptions.
     """
 
     grammar: Grammar

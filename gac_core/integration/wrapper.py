@@ -1,4 +1,4 @@
-"""`EnsembleModel`: what a framework's model that answers through an ensemble can do, whatever the framework."""
+"""`EnsembleModel`: methods that models of all frameworks have."""
 
 from __future__ import annotations
 
