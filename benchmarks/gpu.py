@@ -98,7 +98,7 @@ def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argpar
         seconds(own(model, tokenizer, args.tokens), device, args.repeats) / args.tokens
         for model, tokenizer in zip(models, tokenizers, strict=True)
     ]
-    floor = sum(read_bytes(model) for model in models) / bandwidth(device)
+    bound = sum(read_bytes(model) for model in models) / bandwidth(device)
     members = [
         Member.from_model(model, tokenizer, f"m{index}", compile=args.compile)
         for index, (model, tokenizer) in enumerate(zip(models, tokenizers, strict=True))
@@ -113,8 +113,8 @@ def measure(pair: str, tokenizers: list[Any], device: torch.device, args: argpar
         # The same prompt every time, so that every shape is compiled during the warm-up.
         took = seconds(work, device, args.repeats) / args.tokens
         assert set(counts) == {args.tokens}, counts
-    figures = [took, floor, *alone, sum(alone)]
-    return [pair, *(f"{1000 * figure:.2f}" for figure in figures), f"{took / floor:.2f}", f"{took / sum(alone):.2f}"]
+    figures = [took, bound, *alone, sum(alone)]
+    return [pair, *(f"{1000 * figure:.2f}" for figure in figures), f"{took / bound:.2f}", f"{took / sum(alone):.2f}"]
 
 
 def main() -> None:

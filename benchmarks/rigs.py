@@ -227,10 +227,10 @@ class OllamaRig:
 
     def _write(self, http: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         options = body.get("options") or {}
-        said = body["messages"][-1]["content"]
-        self.prompts += len(said.split())
+        prompt = body["messages"][-1]["content"]
+        self.prompts += len(prompt.split())
         calls = []
-        if body.get("tools") and "weather" in said:
+        if body.get("tools") and "weather" in prompt:
             name = body["tools"][0]["function"]["name"]
             calls = [{"function": {"name": name, "arguments": {"city": city}}} for city in ("Rome", "Oslo")]
         text = '{"name": "Rome"}' if body.get("format") else "word " * options.get("num_predict", 128)
@@ -250,7 +250,7 @@ class OllamaRig:
             elif self._gone(http):
                 return
         last = {"role": "assistant", "content": "" if body.get("stream") else written, "tool_calls": calls or None}
-        counts = {"prompt_eval_count": len(said.split()), "eval_count": len(pieces)}
+        counts = {"prompt_eval_count": len(prompt.split()), "eval_count": len(pieces)}
         self._send(http, {"message": last, "done": True, "done_reason": "stop", **counts})
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""A LlamaIndex chat engine on an ensemble: retrieval at every turn, memory over turns, streamed answers.
+"""A LlamaIndex chat engine: retrieval at every turn, memory over turns, streamed answers.
 
-Memory counts in the gate's own tokens. Runs on the embedded models, which were trained on single questions and look
-little at what was said before; give ``--models`` of your own for a conversation.
+The memory counts tokens of the gate. Runs on the embedded models, which are trained on single questions and make little
+use of earlier turns; use ``--models`` of your own for conversations.
 """
 
 from __future__ import annotations

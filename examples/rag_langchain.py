@@ -1,7 +1,7 @@
-"""Retrieval question answering through LangChain on an ensemble.
+"""Retrieval question answering in LangChain.
 
-Documents -> splitter -> BM25 retriever -> prompt -> ensemble -> streamed answer with its source, and beside it what
-each member would have said alone. Runs on the embedded models; give ``--models`` folders or hub names for real ones.
+Documents -> splitter -> BM25 retriever -> prompt -> ensemble -> streamed answer with its source, next to the answers of
+each member alone. Runs on the embedded models; ``--models`` takes folders or hub names of others.
 """
 
 from __future__ import annotations

@@ -173,9 +173,9 @@ def inspect(members: Sequence[LoadedTokenizer], words: Sequence[str], text: str 
     reports = [
         _report(member, len(shared & own) / len(own) if own else 0.0) for member, own in zip(members, held, strict=True)
     ]
-    cuts = [[_pieces(tokenizer, f" {word}") for word in words] for tokenizer in tokenizers]
+    splits = [[_pieces(tokenizer, f" {word}") for word in words] for tokenizer in tokenizers]
     agreement = {
-        f"{names[a]} + {names[b]}": sum(x == y for x, y in zip(cuts[a], cuts[b], strict=True)) / max(len(words), 1)
+        f"{names[a]} + {names[b]}": sum(x == y for x, y in zip(splits[a], splits[b], strict=True)) / max(len(words), 1)
         for a, b in itertools.combinations(range(len(names)), 2)
     }
     _count_several_ids(tokenizers, reports, " ".join(words) if text is None else text)
@@ -229,9 +229,9 @@ def _pieces(tokenizer: MemberTokenizer, text: str) -> tuple[bytes, ...] | None:
 
 
 def _count_several_ids(tokenizers: Sequence[MemberTokenizer], reports: Sequence[MemberReport], text: str) -> None:
-    cuts = [[p for line in text.splitlines(True) for p in _pieces(tokenizer, line) or ()] for tokenizer in tokenizers]
+    splits = [[p for line in text.splitlines(True) for p in _pieces(tokenizer, line) or ()] for tokenizer in tokenizers]
     for index, (tokenizer, report) in enumerate(zip(tokenizers, reports, strict=True)):
-        others = [pieces for other, pieces in enumerate(cuts) if other != index]
+        others = [pieces for other, pieces in enumerate(splits) if other != index]
         size = sum(len(piece) for pieces in others for piece in pieces)
         several = sum(
             _can_write(tokenizer, p) and len(tokenizer.encode_bytes(p)) > 1 for pieces in others for p in pieces

@@ -42,7 +42,7 @@ def fork_safe(load: Callable[[], R]) -> R:
 
 
 class Shelf:
-    """Holds what was loaded, by its settings, without keeping it alive; each process has its own contents."""
+    """A table of loaded objects by key that holds weak references; empty in a forked process."""
 
     def __init__(self) -> None:
         self._clear()
@@ -56,7 +56,7 @@ class Shelf:
         self._loaded: WeakValueDictionary[str, Closable] = WeakValueDictionary()
 
     def get(self, key: str, load: Callable[[], T]) -> T:
-        """Returns what was loaded under a key; loads it if nobody holds it, once however many ask at a time."""
+        """Returns the object of a key, which is loaded if no reference to it exists; concurrent calls load it once."""
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:
