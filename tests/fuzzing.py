@@ -11,6 +11,9 @@ LEAVES = [
 ]
 
 
+DEEP_LIST: list = []
+for _ in range(100_000):
+    DEEP_LIST = [DEEP_LIST]
 DEEP: object = {}
 for _ in range(50_000):
     DEEP = {"a": [DEEP]}
@@ -37,3 +40,7 @@ def value(rng: random.Random, depth: int = 0):
         return parts if rng.random() < 0.7 else tuple(parts)
     keys = ["type", "properties", "$defs", "required", "items", "enum", "role", "content", "a", "minimum", "format", 3]
     return {rng.choice(keys): part for part in parts}
+
+
+HUGE = 10**6000
+LONG = "x" * 20_000_000

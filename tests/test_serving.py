@@ -1,4 +1,4 @@
-"""Many requests over a bounded cache: prefixes reused, prompts read in parts, queues with an end."""
+"""Many requests over a bounded cache: reused prefixes, slots, and a bounded queue."""
 
 from __future__ import annotations
 
@@ -195,9 +195,6 @@ def test_room_taken_by_one_long_text_is_given_back(tokenizer):
         member.release(str(index))
     assert cache.nbytes <= max(high, 100_000)
     assert cache._slot_layers[0].capacity < 256 or cache.nbytes <= 100_000
-
-
-# ---- reading in parts
 
 
 # ---- the queue

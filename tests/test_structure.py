@@ -153,6 +153,11 @@ def test_files_and_functions_are_small():
                 assert (node.end_lineno or 0) - node.lineno <= 65, f"{path}: {node.name}"
 
 
+def test_files_of_tests_are_small():
+    for path in (ROOT / "tests").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+
+
 def test_public_names_are_pinned():
     """Adding, removing or renaming a public name must be meant: this list and the changelog change with it."""
     assert gac_core.__all__ == sorted(gac_core.__all__, key=lambda name: (not name.isupper(), name.islower(), name))

@@ -182,6 +182,3 @@ def test_the_common_form_reaches_every_template(template, choice):
     call = 'Let me see.\n<tool_call>{"name": "weather", "arguments": {"city":  "Halkus"}}</tool_call>'
     assert text.index(call) < text.index("<tool_response>\nrain\n</tool_response>")
     assert ("with a call of" in text) is (choice != "auto")
-
-
-# ---- words that spell control tokens

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from conftest import EMBEDDED, QUESTION
+from conftest import EMBEDDED
+from fuzzing import DEEP_LIST, HUGE, LONG, Unprintable
 from pydantic import ValidationError
 
 from gac_core import (
     ConfigError,
-    Conversation,
     Ensemble,
     EnsembleConfig,
     GaCError,
-    Grammar,
-    GrammarError,
     MemberConfig,
-    Message,
     RequestError,
     SamplingParams,
-    Tool,
     UnknownArgumentError,
     open_ensemble,
     quote,
@@ -30,14 +24,9 @@ from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainLLM
 from gac_llamaindex import GaCLLM
 
-HUGE = 10**6000
-LONG = "x" * 20_000_000
 # Whoever tried to load this would raise a ModelLoadError.
 NOWHERE = ["./no/such-folder", "./neither/this-one"]
 WRAPPERS = [ChatGaC, LangChainLLM, GaCLLM]
-DEEP: list = []
-for _ in range(100_000):
-    DEEP = [DEEP]
 
 
 def short_id(value):
@@ -61,15 +50,10 @@ def test_values_are_quoted(value, text):
 
 
 @pytest.mark.parametrize(
-    "value", [LONG, LONG.encode(), [LONG] * 50, {LONG: LONG}, DEEP, {1: {2: {3: {4: {}}}}}], ids=short_id
+    "value", [LONG, LONG.encode(), [LONG] * 50, {LONG: LONG}, DEEP_LIST, {1: {2: {3: {4: {}}}}}], ids=short_id
 )
 def test_quotes_are_short(value):
     assert len(quote(value)) < 200
-
-
-class Unprintable:
-    def __repr__(self):
-        raise RuntimeError("no repr")
 
 
 def test_what_cannot_be_written_is_quoted_by_its_type():
@@ -195,91 +179,12 @@ def test_paths_of_configurations_are_checked(path):
         EnsembleConfig.from_yaml(path)
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Grammar.json_schema({"$defs": 3}), "JSON schema"),
-        (lambda: Grammar.json_schema("[" * 100_000), "nested more than 100 deep"),
-        (lambda: Grammar.json_schema({"items": DEEP}), "nested more than 100 deep"),
-        (lambda: Grammar.json_schema({"minimum": HUGE}), "JSON schema"),
-        (lambda: Grammar.json_schema({"x": {1, 2}}), "JSON schema"),
-        (lambda: Grammar.json_schema(3), "JSON schema"),
-        (lambda: Grammar.regex(3), "regular expression"),
-        (lambda: Grammar.regex("a\ud800"), "regular expression.*surrogate"),
-        (lambda: Grammar.lark_grammar(" "), "Lark grammar"),
-        (lambda: Grammar.lark_grammar(None), "Lark grammar"),
-        (lambda: Grammar.choices(3), "choices"),
-        (lambda: Grammar.choices({"a": 1}), "choices"),
-        (lambda: Grammar.choices(["a", 3]), "choices"),
-        (lambda: Grammar.choices([]), "choices"),
-        (lambda: Grammar.tool_calls([1]), "tools must be a mapping"),
-        (lambda: Grammar.tool_calls({3: {}}), "name of a tool"),
-        (lambda: Grammar.tool_calls({"a": {"$defs": 3}}), "tool 'a'"),
-        (lambda: Grammar.tool_calls({"a": {}}, required="yes"), "required"),
-        (lambda: Grammar.tool_calls({"a": {}}, answer="x"), "answer"),
-        (lambda: Grammar(3, "start: x"), "kind"),
-        (lambda: Grammar("lark", None), "lark"),
-    ],
-)
-def test_grammars_are_checked(make, words):
-    with pytest.raises(GrammarError, match=words) as caught:
-        make()
-    assert len(str(caught.value)) < 2000
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Tool(LONG), "name of a tool"),
-        (lambda: Tool("a", LONG.encode()), "description"),
-        (lambda: Tool("a", parameters=[1]), "parameters"),
-        (lambda: Tool("a", parameters={"x": DEEP}), "parameters"),
-        (lambda: Tool("a", parameters={"x": float("nan")}), "parameters"),
-        (lambda: Tool("a", parameters={"type": HUGE}), "parameters"),
-        (lambda: Tool.from_openai([LONG]), "a tool must have the form"),
-        (lambda: Message(["user"], "x"), "role"),
-        (lambda: Message("user", 3), "content"),
-        (lambda: Message("user", [3]), "content"),
-        (lambda: Message("user", [{"type": LONG}]), "content"),
-        (lambda: Message("assistant", "x", tool_calls=[LONG]), "tool call"),
-        (lambda: Message("assistant", "x", tool_calls=3), "tool_calls"),
-        (lambda: Message("user", "x", name=LONG.encode()), "name"),
-        (lambda: Conversation(3), "list of messages"),
-        (lambda: Conversation([HUGE]), "list of messages"),
-        (lambda: Conversation([{"role": "user", HUGE: 1}]), "keys"),
-        (lambda: Conversation(QUESTION, tools=3), "tools"),
-        (lambda: Conversation(QUESTION, tools=[LONG]), "tool"),
-        (lambda: Conversation(QUESTION, tool_choice=LONG), "tool_choice"),
-        (lambda: Conversation(QUESTION, tool_format=["auto"]), "tool_format"),
-        (lambda: Conversation(QUESTION, parallel_tool_calls=1), "parallel_tool_calls"),
-        (lambda: Conversation(QUESTION, enable_thinking=1), "enable_thinking"),
-    ],
-)
-def test_messages_and_tools_are_checked(make, words):
-    with pytest.raises(RequestError, match=words) as caught:
-        make()
-    assert len(str(caught.value)) < 2000
-
-
 def test_unknown_names_are_listed_briefly():
     with pytest.raises(UnknownArgumentError, match="and 80 more") as caught:
         EnsembleConfig.from_dict({f"{i}{LONG[:1000]}": 1 for i in range(100)})
     assert len(str(caught.value)) < 2000
     with pytest.raises(UnknownArgumentError, match="did you mean 'threshold'"):
         SamplingParams().with_overrides({"treshold": 1})
-
-
-@pytest.mark.parametrize("prompts", [None, "hello", 3, {"role": "user"}, b"hello"])
-def test_batches_are_lists(ensemble, prompts):
-    with pytest.raises(RequestError, match="prompts must be a list"):
-        ensemble.generate_batch(prompts)
-    with pytest.raises(RequestError, match="prompts must be a list"):
-        asyncio.run(ensemble.agenerate_batch(prompts))
-
-
-def test_parameters_in_a_wrong_form_are_refused(ensemble):
-    with pytest.raises(RequestError, match="params must be a SamplingParams"):
-        ensemble.generate("Hi", {"max_tokens": 3})
 
 
 @pytest.mark.parametrize(
@@ -373,9 +278,3 @@ def test_langchain_models_take_a_configuration(tmp_path):
     assert ChatGaC(config=path)._ensemble is LangChainLLM.from_config(path)._ensemble is open_ensemble(config=path)
     with pytest.raises(ConfigError, match="models and config"):
         ChatGaC(models=NOWHERE, config=path)
-
-
-@pytest.mark.parametrize("tools", [[3], [None], ["weather"], 3, "weather", {"name": "x"}])
-def test_what_is_no_tool_for_langchain_is_named_with_a_remedy(ensemble, tools):
-    with pytest.raises(RequestError, match=r"tool.*(give a function|list of tools|has the form)"):
-        ChatGaC(ensemble=ensemble).bind_tools(tools)
