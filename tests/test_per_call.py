@@ -1,4 +1,4 @@
-"""Weights, combination, alignment and gate rule: as fields of the wrappers and as arguments of calls, on every route."""
+"""Weights, combination, alignment and gate rule as fields of the wrappers and as arguments of calls, on every route."""
 
 from __future__ import annotations
 

@@ -48,16 +48,16 @@ def test_damaged_entries_are_built_anew(place, damage, caplog):
         middle = len(data) // 2
         path.write_bytes({"empty": b"", "cut": data[:middle]}.get(damage, data[:middle] + b"?!?!" + data[middle + 4 :]))
     assert build(EMBEDDED) == cold
-    assert "anew" in caplog.text
+    assert "is built again" in caplog.text
     caplog.clear()
     assert build(EMBEDDED) == cold
-    assert "anew" not in caplog.text
+    assert "is built again" not in caplog.text
 
 
 def test_builds_at_once_do_no_harm(place):
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
-        built = list(pool.map(build, [EMBEDDED] * 3))
-    assert built[0] == built[1] == built[2] == build(EMBEDDED)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        built = list(pool.map(build, [EMBEDDED] * 2))
+    assert built[0] == built[1] == build(EMBEDDED)
     assert not list(place.glob("*.part"))
 
 
