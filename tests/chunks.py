@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from architectures import random_model
 
 from gac_core.model.chunk import Chunk
@@ -19,3 +20,14 @@ def ask(member, request_id, ids, start=0, num_logits=1):
         if result.logits is not None:
             assert not isinstance(result.logits, Exception), result.logits
             return result
+
+
+def logits(member: Member, ids, request_id="r") -> torch.Tensor:
+    """The logits of all positions, computed as a prompt and three decode steps."""
+    parts = [(0, ids[:-3]), *((start, ids[start : start + 1]) for start in range(len(ids) - 3, len(ids)))]
+    results = [member.forward([Chunk(request_id, start, tuple(part), len(part))])[0] for start, part in parts]
+    member.release(request_id)
+    return torch.cat([result.logits for result in results])
+
+
+IDS = [3 + (7 * index) % 50 for index in range(24)]

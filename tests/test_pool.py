@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from architectures import random_model
+from chunks import IDS, logits
 from conftest import EMBEDDED, ROOT, random_pair
 from transformers import AutoModelForCausalLM
 
@@ -23,7 +23,6 @@ from gac_core.executor.local import LocalExecutor
 from gac_core.model.chunk import Chunk
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.member import Member
-from gac_core.model.options import MemberOptions
 from gac_core.model.pool import ModelPool, default_pool
 
 
@@ -34,14 +33,6 @@ def config(*models, **settings) -> EnsembleConfig:
 
 def model_of(member: Member):
     return member._runner._model
-
-
-def logits(member: Member, ids, request_id="r") -> torch.Tensor:
-    """The logits of all positions, computed as a prompt and three decode steps."""
-    parts = [(0, ids[:-3]), *((start, ids[start : start + 1]) for start in range(len(ids) - 3, len(ids)))]
-    results = [member.forward([Chunk(request_id, start, tuple(part), len(part))])[0] for start, part in parts]
-    member.release(request_id)
-    return torch.cat([result.logits for result in results])
 
 
 @pytest.fixture
@@ -57,9 +48,6 @@ def loads(monkeypatch):
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", counted)
     return found
-
-
-IDS = [3 + (7 * index) % 50 for index in range(24)]
 
 
 # ---- what is shared
@@ -319,140 +307,3 @@ def test_a_forked_process_begins_with_an_empty_pool():
         assert len(default_pool().models()) == 1
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=240, cwd=ROOT)
-
-
-# ---- members that share a model
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma3 with mixed layers", "gpt2"])
-def test_members_over_one_model_compute_what_each_computes_alone(name):
-    model, tokenizer = random_pair(name)
-    options = [MemberOptions(), MemberOptions(deterministic=True), MemberOptions(context=100)]
-    alone = [logits(Member("m", LoadedModel(random_pair(name)[0], tokenizer, "m"), each), IDS) for each in options]
-    loaded = LoadedModel(model, tokenizer, "m")
-    members = [Member("m", loaded, each) for each in options]
-    # Interleaved: each decodes while the others are in the middle of their texts.
-    for start, end in [(0, 12), *((index, index + 1) for index in range(12, len(IDS)))]:
-        for member, want in zip(members, alone, strict=True):
-            (result,) = member.forward([Chunk("r", start, tuple(IDS[start:end]), end - start)])
-            torch.testing.assert_close(result.logits, want[start:end], rtol=2e-4, atol=2e-4)
-    for member, want in zip(members, alone, strict=True):
-        member.release("r")
-        torch.testing.assert_close(logits(member, IDS, "s"), want, rtol=2e-4, atol=2e-4)
-
-
-def test_deterministic_logits_do_not_depend_on_who_shares_the_model():
-    model, tokenizer = random_pair("llama")
-    exact = MemberOptions(deterministic=True)
-    want = logits(Member("m", LoadedModel(random_pair("llama")[0], tokenizer, "m"), exact), IDS)
-    loaded = LoadedModel(model, tokenizer, "m")
-    member, other = Member("m", loaded, exact), Member("m", loaded)
-    logits(other, IDS[::-1])
-    assert torch.equal(logits(member, IDS), want)
-
-
-def test_the_plain_forward_of_a_shared_model_stays_plain():
-    """Runners leave no hook on the model."""
-    model, tokenizer = random_pair("llama")
-    ids = torch.tensor([IDS])
-    with torch.inference_mode():
-        want = model(input_ids=ids).logits
-        member = Member.from_model(model, tokenizer, "m")
-        logits(member, IDS)
-        assert torch.equal(model(input_ids=ids).logits, want)
-    assert not model.get_output_embeddings()._forward_pre_hooks
-
-
-def test_two_threads_may_use_one_model():
-    model, tokenizer = random_pair("llama")
-    loaded = LoadedModel(model, tokenizer, "m")
-    texts = [[3 + (index * step) % 50 for index in range(24)] for step in (3, 7, 11, 13)]
-    want = [logits(Member("m", LoadedModel(random_pair("llama")[0], tokenizer, "m")), text) for text in texts]
-    # Two members with two threads each.
-    members = [Member("m", loaded), Member("m", loaded)]
-    barrier = threading.Barrier(4)
-
-    def run(index):
-        barrier.wait()
-        return [logits(members[index % 2], texts[index], f"{index}-{turn}") for turn in range(12)]
-
-    with ThreadPoolExecutor(4) as threads:
-        for got, expected in zip(threads.map(run, range(4)), want, strict=True):
-            for each in got:
-                torch.testing.assert_close(each, expected, rtol=2e-4, atol=2e-4)
-    assert [member._slots.num_running for member in members] == [0, 0]
-
-
-def test_a_member_that_is_dropped_without_close_frees_its_cache():
-    """The model goes on without it."""
-    model, tokenizer = random_pair("llama")
-    member = Member.from_model(model, tokenizer, "m")
-    logits(member, IDS)
-    cache = weakref.ref(member._runner._cache.stores()[0])
-    del member
-    gc.collect()
-    assert cache() is None
-
-
-def test_close_waits_for_a_running_forward(monkeypatch):
-    model, tokenizer = random_pair("llama")
-    member = Member.from_model(model, tokenizer, "m")
-    running, free, forward = threading.Event(), threading.Event(), member._runner.forward
-
-    def wait(rows):
-        running.set()
-        assert free.wait(60)
-        return forward(rows)
-
-    monkeypatch.setattr(member._runner, "forward", wait)
-    with ThreadPoolExecutor(2) as threads:
-        result = threads.submit(member.forward, [Chunk("r", 0, tuple(IDS), 1)])
-        assert running.wait(60)
-        closing = threads.submit(member.close)
-        assert not closing.done()
-        free.set()
-        closing.result(60)
-        assert isinstance(result.result(60)[0].logits, torch.Tensor)
-
-
-# ---- the executor
-
-
-def test_members_are_added_and_removed_by_count():
-    model, tokenizer = random_pair("llama")
-    one, other = (Member("m", LoadedModel(model, tokenizer, "m")) for _ in range(2))
-    executor = LocalExecutor([one])
-    executor.add_member(one)
-    executor.add_member(other)
-    calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
-    assert list(executor.forward(calls)) == [one.member_id, other.member_id]
-    executor.release("r")
-    executor.remove_member(one.member_id)
-    executor.forward(calls)
-    executor.release("r")
-    executor.remove_member(one.member_id)
-    with pytest.raises(KeyError):
-        executor.forward(calls)
-    assert [member._slots.num_running for member in (one, other)] == [0, 0]
-
-
-def test_each_device_has_a_thread_while_there_are_two():
-    _, tokenizer = random_pair("llama")
-    one, other = (Member.from_model(random_model("llama", tokenizer, seed), tokenizer, "m") for seed in range(2))
-    other.device = torch.device("cpu", 0)
-    names: list[str] = []
-    for member in (one, other):
-        forward = member._runner.forward
-        member._runner.forward = lambda rows, run=forward: names.append(threading.current_thread().name) or run(rows)
-    executor = LocalExecutor([one])
-    calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
-    executor.forward({one.member_id: calls[one.member_id]})
-    executor.add_member(other)
-    executor.forward(calls)
-    executor.remove_member(other.member_id)
-    executor.release("r")
-    executor.forward({one.member_id: calls[one.member_id]})
-    main = threading.current_thread().name
-    assert (names[0], names[-1]) == (main, main)
-    assert sorted(name.rpartition("-")[0] for name in names[1:3]) == ["gac-cpu", "gac-cpu:0"]
-    executor.close()
