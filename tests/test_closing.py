@@ -6,9 +6,9 @@ import json
 
 import jsonschema
 import pytest
-from conftest import EMBEDDED, shared_ensemble
+from conftest import EMBEDDED, shared_ensemble, start
 
-from gac_core import FinishReason, Grammar
+from gac_core import FinishReason, Grammar, fold
 from gac_core.grammar.closing import Closer
 from gac_core.grammar.compiler import Compiler
 from gac_core.tokenization.vocabulary import UnionVocabulary
@@ -89,16 +89,19 @@ def test_a_closing_longer_than_its_limit_is_none(union):
 @pytest.mark.parametrize("schema", [LISTS, VALUES])
 def test_texts_are_whole_at_every_budget(pair, schema):
     shortest = pair._input_processor._compiler.start(Grammar.json_schema(schema, closes=True), 1)._budget.shortest
+    limits = (shortest, shortest + 1, shortest + 9, shortest + 40)
+    asked = [{"max_tokens": limit, "seed": seed, **HOT} for limit in limits for seed in range(4)]
+    closing, plain = (
+        [start(pair, ASKED, grammar=Grammar.json_schema(schema, closes=closes), **one) for one in asked]
+        for closes in (True, False)
+    )
     closed = cut = 0
-    for limit in (shortest, shortest + 1, shortest + 9, shortest + 40):
-        asked = [{"max_tokens": limit, "seed": seed, **HOT} for seed in range(4)]
-        for one in asked:
-            output = pair.generate(ASKED, grammar=Grammar.json_schema(schema, closes=True), **one)
-            jsonschema.validate(json.loads(output.text), schema)
-            assert output.usage.completion_tokens <= limit
-            closed += output.finish_reason is FinishReason.LENGTH
-            plain = pair.generate(ASKED, grammar=Grammar.json_schema(schema), **one)
-            cut += plain.finish_reason is FinishReason.LENGTH
+    for stream, other, one in zip(closing, plain, asked, strict=True):
+        output = fold(stream)
+        jsonschema.validate(json.loads(output.text), schema)
+        assert output.usage.completion_tokens <= one["max_tokens"]
+        closed += output.finish_reason is FinishReason.LENGTH
+        cut += fold(other).finish_reason is FinishReason.LENGTH
     # Without closing some of the same requests are cut off, so that the above says something.
     assert closed
     assert cut

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from answers import parsed
 from conftest import QUESTION, start
-from schemas import SCHEMAS
+from schemas import BY_HAND, SCHEMAS
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
 from gac_core.engine.input_processor import _parser
@@ -60,7 +60,8 @@ def test_required_calls_are_valid_calls(talkers, asked):
 
 @pytest.mark.parametrize("asked", [{}, {"drafts": False, "threshold": 0.05}])
 def test_arguments_keep_to_any_schema(talkers, asked):
-    schemas = [schema for schema in SCHEMAS if "$defs" not in schema]
+    # All by hand and some of those drawn: `test_grammar.py` writes texts of each.
+    schemas = [schema for schema in [*BY_HAND, *SCHEMAS[len(BY_HAND) :: 4]] if "$defs" not in schema]
     tools = [
         Tool(f"tool{n}", "", {"type": "object", "properties": {"value": schema}, "required": ["value"]})
         for n, schema in enumerate(schemas)
@@ -76,7 +77,7 @@ def test_arguments_keep_to_any_schema(talkers, asked):
         )
         for n, tool in enumerate(tools)
     ]
-    assert len(streams) > 190
+    assert len(streams) > 60
     for stream, tool, schema in zip(streams, tools, schemas, strict=True):
         output = fold(stream)
         assert [call.name for call in output.tool_calls] == [tool.name], output
