@@ -95,3 +95,11 @@ def test_rules_are_chosen_by_their_key(field, table):
 def test_weights_are_normalised_without_overflow():
     assert normalise([1.0, 3.0]) == [0.25, 0.75]
     assert normalise([1e308, 1e308]) == [0.5, 0.5]
+
+
+def test_a_rule_that_is_added_to_the_table_is_used_by_requests(ensemble, monkeypatch):
+    """With the first distribution alone as the rule, the ensemble generates what its first member generates alone."""
+    monkeypatch.setitem(COMBINERS, "first", lambda distributions, weights: distributions[0])
+    alone = ensemble.generate("In which town is", gate=ensemble.names[0], threshold=0.0, max_tokens=8)
+    assert ensemble.generate("In which town is", combine="first", max_tokens=8).text == alone.text
+    assert ensemble.generate("In which town is", max_tokens=8).text != alone.text
