@@ -1,6 +1,7 @@
-"""Tools and structured answers on random members, so that all they get right is the grammar's doing."""
+"""Tools and structured answers on random members, so that all they get right is the grammar's doing.
 
-from __future__ import annotations
+Without postponed annotations: LlamaIndex reads those of the functions below.
+"""
 
 import itertools
 import json
@@ -105,7 +106,7 @@ class Node(BaseModel):
     """Refers to itself."""
 
     value: Literal[1]
-    children: list[Node] = Field(max_length=1)
+    children: list["Node"] = Field(max_length=1)
 
 
 def test_arguments_that_refer_to_themselves_are_enforced(llm):
