@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import EMBEDDED, QUESTION, ensemble_of, shared_ensemble, tokenizer_of
+from conftest import EMBEDDED, QUESTION, ensemble_of, shared_ensemble, start, tokenizer_of
 
-from gac_core import ConfigError, RequestError
+from gac_core import ConfigError, RequestError, fold
 from gac_core.decoding.acceptance import (
     AcceptanceRate,
     DraftBudget,
@@ -56,14 +58,21 @@ def eager(ensemble):
     return ensemble
 
 
+@pytest.fixture(scope="module")
+def undrafted(tokenizers):
+    """Returns the outputs of requests without drafts, each computed once and alone."""
+    with random_members(tokenizers, drafts=[]) as ensemble:
+        yield functools.cache(lambda *asked: [ensemble.generate(prompt, **dict(asked)) for prompt in PROMPTS])
+
+
 @pytest.mark.parametrize("drafts", [["lookup"], ["ahead"], ["lookup", "ahead"]])
 @pytest.mark.parametrize("threshold", [None, 0.2, 0.6])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_drafted_text_is_the_plain_text(tokenizers, drafts, threshold, temperature):
+def test_drafted_text_is_the_plain_text(tokenizers, undrafted, drafts, threshold, temperature):
     asked = {"max_tokens": 40, "threshold": threshold, "temperature": temperature, "seed": 5}
+    plain = undrafted(*asked.items())
     with random_members(tokenizers, drafts=drafts) as ensemble:
         eager(ensemble)
-        plain = [ensemble.generate(prompt, drafts=False, **asked) for prompt in PROMPTS]
         alone = [ensemble.generate(prompt, **asked) for prompt in PROMPTS]
         together = ensemble.generate_batch(PROMPTS, **asked)
         for outputs in (alone, together):
@@ -131,18 +140,12 @@ def test_samples_with_drafts_follow_the_distribution_of_a_plain_mixture(tokenize
     with random_members(tokenizers[:2] + tokenizers[:1], drafts=["ahead"]) as ensemble:
         eager(ensemble)
         asked = {"max_tokens": 3, "temperature": 0.6, "top_k": 3, "logprobs": 0}
-        counts: dict[tuple[bytes, ...], int] = {}
-        used = 0
-        for seed in range(300):
-            output = ensemble.generate("Who", **asked, seed=seed)
-            counts[output.tokens] = counts.get(output.tokens, 0) + 1
-            used += output.stats.accepted
-        assert used > 50
-        plain: dict[tuple[bytes, ...], int] = {}
-        for seed in range(1000, 1300):
-            output = ensemble.generate("Who", **asked, seed=seed, drafts=False)
-            plain[output.tokens] = plain.get(output.tokens, 0) + 1
-        distance = sum(abs(counts.get(k, 0) - plain.get(k, 0)) for k in counts.keys() | plain.keys()) / 600
+        streams = [start(ensemble, "Who", **asked, seed=seed) for seed in range(300)]
+        streams += [start(ensemble, "Who", **asked, seed=seed, drafts=False) for seed in range(1000, 1300)]
+        outputs = [fold(stream) for stream in streams]
+        assert sum(output.stats.accepted for output in outputs) > 50
+        counts, plain = (Counter(output.tokens for output in half) for half in (outputs[:300], outputs[300:]))
+        distance = sum(abs(counts[text] - plain[text]) for text in counts.keys() | plain.keys()) / 600
         # Two samples of 300 from one distribution over some dozen texts differ by about sqrt(k / (pi n)).
         assert distance < 2.5 * math.sqrt(len(counts.keys() | plain.keys()) / (math.pi * 300))
 
