@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -220,28 +221,42 @@ def test_threads_that_need_the_same_model_load_it_once(loads):
     assert len({id(model_of(lease.members[0])) for lease in leases}) == 1
 
 
-def test_different_models_load_in_parallel(monkeypatch):
-    """Each load waits for the other one to begin."""
+def test_transformers_loads_one_model_at_a_time(monkeypatch):
+    """It changes state of the whole process meanwhile, such as the default dtype."""
     barrier, load = threading.Barrier(2), LoadedModel.load.__func__
+    from_pretrained, active, overlaps = AutoModelForCausalLM.from_pretrained, [], []
 
     def meet(cls, *given):
         barrier.wait(60)
         return load(cls, *given)
 
+    def slow(*given, **named):
+        overlaps.extend(active)
+        active.append(given)
+        time.sleep(0.1)
+        try:
+            return from_pretrained(*given, **named)
+        finally:
+            active.pop()
+
     monkeypatch.setattr(LoadedModel, "load", classmethod(meet))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", slow)
     pool = ModelPool()
+    configs = [config(MemberConfig(EMBEDDED[0], dtype=dtype)) for dtype in ("float32", "bfloat16")]
     with ThreadPoolExecutor(2) as threads:
-        leases = list(threads.map(lambda folder: pool.acquire(config(folder)), EMBEDDED[:2]))
-    assert [lease.members[0].name for lease in leases] == ["ash", "birch"]
+        leases = list(threads.map(pool.acquire, configs))
+    assert not overlaps
+    assert [model_of(lease.members[0]).dtype for lease in leases] == [torch.float32, torch.bfloat16]
 
 
 def test_a_failed_load_leaves_nothing_and_is_repeated(monkeypatch, loads):
-    pool, waiting, failures = ModelPool(), threading.Event(), []
+    pool, failing, waiting, failures = ModelPool(), threading.Event(), threading.Event(), []
     load = LoadedModel.load.__func__
 
     def fail_once(cls, checkpoint, name):
         if name == "birch" and not failures:
             failures.append(name)
+            failing.set()
             waiting.wait(60)
             raise ModelLoadError(name, "a cable was pulled")
         return load(cls, checkpoint, name)
@@ -249,8 +264,7 @@ def test_a_failed_load_leaves_nothing_and_is_repeated(monkeypatch, loads):
     monkeypatch.setattr(LoadedModel, "load", classmethod(fail_once))
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(pool.acquire, config(*EMBEDDED[:2]))
-        while not failures:
-            waiting.wait(0.01)
+        assert failing.wait(60)
         second = threads.submit(pool.acquire, config(MemberConfig(EMBEDDED[1], name="b", dtype="float32")))
         waiting.set()
         with pytest.raises(ModelLoadError, match=r"birch.*a cable was pulled"):

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from gac_core.errors import ModelLoadError
-from gac_core.model.checkpoint import Checkpoint, end_ids, member_tokenizer
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.checkpoint_checks import end_ids, member_tokenizer
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()

@@ -147,7 +147,7 @@ class ModelPool:
 
         Members without a device use that of their model if it is loaded, else the GPUs in turn if there are any, else
         the CPU. All checkpoints are checked before any weights are read. Of threads that need the same model one loads
-        it and the others wait; different models are loaded in parallel.
+        it and the others wait. transformers reads one model at a time.
 
         Args:
             config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens``, ``prefill_seconds`` and
