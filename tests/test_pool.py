@@ -24,7 +24,7 @@ from gac_core.executor.local import LocalExecutor
 from gac_core.model.chunk import Chunk
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.member import Member
-from gac_core.model.pool import ModelPool, default_pool
+from gac_core.model.pool import ModelPool
 
 
 def config(*models, **settings) -> EnsembleConfig:
@@ -197,11 +197,6 @@ def test_a_closed_pool_refuses():
     pool.close()
     with pytest.raises(EngineClosedError, match="the model pool is closed"):
         pool.acquire(config(EMBEDDED[0]))
-
-
-def test_there_is_one_pool_of_the_process():
-    assert default_pool() is default_pool()
-    assert isinstance(default_pool(), ModelPool)
 
 
 # ---- loading
