@@ -130,12 +130,13 @@ def structured(
         parser = _CompletePydantic(pydantic_object=schema) if is_class else _CompleteJson()  # type: ignore[arg-type]
     else:
         raise RequestError(f"method must be 'json_schema', 'function_calling' or 'json_mode', not {quote(method)}")
-    if not include_raw:
-        plain: Runnable[LanguageModelInput, Any] = bound | parser
-        return plain
+    return _with_raw(bound, parser) if include_raw else bound | parser
+
+
+def _with_raw(bound: Runnable[LanguageModelInput, AIMessage], parser: Any) -> Runnable[LanguageModelInput, Any]:
+    """Returns a runnable that gives the message, its parsed value and the parser's error."""
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
     with_error = parsed.with_fallbacks([failed], exception_key="parsing_error")
     # A sequence passes a call's arguments to its first step only.
-    both: Runnable[LanguageModelInput, Any] = bound | RunnableMap(raw=RunnablePassthrough()) | with_error
-    return both
+    return bound | RunnableMap(raw=RunnablePassthrough()) | with_error

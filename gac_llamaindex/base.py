@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict, cast
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
@@ -50,6 +50,14 @@ _TEMPLATE_REMEDIES = (
     "messages_to_prompt function, by which every member reads a conversation as one text"
 )
 _logger = logging.getLogger(__name__)
+
+
+class Request(TypedDict):
+    """The arguments of a call of `gac_core.Ensemble`."""
+
+    prompt: Prompt
+    params: SamplingParams
+    request_id: str | None
 
 
 class EnsembleLLM(EnsembleModel, EnsembleFields):
@@ -202,23 +210,23 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         special = rendered if self.parse_special is None else self.parse_special
         return self._sampling_params(overrides, parse_special=special)
 
-    def _chat_request(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
-        """Returns the prompt and the parameters of a conversation."""
+    def _chat_request(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> Request:
+        """Returns the request of a conversation."""
         arguments = split_arguments(given, _TALK_ARGUMENTS, _OTHER_ARGUMENTS)
         params = self._call_params(arguments.sampling, rendered=self._has_own_prompts)
         tools = arguments.conversation.get("tools") or ()
         if self._has_own_prompts:
             if tools:
                 raise RequestError("messages_to_prompt cannot describe tools; leave it out to use chat templates")
-            return cast(MessagesToPromptType, self.messages_to_prompt)(messages), params
+            text = cast(MessagesToPromptType, self.messages_to_prompt)(messages)
+            return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
         self._require_templates(params)
         own = {"tool_format": self.tool_format, "enable_thinking": self.enable_thinking}
-        return Conversation(convert_messages(messages), **{**own, **arguments.conversation, "tools": tools}), params
+        talk = Conversation(convert_messages(messages), **{**own, **arguments.conversation, "tools": tools})
+        return Request(prompt=talk, params=params, request_id=arguments.other.get("request_id"))
 
-    def _completion_request(
-        self, prompt: str, formatted: bool, given: Mapping[str, Any]
-    ) -> tuple[Prompt, SamplingParams]:
-        """Returns the prompt and the parameters of a completion: one user message, or the prompt as text."""
+    def _completion_request(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> Request:
+        """Returns the request of a completion: one user message, or the prompt as text."""
         arguments = split_arguments(given, {"enable_thinking"}, _OTHER_ARGUMENTS)
         # LlamaIndex formats prompts by either function.
         rendered = self._has_own_completions or (formatted and self._has_own_prompts)
@@ -227,7 +235,8 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
             return self._chat_request([ChatMessage(role=MessageRole.USER, content=prompt)], given)
         if arguments.conversation:
             raise RequestError("enable_thinking needs a chat template, but the prompt is sent as plain text")
-        return prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt), params
+        text = prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt)
+        return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
 
     def _completes_as_chat(self, params: SamplingParams) -> bool:
         if self.complete_as != "auto":

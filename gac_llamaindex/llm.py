@@ -24,9 +24,11 @@ from gac_llamaindex.predict import PredictingLLM
 from gac_llamaindex.responses import (
     ChatReader,
     CompletionReader,
+    aread_stream,
     chat_response,
     check_calls,
     completion_response,
+    read_stream,
     tool_selections,
 )
 
@@ -93,44 +95,24 @@ class GaCLLM(PredictingLLM):
             UnknownArgumentError: Unknown keyword argument.
             RequestError: A message or an argument is wrong.
         """
-        return chat_response(
-            self._ensemble.generate(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
-        )
+        return chat_response(self._ensemble.generate(**self._chat_request(messages, kwargs)))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop; cancelling it frees the engine."""
-        return chat_response(
-            await self._ensemble.agenerate(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
-        )
+        return chat_response(await self._ensemble.agenerate(**self._chat_request(messages, kwargs)))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Streams the answer; each response has the text so far and the new part. Arguments as in `chat`."""
-        stream = self._ensemble.stream(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
-
-        def responses() -> ChatResponseGen:
-            reader = ChatReader()
-            for chunk in stream:
-                response = reader.read(chunk)
-                if not chunk.is_silent:
-                    yield response
-
-        return responses()
+        chunks = self._ensemble.stream(**self._chat_request(messages, kwargs))
+        return read_stream(ChatReader().read, chunks)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` for event loops."""
-        stream = self._ensemble.astream(*self._chat_request(messages, kwargs), request_id=kwargs.get("request_id"))
-
-        async def responses() -> ChatResponseAsyncGen:
-            reader = ChatReader()
-            async for chunk in stream:
-                response = reader.read(chunk)
-                if not chunk.is_silent:
-                    yield response
-
-        return responses()
+        chunks = self._ensemble.astream(**self._chat_request(messages, kwargs))
+        return aread_stream(ChatReader().read, chunks)
 
     # ---- completion
 
@@ -139,10 +121,9 @@ class GaCLLM(PredictingLLM):
         """Answers a prompt: as one user message, or as a text to continue.
 
         With ``complete_as="chat"`` the prompt is sent as one user message, through each member's own chat template;
-        with ``"text"`` it is continued unchanged, after ``completion_to_prompt``. ``"auto"``
-        (default) is ``"chat"`` where every participating member has a chat template and neither
-        ``completion_to_prompt`` nor ``messages_to_prompt`` is given. Reasoning is kept out of the text and is in
-        ``additional_kwargs["thinking"]``.
+        with ``"text"`` it is continued unchanged, after ``completion_to_prompt``. ``"auto"`` (default) is ``"chat"``
+        where every participating member has a chat template and neither ``completion_to_prompt`` nor
+        ``messages_to_prompt`` is given. Reasoning is not part of the text; it is in ``additional_kwargs["thinking"]``.
 
         Args:
             prompt: The prompt.
@@ -155,52 +136,26 @@ class GaCLLM(PredictingLLM):
             UnknownArgumentError: Unknown keyword argument.
             RequestError: The prompt or an argument is wrong.
         """
-        return completion_response(
-            self._ensemble.generate(
-                *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
-            )
-        )
+        return completion_response(self._ensemble.generate(**self._completion_request(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop; cancelling it frees the engine."""
         return completion_response(
-            await self._ensemble.agenerate(
-                *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
-            )
+            await self._ensemble.agenerate(**self._completion_request(prompt, formatted, kwargs))
         )
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Streams the answer to a prompt; each response has the text so far and the new part. As `complete`."""
-        stream = self._ensemble.stream(
-            *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
-        )
-
-        def responses() -> CompletionResponseGen:
-            reader = CompletionReader()
-            for chunk in stream:
-                response = reader.read(chunk)
-                if not chunk.is_silent:
-                    yield response
-
-        return responses()
+        chunks = self._ensemble.stream(**self._completion_request(prompt, formatted, kwargs))
+        return read_stream(CompletionReader().read, chunks)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for event loops."""
-        stream = self._ensemble.astream(
-            *self._completion_request(prompt, formatted, kwargs), request_id=kwargs.get("request_id")
-        )
-
-        async def responses() -> CompletionResponseAsyncGen:
-            reader = CompletionReader()
-            async for chunk in stream:
-                response = reader.read(chunk)
-                if not chunk.is_silent:
-                    yield response
-
-        return responses()
+        chunks = self._ensemble.astream(**self._completion_request(prompt, formatted, kwargs))
+        return aread_stream(CompletionReader().read, chunks)
 
     # ---- tools
 

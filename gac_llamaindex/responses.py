@@ -6,9 +6,9 @@ LlamaIndex's streams are cumulative: every response holds the text so far, and t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -33,6 +33,8 @@ from gac_core import (
     check_tool_calls,
     token_counts,
 )
+
+ResponseT = TypeVar("ResponseT", ChatResponse, CompletionResponse)
 
 
 def chat_response(output: RequestOutput) -> ChatResponse:
@@ -104,6 +106,31 @@ class CompletionReader:
             logprobs=as_logprobs(chunk.logprobs),
             additional_kwargs=extra,
         )
+
+
+def read_stream(
+    read: Callable[[OutputChunk], ResponseT], chunks: Iterator[OutputChunk]
+) -> Generator[ResponseT, None, None]:
+    """Yields a response for each chunk of a stream that has something to show.
+
+    Args:
+        read: `ChatReader.read` or `CompletionReader.read`; reads every chunk.
+        chunks: The stream.
+    """
+    for chunk in chunks:
+        response = read(chunk)
+        if not chunk.is_silent:
+            yield response
+
+
+async def aread_stream(
+    read: Callable[[OutputChunk], ResponseT], chunks: AsyncIterator[OutputChunk]
+) -> AsyncGenerator[ResponseT, None]:
+    """`read_stream` for event loops."""
+    async for chunk in chunks:
+        response = read(chunk)
+        if not chunk.is_silent:
+            yield response
 
 
 def as_raw(output: RequestOutput) -> dict[str, Any]:

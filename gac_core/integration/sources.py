@@ -51,19 +51,28 @@ def open_ensemble(
         raise ConfigError(f"{', '.join(unused)} goes with models=[...]; put it into the configuration instead")
     if ensemble is not None and not isinstance(ensemble, Ensemble):
         raise ConfigError(f"ensemble must be a gac_core.Ensemble, not {quote(ensemble)}")
-    if ensemble is not None:
-        plan = ensemble.config
-    elif config is None:
-        plan = _with_weights(from_environment(models, **{**loading, "weights": None}), loading.get("weights"))
-    elif isinstance(config, EnsembleConfig):
-        plan = config
-    else:
-        plan = EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
+    plan = _plan(models, ensemble, config, loading)
     if params is not None:
         member_weights(plan, params)
         if params.gate is not None:
             gate_index(plan.names, params.gate)
     return ensemble if ensemble is not None else Ensemble.shared_config(plan)
+
+
+def _plan(
+    models: Sequence[ModelLike] | None,
+    ensemble: Ensemble | None,
+    config: EnsembleConfig | Mapping[str, Any] | str | Path | None,
+    loading: Mapping[str, Any],
+) -> EnsembleConfig:
+    """Returns the configuration of the ensemble; arguments as in `open_ensemble`."""
+    if ensemble is not None:
+        return ensemble.config
+    if config is None:
+        return _with_weights(from_environment(models, **{**loading, "weights": None}), loading.get("weights"))
+    if isinstance(config, EnsembleConfig):
+        return config
+    return EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
 
 
 def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float]:
