@@ -1,4 +1,4 @@
-"""Answers are taken apart the same whatever pieces they come in, and nothing of them is lost."""
+"""Parsing of answers does not depend on how they are divided into pieces, and loses no text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parse(pieces, tools=TOOLS, **settings):
 
 
 def facts(parser):
-    """All that a parser says at the end, but for the ids, which are drawn."""
+    """The result of a parser without the ids, which are random."""
     return (
         parser.text,
         parser.reasoning,
@@ -93,7 +93,7 @@ def test_pieces_do_not_matter(text, places, inside, tools):
 
 
 def check_calls(parser, out):
-    """The pieces of each call are the call, or the beginning of what is told of a broken one."""
+    """The pieces of each call are the call, or a prefix of the reported arguments of a malformed one."""
     arguments, ids, names = {}, {}, {}
     for piece in out:
         if isinstance(piece, CallPiece):
@@ -118,12 +118,12 @@ def check_calls(parser, out):
 @settings(max_examples=300, deadline=None)
 @given(parts=st.lists(st.one_of(FRAGMENTS, st.just("Ω")), max_size=12), inside=st.booleans())
 def test_nothing_is_lost(parts, inside):
-    """Letters that belong to no tag and to no head of a call come out again, each of them."""
+    """Letters outside of tags and heads of calls are all in the result."""
     text = "".join(parts)
     parser, _ = parse([text], inside=inside)
-    told = parser.text + parser.reasoning + "".join(i.arguments for i in (*parser.calls, *parser.invalid))
+    found = parser.text + parser.reasoning + "".join(i.arguments for i in (*parser.calls, *parser.invalid))
     for letter in "Ωé漢H":
-        assert told.count(letter) == text.count(letter)
+        assert found.count(letter) == text.count(letter)
 
 
 @settings(max_examples=200, deadline=None)
@@ -177,7 +177,7 @@ def test_a_call_streams_as_it_is_written():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "content"),
     [
         (f"a\n{call()}\n{call()}\n", "a"),
         (f"\n{call()}\nb\n", "b\n"),
@@ -188,13 +188,13 @@ def test_a_call_streams_as_it_is_written():
         ("x <think>y</think>", "x <think>y</think>"),
     ],
 )
-def test_white_space_goes_only_next_to_calls(text, said):
+def test_white_space_goes_only_next_to_calls(text, content):
     for pieces in ([text], list(text)):
-        assert parse(pieces)[0].text == said
+        assert parse(pieces)[0].text == content
 
 
 @pytest.mark.parametrize(
-    ("text", "inside", "reasoning", "said"),
+    ("text", "inside", "reasoning", "content"),
     [
         ("<think>\nHm.\n\nYes.\n</think>\n\nHalkus.", False, "Hm.\n\nYes.", "Halkus."),
         ("Hm.\n</think>\n\nHalkus.", True, "Hm.", "Halkus."),
@@ -208,10 +208,10 @@ def test_white_space_goes_only_next_to_calls(text, said):
     ],
 )
 @pytest.mark.parametrize("tools", [TOOLS, ()])
-def test_reasoning_stands_at_the_beginning(text, inside, reasoning, said, tools):
+def test_reasoning_stands_at_the_beginning(text, inside, reasoning, content, tools):
     for pieces in ([text], list(text)):
         parser, _ = parse(pieces, tools, inside=inside)
-        assert (parser.reasoning, parser.text) == (reasoning, said)
+        assert (parser.reasoning, parser.text) == (reasoning, content)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_reasoning_stands_at_the_beginning(text, inside, reasoning, said, tools)
         ('{"name": "weather", "arguments": ' + '{"a": ' * 120, "weather", '{"a": ' * 119 + '{"a":', "nested more"),
     ],
 )
-def test_a_broken_call_says_why(body, name, arguments, error):
+def test_a_malformed_call_reports_the_reason(body, name, arguments, error):
     for pieces in ([f"<tool_call>{body}</tool_call> after"], list(f"<tool_call>{body}</tool_call> after")):
         parser, out = parse(pieces)
         (broken,) = parser.invalid

@@ -203,7 +203,7 @@ def test_text_behind_calls_is_kept():
         assert (called(parser), parser.text) == (ONE, "So.")
 
 
-def test_what_a_call_without_tags_lacks_is_told():
+def test_errors_of_a_call_without_tags():
     for text, error in (
         ('{"name": "get_weather", "arguments": {"city": oops}} x', "invalid JSON at 'oops}': Expecting value"),
         ('{"name": "get_weather", "arguments": {}, "id": 1} x', "unexpected ',' between"),
@@ -278,10 +278,10 @@ def test_repeated_calls_are_dropped():
         parser, out = parse(pieces, distinct=True)
         assert called(parser) == [*ONE, ("get", "{}"), ("get_weather", '{"city": "Oslo"}')]
         assert len(parse(pieces)[0].calls) == 5
-        told = {}
+        arguments = {}
         for piece in out:
-            told[piece.index] = told.get(piece.index, "") + piece.arguments
-        assert list(told.items()) == list(enumerate(call.arguments for call in parser.calls))
+            arguments[piece.index] = arguments.get(piece.index, "") + piece.arguments
+        assert list(arguments.items()) == list(enumerate(call.arguments for call in parser.calls))
 
 
 def test_calls_are_compared_by_their_values():

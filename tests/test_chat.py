@@ -23,7 +23,7 @@ def ash():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Tool("", "x"), "the name of a tool must be 1 to 64 letters.*not ''"),
         (lambda: Tool("get weather", "x"), "not 'get weather'"),
@@ -71,8 +71,8 @@ def ash():
         (lambda: as_messages([{"role": "user"}]), "must have the keys 'role' and 'content'"),
     ],
 )
-def test_wrong_values_are_refused(make, told):
-    with pytest.raises(RequestError, match=told):
+def test_wrong_values_are_refused(make, message):
+    with pytest.raises(RequestError, match=message):
         make()
 
 
@@ -109,14 +109,14 @@ def test_a_string_is_no_conversation():
 
 
 def test_members_are_told_what_they_may_do(ash):
-    def told(**settings):
+    def rendered(**settings):
         return render(ash, Conversation([USER], [WEATHER, CLOCK], **settings))
 
-    assert "answer in plain text. You may make several calls" in told()
-    assert "Make only one call at a time." in told(parallel_tool_calls=False)
-    assert "with a call of a tool now" in told(tool_choice="required")
-    assert "with a call of the tool clock now, not in plain text. Make only one call" in told(tool_choice="clock")
-    assert told(tool_choice="none") == render(ash, [USER])
+    assert "answer in plain text. You may make several calls" in rendered()
+    assert "Make only one call at a time." in rendered(parallel_tool_calls=False)
+    assert "with a call of a tool now" in rendered(tool_choice="required")
+    assert "with a call of the tool clock now, not in plain text. Make only one call" in rendered(tool_choice="clock")
+    assert rendered(tool_choice="none") == render(ash, [USER])
 
 
 def test_neighbouring_results_share_a_turn_in_the_order_of_the_calls(ash):
