@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
+from chat_templates import GEMMA, IGNORING, MISTRAL, PARTS, QWEN3, WITH_TEMPLATES
 from conftest import EMBEDDED, REAL, REAL_NAMES
 from prompts import encode_prompt
-from test_templates import GEMMA, IGNORING, MISTRAL, PARTS, QWEN3, WITH_TEMPLATES
 from transformers import AutoTokenizer
 
 from gac_core import ChatTemplateError, Ensemble, MemberConfig
