@@ -1,4 +1,4 @@
-"""How much memory a member's weights need, read from the headers of their files, and how much is free."""
+"""Memory: what a member's weights need, by the headers of their files, and what a device has free."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from gac_core.model.places import Source
 
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PACKED = {"8bit": 1.0, "4bit": 0.5}
-# Tied or ignored tensors may be stored and not loaded; only a need that is clearly too large is refused in advance.
+# Share of the estimate that is needed for certain: tied or ignored tensors may be stored without being loaded.
 _CERTAIN = 0.75
 
 
 def weight_bytes(config: MemberConfig, source: Source, stored: torch.dtype | None = None) -> int | None:
-    """Returns what a member's weights take in memory, estimated from the headers of its files.
+    """Estimates the memory of a member's weights from the headers of its files.
 
     Args:
-        config: Its settings.
+        config: The member's settings.
         source: Where its weights are.
-        stored: The dtype of ``dtype="auto"``, from the model's configuration; None takes that of each tensor.
+        stored: The dtype that ``dtype="auto"`` stands for, from the model's configuration. Default: that of each
+            tensor.
 
     Returns:
-        Bytes; None for weights that are not local files of a known format.
+        Bytes; None unless the weights are local files of a known format.
     """
     dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
     folder = Path(source.path)
@@ -52,7 +53,7 @@ def weight_bytes(config: MemberConfig, source: Source, stored: torch.dtype | Non
                 total += prod(tensor["shape"]) * (width if dtype is None else dtype.itemsize)
         return int(total) or None
     except (OSError, ValueError, KeyError, TypeError, ImportError, struct.error):
-        # Damaged files are reported by whoever loads them.
+        # Loading reports damaged files.
         return None
 
 
@@ -69,21 +70,26 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_dimensions(name: str, source: Source, architecture: Any) -> None:
-    """Raises if a configuration asks for far more layers or wider ones than the weights files hold.
+    """Raises if a configuration has far more layers or wider ones than its weights files.
 
-    Such a model would be built, for minutes or until memory is full, before its tensors are compared.
+    transformers would build such a model, for minutes or until memory is full, before it compares tensors.
+
+    Args:
+        name: The model, for errors.
+        source: Where its weights are; anything but a local folder of safetensors is not checked.
+        architecture: The model's configuration.
 
     Raises:
-        ModelLoadError: It does.
+        ModelLoadError: A dimension does not fit the weights.
     """
     try:
         shapes = [tensor["shape"] for tensor in _tensors(Path(source.path))]
         widest = max(size for shape in shapes for size in shape)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        # Not local, or damaged: reported by whoever loads them.
+        # Not local, or damaged, which loading reports.
         return
     config = architecture.get_text_config(decoder=True)
-    # Packed weights hold up to 8 values in one, and fused ones several matrices.
+    # A packed element holds up to 8 values, and a fused tensor several matrices.
     limits = {"num_hidden_layers": 1000 + len(shapes), "hidden_size": 16 * widest, "vocab_size": 16 * widest}
     limits |= {"intermediate_size": 16 * widest, "num_attention_heads": 16 * widest, "head_dim": 16 * widest}
     for field, most in limits.items():
@@ -97,7 +103,7 @@ def check_dimensions(name: str, source: Source, architecture: Any) -> None:
 
 
 def free_bytes(device: str) -> int | None:
-    """Returns the free memory of a device, swap space included, in bytes; None where it is not known."""
+    """Returns the free memory of a device in bytes, swap space included; None if it is unknown."""
     kind = torch.device(device)
     if kind.type == "cuda":
         return int(torch.cuda.mem_get_info(kind)[0])
@@ -110,12 +116,18 @@ def free_bytes(device: str) -> int | None:
 
 
 def check_memory(config: MemberConfig, source: Source, device: str, stored: torch.dtype | None) -> None:
-    """Raises if a member's weights certainly do not fit into the free memory of the CPU.
+    """Raises if a member's weights clearly exceed the free memory of the CPU; other devices are not checked.
+
+    Args:
+        config: The member's settings.
+        source: Where its weights are.
+        device: Where they are to be put.
+        stored: As in `weight_bytes`.
 
     Raises:
-        ModelLoadError: They do not fit.
+        ModelLoadError: The weights do not fit.
     """
-    # A GPU reports lack of memory itself; the CPU's would end the process. A GGUF file takes long to read.
+    # A GPU raises an error; on a CPU the system would kill the process. The header of a GGUF file takes long to read.
     if torch.device(device).type != "cpu" or source.gguf_file is not None:
         return
     need, free = weight_bytes(config, source, stored), free_bytes(device)
@@ -124,7 +136,7 @@ def check_memory(config: MemberConfig, source: Source, device: str, stored: torc
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error reports that memory ran out."""
+    """Whether an error means that memory is exhausted."""
     text = str(error).lower()
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, (RuntimeError, OSError))
@@ -135,12 +147,12 @@ def lacks_memory(error: BaseException) -> bool:
 def out_of_memory(
     config: MemberConfig, source: Source, device: str | None, stored: torch.dtype | None = None
 ) -> ModelLoadError:
-    """Returns the error of a member whose weights do not fit.
+    """Returns the error for a member whose weights do not fit into memory.
 
     Args:
-        config: Its settings.
+        config: The member's settings.
         source: Where its weights are.
-        device: Where they were to go; None if they were to be spread over devices.
+        device: The device that lacks memory; None for a device map.
         stored: As in `weight_bytes`.
     """
     need = weight_bytes(config, source, stored)
@@ -159,5 +171,5 @@ def out_of_memory(
 
 
 def format_bytes(count: int) -> str:
-    """Returns a number of bytes in MiB or GiB."""
+    """Formats a number of bytes in MiB or GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,4 +1,4 @@
-"""Where models are read from and run: folders, GGUF files, names on a hub, devices; and why loading failed."""
+"""Where models are read from (folders, GGUF files, model hubs) and run (devices), and errors of loading."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gac_core.errors import ModelLoadError
 
 @dataclass(frozen=True)
 class Source:
-    """What transformers reads a model or a tokenizer from.
+    """Where transformers reads a model or a tokenizer from.
 
     Attributes:
         path: A folder, or a name on a model hub.
-        gguf_file: A GGUF file in this folder; None for a folder or repository in the form of transformers.
+        gguf_file: The name of a GGUF file in this folder; None if the files are in the format of transformers.
     """
 
     path: str
@@ -25,7 +25,7 @@ class Source:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of ``from_pretrained``; the file as an absolute path, which no other folder can shadow."""
+        """The arguments of ``from_pretrained``; a GGUF file as an absolute path, for an unambiguous lookup."""
         if self.gguf_file is None:
             return {"pretrained_model_name_or_path": self.path}
         file = str(Path(self.path, self.gguf_file).absolute())
@@ -33,16 +33,16 @@ class Source:
 
 
 def find_source(model: str, path: str, gguf_file: str | None = None, revision: str | None = None) -> Source:
-    """Returns where to read a model or tokenizer from; a GGUF file on a hub is downloaded first.
+    """Returns the source of a model or tokenizer; downloads a GGUF file from a hub.
 
     Args:
-        model: The model that is to be loaded, for errors.
+        model: The model, for errors.
         path: A folder, the path of a GGUF file, or a name on a hub.
         gguf_file: A GGUF file in ``path``.
         revision: Version on the hub.
 
     Raises:
-        ModelLoadError: There is no such folder or file.
+        ModelLoadError: A folder or file does not exist, or a download fails.
     """
     if path.endswith(".gguf"):
         file = Path(path)
@@ -71,27 +71,27 @@ def find_source(model: str, path: str, gguf_file: str | None = None, revision: s
 
 
 def check_folder(model: str, path: str) -> None:
-    """Raises if a path that looks local is not a folder; transformers would look for it on a hub.
+    """Raises if a local-looking path is not a directory, which transformers would look up on a hub.
 
     Args:
-        model: The model that is to be loaded.
-        path: Where it, or its tokenizer, is said to be: a folder or a name on a hub, which has one slash at most.
+        model: The model, for errors.
+        path: The folder of a model or tokenizer, or its name on a hub, which has one slash at most.
 
     Raises:
-        ModelLoadError: There is no such folder.
+        ModelLoadError: The folder does not exist.
     """
     is_path = Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1
     if is_path and not Path(path).is_dir():
-        raise ModelLoadError(model, f"there is no folder {path!r}, seen from {str(Path.cwd())!r}")
+        raise ModelLoadError(model, f"there is no folder {path!r}, relative to {str(Path.cwd())!r}")
 
 
 def check_files(model: str, source: Source, allow_pickle: bool) -> None:
-    """Raises if a folder does not hold a model that may be loaded; names on a hub are not checked.
+    """Raises unless a folder contains a model that may be loaded; names on a hub are not checked.
 
     Args:
-        model: The model that is to be loaded.
+        model: The model, for errors.
         source: Where its weights are.
-        allow_pickle: Whether weights that exist only as pickle are accepted.
+        allow_pickle: Whether to accept weights that exist only as pickle.
 
     Raises:
         ModelLoadError: The configuration or the weights are missing, or the weights exist only as pickle.
@@ -104,7 +104,7 @@ def check_files(model: str, source: Source, allow_pickle: bool) -> None:
         if not names:
             reason = "the folder is empty"
         elif "adapter_config.json" in names:
-            reason = "the folder holds an adapter alone; merge it into its model and save that"
+            reason = "the folder holds an adapter alone; merge it into its base model and save the result"
         else:
             held = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             reason = f"the folder has no config.json; it holds {held}"
@@ -131,6 +131,10 @@ def check_files(model: str, source: Source, allow_pickle: bool) -> None:
 def check_device(model: str, device: str) -> None:
     """Raises if torch cannot use a device.
 
+    Args:
+        model: The model, for errors.
+        device: The device, such as ``"cuda:1"``.
+
     Raises:
         ModelLoadError: The device cannot be used.
     """
@@ -145,11 +149,11 @@ def check_device(model: str, device: str) -> None:
 
 
 def load_error(model: str, error: Exception) -> ModelLoadError:
-    """Returns the error to raise where a model, or its tokenizer, could not be loaded.
+    """Returns the error for a model or tokenizer that transformers could not load, with a remedy if one is known.
 
     Args:
-        model: Its folder, file or name.
-        error: What transformers raised: OSError, ValueError, ImportError, RuntimeError and more.
+        model: The model's folder, file or name.
+        error: The exception of transformers.
     """
     reason = " ".join(str(error).split()).rstrip(": ") or type(error).__name__
     kind = type(error).__name__
@@ -164,7 +168,7 @@ def load_error(model: str, error: Exception) -> ModelLoadError:
             "if you trust its pickle files, a format that can carry code"
         )
     elif not Path(model).exists():
-        reason += " (there is no such folder here, so that it was taken for a name on a model hub)"
+        reason += " (no such folder exists here, so it was looked up on the model hub)"
     elif isinstance(error, (OSError, ValueError)):
         reason += "; the folder must hold config.json, safetensors weights and a tokenizer"
     return ModelLoadError(model, reason)

@@ -1,7 +1,4 @@
-"""How the members' reading of long texts is spread over steps, so that it does not stall what else runs.
-
-Pure functions on lengths.
-"""
+"""Chunked prefill: splits a budget of tokens per step over long sequences, so that other requests keep running."""
 
 from __future__ import annotations
 
@@ -9,17 +6,17 @@ from collections.abc import Sequence
 
 
 def share(lengths: Sequence[int], budget: int) -> list[int]:
-    """Splits a budget of tokens over texts that want to be read.
+    """Splits a budget of tokens over sequences.
 
-    The oldest text gets at least half of the budget, so that it is always done some time; of the others the shortest
-    come first, so that they do not wait behind a long one.
+    The oldest sequence gets at least half of the budget, so that it always progresses; of the others the shortest come
+    first, so that they do not wait behind a long one.
 
     Args:
-        lengths: Tokens that each text still has, the oldest text first.
-        budget: Tokens to read in this step, 2 or more.
+        lengths: Remaining tokens of each sequence, the oldest sequence first.
+        budget: Tokens to compute in this step, 2 or more.
 
     Returns:
-        Tokens of each text to read now, 0 or more.
+        Tokens of each sequence to compute now, 0 or more.
     """
     if not lengths:
         return []
@@ -33,17 +30,17 @@ def share(lengths: Sequence[int], budget: int) -> list[int]:
 
 
 def share_parts(starts: Sequence[int], lengths: Sequence[int], budget: int) -> list[int]:
-    """Splits a budget of tokens over texts in fixed parts: where a text is split depends on that text alone.
+    """Splits a budget of tokens over sequences in fixed parts: where a sequence is split depends on it alone.
 
-    Parts end at multiples of half of the budget. Who comes first is decided as by `share`.
+    Parts end at multiples of half of the budget. The order is that of `share`.
 
     Args:
-        starts: Position of each text's first token to read, the oldest text first.
-        lengths: Tokens that each text still has.
-        budget: Tokens to read in this step, 2 or more.
+        starts: Position of each sequence's first token to compute, the oldest sequence first.
+        lengths: Remaining tokens of each sequence.
+        budget: Tokens to compute in this step, 2 or more.
 
     Returns:
-        Tokens of each text to read now: its next part, or 0.
+        Tokens of each sequence to compute now: its next part, or 0.
     """
     part = budget // 2
     nexts = [min(length, part - start % part) for start, length in zip(starts, lengths, strict=True)]

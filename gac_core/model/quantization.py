@@ -1,4 +1,4 @@
-"""How a member's weights are packed into fewer bits: by bitsandbytes at loading, or in a GGUF file."""
+"""Quantized weights: by bitsandbytes while loading, or stored in a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gac_core.member_config import MemberConfig
 
 
 def loading_options(config: MemberConfig) -> dict[str, Any]:
-    """Returns the arguments of ``from_pretrained`` that pack a member's weights; none where they stay as they are.
+    """Returns the arguments of ``from_pretrained`` for quantized weights; empty without quantization.
 
-    Weights of a GGUF file stay packed where the package ``kernels`` is installed and has a kernel for them.
+    Weights of a GGUF file stay packed if the package ``kernels`` is installed and has a kernel for them.
 
     Args:
         config: The member's settings.
@@ -35,11 +35,11 @@ def loading_options(config: MemberConfig) -> dict[str, Any]:
         )
     from transformers import BitsAndBytesConfig
 
-    # transformers leaves its constructor untyped.
+    # transformers leaves the constructor untyped.
     packing: Any = BitsAndBytesConfig
 
     if config.quantization == "8bit":
-        # It warns once per layer and forward that it computes in float16, as it always does.
+        # bitsandbytes would warn in every layer and forward that it computes in float16.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return {"quantization_config": packing(load_in_8bit=True)}
     return {
@@ -53,7 +53,7 @@ def loading_options(config: MemberConfig) -> dict[str, Any]:
 
 
 def packed_bytes(model: Any) -> int:
-    """Returns how many bytes of a model's weights are held as GGUF blocks."""
+    """Returns the bytes of a model's weights that are stored as GGUF blocks."""
     names = getattr(getattr(model, "hf_quantizer", None), "packed_modules", {})
     return sum(int(model.get_parameter(name).nbytes) for name in names)
 
@@ -64,5 +64,5 @@ def _gguf_options() -> dict[str, Any]:
 
     if not is_kernels_available():
         return {"quantization_config": GgufConfig(dequantize=True)}
-    # The attention that comes with the kernels does not take the masks of batched rows.
+    # The attention of these kernels does not support the masks of batched rows.
     return {"quantization_config": GgufConfig(), "attn_implementation": "sdpa"}
