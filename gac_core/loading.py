@@ -1,7 +1,4 @@
-"""What to load: the arguments of `Ensemble.load`, or the environment, as one configuration; and its members.
-
-Knows configurations and members; knows nothing of what is done with them.
-"""
+"""What to load: the arguments of `Ensemble.load`, or the environment, as one configuration; and its members."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class NoDraft:
         return step
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Needs to know nothing."""
+        """Does nothing: there are no drafts to judge."""
 
 
 class StepCosts:
