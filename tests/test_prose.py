@@ -1,4 +1,4 @@
-"""Docstrings, comments, errors and documents are literal: phrases that the style of this project replaced do not return."""
+"""Docstrings, comments, errors and documents: phrases that the style of this project replaced do not return."""
 
 from __future__ import annotations
 
