@@ -138,7 +138,7 @@ def test_folders_without_a_model_say_what_they_hold(folder, tmp_path):
     (folder / "x.gguf").touch()
     refused(folder, r"no config\.json; it holds generation_config\.json, .*gguf_file='x\.gguf'")
     (folder / "adapter_config.json").touch()
-    refused(folder, "an adapter alone; merge it into its model")
+    refused(folder, "an adapter alone; merge it into its base model")
 
 
 def test_every_member_is_checked_before_one_is_loaded(folder, tmp_path, monkeypatch):
