@@ -97,7 +97,7 @@ def test_an_error_in_a_stream_reaches_the_reader(chat):
         list(chat.stream("word " * 3000))
 
 
-def test_messages_that_cannot_be_told_are_refused(chat):
+def test_unsupported_messages_are_refused(chat):
     with pytest.raises(RequestError, match="FunctionMessage"):
         chat.invoke([HumanMessage("x"), FunctionMessage("y", name="f")])
     with pytest.raises(RequestError, match="image_url"):
@@ -154,7 +154,7 @@ def test_settings_are_checked_at_once(ensemble):
     assert ChatGaC(ensemble=ensemble, timeout=60, api_key="x", max_retries=2).max_tokens == 256
 
 
-def test_the_cache_key_tells_ensembles_apart(ensemble):
+def test_cache_keys_differ_by_ensemble(ensemble):
     one, two = ChatGaC(ensemble=ensemble), ChatGaC(ensemble=ensemble, threshold=0.5)
     assert one._identifying_params != two._identifying_params
     template = MemberConfig(EMBEDDED[0], chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
@@ -190,6 +190,8 @@ def test_words_of_prompts_become_control_tokens_only_where_that_is_asked_for(ens
     assert read(llm, parse_special=True) == allowed
     assert read(GaCLLM(ensemble=ensemble, parse_special=True, **DRAWN)) == allowed
     words = {w for member in ensemble._members for w in member.tokenizer.control_tokens.values()}
-    said = [HumanMessage("".join(sorted(words)))]
-    counts = [ChatGaC(ensemble=ensemble, parse_special=way).get_num_tokens_from_messages(said) for way in (False, True)]
+    messages = [HumanMessage("".join(sorted(words)))]
+    counts = [
+        ChatGaC(ensemble=ensemble, parse_special=way).get_num_tokens_from_messages(messages) for way in (False, True)
+    ]
     assert counts[0] > counts[1]

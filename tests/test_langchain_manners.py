@@ -1,4 +1,4 @@
-"""What users of LangChain's other models expect: caches, copies, counts, whole answers, and refusals that say why."""
+"""What users of LangChain's other models expect: caches, copies, counts, complete answers, and errors with reasons."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_a_cached_text_model_looks_at_the_calls_arguments(ensemble):
         cached.invoke("In which", treshold=1)
 
 
-def test_a_cached_chat_tells_grammars_apart(ensemble):
+def test_a_cache_distinguishes_grammars(ensemble):
     cache = InMemoryCache()
     chat = ChatGaC(ensemble=ensemble, cache=cache)
     grammars = [Grammar.choices(["a"]), Grammar.choices(["b"])]
@@ -176,13 +176,13 @@ def test_arguments_are_objects_in_any_case(chat, parameters):
         assert call["args"] == ({"x": 1} if parameters else {})
 
 
-def test_members_are_told_the_schema(chat):
+def test_the_prompt_describes_the_schema(chat):
     plain = chat.invoke("Who?", max_tokens=1).usage_metadata["input_tokens"]
-    told = chat.with_structured_output(Pair, include_raw=True).invoke("Who?")["raw"].usage_metadata["input_tokens"]
-    assert told > plain + 20
+    described = chat.with_structured_output(Pair, include_raw=True).invoke("Who?")["raw"].usage_metadata["input_tokens"]
+    assert described > plain + 20
     system = [SystemMessage("Be brief."), HumanMessage("Who?")]
     longer = chat.with_structured_output(Pair, include_raw=True).invoke(system)["raw"].usage_metadata["input_tokens"]
-    assert told < longer < told + 20
+    assert described < longer < described + 20
 
 
 # ---- counts
@@ -201,7 +201,7 @@ def test_what_is_trimmed_to_the_context_fits_it(chat):
     assert chat.get_num_tokens_from_messages(trimmed) <= limit - 20
 
 
-def test_counts_know_tools_and_refuse_what_cannot_be_told(chat):
+def test_counts_include_tools_and_refuse_unsupported_messages(chat):
     @tool
     def now() -> str:
         """Tells the time."""
@@ -247,7 +247,7 @@ def test_wrong_gates_and_conflicts_are_refused(ensemble, chat):
         chat.invoke([HumanMessage("Hi"), AIMessage("", tool_calls=[call]), HumanMessage("Well?")])
 
 
-def test_what_only_services_have_is_told(ensemble, caplog):
+def test_arguments_of_services_are_logged(ensemble, caplog):
     with caplog.at_level(logging.WARNING):
         ChatGaC(ensemble=ensemble, max_retries=1, api_key="x")
     assert "api_key, max_retries: no effect" in caplog.text
@@ -270,7 +270,7 @@ class Tokens(BaseCallbackHandler):
         self.seen.append(token)
 
 
-def test_streaming_models_tell_callbacks(ensemble):
+def test_streaming_models_call_callbacks(ensemble):
     for streaming in (False, True):
         handler = Tokens()
         text = ChatGaC(ensemble=ensemble, streaming=streaming).invoke(ASK, config={"callbacks": [handler]}).text

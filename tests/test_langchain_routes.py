@@ -1,4 +1,4 @@
-"""Every way on which a threshold or a batch comes to the engine through LangChain."""
+"""Every route of a threshold or a batch to the engine through LangChain."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_agents_pass_the_threshold_on(chat, asked):
     assert asked == [0.0] * 3
 
 
-def test_a_cache_tells_thresholds_apart(ensemble, asked):
+def test_a_cache_distinguishes_thresholds(ensemble, asked):
     chat = ChatGaC(ensemble=ensemble, max_tokens=4, cache=InMemoryCache())
     for _ in range(2):
         chat.invoke(ASK)

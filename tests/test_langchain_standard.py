@@ -28,7 +28,7 @@ def members(tmp_path_factory):
 
 
 class Standard:
-    """What both suites are told of the model."""
+    """The model's parameters, for both suites."""
 
     @pytest.fixture(autouse=True)
     def _members(self, members):

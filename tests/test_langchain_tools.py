@@ -130,9 +130,9 @@ def test_truncated_arguments_are_invalidated_wherever_they_end():
     for end in range(len(begun) + 1):
         chunks = [tool_call_chunk(name="f", args=begun[:end], id="1", index=0)]
         chunks.append(tool_call_chunk(args=invalidating_suffix(begun[:end]), index=0))
-        told = sum_of(AIMessageChunk("", tool_call_chunks=[chunk]) for chunk in chunks)
-        assert told.tool_calls == []
-        assert told.invalid_tool_calls[0]["name"] == "f"
+        message = sum_of(AIMessageChunk("", tool_call_chunks=[chunk]) for chunk in chunks)
+        assert message.tool_calls == []
+        assert message.invalid_tool_calls[0]["name"] == "f"
 
 
 def test_an_agent_that_streams_runs_no_tool_whose_call_was_cut_off(chat):
@@ -172,7 +172,7 @@ def test_structured_output_is_enforced(chat, method):
     assert raw["parsing_error"] is None
     cut = chat.with_structured_output(Stay, method=method, include_raw=True, max_tokens=20).invoke("Where?")
     assert cut["parsed"] is None
-    # LangChain's parser of calls gives None where there is none; the raw message tells of the broken one.
+    # LangChain's parser returns None without a call; the raw message has the malformed one.
     assert cut["parsing_error"] is not None or cut["raw"].invalid_tool_calls
 
 

@@ -208,7 +208,7 @@ def test_it_is_written_down_without_its_engine(tmp_path, monkeypatch, ensemble):
     assert made[2].ensemble is made[3].ensemble is made[5].ensemble
 
 
-def test_tokens_are_told(ensemble, llm):
+def test_token_counts(ensemble, llm):
     assert llm.encode("In which town") == ensemble.encode("In which town") != []
 
 
@@ -236,7 +236,7 @@ def test_prompts_that_the_user_renders_keep_their_control_tokens(ensemble):
     assert read(own, "town", parse_special=False) == plain
     kept = GaCLLM(ensemble=ensemble, completion_to_prompt=shaped, parse_special=False)
     assert read(kept, "town") == plain
-    told = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
-    response = told.chat([ChatMessage(role="user", content="town")], **DRAWN)
+    formatted = GaCLLM(ensemble=ensemble, messages_to_prompt=lambda messages: shaped(messages[0].content))
+    response = formatted.chat([ChatMessage(role="user", content="town")], **DRAWN)
     assert (response.message.content, response.raw["usage"]["prompt_tokens"]) == allowed
     assert GaCLLM.from_dict(GaCLLM(EMBEDDED, parse_special=True).to_dict()).parse_special is True

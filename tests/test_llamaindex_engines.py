@@ -1,4 +1,4 @@
-"""LlamaIndex's query engines on the engine: sources, streams, counts, many at once, and whoever gives up or fails."""
+"""LlamaIndex's query engines on the engine: sources, streams, counts, concurrency, cancellation and errors."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_tokens_are_counted_as_the_engine_counts_them(ensemble, index):
 
 
 class Events(BaseEventHandler):
-    """Keeps what is told."""
+    """Records events."""
 
     seen: list = Field(default_factory=list)
 
@@ -170,7 +170,7 @@ class Events(BaseEventHandler):
         self.seen.append(event)
 
 
-async def test_every_request_is_told_once(llm):
+async def test_every_request_has_one_pair_of_events(llm):
     root, handler = get_dispatcher(), Events()
     root.add_event_handler(handler)
     try:
@@ -184,10 +184,10 @@ async def test_every_request_is_told_once(llm):
         [r async for r in await llm.astream_complete("In which", **HOT)]
     finally:
         root.event_handlers.remove(handler)
-    told = [type(event) for event in handler.seen]
-    assert told.count(LLMChatStartEvent) == told.count(LLMChatEndEvent) == 4
-    assert told.count(LLMCompletionStartEvent) == told.count(LLMCompletionEndEvent) == 4
-    assert told.count(LLMChatInProgressEvent) == len(streamed)
+    events = [type(event) for event in handler.seen]
+    assert events.count(LLMChatStartEvent) == events.count(LLMChatEndEvent) == 4
+    assert events.count(LLMCompletionStartEvent) == events.count(LLMCompletionEndEvent) == 4
+    assert events.count(LLMChatInProgressEvent) == len(streamed)
     ends = [event for event in handler.seen if isinstance(event, LLMChatEndEvent)]
     assert len({end.response.message.content for end in ends}) == 1
 

@@ -285,7 +285,7 @@ async def test_a_reranker_that_shall_not_raise_gets_the_error_as_text(ensemble):
 # ---- events and messages
 
 
-def test_start_events_tell_members_gate_and_threshold(ensemble):
+def test_start_events_have_members_gate_and_threshold(ensemble):
     debug = LlamaDebugHandler(print_trace_on_end=False)
     llm = GaCLLM(ensemble=ensemble, threshold=0.25, max_tokens=1, callback_manager=CallbackManager([debug]))
     llm.chat([ChatMessage(PROMPT)])

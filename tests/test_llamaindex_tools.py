@@ -155,7 +155,7 @@ def test_streamed_calls_grow_to_the_whole(llm):
     assert begun[0][0].tool_kwargs == llm.get_tool_calls_from_response(responses[steps.index(begun[0])])[0].tool_kwargs
 
 
-def test_no_call_and_broken_calls_are_told_apart(llm):
+def test_no_call_and_malformed_calls_are_distinguished(llm):
     with pytest.raises(AnswerError, match="called no tool"):
         llm.get_tool_calls_from_response(llm.chat(ASKED, max_tokens=5))
     assert llm.get_tool_calls_from_response(llm.chat(ASKED, max_tokens=5), error_on_no_tool_call=False) == []
@@ -208,13 +208,19 @@ async def test_members_without_chat_templates(llm):
         assert [value async for value in await bare.astream_structured_predict(Place, PROMPT, **asked)][-1] == place
         with pytest.raises(ChatTemplateError, match="m0"):
             bare.chat(ASKED)
-        # LlamaIndex's own way of telling a conversation as a text is taken where it is asked for.
-        told = GaCLLM(ensemble=ensemble, max_tokens=8, messages_to_prompt=lambda messages: f"Q: {messages[0].content}")
-        assert told.chat(ASKED).message.content == bare.complete(f"Q: {ASKED[0].content}", **PLAIN).text
+        # LlamaIndex's own format of a conversation applies if it is given.
+        formatted = GaCLLM(
+            ensemble=ensemble, max_tokens=8, messages_to_prompt=lambda messages: f"Q: {messages[0].content}"
+        )
+        assert formatted.chat(ASKED).message.content == bare.complete(f"Q: {ASKED[0].content}", **PLAIN).text
         shaped = GaCLLM(ensemble=ensemble, max_tokens=8, completion_to_prompt=lambda prompt: f"Q: {prompt}")
-        assert shaped.complete("Well?").text == told.complete("Q: Well?").text == shaped.complete("Q: Well?", True).text
+        assert (
+            shaped.complete("Well?").text
+            == formatted.complete("Q: Well?").text
+            == shaped.complete("Q: Well?", True).text
+        )
         with pytest.raises(RequestError, match="messages_to_prompt"):
-            told.chat_with_tools([CLOCK], "Well?")
+            formatted.chat_with_tools([CLOCK], "Well?")
 
 
 def test_what_a_structured_answer_cannot_be(llm):
@@ -287,7 +293,7 @@ def test_messages_of_every_kind():
         convert_messages([ChatMessage(role="assistant", additional_kwargs={"tool_calls": ["clock"]})])
 
 
-def test_own_answers_can_be_told_again(llm):
+def test_own_answers_can_be_sent_again(llm):
     response = llm.chat_with_tools([CLOCK], "Well?", tool_required=True)
     again = ChatResponse.model_validate_json(response.model_dump_json())
     (message,) = convert_messages([again.message])
