@@ -136,11 +136,14 @@ def test_a_chunk_after_a_gap_equals_token_by_token(name, tokenizer):
 
 
 def test_a_joined_stream_is_the_generated_text(ensemble):
+    stopped = set()
     for prompt in (QUESTION, *PROMPTS):
         chunks = list(ensemble.stream(prompt, max_tokens=20, stop=["o"]))
         whole = ensemble.generate(prompt, max_tokens=20, stop=["o"])
         assert "".join(chunk.text for chunk in chunks) == whole.text == fold(chunks).text
         assert "o" not in whole.text
+        stopped.add(whole.stopped_by)
+    assert "o" in stopped
 
 
 def test_a_seed_fixes_the_text_whatever_else_runs(ensemble):
