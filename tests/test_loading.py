@@ -193,6 +193,11 @@ def test_gguf_files_that_are_not_there_are_named(folder):
     refused(folder, "GGUF magic", gguf_file="small.gguf")
 
 
+def test_a_name_too_long_for_a_path_is_refused():
+    with pytest.raises(ModelLoadError, match="xxx"):
+        Ensemble.load(["x" * 5000])
+
+
 def test_a_folder_for_inspection_needs_only_a_tokenizer(tmp_path):
     AutoTokenizer.from_pretrained(EMBEDDED[0]).save_pretrained(tmp_path)
     assert load(str(tmp_path)).context is None

@@ -65,12 +65,12 @@ class ModelKey:
 
 
 def _resolved(path: str) -> str:
-    return os.path.realpath(path) if Path(path).exists() else path
+    return os.path.realpath(path) if os.path.exists(path) else path
 
 
 def _files(path: Path) -> list[FileState]:
     """The state of a file, or of the files of a folder; empty for anything else."""
-    found = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    found = [path] if os.path.isfile(path) else sorted(path.iterdir()) if os.path.isdir(path) else []
     states = [(file.name, file.stat()) for file in found if file.is_file()]
     return [FileState(name, stat.st_size, stat.st_mtime_ns) for name, stat in states]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def find_source(model: str, path: str, gguf_file: str | None = None, revision: s
     """
     if path.endswith(".gguf"):
         file = Path(path)
-        if not file.is_file():
+        if not os.path.isfile(path):
             raise ModelLoadError(
                 model,
                 f"there is no file {path!r}, relative to {str(Path.cwd())!r}; for a file on a model hub give the "
@@ -56,8 +57,8 @@ def find_source(model: str, path: str, gguf_file: str | None = None, revision: s
     check_folder(model, path)
     if gguf_file is None:
         return Source(path)
-    if Path(path).is_dir():
-        if not Path(path, gguf_file).is_file():
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, gguf_file)):
             found = ", ".join(sorted(file.name for file in Path(path).glob("*.gguf"))) or "none"
             raise ModelLoadError(model, f"the folder {path!r} has no file {gguf_file!r}; GGUF files in it: {found}")
         return Source(path, gguf_file)
@@ -81,7 +82,7 @@ def check_folder(model: str, path: str) -> None:
         ModelLoadError: The folder does not exist.
     """
     is_path = Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1
-    if is_path and not Path(path).is_dir():
+    if is_path and not os.path.isdir(path):
         raise ModelLoadError(model, f"there is no folder {path!r}, relative to {str(Path.cwd())!r}")
 
 
@@ -97,7 +98,7 @@ def check_files(model: str, source: Source, allow_pickle: bool) -> None:
         ModelLoadError: The configuration or the weights are missing, or the weights exist only as pickle.
     """
     folder = Path(source.path)
-    if source.gguf_file is not None or not folder.is_dir():
+    if source.gguf_file is not None or not os.path.isdir(folder):
         return
     names = sorted(file.name for file in folder.iterdir())
     if "config.json" not in names:
@@ -167,7 +168,7 @@ def load_error(model: str, error: Exception) -> ModelLoadError:
             "its repository has no safetensors weights; convert them, or set allow_pickle=True in its MemberConfig "
             "if you trust its pickle files, a format that can carry code"
         )
-    elif not Path(model).exists():
+    elif not os.path.exists(model):
         reason += " (no such folder exists here, so it was looked up on the model hub)"
     elif isinstance(error, (OSError, ValueError)):
         reason += "; the folder must hold config.json, safetensors weights and a tokenizer"
