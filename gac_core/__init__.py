@@ -53,6 +53,7 @@ from gac_core.integration.structured import (
 )
 from gac_core.integration.wrapper import EnsembleModel
 from gac_core.member_config import MemberConfig
+from gac_core.model.pool import ModelInfo, ModelPool, default_pool
 from gac_core.output import (
     EffectiveSettings,
     FinishReason,
@@ -99,7 +100,9 @@ __all__ = [
     "MemberError",
     "MemberStats",
     "Message",
+    "ModelInfo",
     "ModelLoadError",
+    "ModelPool",
     "OutputChunk",
     "Prompt",
     "PromptTooLongError",
@@ -125,6 +128,7 @@ __all__ = [
     "ambient_threshold",
     "as_metadata",
     "check_tool_calls",
+    "default_pool",
     "field_error",
     "fold",
     "member_weights",

@@ -18,16 +18,13 @@ from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
 from gac_core.engine.calls import Call, new_call, new_calls
 from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
-from gac_core.engine.frontend import Frontend, connect
+from gac_core.engine.frontend import Frontend, connect, connect_pooled
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
-from gac_core.loading import ModelLike, configured, from_environment, load_members
+from gac_core.loading import ModelLike, configured, fork_safe, from_environment
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.sampling import SamplingParams
-from gac_core.sharing import Shelf, fork_safe
-
-_shelf = Shelf()
 
 
 class Ensemble:
@@ -77,6 +74,9 @@ class Ensemble:
     ) -> Ensemble:
         """Loads models by name or folder.
 
+        A model that another ensemble of this process uses with the same dtype, device and revision is not loaded
+        again: ensembles share models, and their KV caches where the settings of those are equal.
+
         Args:
             models: Names on a model hub, folders, mappings or `MemberConfig`, one or more.
             weights: One per model, above 0; default those of the configs (1 each).
@@ -96,16 +96,16 @@ class Ensemble:
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
-        """Loads an ensemble from a configuration or a YAML file.
+        """`load` from a configuration or a YAML file.
 
         Raises:
             ConfigError: A setting is wrong.
             ModelLoadError: A model cannot be loaded.
         """
-        if not isinstance(config, EnsembleConfig):
-            config = EnsembleConfig.from_yaml(config)
-        given = config
-        return fork_safe(lambda: cls(load_members(given), given))
+        given = config if isinstance(config, EnsembleConfig) else EnsembleConfig.from_yaml(config)
+        ensemble = cls.__new__(cls)
+        ensemble._attach(fork_safe(lambda: connect_pooled(given)))
+        return ensemble
 
     @classmethod
     def shared(
@@ -116,7 +116,7 @@ class Ensemble:
         device: str | None = None,
         **settings: Any,
     ) -> Ensemble:
-        """Returns a loaded ensemble of these settings: the one that somebody holds already, or a new one.
+        """`load`, with defaults from environment variables, as the wrappers for frameworks use it.
 
         Args:
             models: As in `load`; None takes the configuration that the environment variable ``GAC_CONFIG`` names.
@@ -128,14 +128,7 @@ class Ensemble:
             ConfigError: A setting is wrong, or there are neither models nor ``GAC_CONFIG``.
             ModelLoadError: A model cannot be loaded.
         """
-        return cls.shared_config(from_environment(models, weights=weights, device=device, **settings))
-
-    @classmethod
-    def shared_config(cls, config: EnsembleConfig | str | Path) -> Ensemble:
-        """`from_config`, but all callers with the same configuration get the same ensemble while one is referenced."""
-        if not isinstance(config, EnsembleConfig):
-            config = EnsembleConfig.from_yaml(config)
-        return _shelf.get(config.to_yaml(), lambda: cls.from_config(config))
+        return cls.from_config(from_environment(models, weights=weights, device=device, **settings))
 
     # ---- facts
 

@@ -1,12 +1,13 @@
-"""What to load: the arguments of `Ensemble.load`, or the environment, as one configuration; and its members."""
+"""What to load: the arguments of `Ensemble.load`, or the environment, as one configuration."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,42 +15,26 @@ from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
 from gac_core.member_config import MemberConfig, as_member
-from gac_core.model.checkpoint import Checkpoint
-from gac_core.model.loaded import LoadedModel
-from gac_core.model.member import Member
-from gac_core.model.options import MemberOptions
+
+R = TypeVar("R")
+_process = os.getpid()
 
 ModelLike = str | Path | Mapping[str, Any] | MemberConfig
 CONFIG_VARIABLE = "GAC_CONFIG"
 DEVICE_VARIABLE = "GAC_DEVICE"
 
 
-def load_members(config: EnsembleConfig) -> list[Member]:
-    """Loads the members of a configuration; the GPUs are used in turn if there are any.
+def fork_safe(load: Callable[[], R]) -> R:
+    """Calls ``load``, in a new thread if this process was forked.
 
-    All members are found and checked before the weights of the first are read.
-
-    Raises:
-        ModelLoadError: A model cannot be loaded.
+    After a fork, the remaining thread refers to OpenMP workers of the parent process, for which torch would wait
+    forever. A new thread starts its own workers.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    checkpoints = [
-        Checkpoint.find(member, f"cuda:{index % gpus}" if gpus else "cpu")
-        for index, member in enumerate(config.members)
-    ]
-    options = MemberOptions(
-        cache_bytes=int(config.cache_gib * 2**30),
-        prefill_tokens=config.prefill_tokens,
-        prefill_seconds=config.prefill_seconds / len(checkpoints),
-        deterministic=config.deterministic,
-    )
-    return [_member(checkpoint, options) for checkpoint in checkpoints]
-
-
-def _member(checkpoint: Checkpoint, options: MemberOptions) -> Member:
-    config = checkpoint.config
-    loaded = LoadedModel.load(checkpoint, config.called)
-    return Member(config.called, loaded, replace(options, context=config.context, compile=config.compile))
+    if os.getpid() == _process:
+        return load()
+    # The first use of torch's thread pool after a fork recreates it, which is not thread-safe.
+    with ThreadPoolExecutor(1, initializer=torch.get_num_threads) as pool:
+        return pool.submit(load).result()
 
 
 def from_environment(

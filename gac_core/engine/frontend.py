@@ -13,6 +13,7 @@ from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
 from gac_core.model.member import Member
+from gac_core.model.pool import default_pool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
@@ -63,3 +64,18 @@ def connect(
         release=release,
     )
     return Frontend(config, client.members, union, input_processor, ENGINES.open(client, shared))
+
+
+def connect_pooled(config: EnsembleConfig) -> Frontend:
+    """Returns the connection of an ensemble whose members are in the process's model pool, loaded where needed.
+
+    Raises:
+        ConfigError: A setting does not fit a model.
+        ModelLoadError: A model cannot be loaded.
+    """
+    lease = default_pool().acquire(config)
+    try:
+        return connect(lease.members, config, lease.close, shared=True)
+    except BaseException:
+        lease.close()
+        raise

@@ -56,7 +56,7 @@ def open_ensemble(
         member_weights(plan, params)
         if params.gate is not None:
             gate_index(plan.names, params.gate)
-    return ensemble if ensemble is not None else Ensemble.shared_config(plan)
+    return ensemble if ensemble is not None else Ensemble.from_config(plan)
 
 
 def _plan(
