@@ -173,12 +173,16 @@ def shared_ensemble(folders, dtype: str = "float32", weights=None, **settings) -
     parts = {
         "cache_bytes": int(config.cache_gib * 2**30),
         "prefill_tokens": config.prefill_tokens,
-        "prefill_seconds": config.prefill_seconds / len(folders),
         "deterministic": config.deterministic,
     }
     return Ensemble(
         [Member.from_model(*pair(member.model, dtype), member.called, **parts) for member in members], config
     )
+
+
+def member_ids(ensemble: Ensemble) -> list[str]:
+    """What identifies the members of an ensemble in their engine; ensembles that share them have the same ids."""
+    return [member.member_id for member in ensemble._members]
 
 
 class RealModels:

@@ -78,12 +78,12 @@ class Clock:
 @pytest.mark.parametrize("each", [1e-5, 0.002, 0.01, 1.0])
 def test_parts_of_a_prompt_take_a_bounded_time(monkeypatch, tokenizer, fixed, each):
     seconds, ids = 0.25, torch.arange(900).remainder(50).add(3).tolist()
-    member = member_of("llama", tokenizer, prefill_tokens=256, prefill_seconds=seconds, cache_bytes=0)
+    member = member_of("llama", tokenizer, prefill_tokens=256, cache_bytes=0)
     clock = Clock(monkeypatch, member, fixed, each)
     for request_id in ("first", "second"):
         read, logits = 0, None
         while logits is None:
-            (result,) = member.forward([Chunk(request_id, read, tuple(ids[read:]), 1)], crowded=True)
+            (result,) = member.forward([Chunk(request_id, read, tuple(ids[read:]), 1)], seconds)
             read, logits = read + result.read, result.logits
         member.release(request_id)
     tokens = [tokens for tokens, _ in clock.parts]
@@ -98,26 +98,27 @@ def test_parts_of_a_prompt_take_a_bounded_time(monkeypatch, tokenizer, fixed, ea
 
 
 def test_a_lone_request_and_a_deterministic_one_read_whole_parts(monkeypatch, tokenizer):
-    for deterministic, crowded, part in ((False, False, 256), (True, True, 128), (True, False, 128)):
-        member = member_of("llama", tokenizer, prefill_tokens=256, prefill_seconds=1e-6, deterministic=deterministic)
+    for deterministic, seconds, part in ((False, None, 256), (True, 1e-6, 128), (True, None, 128)):
+        member = member_of("llama", tokenizer, prefill_tokens=256, deterministic=deterministic)
         clock = Clock(monkeypatch, member, 1.0, 1.0)
-        member.forward([Chunk("a", 0, tuple(range(3, 303)), 1)], crowded=crowded)
+        member.forward([Chunk("a", 0, tuple(range(3, 303)), 1)], seconds)
         assert [tokens for tokens, _ in clock.parts] == [part]
 
 
 def test_members_know_whether_other_requests_run(monkeypatch):
-    with ensemble_of([pair(EMBEDDED[0])]) as one:
-        crowded, forward = [], one._members[0].forward
+    with ensemble_of([pair(EMBEDDED[0]), pair(EMBEDDED[1])], prefill_seconds=0.5) as two:
+        limits, forward = set(), two._members[0].forward
 
-        def noted(chunks, others=False):
-            crowded.append(others)
-            return forward(chunks, others)
+        def noted(chunks, prefill_seconds=None):
+            limits.add(prefill_seconds)
+            return forward(chunks, prefill_seconds)
 
-        monkeypatch.setattr(one._members[0], "forward", noted)
-        one.generate("Who", max_tokens=3)
-        assert not any(crowded)
-        one.generate_batch(["Who", "Where"], max_tokens=3)
-        assert any(crowded)
+        monkeypatch.setattr(two._members[0], "forward", noted)
+        two.generate("Who", max_tokens=3)
+        assert limits == {None}
+        two.generate_batch(["Who", "Where"], max_tokens=3)
+        # Half of the time for each of two members.
+        assert 0.25 in limits
 
 
 def test_texts_do_not_depend_on_the_time_of_parts():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import EMBEDDED
+from conftest import EMBEDDED, member_ids
 from fuzzing import DEEP_LIST, HUGE, LONG, Unprintable
 from pydantic import ValidationError
 
@@ -275,6 +275,7 @@ def test_fields_of_langchain_keep_the_errors_of_pydantic(wrapper):
 def test_langchain_models_take_a_configuration(tmp_path):
     path = tmp_path / "ensemble.yaml"
     path.write_text(f"members: [{EMBEDDED[0]}]\n")
-    assert ChatGaC(config=path)._ensemble is LangChainLLM.from_config(path)._ensemble is open_ensemble(config=path)
+    made = [ChatGaC(config=path)._ensemble, LangChainLLM.from_config(path)._ensemble, open_ensemble(config=path)]
+    assert len({tuple(member_ids(each)) for each in made}) == 1
     with pytest.raises(ConfigError, match="models and config"):
         ChatGaC(models=NOWHERE, config=path)

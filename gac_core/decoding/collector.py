@@ -72,14 +72,14 @@ class DistributionCollector:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    def collect(self, queries: Rows[Query], crowded: bool) -> list[tuple[int, Sequence, VoiceResult]]:
+    def collect(self, queries: Rows[Query], prefill_seconds: float | None) -> list[tuple[int, Sequence, VoiceResult]]:
         """Returns for each query its row, its voice and what came of it.
 
         A failure of one query does not affect the others.
 
         Args:
             queries: What is wanted; each voice at most once.
-            crowded: Whether other requests run, so that the time for reading long prompts is bounded.
+            prefill_seconds: Seconds that each member may spend on long prompts; None: no limit.
         """
         if not queries:
             return []
@@ -89,7 +89,7 @@ class DistributionCollector:
             by_member.setdefault(query.voice.member.member_id, []).append(query)
         calls = {member_id: [chunks[query] for query in group] for member_id, group in by_member.items()}
         results: list[tuple[int, Sequence, VoiceResult]] = []
-        for member_id, answers in self._executor.forward(calls, crowded).items():
+        for member_id, answers in self._executor.forward(calls, prefill_seconds).items():
             good: list[_Logits] = []
             for query, answer in zip(by_member[member_id], answers, strict=True):
                 read = self._read(query, chunks[query], answer)

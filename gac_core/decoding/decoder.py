@@ -84,11 +84,12 @@ class Decoder:
         """
         forced = {row: commit_forced(request) for row, request in enumerate(batch) if request.constraint is not None}
         free = [row for row in range(len(batch)) if not forced.get(row)]
-        decided = self._decide_safely([batch[row] for row in free], crowded=len(batch) > 1)
+        seconds = min(request.prefill_seconds for request in batch) if len(batch) > 1 else None
+        decided = self._decide_safely([batch[row] for row in free], seconds)
         results = {**forced, **dict(zip(free, decided, strict=True))}
         return [results[row] for row in range(len(batch))]
 
-    def _decide_safely(self, batch: Sequence[Request], crowded: bool) -> list[list[TokenResult]]:
+    def _decide_safely(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
         """Decides; if that raises, request by request, so that only the failing ones fail.
 
         Nothing is committed before `settle`, which raises nothing, so that a step may be repeated.
@@ -96,20 +97,20 @@ class Decoder:
         if not batch:
             return []
         try:
-            return self._decide(batch, crowded)
+            return self._decide(batch, prefill_seconds)
         except BaseException as error:
             for request in batch:
                 for voice in request.voices:
                     voice.recompute_last()
             if len(batch) > 1:
                 logger.warning("a step of %d requests failed and is repeated one by one", len(batch), exc_info=True)
-                return [results for request in batch for results in self._decide_safely([request], crowded)]
+                return [results for request in batch for results in self._decide_safely([request], prefill_seconds)]
             return [[request_failure("deciding its next token", error)]]
 
-    def _decide(self, batch: Sequence[Request], crowded: bool) -> list[list[TokenResult]]:
+    def _decide(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
         """Runs one step of requests whose next token is not forced."""
         began, forwards = time.perf_counter(), _forward_seconds(batch)
-        step = self._lookup.draft(Step.begin(batch, crowded))
+        step = self._lookup.draft(Step.begin(batch, prefill_seconds))
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
         step = self._run_ahead.draft(step)

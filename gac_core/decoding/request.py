@@ -38,6 +38,7 @@ class Request:
         drafts: The kinds of drafts that may be used (`EnsembleConfig.drafts`).
         turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
             turns with them; they are not reported as stop strings.
+        prefill_seconds: Seconds that each of its members may spend on long prompts in a step with other requests.
         label: Its id as callers and logs see it, which callers may choose; default ``request_id``.
         ensemble_id: Which of the engine's ensembles it belongs to.
     """
@@ -57,6 +58,7 @@ class Request:
     constraint: Constraint | None = None
     drafts: frozenset[str] = frozenset()
     turn_ends: tuple[str, ...] = ()
+    prefill_seconds: float = 0.25
     label: str = ""
     ensemble_id: str = ""
     arrived: float = field(default_factory=time.perf_counter)

@@ -39,23 +39,24 @@ class Step:
 
     Attributes:
         batch: The requests; a row is a request's index in it.
-        crowded: Whether further requests run, so that the time for reading long prompts is bounded.
+        prefill_seconds: Seconds that each member may spend on long prompts, because further requests run; None: no
+            limit.
         distributions: What the voices computed so far.
         drafts: The drafts, by row.
         sure: By row of a thresholded request whether the gate decides alone, at each position computed so far.
     """
 
     batch: tuple[Request, ...]
-    crowded: bool
+    prefill_seconds: float | None
     distributions: StepDistributions
     drafts: Mapping[int, Draft] = field(default_factory=dict)
     sure: Mapping[int, tuple[bool, ...]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, batch: Iterable[Request], crowded: bool) -> Step:
+    def begin(cls, batch: Iterable[Request], prefill_seconds: float | None) -> Step:
         """Returns a step with the distributions that voices have from earlier steps."""
         requests = tuple(batch)
-        return cls(requests, crowded, StepDistributions.pending(requests))
+        return cls(requests, prefill_seconds, StepDistributions.pending(requests))
 
     @property
     def usable_rows(self) -> list[int]:
@@ -82,7 +83,7 @@ class Step:
 
     def forward(self, collector: DistributionCollector, queries: list[Query]) -> Step:
         """Returns the step with the distributions that queries ask for."""
-        results = collector.collect(queries, self.crowded)
+        results = collector.collect(queries, self.prefill_seconds)
         return replace(self, distributions=self.distributions.with_results(results)) if results else self
 
     def with_drafts(self, drafts: Mapping[int, Draft]) -> Step:

@@ -27,12 +27,13 @@ class Executor(Protocol):
         """
         ...
 
-    def forward(self, calls: Calls, crowded: bool = False) -> dict[str, list[ChunkResult]]:
+    def forward(self, calls: Calls, prefill_seconds: float | None = None) -> dict[str, list[ChunkResult]]:
         """Runs the chunks of each member.
 
         Args:
             calls: The chunks by member id, at most one per request and member.
-            crowded: Whether other requests wait for this call, so that the time for parts of long chunks is limited.
+            prefill_seconds: Seconds that each member may spend on long chunks, because other requests wait for this
+                call; None (default): no limit.
 
         Returns:
             The results by member id, in the order of the chunks.

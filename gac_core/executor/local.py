@@ -75,7 +75,7 @@ class LocalExecutor:
             del self._entries[member_id]
             self._update_threads()
 
-    def forward(self, calls: Calls, crowded: bool = False) -> dict[str, list[ChunkResult]]:
+    def forward(self, calls: Calls, prefill_seconds: float | None = None) -> dict[str, list[ChunkResult]]:
         """Runs the chunks of each member; see `Executor.forward`.
 
         Never raises for what a member raises: each of its chunks has that error as its result.
@@ -89,14 +89,16 @@ class LocalExecutor:
         if self._threads:
             for member_id, member in members.items():
                 thread = self._threads[member.device]
-                futures[member_id] = thread.submit(self._forward, member, calls[member_id], crowded)
+                futures[member_id] = thread.submit(self._forward, member, calls[member_id], prefill_seconds)
             return {member_id: future.result() for member_id, future in futures.items()}
-        return {member_id: self._forward(member, calls[member_id], crowded) for member_id, member in members.items()}
+        return {
+            member_id: self._forward(member, calls[member_id], prefill_seconds) for member_id, member in members.items()
+        }
 
-    def _forward(self, member: Member, chunks: Sequence[Chunk], crowded: bool) -> list[ChunkResult]:
+    def _forward(self, member: Member, chunks: Sequence[Chunk], prefill_seconds: float | None) -> list[ChunkResult]:
         self._began[member.member_id] = time.monotonic()
         try:
-            return member.forward(chunks, crowded)
+            return member.forward(chunks, prefill_seconds)
         except BaseException as error:
             # Errors of the model are results already; this one is a defect or a closed member. Other members go on.
             logger.exception("member %r failed", member.name)

@@ -141,7 +141,7 @@ class Member:
         member.name, member.tokenizer = name, self.tokenizer.renamed(name)
         return member
 
-    def forward(self, chunks: Sequence[Chunk], crowded: bool = False) -> list[ChunkResult]:
+    def forward(self, chunks: Sequence[Chunk], prefill_seconds: float | None = None) -> list[ChunkResult]:
         """Computes the chunks in batches and returns their results in the same order.
 
         Ids that are in the KV cache already are not computed again. Long chunks are computed in parts, one per call. If
@@ -149,21 +149,23 @@ class Member:
 
         Args:
             chunks: At most one per request.
-            crowded: Whether other requests wait for this call, so that the time for parts of long chunks is limited.
+            prefill_seconds: Seconds that long chunks may take while other requests wait for this call. Durations
+                measured before decide how many tokens that is, `MIN_PART_TOKENS` at least and ``prefill_tokens`` at
+                most; no effect if deterministic. None (default): no limit but ``prefill_tokens``.
         """
         with self._lock:
             if self._closed.is_set():
                 raise RuntimeError(f"member {self.name!r} is closed")
-            planned = self._plan(chunks, self._prefill_budget(crowded))
+            planned = self._plan(chunks, self._prefill_budget(prefill_seconds))
             computed = iter(self._compute([each for each in planned if isinstance(each, _Job)]))
             return [next(computed) if isinstance(each, _Job) else each for each in planned]
 
-    def _prefill_budget(self, crowded: bool) -> int:
+    def _prefill_budget(self, seconds: float | None) -> int:
         """Tokens of long chunks to compute in one call; always the same if deterministic."""
         most = self.options.prefill_tokens
-        if not crowded or self.deterministic:
+        if seconds is None or self.deterministic:
             return most
-        return min(most, max(MIN_PART_TOKENS, self.times.tokens_within(self.options.prefill_seconds)))
+        return min(most, max(MIN_PART_TOKENS, self.times.tokens_within(seconds)))
 
     def _plan(self, chunks: Sequence[Chunk], budget: int) -> list[_Job | ChunkResult]:
         """What to compute of each chunk; its result instead if nothing of it can be computed now."""

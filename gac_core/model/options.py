@@ -17,9 +17,6 @@ class MemberOptions:
         compile: Compile forwards of a few tokens. Default False.
         cache_bytes: Bytes of the KV cache above which prefixes of finished requests are evicted. Default 1 GiB.
         prefill_tokens: Tokens of long chunks to compute in one call at most, 2 or more. Default 512.
-        prefill_seconds: Seconds that long chunks may take in one call while other requests run. Durations measured
-            before decide how many tokens that is, `MIN_PART_TOKENS` at least and ``prefill_tokens`` at most. Default
-            0.25.
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
             logits do not depend on other requests, bit for bit. Default False.
     """
@@ -28,5 +25,4 @@ class MemberOptions:
     compile: bool = False
     cache_bytes: int = 2**30
     prefill_tokens: int = 512
-    prefill_seconds: float = 0.25
     deterministic: bool = False

@@ -150,8 +150,8 @@ class ModelPool:
         it and the others wait. transformers reads one model at a time.
 
         Args:
-            config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens``, ``prefill_seconds`` and
-                ``deterministic`` decide what is shared.
+            config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens`` and ``deterministic``
+                decide what is shared.
 
         Raises:
             ModelLoadError: A model cannot be loaded; nothing of this call stays in the pool.
@@ -212,7 +212,6 @@ class ModelPool:
         options = MemberOptions(
             cache_bytes=int(config.cache_gib * 2**30),
             prefill_tokens=config.prefill_tokens,
-            prefill_seconds=config.prefill_seconds / len(config.members),
             deterministic=config.deterministic,
         )
         loaded = [key for key, _, _ in self._models.items()]
