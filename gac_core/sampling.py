@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
@@ -78,7 +78,8 @@ class SamplingParams:
     parse_special: bool = False
     token_stats: bool = False
     timeout: float | None = None
-    weights: Mapping[str, float] | tuple[float, ...] | None = None
+    # A mapping cannot be hashed; equal parameters still have equal hashes.
+    weights: Mapping[str, float] | tuple[float, ...] | None = field(default=None, hash=False)
     combine: str | None = None
     alignment: str | None = None
     gate_rule: str | None = None
@@ -120,17 +121,17 @@ class SamplingParams:
         if self.weights is not None:
             self._set("weights", _checked_weights(self.weights))
         options = {"combine": tuple(COMBINERS), "alignment": ALIGNMENTS, "gate_rule": tuple(GATES)}
-        for field, allowed in options.items():
-            if getattr(self, field) is not None:
-                self._set(field, check_option(RequestError, field, getattr(self, field), allowed))
+        for name, allowed in options.items():
+            if getattr(self, name) is not None:
+                self._set(name, check_option(RequestError, name, getattr(self, name), allowed))
 
-    def _set(self, field: str, value: object) -> None:
-        object.__setattr__(self, field, value)
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @classmethod
     def names(cls) -> frozenset[str]:
         """The names of all parameters."""
-        return frozenset(field.name for field in fields(cls))
+        return frozenset(each.name for each in fields(cls))
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> SamplingParams:
         """Returns a copy with some values replaced.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 
 import pytest
@@ -213,3 +214,10 @@ def test_a_member_is_named_as_its_ensemble_names_it(closing, monkeypatch):
                 each.generate("Who", max_tokens=2)
     finally:
         named.close()
+
+
+def test_parameters_with_weights_are_values():
+    one, other = params(weights={"ash": 1, "birch": 2}), params(weights={"birch": 2.0, "ash": 1.0})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert pickle.loads(pickle.dumps(one)) == one
