@@ -149,9 +149,13 @@ def tokenizer_of(folder: str):
     return AutoTokenizer.from_pretrained(folder)
 
 
-@functools.cache
 def pair(folder: str, dtype: str = "float32"):
     """A folder's model and tokenizer; loaded once, so not to be changed."""
+    return _loaded(folder, dtype)
+
+
+@functools.cache
+def _loaded(folder: str, dtype: str):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), tokenizer_of(folder)
 
 
