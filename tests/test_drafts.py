@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import random
+import weakref
 from collections import Counter
 
 import pytest
@@ -177,6 +179,20 @@ def test_a_lookup_finds_what_followed(tokenizers):
     assert lookup.find(b"", 0) == (b"", 0)
     # What is found may begin in the middle of a character.
     assert lookup.split("ße Br".encode()[1:], 7, voters) == []
+
+
+def test_a_lookup_keeps_no_tokenizer(tokenizers, monkeypatch):
+    monkeypatch.setattr(TextLookup, "MAX_CACHED", 2)
+    lookup, found = TextLookup(), b" in Halkus. It was built in 1874 by hand"
+    members = [MemberTokenizer(each, "m") for each in tokenizers]
+    want = [lookup.split(found, 7, [(member, 1.0)]) for member in members]
+    assert all(len(tokens) > 2 for tokens in want)
+    # What exceeds the cache is found anew.
+    assert [lookup.split(found, 7, [(member, 1.0)]) for member in members] == want
+    left = [weakref.ref(member) for member in members]
+    del members
+    gc.collect()
+    assert [each() for each in left] == [None] * len(left)
 
 
 def linear(slope):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 from conftest import EMBEDDED, QUESTION, start
 from holding import held, idle
 
 from gac_core import EngineClosedError, Ensemble, MemberError, QueueFullError, RequestError, default_pool
+from gac_core.engine import frontend
+from gac_core.engine.engines import Engines
 from gac_core.model.member import Member
 
 PROMPTS = [QUESTION, "The bridge stands in", "one two three one two three one two"]
@@ -82,6 +85,24 @@ def test_a_forgotten_ensemble_gives_its_models_back(closing):
     gc.collect()
     assert kept.generate("Who", max_tokens=2).tokens
     assert models() == [EMBEDDED[0]]
+
+
+@pytest.mark.parametrize("engine_goes_on", [False, True])
+def test_nothing_of_a_closed_ensemble_stays_in_memory(closing, monkeypatch, engine_goes_on):
+    """Neither in the process's table of engines nor in an engine that goes on."""
+    monkeypatch.setattr(frontend, "ENGINES", Engines())
+    kept = closing(2) if engine_goes_on else None
+    closed = loaded(0, 1)
+    assert closed.generate("one two three four five six seven one two three four five six", max_tokens=12).tokens
+    members = closed._members
+    left = [weakref.ref(each) for each in (closed._union, *members, *(member.tokenizer for member in members))]
+    del members
+    closed.close()
+    del closed
+    if kept is not None:
+        assert kept.generate("Who", max_tokens=2).tokens
+    gc.collect()
+    assert [each() for each in left if each() is not None] == []
 
 
 def test_ensembles_on_the_same_devices_share_an_engine(closing):

@@ -109,7 +109,8 @@ class Decoder:
 
     def _decide(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
         """Runs one step of requests whose next token is not forced."""
-        began, forwards = time.perf_counter(), _forward_seconds(batch)
+        times = {voice.member.times for request in batch for voice in request.voices}
+        began, forwards = time.perf_counter(), sum(each.total for each in times)
         step = self._lookup.draft(Step.begin(batch, prefill_seconds))
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
@@ -122,7 +123,7 @@ class Decoder:
                 step=step,
                 accepted={row: done.accepted for row, done in enumerate(outcomes) if done.accepted is not None},
                 seconds=time.perf_counter() - began,
-                forward_seconds=_forward_seconds(batch) - forwards,
+                forward_seconds=sum(each.total for each in times) - forwards,
             )
         )
         return [list(outcome.results) for outcome in outcomes]
@@ -261,8 +262,3 @@ def _unusable(selection: Selection) -> GaCError:
         "none of the tokens that the grammar allows here has any probability for members "
         f"{', '.join(voice.name for voice in place.voices)}; say in the prompt what to write"
     )
-
-
-def _forward_seconds(batch: Sequence[Request]) -> float:
-    """Returns the seconds of all short forwards so far of the members of a batch."""
-    return sum(times.total for times in {voice.member.times for request in batch for voice in request.voices})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from functools import lru_cache
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from gac_core.decoding.acceptance import AcceptanceRates, DraftBudget, lookup_length
 from gac_core.decoding.draft_sequence import DraftSequence
@@ -28,9 +28,12 @@ class TextLookup:
     SPAN = 96
     # Bytes that a first token is looked for in.
     PIECE_BYTES = 32
+    # Cached first tokens of each tokenizer.
+    MAX_CACHED = 20_000
 
     def __init__(self) -> None:
-        self._first_piece = lru_cache(maxsize=50_000)(_first_piece)
+        # Weak: tokenizers of closed ensembles are freed while the engine goes on.
+        self._pieces: WeakKeyDictionary[MemberTokenizer, dict[bytes, bytes]] = WeakKeyDictionary()
 
     def find(self, text: bytes | bytearray, fresh: int) -> tuple[bytes, int]:
         """Returns what followed the text's end at its last earlier occurrence, and how long that end was.
@@ -74,6 +77,14 @@ class TextLookup:
             piece = self._first_piece(tokenizer, found[: self.PIECE_BYTES])
             votes[piece] = votes.get(piece, 0.0) + weight
         return min(votes, key=lambda piece: (-votes[piece], piece))
+
+    def _first_piece(self, tokenizer: MemberTokenizer, data: bytes) -> bytes:
+        pieces = self._pieces.setdefault(tokenizer, {})
+        if data not in pieces:
+            if len(pieces) >= self.MAX_CACHED:
+                pieces.clear()
+            pieces[data] = _first_piece(tokenizer, data)
+        return pieces[data]
 
 
 def _first_piece(tokenizer: MemberTokenizer, data: bytes) -> bytes:

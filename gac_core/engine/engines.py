@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -27,7 +28,8 @@ class Engines:
 
     def _clear(self) -> None:
         self._lock = threading.Lock()
-        self._workers: dict[Devices, Worker] = {}
+        # Weak: a worker lives as long as its thread and the ensembles that used it.
+        self._workers: WeakValueDictionary[Devices, Worker] = WeakValueDictionary()
 
     def open(self, client: Client, shared: bool = True) -> Session:
         """Returns a session of an ensemble, in the engine of its devices, which is started if there is none.
@@ -43,7 +45,6 @@ class Engines:
             worker = self._workers.get(devices)
             if worker is not None and worker.join(client):
                 return Session(worker, client)
-            self._workers = {key: each for key, each in self._workers.items() if not each.closed}
             worker = self._workers[devices] = _new_worker()
             return _join(worker, client)
 
