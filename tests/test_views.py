@@ -9,9 +9,17 @@ import weakref
 
 import pytest
 from conftest import EMBEDDED, QUESTION, start
-from holding import held, idle
+from holding import held, idle, soon
 
-from gac_core import EngineClosedError, Ensemble, MemberError, QueueFullError, RequestError, default_pool
+from gac_core import (
+    EngineClosedError,
+    EngineStuckError,
+    Ensemble,
+    MemberError,
+    QueueFullError,
+    RequestError,
+    default_pool,
+)
 from gac_core.engine import frontend
 from gac_core.engine.engines import Engines
 from gac_core.model.member import Member
@@ -242,3 +250,19 @@ def test_parameters_with_weights_are_values():
     assert one == other
     assert hash(one) == hash(other)
     assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_an_ensemble_that_is_opened_while_an_engine_is_stuck_gets_one_of_its_own(closing):
+    stuck, beside = closing(0, stuck_after=0.05), closing(1, stuck_after=0.05)
+    with held(stuck) as waiting:
+        running = start(stuck, "Who", max_tokens=2)
+        assert waiting.wait(30)
+        assert soon(lambda: stuck._session.worker.is_stuck(stuck._session.client))
+        # The name of the stuck member's own ensemble, not an id.
+        with pytest.raises(EngineStuckError, match="the forward of member 'ash' has been running"):
+            beside.generate("Who", max_tokens=2)
+        fresh = closing(1, stuck_after=0.05)
+        assert fresh.generate("Who", max_tokens=2).tokens
+        assert closing(2)._session.worker is fresh._session.worker
+    assert list(running)[-1].output is not None
+    assert beside.generate("Who", max_tokens=2).tokens

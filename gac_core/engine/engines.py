@@ -34,6 +34,9 @@ class Engines:
     def open(self, client: Client, shared: bool = True) -> Session:
         """Returns a session of an ensemble, in the engine of its devices, which is started if there is none.
 
+        An engine whose step has been running for longer than the ensemble's ``stuck_after`` is replaced by a new one
+        for ensembles that are opened from then on.
+
         Args:
             client: The ensemble.
             shared: Whether other ensembles may use the engine. Default True.
@@ -43,7 +46,7 @@ class Engines:
         devices = frozenset(member.device for member in client.members)
         with self._lock:
             worker = self._workers.get(devices)
-            if worker is not None and worker.join(client):
+            if worker is not None and not worker.is_stuck(client) and worker.join(client):
                 return Session(worker, client)
             worker = self._workers[devices] = _new_worker()
             return _join(worker, client)

@@ -106,6 +106,12 @@ class Mailbox:
                 self.lock.notify_all()
             return self.closed
 
+    def name_of(self, member_id: str, client: Client) -> str:
+        """Returns a member's name in an ensemble; where it is not one of its members, that in another ensemble."""
+        with self.lock:
+            using = (each for each in (client, *self.clients, *self._leaving) if member_id in each.names)
+            return next((each.names[member_id] for each in using), member_id)
+
     def submit(self, entry: Entry, check: Callable[[], None], wait: bool, timeout: float | None) -> None:
         """Queues a request.
 

@@ -54,8 +54,7 @@ class Session:
 
     def running_member(self) -> str | None:
         """Returns the name of the member whose forward has been running longest; None between forwards."""
-        member, _ = self.worker.running_step() or (None, 0.0)
-        return None if member is None else self.client.names.get(member, member)
+        return (self.worker.running_step(self.client) or (None, 0.0))[0]
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Ends the ensemble's requests with an `EngineClosedError` and gives its members back.

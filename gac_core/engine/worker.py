@@ -72,17 +72,25 @@ class Worker:
         if not self.forked:
             self._mailbox.abort(request_id)
 
-    def running_step(self) -> tuple[str | None, float] | None:
-        """Returns the id of the member whose forward has been running longest, and seconds since the step began.
+    def running_step(self, client: Client) -> tuple[str | None, float] | None:
+        """Returns the name of the member whose forward has been running longest, and seconds since the step began.
 
         None between steps.
+
+        Args:
+            client: The ensemble whose names are used; members of other ensembles are named as these name them.
         """
         began = self._step_began
         if began is None:
             return None
         forwards = self._engine.running_forwards()
         member = max(forwards, key=lambda forward: forward[1])[0] if forwards else None
-        return member, time.monotonic() - began
+        return None if member is None else self._mailbox.name_of(member, client), time.monotonic() - began
+
+    def is_stuck(self, client: Client) -> bool:
+        """Whether a step has been running for longer than an ensemble allows."""
+        step = self.running_step(client)
+        return step is not None and step[1] > client.stuck_after
 
     def leave(self, client: Client, timeout: float | None) -> None:
         """Ends an ensemble's requests and gives its members back; see `Session.close`."""
@@ -95,8 +103,8 @@ class Worker:
             self._thread.join(timeout)
         if client.released.wait(0 if last else timeout):
             return
-        member, seconds = self.running_step() or (None, 0.0)
-        place = "the engine" if member is None else f"the forward of member {quote(client.names.get(member, member))}"
+        member, seconds = self.running_step(client) or (None, 0.0)
+        place = "the engine" if member is None else f"the forward of member {quote(member)}"
         since = f"has been running for {seconds:.1f} s and did not return within {timeout} s of closing"
         logger.warning("%s %s; its memory is freed when it returns", place, since)
         self._end_requests(client, f"{_CLOSED}: {place} {since}")
@@ -109,14 +117,13 @@ class Worker:
         if self.forked or not self._mailbox.leave(client):
             return
         # A thread that returns into a Python that shuts down may abort the process.
-        step = self.running_step()
+        step = self.running_step(client)
         self.leave(client, max(0.0, EXIT_GRACE - (0.0 if step is None else step[1])))
 
     def _refuse_if_stuck(self, client: Client) -> None:
-        step = self.running_step()
+        step = self.running_step(client)
         if step is not None and step[1] > client.stuck_after and not (client.closed or self._mailbox.closed):
-            member, seconds = step
-            raise EngineStuckError(None if member is None else client.names.get(member, member), seconds)
+            raise EngineStuckError(*step)
 
     # ---- the thread's own
 
