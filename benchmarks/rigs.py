@@ -98,6 +98,8 @@ class GaCRig(LocalRig):
             for each, name in zip(self.counted, config.names, strict=True)
         ]
         self.ensemble = Ensemble(members, config)
+        # Models are freed with the last ensemble that uses them.
+        self.kept: list[Any] = []
 
     def make(self, long: bool = False, **fields: Any) -> LLM:
         """Returns an LLM; with ``long``, one that generates until its limit."""
@@ -110,7 +112,8 @@ class GaCRig(LocalRig):
         """Constructs an LLM from a model's name; returns the object that holds the weights."""
         from gac_llamaindex import GaCLLM
 
-        return GaCLLM([str(MODELS / "ash")]).ensemble
+        self.kept.append(GaCLLM([str(MODELS / "ash")]))
+        return self.kept[-1].ensemble._members[0]
 
 
 class HuggingFaceRig(LocalRig):

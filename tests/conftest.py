@@ -10,6 +10,7 @@ import queue
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 # No test asks a hub: what is not there is told at once. Must be known before transformers is imported.
@@ -23,7 +24,7 @@ from architectures import random_model
 from reference import PlainMember
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gac_core import Ensemble, EnsembleConfig, MemberConfig
+from gac_core import Ensemble, EnsembleConfig, MemberConfig, default_pool
 from gac_core.model.member import Member
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +111,19 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
     """No test reads or writes the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_models(own_cache) -> Iterator[None]:
+    """Keeps the embedded models in the pool, so that each is loaded once per session however often tests ask for it.
+
+    With limits that no test uses, so that tests do not share KV caches because of this.
+    """
+    with ExitStack() as leases:
+        for dtype in ("auto", "float32"):
+            members = tuple(MemberConfig(folder, dtype=dtype) for folder in EMBEDDED)
+            leases.enter_context(default_pool().acquire(EnsembleConfig(members, cache_gib=0, prefill_tokens=4000)))
         yield
 
 

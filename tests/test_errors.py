@@ -27,7 +27,7 @@ from gac_core.inspection import load
 def test_an_unknown_model_is_named():
     with pytest.raises(ModelLoadError, match="no/such-folder"):
         Ensemble.load(["./no/such-folder/at-all"])
-    with pytest.raises(ModelLoadError, match=r"nobody/nothing.*no such folder here.*hub"):
+    with pytest.raises(ModelLoadError, match=r"nobody/nothing.*no such folder exists here.*hub"):
         Ensemble.load(["nobody/nothing"])
     with pytest.raises(ModelLoadError, match=r"there is no folder '/nowhere/a'"):
         load("/nowhere/a")

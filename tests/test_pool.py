@@ -297,7 +297,7 @@ def test_a_forked_process_begins_with_an_empty_pool():
         sys.path.insert(0, {str(ROOT / "tests")!r})
         from gac_core import EnsembleConfig, MemberConfig
         from gac_core.model.pool import default_pool
-        from gac_core.sharing import fork_safe
+        from gac_core.loading import fork_safe
         config = EnsembleConfig((MemberConfig({EMBEDDED[0]!r}),))
         lease = default_pool().acquire(config)
         # As if another thread held it at the moment of the fork.

@@ -25,7 +25,7 @@ from gac_core.engine.engines import Engines
 from gac_core.model.member import Member
 
 PROMPTS = [QUESTION, "The bridge stands in", "one two three one two three one two"]
-DTYPE = "bfloat16"
+DTYPE = "float16"
 WEIGHTS = {"ash": 0.2, "birch": 2.0, "cedar": 1.0}
 
 

@@ -10,7 +10,8 @@ class Detokenizer:
     """Decodes bytes incrementally; returned text never changes.
 
     Invalid UTF-8 becomes U+FFFD, as in ``bytes.decode(errors="replace")``. A stop string is found across any number of
-    pieces; neither the stop string nor the text after it is returned.
+    pieces; neither the stop string nor the text after it is returned. Of several stop strings the one that is complete
+    first ends the text.
 
     Args:
         stop: Strings that end the text, none of them empty. Default none.
@@ -39,8 +40,9 @@ class Detokenizer:
         self._pending += text
         found = [(self._pending.find(stop), stop) for stop in self._stop if stop in self._pending]
         if found:
-            # The earliest match ends the text; of two at one place the longer, whatever the order of the stop strings.
-            at, self.stopped_by = min(found, key=lambda item: (item[0], -len(item[1])))
+            # The match that is complete first ends the text, and of two that end at the same character the longer: so
+            # the result depends neither on the division into tokens nor on the order of the stop strings.
+            at, self.stopped_by = min(found, key=lambda item: (item[0] + len(item[1]), -len(item[1])))
             out, self._pending = self._pending[:at], ""
             return out
         keep = 0 if final else self._possible_stop_length()
