@@ -22,6 +22,7 @@ from gac_core.decoding.sampler import (
 from gac_core.sampling import SamplingParams
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0], dtype=torch.float64)
+PROMPT = "The Torno Bridge stands in Halkus.\n\nQuestion: Where is the Torno Bridge?"
 KEYS = torch.tensor([3**39, -(5**26), 7, 2**61 + 9, -1])
 
 
@@ -97,6 +98,54 @@ def test_samples_of_many_seeds_follow_the_distribution():
     counts = torch.bincount(torch.cat([race(P, KEYS, seed, 0) for seed in range(8000)]), minlength=5).double()
     wanted = 8000 * P[:4]
     assert float(((counts[:4] - wanted) ** 2 / wanted).sum()) < 16.3
+
+
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        ({"top_k": 1}, {1}),
+        ({"top_k": 2}, {1, 3}),
+        ({"top_p": 0.4}, {1}),
+        ({"top_p": 0.5}, {1, 3}),
+        ({"min_p": 0.6}, {1, 3}),
+        ({"min_p": 1.0}, {1}),
+        ({}, {0, 1, 2, 3}),
+    ],
+)
+def test_truncations_limit_what_is_drawn(truncation, kept):
+    sampler = Sampler(SamplingParams(temperature=1.0, **truncation), 0)
+    assert {int(draw(sampler)) for _ in range(400)} == kept
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        # In another order, each of these keeps two tokens.
+        ({"temperature": 0.5, "top_p": 0.5}, {1}),
+        ({"temperature": 0.5, "min_p": 0.6}, {1}),
+        ({"temperature": 1.0, "top_k": 2, "top_p": 0.55}, {1}),
+        # In another order, this keeps one.
+        ({"temperature": 1.0, "top_p": 0.55, "min_p": 0.6}, {1, 3}),
+    ],
+)
+def test_temperature_then_top_k_then_top_p_then_min_p(params, kept):
+    sampler = Sampler(SamplingParams(**params), 0)
+    assert {int(draw(sampler)) for _ in range(400)} == kept
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("truncation", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_requests_truncated_to_one_token_are_greedy(ensemble, truncation, drafts):
+    asked = {"max_tokens": 12, "drafts": drafts}
+    greedy = ensemble.generate(PROMPT, **asked)
+    sampled = {"temperature": 5.0, "seed": 1, **asked}
+    assert ensemble.generate(PROMPT, **sampled, **truncation).tokens == greedy.tokens
+    assert ensemble.generate(PROMPT, **sampled).tokens != greedy.tokens
+
+
+def test_a_repetition_penalty_of_a_request_changes_its_text(ensemble):
+    plain = ensemble.generate(PROMPT, max_tokens=12)
+    assert ensemble.generate(PROMPT, max_tokens=12, repetition_penalty=3.0).tokens != plain.tokens
 
 
 def test_greedy_takes_the_first_of_equals():
