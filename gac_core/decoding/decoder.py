@@ -162,7 +162,7 @@ class Decoder:
         return dict(zip(keys, selections, strict=True))
 
     def _learn(self, outcome: StepOutcome) -> None:
-        """Tells the drafters what became of the step."""
+        """Updates the drafters' estimates from the step's outcome."""
         try:
             self._lookup.learn(outcome)
             self._run_ahead.learn(outcome)

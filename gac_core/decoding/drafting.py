@@ -21,14 +21,14 @@ MAX_UNREAD_TOKENS = 64
 
 
 class Drafter(Protocol):
-    """Adds drafts to a step and learns from what became of them."""
+    """Adds drafts to a step, and updates its estimates from their outcome."""
 
     def draft(self, step: Step) -> Step:
         """Returns the step with drafts for some rows that have none, and what was computed for them."""
         ...
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Takes note of a finished step."""
+        """Updates estimates from a finished step."""
         ...
 
 
@@ -40,7 +40,7 @@ class NoDraft:
         return step
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Does nothing: there are no drafts to judge."""
+        """Does nothing: there are no estimates to update."""
 
 
 class StepCosts:

@@ -17,7 +17,6 @@ class EnsembleMember:
     Attributes:
         name: Its name, unique within the ensemble.
         member_id: Its id in the executor. Ensembles that share a loaded model use the same id.
-        weight: Its configured weight, above 0.
         tokenizer: Its tokenizer.
         alignment: Maps its logits onto the ensemble's union vocabulary.
         commit: Appends committed bytes to its text.
@@ -28,7 +27,6 @@ class EnsembleMember:
 
     name: str
     member_id: str
-    weight: float
     tokenizer: MemberTokenizer
     alignment: Alignment
     commit: CommitRule

@@ -18,7 +18,7 @@ from gac_core.decoding.sequence import Sequence
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A draft and what its drafter wants to know of it afterwards.
+    """A draft, with what is needed to evaluate it after the step.
 
     Attributes:
         sequence: The drafted tokens.

@@ -61,13 +61,12 @@ def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: 
     Args:
         members: The loaded members, in the order of ``config.members``.
         union: Their union vocabulary.
-        config: Names, weights and commit rule.
+        config: Names and commit rule.
     """
     return [
         EnsembleMember(
             name=settings.called,
             member_id=member.member_id,
-            weight=settings.weight,
             tokenizer=member.tokenizer,
             alignment=alignment_of(union, member.tokenizer, member.device),
             commit=make_commit(config.commit, member.tokenizer),

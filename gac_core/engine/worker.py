@@ -135,9 +135,11 @@ class Worker:
             left = self._mailbox.stop()
             for client in left:
                 self._end_requests(client, _CLOSED)
-            self._engine.close()
-            for client in left:
-                _release(client)
+            try:
+                self._engine.close()
+            finally:
+                for client in left:
+                    _release(client)
 
     def _serve(self) -> None:
         while self._take_over():
@@ -171,7 +173,7 @@ class Worker:
         return True
 
     def _remove(self, client: Client) -> None:
-        """Ends an ensemble's requests, and lets the engine forget its members."""
+        """Ends an ensemble's requests, and removes its members from the engine."""
         try:
             self._engine.remove_ensemble(client.ensemble_id)
         except BaseException:

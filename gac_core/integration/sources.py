@@ -23,7 +23,7 @@ def open_ensemble(
     params: SamplingParams | None = None,
     **loading: Any,
 ) -> Ensemble:
-    """Returns a wrapper's ensemble, shared with everyone who holds one of the same settings.
+    """Returns a wrapper's ensemble, which shares its models with the other ensembles of the process.
 
     Args:
         models: Names on a model hub, folders, mappings or `MemberConfig`.
