@@ -18,7 +18,7 @@ class Combiner(Protocol):
     """Combines distributions into one.
 
     Every rule obeys two laws. As one weight approaches 1, the result approaches that distribution. Equal distributions
-    give the same distribution, whatever their weights.
+    give the same distribution with the same mass, whatever their weights.
     """
 
     def __call__(self, distributions: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -30,8 +30,9 @@ class Combiner(Protocol):
             weights: One per distribution, above 0; they sum to one.
 
         Returns:
-            Float32, shape ``[..., union]``, on the first distribution's device. Tokens that have no mass in any
-            distribution have none. Its sum may be below one; the caller normalises it under a grammar.
+            Float32, shape ``[..., union]``, on the first distribution's device. The probability of a token is 0 if it
+            is 0 in every distribution. The sum is one if those of all distributions are; else it may be below one, and
+            the caller normalises it.
         """
         ...
 
@@ -45,7 +46,7 @@ def arithmetic_mean(distributions: Sequence[Tensor], weights: Sequence[float]) -
 
 
 def geometric_mean(distributions: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Returns the weighted geometric mean, normalised to the arithmetic mean's mass; arguments as in `Combiner`.
+    """Returns the weighted geometric mean, scaled to the arithmetic mean's mass; arguments as in `Combiner`.
 
     Also called logarithmic opinion pool or product of experts (Heskes 1998; Hinton 2002): a token needs probability
     from every member. A token that a member cannot write has the smallest positive float32 in its place, so that the

@@ -165,10 +165,26 @@ def geometric(parts, weights) -> torch.Tensor:
     return product / product.sum() * mean.sum()
 
 
-def certainty(part: torch.Tensor, rule: str) -> float:
-    """How sure one member is: its largest probability, or how far it is above the second largest."""
+def confidence(part) -> float:
+    """The largest probability."""
+    return float(part.max() / part.sum())
+
+
+def margin(part) -> float:
+    """How far the largest probability is above the second largest."""
     first, second = (part / part.sum()).sort(descending=True).values[:2].tolist()
-    return first if rule == "confidence" else first - second
+    return first - second
+
+
+# The rules by the names that they have in `gac_core.combination`.
+COMBINERS = {"arithmetic": arithmetic, "geometric": geometric}
+GATES = {"confidence": confidence, "margin": margin}
+
+
+def find_rule(table, name):
+    """The plain twin of a rule."""
+    assert name in table, f"{name!r} has no plain twin: add one in float64 to COMBINERS or GATES of tests/reference.py"
+    return table[name]
 
 
 def generate(
@@ -192,10 +208,10 @@ def generate(
         prompt: A text or a list of messages.
         steps: Tokens at most.
         weights: One per member, equal by default; a member with the weight 0 takes no part.
-        combine: ``"arithmetic"`` or ``"geometric"``.
+        combine: A key of `COMBINERS`.
         gate: Index of the gate.
         threshold: If given, the gate decides alone where its certainty is at or above it.
-        gate_rule: ``"confidence"`` or ``"margin"``.
+        gate_rule: A key of `GATES`.
         commit: ``"canonical"``: a member that did not choose the token as one of its own gets all the text since the
             prompt cut anew where that can be done. ``"context-free"``: it appends the ids of the bytes alone.
         grammar: If given, ``grammar.start(union)`` is a matcher of llguidance over the union and the end after it.
@@ -204,6 +220,7 @@ def generate(
     Returns:
         The tokens as bytes, and whether the end was reached.
     """
+    rule, certainty = find_rule(COMBINERS, combine), find_rule(GATES, gate_rule)
     union = sorted({data for member in members for data in member.ids})
     weights = [1.0] * len(members) if weights is None else list(weights)
     voices = [index for index, weight in enumerate(weights) if weight > 0 and not (threshold == 0 and index != gate)]
@@ -237,9 +254,8 @@ def generate(
             bits = matcher.compute_bitmask()
             allowed = torch.tensor([bits[i // 8] >> i % 8 & 1 for i in range(len(union) + 1)], dtype=torch.float64)
             parts = {index: part * allowed for index, part in parts.items()}
-        if threshold is not None and certainty(parts[gate], gate_rule) >= threshold:
+        if threshold is not None and certainty(parts[gate]) >= threshold:
             parts = {gate: parts[gate]}
-        rule = {"arithmetic": arithmetic, "geometric": geometric}[combine]
         total = rule(list(parts.values()), [weights[index] for index in parts])
         pick = int(total.argmax())
         assert math.isfinite(total[pick])

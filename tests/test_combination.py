@@ -26,9 +26,18 @@ def test_equal_distributions_are_left_as_they_are(combine):
 
 
 @combiners
+def test_equal_distributions_keep_their_mass(combine):
+    """Under a grammar, where the mass of the forbidden tokens was removed."""
+    torch.testing.assert_close(combine([P / 2, P / 2, P / 2], [0.7, 0.2, 0.1]), P / 2)
+    torch.testing.assert_close(combine([P / 2], [1.0]), P / 2)
+
+
+@combiners
 def test_a_weight_near_one_gives_that_distribution(combine):
-    for weights, want in (([1 - 1e-7, 1e-7], P), ([1e-7, 1 - 1e-7], Q)):
-        torch.testing.assert_close(combine([P, Q], weights), want, atol=1e-4, rtol=0)
+    # The tolerance allows an error in proportion to the square root of the small weight.
+    for weights, want in (([1 - 1e-10, 1e-10], P), ([1e-10, 1 - 1e-10], Q)):
+        torch.testing.assert_close(combine([P.double(), Q.double()], weights), want.double(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(combine([P, Q], weights), want, atol=1e-5, rtol=0)
 
 
 @combiners

@@ -1,10 +1,12 @@
-"""The engine gives the same greedy text as the plain float64 reference."""
+"""The engine gives the same greedy text as the plain float64 reference, with every combination rule and gate rule."""
 
 import pytest
 import reference
+import torch
 from conftest import EMBEDDED, QUESTION, STORIES, pair, shared_ensemble, talking_pairs
 
 from gac_core import FinishReason
+from gac_core.combination import COMBINERS, GATES
 
 
 def assert_equal(ensemble, members, prompt, steps, **asked):
@@ -24,7 +26,7 @@ def test_embedded_members_equal_the_reference(ensemble, plain_members, threshold
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 5.0), (3.0, 0.0, 1.0), (0.0, 1.0, 0.0)])
-@pytest.mark.parametrize("combine", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("combine", COMBINERS)
 def test_weights_and_combination_of_a_call_equal_the_reference(ensemble, plain_members, weights, combine):
     for prompt in (QUESTION, "In which town"):
         output = assert_equal(ensemble, plain_members, prompt, 16, weights=weights, combine=combine)
@@ -39,14 +41,21 @@ def plain_talkers():
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (5.0, 2.0)])
-@pytest.mark.parametrize("combine", ["arithmetic", "geometric"])
-@pytest.mark.parametrize(("gate", "gate_rule"), [("m0", "confidence"), ("m1", "margin")])
+@pytest.mark.parametrize("combine", COMBINERS)
+@pytest.mark.parametrize(("gate", "gate_rule"), [(f"m{number % 2}", rule) for number, rule in enumerate(GATES)])
 def test_gate_rules_of_a_call_equal_the_reference(talkers, plain_talkers, gate, gate_rule, combine, weights):
-    """On random members, which are sure at some steps and not at others."""
-    asked = {"weights": weights, "combine": combine, "gate": gate, "gate_rule": gate_rule}
+    """On random members, with thresholds that the gate reaches at some steps and not at others."""
+    asked = {"weights": weights, "combine": combine, "gate_rule": gate_rule}
+    index, trace = talkers.names.index(gate), []
+    reference.generate(plain_talkers, "The bridge", 24, gate=index, trace=trace, **asked)
+    certainty = reference.find_rule(reference.GATES, gate_rule)
+    sure = sorted(certainty(torch.from_numpy(parts[index])) for parts, _ in trace)
+    thresholds = [None, *((sure[n - 1] + sure[n]) / 2 for n in (len(sure) // 3, 2 * len(sure) // 3))]
     shares = [
-        assert_equal(talkers, plain_talkers, "The bridge", 24, threshold=threshold, **asked).stats.share_ensembled
-        for threshold in (None, 0.08, 0.15)
+        assert_equal(
+            talkers, plain_talkers, "The bridge", 24, gate=gate, threshold=threshold, **asked
+        ).stats.share_ensembled
+        for threshold in thresholds
     ]
     assert shares[0] == 1
     assert all(0 < share < 1 for share in shares[1:])
