@@ -126,6 +126,10 @@ class EnsembleSettings(EnsembleModel, BaseModel):
             ValidationError: A field of LangChain's is wrong (pydantic's error).
         """
         known = type(self).model_fields
+        missing = ", ".join(sorted(SAMPLING_FIELDS - set(known)))
+        assert not missing, (
+            f"EnsembleSettings lacks {missing} of SamplingParams; add a field in gac_langchain/settings.py"
+        )
         if unknown := set(fields) - set(known) - _OF_SERVICES:
             raise UnknownArgumentError(unknown, known)
         if ignored := sorted(_OF_SERVICES & set(fields)):

@@ -32,6 +32,7 @@ from gac_core import (
     token_counts,
     with_recursive_parameters,
 )
+from gac_core.combination import COMBINERS, GATES
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainLLM
 from gac_langchain.settings import EnsembleSettings
@@ -45,7 +46,10 @@ WRAPPERS = [ChatGaC, LangChainLLM, GaCLLM]
 
 
 def test_the_table_has_every_field():
-    assert set(WRAPPER_FIELDS) == set(ENSEMBLE_FIELDS) | SAMPLING_FIELDS
+    missing = (set(ENSEMBLE_FIELDS) | SAMPLING_FIELDS) - set(WRAPPER_FIELDS)
+    assert not missing, f"add a row for {sorted(missing)} to WRAPPER_FIELDS in gac_core/integration/fields.py"
+    left = set(WRAPPER_FIELDS) - set(ENSEMBLE_FIELDS) - SAMPLING_FIELDS
+    assert not left, f"remove the row of {sorted(left)} from WRAPPER_FIELDS in gac_core/integration/fields.py"
     assert set(ENSEMBLE_FIELDS) & SAMPLING_FIELDS == PER_CALL
     assert set(ENSEMBLE_FIELDS) - PER_CALL == LOADING_FIELDS
     params = SamplingParams()
@@ -54,13 +58,28 @@ def test_the_table_has_every_field():
     }
 
 
+def test_descriptions_name_every_rule():
+    for field, rules in (("combine", COMBINERS), ("gate_rule", GATES)):
+        for rule in rules:
+            assert f'"{rule}"' in WRAPPER_FIELDS[field].description
+
+
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_have_the_fields_of_the_table(wrapper):
     # LlamaIndex serializes fields, which grammars cannot be; whether it parses special tokens depends on its functions.
     own = {"grammar", "parse_special"} if wrapper is GaCLLM else set()
+    missing = set(WRAPPER_FIELDS) - own - set(wrapper.model_fields)
+    assert not missing, f"add a field for {sorted(missing)} to gac_langchain/settings.py and gac_llamaindex/fields.py"
     for name in set(WRAPPER_FIELDS) - own:
         field, entry = wrapper.model_fields[name], WRAPPER_FIELDS[name]
         assert (field.annotation, field.default, field.description) == (entry.type, entry.default, entry.description)
+
+
+def test_a_wrapper_without_a_field_of_the_parameters_names_it(monkeypatch):
+    """As while a parameter is added."""
+    monkeypatch.setattr("gac_langchain.settings.SAMPLING_FIELDS", SAMPLING_FIELDS | {"new_one"})
+    with pytest.raises(AssertionError, match=r"lacks new_one of SamplingParams; .* gac_langchain/settings\.py"):
+        ChatGaC()
 
 
 def test_fields_have_a_json_schema():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gac_core.combination import COMBINERS, GATES
 from gac_core.errors import ConfigError, quote
 from gac_core.sampling import SamplingParams
 
@@ -56,6 +57,12 @@ def _table(*rows: tuple[str, Any, str]) -> Mapping[str, WrapperField]:
     return MappingProxyType({field.name: field for field in made})
 
 
+def _options(rules: Iterable[str]) -> str:
+    """Returns the names of rules, quoted, as in ``"a", "b" or "c"``."""
+    *first, last = (f'"{rule}"' for rule in rules)
+    return " or ".join([", ".join(first), last]) if first else last
+
+
 WRAPPER_FIELDS = _table(
     ("weights", dict[str, float] | list[float] | None, "Weight of each member, in order or by name. Default: 1 each."),
     ("dtype", str | None, 'For example "bfloat16". Default: as stored.'),
@@ -64,12 +71,8 @@ WRAPPER_FIELDS = _table(
     ("quantization", str | None, '"8bit" or "4bit". Default: none.'),
     ("commit", str | None, '"canonical" (default) or "context-free"; see EnsembleConfig.'),
     ("alignment", str | None, '"token", the only rule; see EnsembleConfig.'),
-    ("combine", str | None, '"arithmetic" or "geometric" mean of the members. Default: the ensemble\'s.'),
-    (
-        "gate_rule",
-        str | None,
-        'What is compared with the threshold: "confidence" or "margin". Default: the ensemble\'s.',
-    ),
+    ("combine", str | None, f"How distributions are combined: {_options(COMBINERS)}. Default: the ensemble's."),
+    ("gate_rule", str | None, f"What the threshold is compared with: {_options(GATES)}. Default: the ensemble's."),
     ("max_batch_size", int | None, "Requests that run at once. Default: 16."),
     ("max_queue", int | None, "Requests that may wait; more are refused. Default: 1024."),
     ("prefill_tokens", int | None, "Prompt tokens that one step reads at most. Default: 512."),
