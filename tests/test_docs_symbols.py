@@ -8,13 +8,16 @@ import re
 import pytest
 from symbols import ROOT, Index, code_of, unknown
 
+from gac_core import SAMPLING_FIELDS
+from gac_core.combination import COMBINERS, GATES
+
 # Names of LangChain, LlamaIndex and other integrations, JSON schema, transformers and Python's multiprocessing.
 FOREIGN = frozenset(
     [
         *("ChatOpenAI", "StructuredLLMRerank", "ReActAgent", "LLMQuestionGenerator", "CondensePlusContextChatEngine"),
         *("QueryFusionRetriever", "configurable_fields", 'early_stopping_method="generate"'),
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
-        *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web"),
+        *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
     ]
 )
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md"]
@@ -36,6 +39,13 @@ def text_of(document):
 def test_documents_name_what_exists(document, index):
     found = {code: what for code in code_of(text_of(document)) if (what := unknown(code, index, FOREIGN))}
     assert not found
+
+
+@pytest.mark.parametrize("name", sorted({*SAMPLING_FIELDS, *COMBINERS, *GATES}))
+def test_every_parameter_and_rule_is_documented(name):
+    pieces = code_of(text_of("README.md") + text_of("docs/configuration.md"))
+    found = any(re.search(rf"(?<![\w.]){name}\b", code) for code in pieces)
+    assert found, f"mention `{name}` in README.md or docs/configuration.md"
 
 
 def test_foreign_names_are_named_somewhere():
