@@ -19,43 +19,46 @@ class SamplingParams:
     """The parameters of one request.
 
     Attributes:
-        max_tokens: Union tokens to generate at most; 1 or more. Default 256.
+        max_tokens: Maximum number of union tokens to generate, 1 or more. Default 256.
         temperature: 0 (default) selects the most probable token; above 0 samples from ``p ** (1 / temperature)``.
-        top_k: Keep only the k most probable tokens. None (default) keeps all.
-        top_p: Keep the smallest set of most probable tokens that holds at least this mass, in (0, 1]. Default 1.
-        min_p: Keep tokens with at least this share of the largest probability, in [0, 1]. Default 0.
-        repetition_penalty: Above 1 makes tokens seen in prompt or answer less likely (CTRL, Keskar et al. 2019,
-            section 4.1), applied to each member's own logits over its own ids, as transformers does. Default 1.
-        seed: Makes sampling repeatable, in any process. What else runs, drafts and reused prefixes change a draw with
-            a chance of about twice the rounding of the probabilities: hardly ever in float32, now and then in bfloat16
-            and float16, never with `EnsembleConfig.deterministic`. None (default) draws a seed; the output names it.
-        stop: Strings that end the text; never part of it. One string is taken as a list of one.
-        logprobs: Return the log-probability of each token and of this many most probable ones (0 to 100).
-            None (default) returns none. They are those of the combined distribution over what a grammar allows, before
-            temperature and truncation.
+        top_k: Keep only the k most probable tokens, 1 or more. None (default) keeps all.
+        top_p: Keep the smallest set of most probable tokens whose mass is at least this, in (0, 1]. Default 1.
+        min_p: Keep tokens with at least this fraction of the largest probability, in [0, 1]. Default 0.
+        repetition_penalty: A value above 1 makes tokens of the prompt and the answer less likely (CTRL, Keskar et al.
+            2019, section 4.1). It is applied to each member's own logits over its own ids, as in transformers. Above 0,
+            default 1.
+        seed: Makes sampling repeatable, in any process. Concurrent requests, drafts and reused prefixes can change a
+            draw, with probability about twice the rounding error of the probabilities: rarely in float32, occasionally
+            in bfloat16 and float16, never with `EnsembleConfig.deterministic`. None (default) draws a seed, which
+            `RequestOutput.seed` reports.
+        stop: Strings that end the text and are not part of it. A single string is taken as a list of one.
+        logprobs: Return the log-probability of each token and of this many most probable tokens (0 to 100).
+            None (default) returns none. They come from the combined distribution, restricted to the tokens the grammar
+            allows, before temperature and truncation.
         threshold: ``"default"`` takes the ensemble's own setting. None ensembles every step. A number in [0, 1] lets
-            the gate decide alone at each step where its largest probability is at or above it (GaC, section 3.4).
+            the gate decide alone at each step where its certainty (``gate_rule``) is at or above it (GaC, section 3.4).
         gate: Name of the gate for this request. None (default) takes the ensemble's (`Ensemble.gate`). Without a
             threshold it does not select tokens, and a warning is logged.
-        grammar: Constrains the text (`gac_core.Grammar`). It masks the combined distribution (the gate's where it
-            decides alone); tokens that it forces need no forward. None (default): no constraint.
-        drafts: Whether tokens may be drafted and verified several at once. Default True: as `EnsembleConfig.drafts`. In
-            float32 it changes the cost, not the text. In bfloat16 and float16 a forward of several tokens rounds
-            otherwise than one of one token, so that it may change a token whose probability is nearly that of another.
+        grammar: Constrains the text (`gac_core.Grammar`). It masks the combined distribution, or the gate's where the
+            gate decides alone; tokens that it forces need no forward. None (default): no constraint.
+        drafts: Whether to use speculative decoding: several tokens are drafted and verified in one forward. Default
+            True: the kinds in `EnsembleConfig.drafts`. In float32 it changes the cost, not the text. In bfloat16 and
+            float16, a forward over several tokens rounds differently from a forward over one, which can change a token
+            whose probability is close to that of another.
         parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
             token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
             that your own code has put control tokens into, for example by rendering a chat template.
         token_stats: Return the confidence and agreement of the members for each token (`gac_core.TokenStats`). Default
             False: only their means over the answer.
-        timeout: Seconds from the call to the last token at most, queueing included; after them the call raises a
-            `RequestTimeoutError` and the request is aborted, also if a member's forward hangs. None (default): no
-            limit.
+        timeout: Maximum time in seconds from the call to the last token, including the time in the queue. When it has
+            passed, the call raises a `RequestTimeoutError` and the request is aborted, even if a member's forward
+            hangs. Above 0. None (default): no limit.
         weights: Weights of the members for this request, in place of those of their `MemberConfig`: a mapping from
-            names to numbers (members that it does not name keep theirs), or one number per member in the ensemble's
-            order. 0 or more, at least one above 0; a member with the weight 0 takes no part in the request. None
-            (default): the ensemble's. Where the ensemble has no configured gate, its default is chosen by them.
-        combine: How distributions become one, as `EnsembleConfig.combine`. None (default): the ensemble's.
-        alignment: How distributions are compared, as `EnsembleConfig.alignment`. None (default): the ensemble's.
+            names to numbers (members that are not in it keep their weights), or one number per member in the ensemble's
+            order. 0 or more, at least one above 0; a member with weight 0 takes no part in the request. None (default):
+            the ensemble's. If no gate is configured, these weights determine the default gate.
+        combine: How distributions are combined, as `EnsembleConfig.combine`. None (default): the ensemble's.
+        alignment: How vocabularies are aligned, as `EnsembleConfig.alignment`. None (default): the ensemble's.
         gate_rule: How the gate's certainty is measured, as `EnsembleConfig.gate_rule`. None (default): the ensemble's.
 
     Raises:
@@ -117,7 +120,7 @@ class SamplingParams:
         self._set("stop", tuple(check_text(RequestError, "each string of stop", each) for each in stop))
 
     def _check_view(self) -> None:
-        """Checks what stands in place of the ensemble's own settings."""
+        """Checks the parameters that override settings of the ensemble."""
         if self.weights is not None:
             self._set("weights", _checked_weights(self.weights))
         options = {"combine": tuple(COMBINERS), "alignment": ALIGNMENTS, "gate_rule": tuple(GATES)}
@@ -146,7 +149,7 @@ class SamplingParams:
 
 
 def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...]:
-    """The weights of a request as plain numbers; names and their number are checked where the members are known."""
+    """Returns the weights of a request as plain numbers; the ensemble checks that they fit its members."""
     if isinstance(value, Mapping):
         names = [check_text(RequestError, "each name of weights", name) for name in value]
         numbers = [check_number(RequestError, f"weights[{quote(name)}]", value[name], 0) for name in names]

@@ -1,6 +1,7 @@
-"""How one token is picked from one distribution: pure functions on probabilities, and a request's `Sampler`.
+"""Sampling of one token from one distribution: pure functions on probabilities, and a request's `Sampler`.
 
-Every function takes and returns probabilities, a float tensor of shape ``[vocabulary]`` that sums to one.
+Except where a docstring says otherwise, functions take and return probabilities: a float tensor of shape
+``[vocabulary]`` that sums to one.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from gac_core.sampling import SamplingParams
 def apply_temperature(probs: Tensor, temperature: float) -> Tensor:
     """Returns ``p ** (1 / temperature)``, normalised; shape ``[vocabulary]``."""
     logs = probs.log()
-    # The largest becomes 0, which no small temperature makes infinite.
+    # The largest logarithm becomes 0, so that dividing by a tiny temperature does not overflow.
     return torch.softmax((logs - logs.max()) / temperature, dim=-1)
 
 
 def keep_top_k(probs: Tensor, k: int) -> Tensor:
-    """Keeps the k most probable tokens (and those equal to the last of them), renormalised."""
+    """Keeps the k most probable tokens and those that tie with the last of them, renormalised."""
     if k >= probs.numel():
         return probs
     least = torch.topk(probs, k).values[-1]
@@ -29,7 +30,7 @@ def keep_top_k(probs: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
-    """Keeps the fewest most probable tokens with a mass of top_p or more (Holtzman et al. 2020), renormalised."""
+    """Keeps the smallest set of most probable tokens with mass top_p or more (Holtzman et al. 2020), renormalised."""
     if top_p >= 1:
         return probs
     ordered, order = torch.sort(probs, descending=True, stable=True)
@@ -40,7 +41,7 @@ def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
 
 
 def keep_min_p(probs: Tensor, min_p: float) -> Tensor:
-    """Keeps tokens with at least min_p of the largest probability (Nguyen et al. 2024), renormalised."""
+    """Keeps tokens with at least min_p times the largest probability (Nguyen et al. 2024), renormalised."""
     return _renormalise(probs, probs >= min_p * probs.max())
 
 
@@ -67,7 +68,7 @@ def _renormalise(probs: Tensor, keep: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Picks tokens for one request; holds the seed of its random numbers and which token is next, and nothing else.
+    """Picks the tokens of one request. Its only state is the seed and the position of the next token.
 
     Args:
         params: The request's parameters.
@@ -81,19 +82,19 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is picked, the smallest id among equals, without a random number."""
+        """Whether the most probable token is picked without random numbers; ties go to the smallest index."""
         return self._params.temperature == 0
 
     def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> Tensor:
-        """Returns the picked index of a distribution, int64, shape ``[1]``, on its device.
+        """Returns the index of the picked token, int64, shape ``[1]``, on the device of the distribution.
 
-        Greedy ties go to the smallest index. A draw is decided by random numbers that depend on the seed, the place of
-        the token in the text and the token's key alone (see `race`).
+        Greedy ties go to the smallest index. A draw uses random numbers that depend only on the seed, the position of
+        the token in the text and the token's key (see `race`).
 
         Args:
-            probs: The distribution, shape ``[vocabulary]``. Where it holds NaN, any index is returned.
+            probs: The distribution, shape ``[vocabulary]``. If it contains NaN, the index is arbitrary.
             keys: A number per token, int64, shape ``[vocabulary]``: `UnionVocabulary.keys`.
-            ahead: Which token after those that `advance` has passed is picked: 0 is the next one.
+            ahead: Number of tokens between the next token and the one that is picked (for drafts). Default 0: the next.
         """
         params = self._params
         if self.greedy:
@@ -109,36 +110,36 @@ class Sampler:
         return race(probs, keys, self._seed, self._place + ahead)
 
     def advance(self) -> None:
-        """Goes on to the next token's random numbers."""
+        """Moves on to the random numbers of the next token."""
         self._place += 1
 
 
 def race(probs: Tensor, keys: Tensor, seed: int, place: int) -> Tensor:
     """Draws an index, int64, shape ``[1]``: the first arrival, where index i arrives at rate ``probs[i]``.
 
-    This is the Gumbel-max trick. Two distributions that differ by a total variation of d give different indices with
-    a chance of 2d at most, where inverting a cumulative distribution moves every later boundary by each difference
-    before it. So rounding (batching, drafts) hardly ever changes a draw.
+    This is the Gumbel-max trick. Two distributions with a total variation distance of d give different indices with
+    probability 2d at most, so that rounding (batching, drafts) rarely changes a draw. Inverting the cumulative
+    distribution would be less stable: each difference shifts all boundaries after it.
 
     Args:
         probs: Shape ``[vocabulary]``, float64; need not sum to one.
         keys: A number per index, int64, shape ``[vocabulary]``.
         seed: Any whole number.
-        place: Which token of a text is drawn, 0 or more.
+        place: Position of the token in its text, 0 or more.
     """
     return (probs / exponentials(keys, seed, place)).argmax(keepdim=True)
 
 
 def exponentials(keys: Tensor, seed: int, place: int) -> Tensor:
-    """Returns exponentially distributed numbers, float64, shape ``[vocabulary]``, alike on every device up to rounding.
+    """Returns exponentially distributed numbers, float64, shape ``[vocabulary]``, equal on all devices up to rounding.
 
-    Number i is a function of (seed, place, keys[i]) alone: the mixing function of SplitMix64 (Steele et al. 2014) over
-    the key and a digest of the first two.
+    Number i is a function of (seed, place, keys[i]) only: the mixing function of SplitMix64 (Steele et al. 2014),
+    applied to the sum of the key and a digest of seed and place.
 
     Args:
         keys: Different numbers, int64, shape ``[vocabulary]``.
         seed: Any whole number.
-        place: Which token of a text is drawn, 0 or more.
+        place: Position of the token in its text, 0 or more.
     """
     start = int.from_bytes(hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little", signed=True)
     bits = keys + start
@@ -146,15 +147,15 @@ def exponentials(keys: Tensor, seed: int, place: int) -> Tensor:
     bits.bitwise_xor_(_shifted(bits, 30, spare)).mul_(_signed(0xBF58476D1CE4E5B9))
     bits.bitwise_xor_(_shifted(bits, 27, spare)).mul_(_signed(0x94D049BB133111EB))
     bits.bitwise_xor_(_shifted(bits, 31, spare))
-    # 52 bits and a half, so that neither 0 nor 1 comes out.
+    # 52 random bits plus one half, so the result is never 0 or 1.
     return _shifted(bits, 12, spare).double().add_(0.5).mul_(2.0**-52).log_().neg_()
 
 
 def _signed(bits: int) -> int:
-    """64 bits as PyTorch's integers have them."""
+    """Returns an unsigned 64-bit number as the signed integer with the same bits."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
 def _shifted(bits: Tensor, places: int, out: Tensor) -> Tensor:
-    """The bits shifted to the right, filled up with zeros."""
+    """Returns the bits shifted to the right, filled with zeros (a logical shift)."""
     return torch.bitwise_right_shift(bits, places, out=out).bitwise_and_(2 ** (64 - places) - 1)
