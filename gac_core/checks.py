@@ -80,7 +80,8 @@ def check_flag(error: Kind, what: str, value: object) -> bool:
 def check_option(error: Kind, what: str, value: object, options: Sequence[str]) -> str:
     """Returns a string that is one of ``options``."""
     if not isinstance(value, str) or value not in options:
-        raise error(f"{what} must be one of {', '.join(options)}, not {quote(value)}")
+        known = ", ".join(quote(option) for option in options)
+        raise error(f"{what} must be {'one of ' if len(options) > 1 else ''}{known}, not {quote(value)}")
     return str.__str__(value)
 
 
@@ -109,7 +110,14 @@ def check_tree(error: Kind, what: str, value: object, max_values: int = 100_000,
             raise error(f"{what} must contain at most {max_values} values and {max_chars} characters; make it smaller")
 
 
-def check_list(error: Kind, what: str, value: object, of: str) -> tuple[Any, ...]:
+def count_mismatch(values: Sequence[object], members: int) -> str:
+    """Returns the message for weights that are not one per member."""
+    count = f"{len(values)} value{'' if len(values) == 1 else 's'}"
+    ensemble = "there is 1 member" if members == 1 else f"there are {members} members"
+    return f"weights has {count}, {quote(list(values))}, but {ensemble}; give one per member"
+
+
+def check_list(error: Kind, what: str, value: object, of: str, remedy: str = "") -> tuple[Any, ...]:
     """Returns a list, tuple or set as a tuple; strings, bytes and mappings raise.
 
     Args:
@@ -117,7 +125,8 @@ def check_list(error: Kind, what: str, value: object, of: str) -> tuple[Any, ...
         what: The field.
         value: The value.
         of: Kind of the elements, in the plural, for the message.
+        remedy: What to do instead, appended to the message. Default: nothing.
     """
     if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, (Sequence, Set)):
-        raise error(f"{what} must be a list of {of}, not {quote(value)}")
+        raise error(f"{what} must be a list of {of}, not {quote(value)}{remedy and '; ' + remedy}")
     return tuple(value)

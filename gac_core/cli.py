@@ -14,7 +14,7 @@ try:
 except ImportError as error:  # pragma: no cover - depends on what is installed
     raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
 
-from gac_core.errors import GaCError
+from gac_core.errors import GaCError, RequestError, quote
 from gac_core.inspection import Report, common_words, load, words_of
 from gac_core.inspection import inspect as compare
 
@@ -42,16 +42,25 @@ def inspect(
 ) -> None:
     """Compare the tokenizers of models: shared tokens, words tokenized alike, and warnings."""
     try:
-        chosen = common_words(count) if words is None else words_of(words.read_text(encoding="utf-8"), count)
-        given = None if text is None else text.read_text(encoding="utf-8")
+        chosen = common_words(count) if words is None else words_of(_read("--words", words), count)
+        given = None if text is None else _read("--text", text)
         report = compare([load(model) for model in models], chosen, given)
-    except (GaCError, OSError, UnicodeDecodeError) as error:
+    except GaCError as error:
         typer.echo(f"gac inspect: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
         show(report, Console())
+
+
+def _read(option: str, path: Path) -> str:
+    """Returns the content of a text file that an option names."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RequestError(f"cannot read {quote(str(path))} ({option}): {reason}; give a text file in UTF-8") from error
 
 
 def show(report: Report, console: Console) -> None:

@@ -144,7 +144,7 @@ class EnsembleConfig:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a configuration must be a mapping with the key 'members', not {quote(values)}")
-        check_names(values, cls)
+        check_names(values, cls, of_members=["weights", *(field.name for field in fields(MemberConfig))])
         return cls(**{**values, "members": values.get("members", ())})
 
     @classmethod

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gac_core.checks import count_mismatch
 from gac_core.combination import normalise
 from gac_core.config import EnsembleConfig
 from gac_core.errors import RequestError, listed, quote
@@ -96,7 +97,7 @@ def request_weights(
         weights = [given.get(name, default) for name, default in zip(names, defaults, strict=True)]
     else:
         if len(given) != len(names):
-            raise RequestError(f"{len(given)} weights for {len(names)} members; give one each, or a mapping of names")
+            raise RequestError(f"{count_mismatch(given, len(names))}, or a mapping of names")
         weights = list(given)
     if not any(weights):
         raise RequestError(f"weights leaves no member with a weight above 0; members are: {listed(names)}")
@@ -166,7 +167,12 @@ class EnsembleDefaults:
         )
 
     def _gate(self, named: str | None, weights: Sequence[float], threshold: float | None) -> int:
-        """Returns the index of a request's gate, whose weight is above 0."""
+        """Returns the index of a request's gate, whose weight is above 0.
+
+        A configured gate that has the weight 0 in the request is replaced by the default gate of the request's weights
+        if no threshold is in force, since it would decide nothing; with a threshold it is an error. A gate that the
+        call or `use_gate` names and whose weight is 0 is an error in any case.
+        """
         name = self._config.gate if named is None else named
         if name is not None:
             index = gate_index(self._names, name)

@@ -111,12 +111,14 @@ class UnknownArgumentError(RequestError, TypeError):
     Args:
         names: The unknown names.
         known: The accepted names, from which a suggestion is made.
+        kind: What the names are, for the message. Default ``"argument"``.
+        remedy: What to do instead, appended to the message. Default: nothing.
 
     Attributes:
         names: The unknown names, sorted.
     """
 
-    def __init__(self, names: Iterable[object], known: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[object], known: Iterable[str], kind: str = "argument", remedy: str = "") -> None:
         known = sorted(known)
         self.names = sorted(name if isinstance(name, str) else quote(name) for name in names)
         hints = []
@@ -125,7 +127,8 @@ class UnknownArgumentError(RequestError, TypeError):
             hints.append(quote(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
         if len(self.names) > _MAX_NAMES:
             hints.append(f"and {len(self.names) - _MAX_NAMES} more")
-        super().__init__(f"unknown argument {shorten(', '.join(hints), 800)}; expected one of: {', '.join(known)}")
+        unknown = shorten(", ".join(hints), 800)
+        super().__init__(f"unknown {kind} {unknown}; expected one of: {', '.join(known)}{remedy and '; ' + remedy}")
 
 
 class UnknownSettingError(ConfigError, UnknownArgumentError):

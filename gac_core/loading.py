@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from gac_core.checks import check_list
+from gac_core.checks import check_list, count_mismatch
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
 from gac_core.member_config import MemberConfig, as_member
@@ -93,9 +93,10 @@ def configured(
     models = check_list(ConfigError, "models", models, "names, folders or configurations")
     members = [as_member(model) for model in models]
     if weights is not None:
-        weights = check_list(ConfigError, "weights", weights, "numbers")
+        remedy = "give one number per member, in the order of models (a request may also give a mapping of names)"
+        weights = check_list(ConfigError, "weights", weights, "numbers", remedy)
         if len(weights) != len(members):
-            raise ConfigError(f"{len(weights)} weights for {len(members)} members; give one each")
+            raise ConfigError(count_mismatch(weights, len(members)))
         members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]
     for index, member in enumerate(members):
         changes: dict[str, Any] = {}

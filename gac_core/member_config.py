@@ -70,6 +70,11 @@ class MemberConfig:
         for field in ("name", "tokenizer", "revision", "chat_template"):
             if getattr(self, field) is not None:
                 self._set(field, check_text(ConfigError, self._label(field), getattr(self, field)))
+        if not isinstance(self.weight, bool) and self.weight == 0:
+            raise ConfigError(
+                f"{self._label('weight')} must be above 0, not {quote(self.weight)}; leave the member out, or give it "
+                "the weight 0 in the weights of a request"
+            )
         self._set("weight", check_number(ConfigError, self._label("weight"), self.weight, 0, low_open=True))
         self._set("dtype", check_option(ConfigError, self._label("dtype"), self.dtype, DTYPES))
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 # What else a run's configuration may set besides the settings of the ensemble that are per call.
 _OF_ONE_MEMBER = frozenset({"threshold", "gate", "weights", "combine", "alignment", "gate_rule"})
 CONFIGURABLE = {f"gac_{name}": name for name in sorted(_OF_ONE_MEMBER | {"timeout"})}
-"""The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters."""
+"""The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters. Other keys
+that begin with ``gac_`` are errors."""
 
 # Arguments of clients for remote services, which code that builds any chat model may pass; they are ignored.
 _OF_SERVICES = frozenset({"api_key", "base_url", "max_retries", "stream_usage"})
@@ -175,8 +176,15 @@ class EnsembleSettings(EnsembleModel, BaseModel):
         """Returns a call's arguments and those of its run's configuration (`CONFIGURABLE`) that it does not give.
 
         A call to one member alone (``model="NAME"``) takes only the timeout of the configuration.
+
+        Raises:
+            UnknownArgumentError: The configuration has another key that begins with ``gac_``.
         """
         configurable = ensure_config(config).get("configurable", {})
+        unknown = [key for key in configurable if key.startswith("gac_") and key not in CONFIGURABLE]
+        if unknown:
+            remedy = "set other parameters per call, with bind, or as fields of the model"
+            raise UnknownArgumentError(unknown, CONFIGURABLE, "key of the run configuration", remedy)
         given = {name: configurable[key] for key, name in CONFIGURABLE.items() if key in configurable}
         if kwargs.get("model") not in (None, self.model_name):
             given = {name: value for name, value in given.items() if name not in _OF_ONE_MEMBER}

@@ -39,7 +39,7 @@ def ash():
         (lambda: ToolCall("", "a", "{}"), "the id of a tool call must be a non-empty string"),
         (lambda: ToolCall("c", None, "{}"), "the name of a tool call"),
         (lambda: ToolCall.from_openai({"name": "a", "args": {}}), "a tool call must have the form"),
-        (lambda: Message("robot", "x"), "role must be one of system, user, assistant, tool, not 'robot'"),
+        (lambda: Message("robot", "x"), "role must be one of 'system', 'user', 'assistant', 'tool', not 'robot'"),
         (lambda: Message("user", None), "must be a string or a list of parts, not NoneType"),
         (lambda: Message("user", b"x"), "not bytes"),
         (
@@ -61,7 +61,7 @@ def ash():
         (lambda: Conversation([USER], [WEATHER, WEATHER]), "two tools have the name 'weather'; rename one"),
         (lambda: Conversation([USER], [WEATHER], "clock"), "the name of a tool, not 'clock'; the tools are: weather"),
         (lambda: Conversation([USER], tool_choice="required"), "'required' needs at least one tool"),
-        (lambda: Conversation([USER], tool_format="xml"), "one of auto, common, native, not 'xml'"),
+        (lambda: Conversation([USER], tool_format="xml"), "one of 'auto', 'common', 'native', not 'xml'"),
         (lambda: Conversation([USER], parallel_tool_calls="no"), "must be True or False, not 'no'"),
         (lambda: Conversation([USER], enable_thinking="no"), "must be True, False or None, not 'no'"),
         (lambda: Conversation([USER], WEATHER), "tools must be a list"),

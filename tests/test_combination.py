@@ -95,9 +95,9 @@ def test_rules_are_chosen_by_their_key(field, table):
     for name in table:
         assert getattr(EnsembleConfig(members=["a"], **{field: name}), field) == name
         assert getattr(SamplingParams(**{field: name}), field) == name
-    with pytest.raises(ConfigError, match=f"{field} must be one of {', '.join(table)}, not 'nope'"):
+    with pytest.raises(ConfigError, match=f"{field} must be one of {', '.join(map(repr, table))}, not 'nope'"):
         EnsembleConfig(members=["a"], **{field: "nope"})
-    with pytest.raises(RequestError, match=f"{field} must be one of {', '.join(table)}, not 'nope'"):
+    with pytest.raises(RequestError, match=f"{field} must be one of {', '.join(map(repr, table))}, not 'nope'"):
         SamplingParams(**{field: "nope"})
 
 

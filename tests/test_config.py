@@ -53,7 +53,7 @@ def test_wrong_files_are_refused(tmp_path, text):
 
 @pytest.mark.parametrize(("setting", "value"), [("commit", "free"), ("alignment", "boundary"), ("alignment", None)])
 def test_unknown_rules_are_named(setting, value):
-    with pytest.raises(ConfigError, match=f"{setting} must be one of .*, not {value!r}"):
+    with pytest.raises(ConfigError, match=f"{setting} must be .*, not {value!r}"):
         EnsembleConfig(("a",), **{setting: value})
 
 
@@ -165,7 +165,12 @@ def test_unknown_keywords_are_settings_that_do_not_exist():
     [
         ("members: [{model: a, trust_remote_code: 'no'}]", "trust_remote_code of member 'a' must be True or False"),
         ("members: [a]\nthresold: 0.5", "'thresold' .did you mean 'threshold'"),
-        ("members: [{model: a, wieght: 2}]", "'wieght' .did you mean 'weight'"),
+        ("members: [{model: a, wieght: 2}]", "unknown key 'wieght' .did you mean 'weight'"),
+        (
+            "members: [a]\nweights: [2]",
+            "unknown key 'weights'.*; .*; set 'weight' in the entries of the members instead",
+        ),
+        ("members: [a]\ndtype: auto", "unknown key 'dtype'.*; set 'dtype' in the entries of the members instead"),
         ("members: [a]\nmax_batch_size: .nan", "max_batch_size must be an integer, not nan"),
         ("members: [a]\nmax_batch_size: 1.0e+400", "max_batch_size must be an integer, not inf"),
     ],

@@ -26,6 +26,18 @@ def run(*arguments: str):
     return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
 
 
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for option, name, reason in (
+        ("--words", "none", "No such file or directory"),
+        ("--text", "bytes", "it is not UTF-8"),
+    ):
+        result = run(EMBEDDED[0], EMBEDDED[1], option, tmp_path / name)
+        assert result.exit_code == 2
+        assert f"cannot read '{tmp_path / name}' ({option}): {reason}; give a text file" in result.output
+        assert "Errno" not in result.output
+
+
 def test_the_report_of_the_embedded_members(tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("bridge museum founder bridge crowns")

@@ -15,6 +15,7 @@ from gac_core import (
     EnsembleConfig,
     RequestError,
     SamplingParams,
+    UnknownArgumentError,
     member_weights,
     open_ensemble,
 )
@@ -117,6 +118,25 @@ def test_langchain_sends_them_by_every_route(ensemble):
     for llm, asked in ((text, PER_CALL), (LangChainLLM(ensemble=ensemble, max_tokens=2, **PER_CALL), {})):
         info = llm.generate(["In which"], **asked).generations[0][0].generation_info["gac"]
         assert (info["weights"], info["combine"]) == ({"ash": 0.75, "cedar": 0.25}, "geometric")
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("gac_treshold", r" \(did you mean 'gac_threshold'\?\)"), ("gac_top_p", ".*")]
+)
+def test_langchain_refuses_other_keys_of_run_configurations(ensemble, key, hint):
+    config = {"configurable": {key: 0.5, "another_app": 1}}
+    words = rf"unknown key of the run configuration '{key}'{hint}; expected one of: gac_alignment, .*; set other"
+    chat = ChatGaC(ensemble=ensemble, max_tokens=2)
+    for model in (chat, LangChainLLM(ensemble=ensemble, max_tokens=2)):
+        for call in (
+            lambda model: model.invoke(ASK, config),
+            lambda model: list(model.stream(ASK, config)),
+            lambda model: model.batch([ASK, ASK], config),
+        ):
+            with pytest.raises(UnknownArgumentError, match=words):
+                call(model)
+    with pytest.raises(UnknownArgumentError, match=words):
+        chat.invoke(ASK, config, model="ash")
 
 
 def test_langchain_asks_one_member_whatever_the_weights(ensemble):

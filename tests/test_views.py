@@ -159,14 +159,14 @@ def params(**given):
     ("given", "words"),
     [
         ({"weights": {"oak": 1}}, "weights names 'oak', which is not a member; members are: ash, birch, cedar"),
-        ({"weights": [1, 2]}, "2 weights for 3 members"),
+        ({"weights": [1, 2]}, r"weights has 2 values, \[1.0, 2.0\], but there are 3 members"),
         ({"weights": {"ash": 0, "birch": 0, "cedar": 0}}, "no member with a weight above 0"),
         ({"weights": [0, 0, 0]}, "a number above 0"),
         ({"weights": {"ash": -1}}, r"weights\['ash'\] must be at least 0"),
         ({"weights": {"ash": 0}, "gate": "ash", "threshold": 0.5}, "the gate 'ash' has the weight 0"),
-        ({"combine": "loudest"}, "combine must be one of arithmetic, geometric"),
-        ({"alignment": "byte"}, "alignment must be one of token"),
-        ({"gate_rule": "mood"}, "gate_rule must be one of confidence, margin"),
+        ({"combine": "loudest"}, "combine must be one of 'arithmetic', 'geometric'"),
+        ({"alignment": "byte"}, "alignment must be 'token', not"),
+        ({"gate_rule": "mood"}, "gate_rule must be one of 'confidence', 'margin'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(ensemble, given, words):
