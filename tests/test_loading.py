@@ -168,13 +168,21 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(folder):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] not enough memory: you tried")]
 )
-def test_lack_of_memory_while_loading_is_told(error, monkeypatch):
+def test_lack_of_memory_while_loading_is_told(error, folder, monkeypatch):
     def read(*_, **__):
         raise error
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
-    with pytest.raises(ModelLoadError, match=r"ash.*out of memory on 'cpu'; its weights need about \d\.\d MiB, .*free"):
-        Ensemble.load([EMBEDDED[0]])
+    refused(folder, r"out of memory on 'cpu'; its weights need about \d\.\d MiB, .*free")
+
+
+@pytest.mark.parametrize("text", ["the file is damaged.", "the file is damaged: ", "the file is damaged"])
+def test_a_remedy_follows_the_reason_after_one_semicolon(text, folder, monkeypatch):
+    def read(*_, **__):
+        raise OSError(text)
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
+    refused(folder, "the file is damaged; the folder must hold")
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path):

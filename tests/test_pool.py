@@ -17,38 +17,19 @@ import pytest
 import torch
 from chunks import IDS, logits
 from conftest import EMBEDDED, ROOT, random_pair
+from pooled import config, model_of, recorded_loads
 from transformers import AutoModelForCausalLM
 
-from gac_core import ConfigError, EngineClosedError, EnsembleConfig, GaCError, MemberConfig, ModelLoadError
+from gac_core import ConfigError, EngineClosedError, GaCError, MemberConfig, ModelLoadError
 from gac_core.executor.local import LocalExecutor
+from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.chunk import Chunk
-from gac_core.model.loaded import LoadedModel
-from gac_core.model.member import Member
-from gac_core.model.pool import ModelPool
-
-
-def config(*models, **settings) -> EnsembleConfig:
-    members = [model if isinstance(model, MemberConfig) else MemberConfig(model, dtype="float32") for model in models]
-    return EnsembleConfig(tuple(members), **settings)
-
-
-def model_of(member: Member):
-    return member._runner._model
+from gac_core.model.pool import ModelPool, default_pool
 
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Models as they are loaded, without keeping them alive."""
-    found: list[weakref.ref] = []
-    load = AutoModelForCausalLM.from_pretrained
-
-    def counted(*given, **named):
-        result = load(*given, **named)
-        found.append(weakref.ref(result[0]))
-        return result
-
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", counted)
-    return found
+    return recorded_loads(monkeypatch)
 
 
 # ---- what is shared
@@ -100,18 +81,6 @@ def test_a_model_twice_in_one_ensemble_has_two_caches(loads):
     calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
     (first,), (second,) = executor.forward(calls).values()
     torch.testing.assert_close(first.logits, second.logits, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"dtype": "bfloat16"}, {"chat_template": "plain"}, {"tokenizer": EMBEDDED[0]}, {"device_map": {"": "cpu"}}],
-)
-def test_what_changes_the_model_is_another_model(changes):
-    pool = ModelPool()
-    plain = pool.acquire(config(EMBEDDED[0]))
-    other = pool.acquire(config(MemberConfig(EMBEDDED[0], **{"dtype": "float32", **changes})))
-    assert model_of(plain.members[0]) is not model_of(other.members[0])
-    assert len(pool.models()) == 2
 
 
 def test_a_relative_path_and_a_link_are_the_same_folder(tmp_path, monkeypatch, loads):
@@ -199,6 +168,12 @@ def test_a_closed_pool_refuses():
         pool.acquire(config(EMBEDDED[0]))
 
 
+def test_the_default_pool_stays_open():
+    with pytest.raises(GaCError, match=r"the default pool cannot be closed.*close the ensembles"):
+        default_pool().close()
+    default_pool().acquire(config(EMBEDDED[0])).close()
+
+
 # ---- loading
 
 
@@ -218,12 +193,12 @@ def test_threads_that_need_the_same_model_load_it_once(loads):
 
 def test_transformers_loads_one_model_at_a_time(monkeypatch):
     """It changes state of the whole process meanwhile, such as the default dtype."""
-    barrier, load = threading.Barrier(2), LoadedModel.load.__func__
+    barrier, load = threading.Barrier(2), Checkpoint.load_model
     from_pretrained, active, overlaps = AutoModelForCausalLM.from_pretrained, [], []
 
-    def meet(cls, *given):
+    def meet(checkpoint):
         barrier.wait(60)
-        return load(cls, *given)
+        return load(checkpoint)
 
     def slow(*given, **named):
         overlaps.extend(active)
@@ -234,7 +209,7 @@ def test_transformers_loads_one_model_at_a_time(monkeypatch):
         finally:
             active.pop()
 
-    monkeypatch.setattr(LoadedModel, "load", classmethod(meet))
+    monkeypatch.setattr(Checkpoint, "load_model", meet)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", slow)
     pool = ModelPool()
     configs = [config(MemberConfig(EMBEDDED[0], dtype=dtype)) for dtype in ("float32", "bfloat16")]
@@ -246,17 +221,18 @@ def test_transformers_loads_one_model_at_a_time(monkeypatch):
 
 def test_a_failed_load_leaves_nothing_and_is_repeated(monkeypatch, loads):
     pool, failing, waiting, failures = ModelPool(), threading.Event(), threading.Event(), []
-    load = LoadedModel.load.__func__
+    load = Checkpoint.load_model
 
-    def fail_once(cls, checkpoint, name):
+    def fail_once(checkpoint):
+        name = checkpoint.config.called
         if name == "birch" and not failures:
             failures.append(name)
             failing.set()
             waiting.wait(60)
             raise ModelLoadError(name, "a cable was pulled")
-        return load(cls, checkpoint, name)
+        return load(checkpoint)
 
-    monkeypatch.setattr(LoadedModel, "load", classmethod(fail_once))
+    monkeypatch.setattr(Checkpoint, "load_model", fail_once)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(pool.acquire, config(*EMBEDDED[:2]))
         assert failing.wait(60)

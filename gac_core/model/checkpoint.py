@@ -1,17 +1,19 @@
-"""`Checkpoint`: finds and checks a member's files, then loads its model and tokenizer with transformers."""
+"""`Checkpoint`: finds and checks a member's files, then loads its tokenizer and model with transformers."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gac_core.member_config import MemberConfig
-from gac_core.model.checkpoint_checks import check_architecture, check_tensors, check_tokenizer
+from gac_core.model.checkpoint_checks import check_architecture, check_tensors
 from gac_core.model.memory import check_dimensions, check_memory, format_bytes, lacks_memory, out_of_memory
 from gac_core.model.places import Source, check_device, check_files, find_source, load_error
 from gac_core.model.quantization import loading_options, packed_bytes
@@ -53,7 +55,7 @@ class Checkpoint:
 
     @classmethod
     def find(cls, config: MemberConfig, device: str) -> Checkpoint:
-        """Finds a member's files and checks whatever can be checked without reading weights.
+        """Finds a member's files and checks whatever they show without reading weights.
 
         Args:
             config: The member's settings.
@@ -61,7 +63,7 @@ class Checkpoint:
 
         Raises:
             ModelLoadError: Files are missing or not accepted, the model is not a causal language model, the device
-                cannot be used, or its memory is clearly too small.
+                cannot be used, or its dimensions do not fit the weights.
         """
         from transformers import AutoConfig
 
@@ -78,61 +80,77 @@ class Checkpoint:
         except Exception as error:
             raise load_error(name, error) from error
         check_architecture(name, architecture, config.trust_remote_code)
-        if place is not None:
-            check_memory(config, weights, place, _dtype(architecture))
         check_dimensions(name, weights, architecture)
         return cls(config, weights, tokenizer, place, architecture)
 
-    def load(self) -> tuple[Any, Any]:
-        """Loads the weights and the tokenizer. Threads that load at the same time wait for each other.
-
-        Returns:
-            The causal language model and the tokenizer, both of transformers.
+    def check_memory(self) -> None:
+        """Raises if the weights clearly exceed the free memory of the CPU; other devices are not checked.
 
         Raises:
-            ModelLoadError: Something could not be loaded, or the weights do not match the model.
+            ModelLoadError: The weights do not fit.
         """
+        if self.device is not None:
+            check_memory(self.config, self.weights, self.device, _dtype(self.architecture))
+
+    def load_tokenizer(self) -> Any:
+        """Loads the tokenizer, of transformers, with the member's chat template.
+
+        Raises:
+            ModelLoadError: It could not be loaded.
+        """
+        from transformers import AutoTokenizer
+
         config = self.config
-        try:
-            with _loading:
-                tokenizer, model, info = self._from_pretrained()
-        except Exception as error:
-            if lacks_memory(error):
-                raise out_of_memory(config, self.weights, self.device, _dtype(self.architecture)) from error
-            raise load_error(config.model, error) from error
-        check_tensors(config.model, type(model).__name__, info)
-        check_tokenizer(config.model, model, tokenizer)
-        if config.is_gguf:
-            _report_memory(config, model)
+        with self._one_at_a_time():
+            # transformers leaves its return type open.
+            tokenizer: Any = AutoTokenizer.from_pretrained(**self.tokenizer.arguments, **_hub(config))
         if config.chat_template is not None:
             plain = config.chat_template == PLAIN
             tokenizer.chat_template = plain_template(tokenizer) if plain else config.chat_template
-        return model, tokenizer
+        return tokenizer
 
-    def _from_pretrained(self) -> tuple[Any, Any, dict[str, Any]]:
-        """The tokenizer, the model and transformers' report on its tensors."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def load_model(self) -> Any:
+        """Loads the causal language model, of transformers.
+
+        Raises:
+            ModelLoadError: It could not be loaded, or the weights do not match the model.
+        """
+        from transformers import AutoModelForCausalLM
 
         config = self.config
         options = loading_options(config)
         if config.is_gguf:
             # Reading the configuration from a GGUF file again would take as long as reading the vocabulary.
             options["config"] = self.architecture
-        tokenizer = AutoTokenizer.from_pretrained(**self.tokenizer.arguments, **_hub(config))
-        # transformers leaves its return type open.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            **self.weights.arguments,
-            dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
-            device_map={"": self.device} if self.device is not None else config.device_map,
-            use_safetensors=None if config.allow_pickle else True,
-            # Reported by `check_tensors`, with the names of the tensors.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-            **_hub(config),
-        )
+        with self._one_at_a_time():
+            # transformers leaves its return type open.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                **self.weights.arguments,
+                dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+                device_map={"": self.device} if self.device is not None else config.device_map,
+                use_safetensors=None if config.allow_pickle else True,
+                # Reported by `check_tensors`, with the names of the tensors.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+                **_hub(config),
+            )
         model, info = loaded
-        return tokenizer, model, info
+        check_tensors(config.model, type(model).__name__, info)
+        if config.is_gguf:
+            _report_memory(config, model)
+        return model
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Lets threads that load wait for each other, and converts what transformers raises."""
+        try:
+            with _loading:
+                yield
+        except Exception as error:
+            if lacks_memory(error):
+                raise out_of_memory(self.config, self.weights, self.device, _dtype(self.architecture)) from error
+            raise load_error(self.config.model, error) from error
 
 
 def _report_memory(config: MemberConfig, model: Any) -> None:

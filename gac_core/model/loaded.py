@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 
 from gac_core.errors import ModelLoadError
-from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.checkpoint_checks import end_ids, member_tokenizer
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
@@ -48,19 +47,6 @@ class LoadedModel:
         self.size = int(model.num_parameters())
         self.max_positions = _max_positions(model, name)
         self.tokenizer = member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows)
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, name: str) -> LoadedModel:
-        """Reads a checkpoint's weights and tokenizer.
-
-        Args:
-            checkpoint: The checkpoint.
-            name: The member's name, for errors and warnings.
-
-        Raises:
-            ModelLoadError: Something could not be loaded.
-        """
-        return cls(*checkpoint.load(), name)
 
     @property
     def nbytes(self) -> int:

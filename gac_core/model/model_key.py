@@ -1,15 +1,16 @@
-"""`ModelKey`: identifies a loaded model by the settings and files that decide what is loaded."""
+"""`WeightsKey` and `ModelKey`: identify weights, and weights with a tokenizer, by what decides their content."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from gac_core.member_config import MemberConfig
+from gac_core.member_config import DTYPES, MemberConfig
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class FileState:
 
 
 @dataclass(frozen=True)
-class ModelKey:
-    """Models with equal keys are the same in memory.
+class WeightsKey:
+    """Weights with equal keys are the same in memory.
 
     Attributes:
-        settings: The member's settings with resolved paths, without name, weight, context, compile and placement, which
-            do not change what is loaded.
+        settings: The member's settings with a resolved path and dtype, without tokenizer, chat template, name, weight,
+            context, compile and placement, which do not change the weights.
         placement: The device with its index, or the device map as JSON.
-        files: The files of local folders. Empty for names on a model hub, of which one version per ``revision`` is
+        files: The files of a local folder. Empty for names on a model hub, of which one version per ``revision`` is
             loaded in a process.
     """
 
@@ -38,22 +39,27 @@ class ModelKey:
     files: tuple[FileState, ...]
 
     @classmethod
-    def of(cls, config: MemberConfig, device: str) -> ModelKey:
-        """Returns the key of a member's model.
+    def of(cls, config: MemberConfig, device: str) -> WeightsKey:
+        """Returns the key of a member's weights.
 
         Args:
             config: The member's settings.
-            device: Where to put the model if these name neither device nor device map.
+            device: Where to put the weights if these name neither device nor device map.
         """
         if config.device_map is None:
             placement = _with_index(config.device or device)
         else:
             placement = json.dumps(config.device_map, sort_keys=True)
-        paths = [config.model] if config.tokenizer is None else [config.model, config.tokenizer]
+        model, gguf_file = config.model, config.gguf_file
+        if model.endswith(".gguf"):
+            model, gguf_file = os.path.dirname(model) or os.curdir, os.path.basename(model)
         settings = replace(
             config,
-            model=_resolved(config.model),
-            tokenizer=None if config.tokenizer is None else _resolved(config.tokenizer),
+            model=_resolved(model),
+            gguf_file=gguf_file,
+            dtype=_dtype(config),
+            tokenizer=None,
+            chat_template=None,
             name=None,
             weight=1.0,
             context=None,
@@ -61,18 +67,74 @@ class ModelKey:
             device=None,
             device_map=None,
         )
-        return cls(settings, placement, tuple(state for path in paths for state in _files(Path(path))))
+        return cls(settings, placement, _files(model))
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """Models with equal keys have the same weights and the same tokenizer in memory.
+
+    Attributes:
+        weights: The weights.
+        tokenizer: The tokenizer's name or resolved path; None if it comes with the weights.
+        chat_template: The chat template in place of the tokenizer's own.
+        files: The tokenizer's files, if it does not come with the weights.
+    """
+
+    weights: WeightsKey
+    tokenizer: str | None
+    chat_template: str | None
+    files: tuple[FileState, ...]
+
+    @classmethod
+    def of(cls, config: MemberConfig, device: str) -> ModelKey:
+        """Returns the key of a member's model; arguments as in `WeightsKey.of`."""
+        weights = WeightsKey.of(config, device)
+        tokenizer = None if config.tokenizer is None else _resolved(config.tokenizer)
+        if tokenizer is None or (tokenizer == weights.settings.model and weights.settings.gguf_file is None):
+            return cls(weights, None, config.chat_template, ())
+        return cls(weights, tokenizer, config.chat_template, _files(tokenizer))
+
+
+def _dtype(config: MemberConfig) -> str:
+    """A member's dtype; for ``"auto"`` the one that its config.json states, if that is what transformers loads."""
+    if config.dtype != "auto" or config.is_gguf or config.quantization is not None:
+        return config.dtype
+    try:
+        path = (
+            Path(config.model, "config.json")
+            if os.path.isdir(config.model)
+            else _hub_file(config.model, config.revision)
+        )
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        # transformers may load the text model alone, in the dtype that its part of the file states.
+        parts = [part for part in (stated, stated.get("text_config")) if part is not None]
+        dtypes = {part.get("dtype") or part.get("torch_dtype") for part in parts}
+    except Exception:
+        # `Checkpoint.find` reports files that are missing or damaged.
+        return "auto"
+    (dtype,) = dtypes if len(dtypes) == 1 else ("auto",)
+    return dtype if dtype in DTYPES and "quantization_config" not in stated else "auto"
+
+
+@lru_cache(maxsize=1024)
+def _hub_file(model: str, revision: str | None) -> Path:
+    """The config.json of a name on a hub, downloaded if it is not there; looked up once per process."""
+    from transformers.utils import cached_file
+
+    return Path(str(cached_file(model, "config.json", revision=revision)))
 
 
 def _resolved(path: str) -> str:
     return os.path.realpath(path) if os.path.exists(path) else path
 
 
-def _files(path: Path) -> list[FileState]:
+def _files(name: str) -> tuple[FileState, ...]:
     """The state of a file, or of the files of a folder; empty for anything else."""
+    path = Path(name)
     found = [path] if os.path.isfile(path) else sorted(path.iterdir()) if os.path.isdir(path) else []
     states = [(file.name, file.stat()) for file in found if file.is_file()]
-    return [FileState(name, stat.st_size, stat.st_mtime_ns) for name, stat in states]
+    return tuple(FileState(name, stat.st_size, stat.st_mtime_ns) for name, stat in states)
 
 
 def _with_index(device: str) -> str:

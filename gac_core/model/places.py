@@ -143,7 +143,7 @@ def check_device(model: str, device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0].rstrip(": ")
+        reason = str(error).splitlines()[0].rstrip(":. ")
         raise ModelLoadError(
             model, f"its device {device!r} cannot be used: {reason}; this machine has {', '.join(here)}"
         ) from error
@@ -156,7 +156,7 @@ def load_error(model: str, error: Exception) -> ModelLoadError:
         model: The model's folder, file or name.
         error: The exception of transformers.
     """
-    reason = " ".join(str(error).split()).rstrip(": ") or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(":. ") or type(error).__name__
     kind = type(error).__name__
     if kind == "SafetensorError" or "Unable to load weights" in reason:
         reason = f"a weights file is damaged or incomplete ({reason}); download or copy it again"

@@ -1,7 +1,8 @@
 """`ModelPool`: loads each model once per process and shares it, with its KV cache, between ensembles.
 
-Two levels are shared. A *model* (weights and tokenizer) is identified by a `ModelKey`: what is loaded, in which dtype,
-on which device. A *member* runs a model with a KV cache of its own and is identified by its model and `MemberOptions`.
+Three levels are shared. *Weights* are identified by a `WeightsKey`: what is loaded, in which dtype, on which device. A
+*model* is weights with a tokenizer and its chat template, identified by a `ModelKey`. A *member* runs a model with a KV
+cache of its own and is identified by its model and `MemberOptions`.
 Ensembles that differ in names, weights, gate or combination alone share members.
 """
 
@@ -21,10 +22,10 @@ from gac_core.config import EnsembleConfig
 from gac_core.errors import EngineClosedError, GaCError, listed
 from gac_core.member_config import MemberConfig
 from gac_core.model.checkpoint import Checkpoint
-from gac_core.model.loaded import LoadedModel
 from gac_core.model.member import Member
-from gac_core.model.model_key import ModelKey
+from gac_core.model.model_key import ModelKey, WeightsKey
 from gac_core.model.options import MemberOptions
+from gac_core.model.shared_models import SharedModel, SharedModels
 from gac_core.model.shared_table import Entry, SharedTable
 
 
@@ -45,7 +46,7 @@ class MemberKey:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model in a pool.
+    """The weights of a model in a pool.
 
     Attributes:
         name: The folder, GGUF file or hub name that it was loaded from.
@@ -67,7 +68,7 @@ class _PooledMember:
     """A member and its reference to its model."""
 
     member: Member
-    model: Entry[ModelKey, LoadedModel]
+    model: Entry[ModelKey, SharedModel]
 
 
 class References:
@@ -139,7 +140,7 @@ class ModelPool:
 
     def _reset(self) -> None:
         self._closed = False
-        self._models: SharedTable[ModelKey, LoadedModel] = SharedTable()
+        self._models = SharedModels()
         self._members: SharedTable[MemberKey, _PooledMember] = SharedTable(self._close_member)
 
     def acquire(self, config: EnsembleConfig) -> Lease:
@@ -175,10 +176,14 @@ class ModelPool:
         return Lease([member.renamed(name) for member, name in named], references)
 
     def models(self) -> list[ModelInfo]:
-        """Returns the models that are loaded, in the order of loading."""
-        references: dict[ModelKey, int] = {}
+        """Returns the models that are loaded, in the order of loading.
+
+        Models that differ in tokenizer or chat template alone have the same weights and are listed once.
+        """
+        references: dict[WeightsKey, int] = {}
         for member_key, _, count in self._members.items():
-            references[member_key.model] = references.get(member_key.model, 0) + count
+            weights = member_key.model.weights
+            references[weights] = references.get(weights, 0) + count
         return [
             ModelInfo(
                 name=_name(key.settings),
@@ -187,7 +192,7 @@ class ModelPool:
                 nbytes=loaded.nbytes,
                 references=references.get(key, 0),
             )
-            for key, loaded, _ in self._models.items()
+            for key, loaded in self._models.by_weights().items()
         ]
 
     def close(self) -> None:
@@ -196,8 +201,13 @@ class ModelPool:
         Models are freed by their leases; a pool whose leases are closed holds none.
 
         Raises:
-            GaCError: Models are in use; the pool stays open.
+            GaCError: Models are in use, or this is the pool of `default_pool`; the pool stays open.
         """
+        if self is _default:
+            raise GaCError(
+                "the default pool cannot be closed, since Ensemble.load would fail from then on; close the ensembles "
+                "to free their models, or close a ModelPool of your own"
+            )
         used = [model.name for model in self.models()]
         if used:
             names = listed(used)
@@ -214,12 +224,14 @@ class ModelPool:
             prefill_tokens=config.prefill_tokens,
             deterministic=config.deterministic,
         )
-        loaded = [key for key, _, _ in self._models.items()]
+        loaded = self._models.by_weights()
         keys: list[MemberKey] = []
         for index, member in enumerate(config.members):
             model = ModelKey.of(member, f"cuda:{index % gpus}" if gpus else "cpu")
-            if model not in loaded and member.device is None and member.device_map is None:
-                model = next((key for key in loaded if replace(key, placement=model.placement) == model), model)
+            wanted = model.weights
+            if wanted not in loaded and member.device is None and member.device_map is None:
+                same_weights = (key for key in loaded if replace(key, placement=wanted.placement) == wanted)
+                model = replace(model, weights=next(same_weights, wanted))
             own = replace(options, context=member.context, compile=member.compile)
             same = [key for key in keys if (key.model, key.options) == (model, own)]
             keys.append(MemberKey(model, own, len(same)))
@@ -227,22 +239,24 @@ class ModelPool:
 
     def _checked(self, members: Sequence[MemberConfig], keys: Sequence[MemberKey]) -> dict[ModelKey, Checkpoint]:
         """The checkpoints of the models that are not loaded."""
-        loaded = {key for key, _, _ in self._models.items()}
+        loaded, weights = self._models.keys(), self._models.by_weights()
         checkpoints: dict[ModelKey, Checkpoint] = {}
         for member, key in zip(members, keys, strict=True):
             if key.model not in loaded and key.model not in checkpoints:
-                checkpoints[key.model] = Checkpoint.find(member, key.model.placement)
+                checkpoint = Checkpoint.find(member, key.model.weights.placement)
+                if key.model.weights not in weights:
+                    checkpoint.check_memory()
+                checkpoints[key.model] = checkpoint
         return checkpoints
 
     def _create_member(self, config: MemberConfig, key: MemberKey, checkpoint: Checkpoint | None) -> _PooledMember:
-        def load() -> LoadedModel:
+        def find() -> Checkpoint:
             # Without a checkpoint the model was loaded when `acquire` began, and its last lease was closed since.
-            found = checkpoint or Checkpoint.find(config, key.model.placement)
-            return LoadedModel.load(found, config.called)
+            return checkpoint or Checkpoint.find(config, key.model.weights.placement)
 
-        model = self._models.acquire(key.model, load)
+        model = self._models.acquire(key.model, find, config.called)
         try:
-            return _PooledMember(Member(config.called, model.value, key.options), model)
+            return _PooledMember(Member(config.called, model.value.loaded, key.options), model)
         except BaseException:
             self._models.release(model)
             raise

@@ -1,0 +1,72 @@
+"""`SharedModels`: the models of a pool, of which those that differ in tokenizer or chat template share weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.checkpoint_checks import check_tokenizer
+from gac_core.model.loaded import LoadedModel
+from gac_core.model.model_key import ModelKey, WeightsKey
+from gac_core.model.shared_table import Entry, SharedTable
+
+
+@dataclass
+class SharedModel:
+    """A model and its reference to its weights."""
+
+    loaded: LoadedModel
+    weights: Entry[WeightsKey, Any]
+
+
+class SharedModels:
+    """Loads each model once, and its weights once for all tokenizers and chat templates. Safe to use from many threads.
+
+    Every tokenizer is a separate object, so that a chat template applies to its own members alone.
+    """
+
+    def __init__(self) -> None:
+        self._weights: SharedTable[WeightsKey, Any] = SharedTable()
+        self._models: SharedTable[ModelKey, SharedModel] = SharedTable(
+            lambda model: self._weights.release(model.weights)
+        )
+
+    def acquire(self, key: ModelKey, find: Callable[[], Checkpoint], name: str) -> Entry[ModelKey, SharedModel]:
+        """Returns a model, which is loaded if it is not there; `release` gives it back.
+
+        Args:
+            key: The model.
+            find: Returns its checkpoint.
+            name: The member's name, for errors and warnings.
+
+        Raises:
+            ModelLoadError: Something could not be loaded; nothing of it is kept.
+        """
+        return self._models.acquire(key, lambda: self._load(key, find(), name))
+
+    def release(self, entry: Entry[ModelKey, SharedModel]) -> None:
+        """Gives a model back; the last reference frees the tokenizer, and the last one of the weights frees these."""
+        self._models.release(entry)
+
+    def keys(self) -> set[ModelKey]:
+        """Returns the models that are loaded."""
+        return {key for key, _, _ in self._models.items()}
+
+    def by_weights(self) -> dict[WeightsKey, LoadedModel]:
+        """Returns one model of all weights that are loaded, in the order of loading."""
+        models: dict[WeightsKey, LoadedModel] = {}
+        for key, model, _ in self._models.items():
+            models.setdefault(key.weights, model.loaded)
+        return models
+
+    def _load(self, key: ModelKey, checkpoint: Checkpoint, name: str) -> SharedModel:
+        tokenizer = checkpoint.load_tokenizer()
+        weights = self._weights.acquire(key.weights, checkpoint.load_model)
+        try:
+            check_tokenizer(checkpoint.config.model, weights.value, tokenizer)
+            return SharedModel(LoadedModel(weights.value, tokenizer, name), weights)
+        except BaseException:
+            self._weights.release(weights)
+            raise
