@@ -89,7 +89,8 @@ def main() -> None:
             alone = fill | chat.bind(gate=name, threshold=0.0) | StrOutputParser()
             answers[name + " alone"] = alone.invoke(inputs)
         show(console, question, answers, right)
-    summary(console, right, steps, len(asked), time.perf_counter() - began)
+    if any(question.answer is not None for question in asked):
+        summary(console, right, steps, len(asked), time.perf_counter() - began)
     ensemble.close()
 
 
