@@ -29,7 +29,8 @@ class EnsembleConfig:
     Attributes:
         members: The members, at least one; names must differ.
         gate: Name of the gate of thresholded mode. Default: the member with the largest weight; among equal weights the
-            largest model; among equal sizes the first.
+            largest model; among equal sizes the first. The weights of a request replace the configured ones in this
+            rule. Without a threshold, a request in which the configured gate has the weight 0 uses the default.
         threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
         max_batch_size: Requests that run at once; further ones wait. Default 16.
         commit: How a selected token is appended to the text of a member that did not choose it. ``"canonical"``

@@ -63,10 +63,10 @@ class ChatGaC(ConfiguredChat):
         `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; unknown arguments are errors.
         ``config={"configurable": {"gac_threshold": 0.8}}`` sets the threshold of every model in a chain or agent; so do
         ``gac_gate``, ``gac_weights``, ``gac_combine``, ``gac_alignment``, ``gac_gate_rule`` and ``gac_timeout`` for
-        theirs. `gac_core.use_threshold` and `gac_core.use_gate` set them for a context, ``chat.with_threshold(0.8)``
-        and ``chat.with_gate("model-b")`` for a copy. ``model="NAME"`` uses one member alone, whatever the
-        configuration sets. ``timeout`` limits the seconds of a call. Errors and log records name the run's id, or the
-        call's ``request_id``.
+        theirs, and other keys that begin with ``gac_`` are errors. `gac_core.use_threshold` and `gac_core.use_gate` set
+        them for a context, ``chat.with_threshold(0.8)`` and ``chat.with_gate("model-b")`` for a copy. ``model="NAME"``
+        uses one member alone, whatever the configuration sets. ``timeout`` limits the seconds of a call. Errors and log
+        records name the run's id, or the call's ``request_id``.
 
     Stream:
         .. code-block:: python

@@ -9,8 +9,11 @@ from conftest import EMBEDDED, QUESTION, shared_ensemble
 
 from gac_core import (
     Ensemble,
+    EnsembleConfig,
+    RequestError,
+    SamplingParams,
 )
-from gac_core.effective import default_gate
+from gac_core.effective import EnsembleDefaults, default_gate
 from gac_langchain import ChatGaC
 
 ASK = QUESTION[1]["content"]
@@ -30,6 +33,23 @@ def test_the_default_gate_has_the_largest_weight_then_the_largest_model(weights,
     index, why = default_gate(weights, sizes)
     assert index == gate
     assert reason in why
+
+
+def test_weights_of_a_request_determine_its_default_gate():
+    def gate(weights, threshold=None, named=None, configured=None):
+        config = EnsembleConfig(("a", "b"), gate=configured, threshold=threshold)
+        settings = EnsembleDefaults(config, [5, 4]).resolve(SamplingParams(weights=weights, gate=named))
+        return config.names[settings.gate]
+
+    assert (gate(None), gate([1, 1.1]), gate({"a": 0.5}, threshold=0.5)) == ("a", "b", "b")
+    assert gate([1, 2], threshold=0.5, configured="a") == gate([1, 2], threshold=0.5, named="a") == "a"
+    # A configured gate of weight 0 is replaced where it would decide nothing; one that the call names is an error.
+    assert gate([0, 1], configured="a") == "b"
+    for arguments in ({"configured": "a", "threshold": 0.5}, {"named": "a"}):
+        with pytest.raises(
+            RequestError, match="the gate 'a' has the weight 0 in this request; give it a weight above 0"
+        ):
+            gate([0, 1], **arguments)
 
 
 def test_the_gate_and_its_reason_are_logged_at_load(caplog):
