@@ -112,7 +112,7 @@ class EnsembleConfig:
         drafts = self.drafts
         if drafts is None:
             drafts = () if self.deterministic else DRAFTS
-        drafts = check_list(ConfigError, "drafts", drafts, f"some of {', '.join(DRAFTS)}")
+        drafts = check_list(ConfigError, "drafts", drafts, f"some of {', '.join(map(quote, DRAFTS))}")
         self._set("drafts", tuple(check_option(ConfigError, "drafts", draft, DRAFTS) for draft in drafts))
         if self.deterministic:
             self._check_deterministic()

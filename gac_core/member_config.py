@@ -79,7 +79,7 @@ class MemberConfig:
         self._set("dtype", check_option(ConfigError, self._label("dtype"), self.dtype, DTYPES))
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ConfigError(
-                f"{self._label('quantization')} must be {' or '.join(QUANTIZATIONS)} or None, not "
+                f"{self._label('quantization')} must be {', '.join(map(quote, QUANTIZATIONS))} or None, not "
                 f"{quote(self.quantization)}"
             )
         for field in ("compile", "trust_remote_code", "allow_pickle"):

@@ -69,11 +69,11 @@ def read_yaml(path: str | Path) -> Any:
         return values
     except RecursionError:
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: it is nested too deeply") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {quote(str(path))}: {error.strerror or error}") from error
     except Exception as error:
         # PyYAML also raises ValueError, KeyError, AttributeError and others for tags that do not fit their value.
         reason = (
-            f"{type(error).__name__}: {error}"
-            if not isinstance(error, (OSError, yaml.YAMLError, ConfigError))
-            else str(error)
+            f"{type(error).__name__}: {error}" if not isinstance(error, (yaml.YAMLError, ConfigError)) else str(error)
         )
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: {shorten(reason)}") from error

@@ -160,6 +160,13 @@ def test_unknown_keywords_are_settings_that_do_not_exist():
     assert MemberConfig("a", weight=2) == dataclasses.replace(MemberConfig("a"), weight=2)
 
 
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "none.yaml"
+    with pytest.raises(ConfigError) as refused:
+        EnsembleConfig.from_yaml(path)
+    assert str(refused.value) == f"cannot read the configuration '{path}': No such file or directory"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -68,7 +68,7 @@ def test_a_members_own_quantization_comes_first(folder):
 
 
 def test_an_unknown_quantization_is_named():
-    with pytest.raises(ConfigError, match=r"quantization of member 'ash' must be 8bit or 4bit or None, not '3bit'"):
+    with pytest.raises(ConfigError, match=r"quantization of member 'ash' must be '8bit', '4bit' or None, not '3bit'"):
         MemberConfig(EMBEDDED[0], quantization="3bit")
 
 
