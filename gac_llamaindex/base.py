@@ -18,6 +18,7 @@ from gac_core import (
     CONVERSATION_ARGUMENTS,
     ENSEMBLE_FIELDS,
     LOADING_FIELDS,
+    SAMPLING_FIELDS,
     ChatTemplateError,
     ConfigError,
     Conversation,
@@ -34,6 +35,7 @@ from gac_core import (
     field_error,
     member_weights,
     open_ensemble,
+    request_params,
     split_arguments,
 )
 from gac_llamaindex.fields import FIXED, EnsembleFields, fixed
@@ -72,17 +74,19 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None,
         **fields: Any,
     ) -> None:
-        known = set(type(self).model_fields)
-        if set(fields) - known:
-            raise UnknownArgumentError(set(fields) - known, known | {"ensemble"})
+        known = type(self).model_fields
+        if set(fields) - set(known):
+            raise UnknownArgumentError(set(fields) - set(known), set(known) | {"ensemble"})
+        params = _default_params({name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS & set(known)})
+        if fields.get("stop") is not None:
+            fields["stop"] = list(params.stop)
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            described = {name: field.description for name, field in type(self).model_fields.items()}
+            described = {name: field.description for name, field in known.items()}
             raise field_error(error.errors(include_url=False), described) or error from error
-        # Wrong defaults raise before anything is loaded.
-        params = self._sampling_params({"threshold": self.threshold})
-        loading = {name: getattr(self, name) for name in ENSEMBLE_FIELDS}
+        # As given: pydantic would convert strings and booleans to numbers.
+        loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
         opened = open_ensemble(models, ensemble, config, params, **loading)
         if models is None:
             self.config = asdict(opened.config)
@@ -279,6 +283,18 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
 
 def _restored(cls: type[EnsembleLLM], settings: dict[str, Any], functions: dict[str, Any]) -> EnsembleLLM:
     return cls.from_dict(settings, **functions)
+
+
+def _default_params(fields: Mapping[str, Any]) -> SamplingParams:
+    """Returns the parameters of a call by the values that were given to the constructor.
+
+    Raises:
+        RequestError: A value is of another type or out of range.
+    """
+    # None: depends on the prompt of a call.
+    defaults = {name: value for name, value in fields.items() if (name, value) != ("parse_special", None)}
+    # The threshold is checked even where `use_threshold` is in force.
+    return request_params(defaults, {"threshold": fields["threshold"]})
 
 
 def _as_json(model: Any) -> Any:

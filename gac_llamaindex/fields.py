@@ -63,14 +63,19 @@ class EnsembleFields(FunctionCallingLLM):
         default="auto", description="How prompts describe tools; see Conversation."
     )
     enable_thinking: bool | None = Field(
-        default=None, description="Passed to chat templates that have this switch. Default: the template's own."
+        default=None,
+        strict=True,
+        description="Passed to chat templates that have this switch. Default: the template's own.",
     )
     close_structures: bool = Field(
         default=True,
+        strict=True,
         description="Whether structured answers end early, as valid JSON, where max_tokens would truncate them.",
     )
     raise_on_structured_prediction_failure: bool = Field(
-        default=True, description="Whether structured_predict raises on an invalid answer, or returns the error's text."
+        default=True,
+        strict=True,
+        description="Whether structured_predict raises on an invalid answer, or returns the error's text.",
     )
     complete_as: Literal["auto", "chat", "text"] = Field(
         default="auto",

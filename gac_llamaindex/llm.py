@@ -70,7 +70,8 @@ class GaCLLM(PredictingLLM):
     limiters. Unpickling in another process loads the members again.
 
     Raises:
-        ConfigError: A setting is wrong.
+        RequestError: A default of a request's parameters is wrong.
+        ConfigError: Another setting is wrong.
         UnknownArgumentError: Unknown field.
         ModelLoadError: A model cannot be loaded.
 
