@@ -124,3 +124,13 @@ def test_a_tokenizer_of_another_model_leaves_shared_weights_in_use(loads):
     lease.close()
     gc.collect()
     assert loads[0]() is None
+
+
+def test_a_member_without_a_device_uses_weights_wherever_they_are(loads):
+    pool = ModelPool()
+    placed = pool.acquire(config(MemberConfig(EMBEDDED[0], dtype="float32", device_map={"": "cpu"})))
+    free = pool.acquire(config(MemberConfig(EMBEDDED[0], dtype="float32", chat_template="plain")))
+    assert len(loads) == 1
+    assert model_of(free.members[0]) is model_of(placed.members[0])
+    pool.acquire(config(MemberConfig(EMBEDDED[0], dtype="float32", device="cpu")))
+    assert len(loads) == 2
