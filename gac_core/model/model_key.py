@@ -69,6 +69,13 @@ class WeightsKey:
         )
         return cls(settings, placement, _files(model))
 
+    def placed(self, config: MemberConfig) -> MemberConfig:
+        """Returns settings of these weights, with their device map if there is one."""
+        if config.device_map is not None or config.device is not None or self.placement[0] not in '{"':
+            return config
+        # Not the name of a device, but JSON.
+        return replace(config, device_map=json.loads(self.placement))
+
 
 @dataclass(frozen=True)
 class ModelKey:

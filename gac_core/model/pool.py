@@ -243,7 +243,7 @@ class ModelPool:
         checkpoints: dict[ModelKey, Checkpoint] = {}
         for member, key in zip(members, keys, strict=True):
             if key.model not in loaded and key.model not in checkpoints:
-                checkpoint = Checkpoint.find(member, key.model.weights.placement)
+                checkpoint = _find(member, key.model.weights)
                 if key.model.weights not in weights:
                     checkpoint.check_memory()
                 checkpoints[key.model] = checkpoint
@@ -252,7 +252,7 @@ class ModelPool:
     def _create_member(self, config: MemberConfig, key: MemberKey, checkpoint: Checkpoint | None) -> _PooledMember:
         def find() -> Checkpoint:
             # Without a checkpoint the model was loaded when `acquire` began, and its last lease was closed since.
-            return checkpoint or Checkpoint.find(config, key.model.weights.placement)
+            return checkpoint or _find(config, key.model.weights)
 
         model = self._models.acquire(key.model, find, config.called)
         try:
@@ -267,6 +267,10 @@ class ModelPool:
         if pooled.member.device.type == "cuda":
             # What was freed goes back to the device, for other processes as well.
             torch.cuda.empty_cache()
+
+
+def _find(config: MemberConfig, weights: WeightsKey) -> Checkpoint:
+    return Checkpoint.find(weights.placed(config), weights.placement)
 
 
 def _name(settings: MemberConfig) -> str:
