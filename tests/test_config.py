@@ -160,11 +160,11 @@ def test_unknown_keywords_are_settings_that_do_not_exist():
     assert MemberConfig("a", weight=2) == dataclasses.replace(MemberConfig("a"), weight=2)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    path = tmp_path / "none.yaml"
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as refused:
-        EnsembleConfig.from_yaml(path)
-    assert str(refused.value) == f"cannot read the configuration '{path}': No such file or directory"
+        EnsembleConfig.from_yaml("none.yaml")
+    assert str(refused.value) == "cannot read the configuration 'none.yaml': No such file or directory"
 
 
 @pytest.mark.parametrize(
