@@ -90,6 +90,11 @@ def participation(batch: Iterable[Request]) -> dict[EnsembleMember, float]:
     return shares
 
 
+def allows_drafts(step: Step, kind: str) -> bool:
+    """Whether any request of a step may have drafts of this kind; if not, drafters have nothing to do or to learn."""
+    return any(kind in request.drafts for request in step.batch)
+
+
 def max_draft_tokens(request: Request, kind: str) -> int:
     """Returns how many tokens one kind of draft may have; 0 where drafts are not wanted or come too early."""
     if kind not in request.drafts or request.has_pending_probs:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from gac_core.decoding.acceptance import AcceptanceRates, DraftBudget, lookup_length
 from gac_core.decoding.draft_sequence import DraftSequence
-from gac_core.decoding.drafting import StepCosts, max_draft_tokens, record_drafts
+from gac_core.decoding.drafting import StepCosts, allows_drafts, max_draft_tokens, record_drafts
 from gac_core.decoding.request import Request
 from gac_core.decoding.step import Draft, Step, StepOutcome
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -111,6 +111,8 @@ class PromptLookup:
 
     def draft(self, step: Step) -> Step:
         """Returns the step with drafts for the rows whose text repeats, where they are worth their cost."""
+        if not allows_drafts(step, self.KIND):
+            return step
         cost = self._costs.step_seconds(step.batch)
         budget = self._budget.available(cost(0))
         drafts: dict[int, Draft] = {}
@@ -145,5 +147,7 @@ class PromptLookup:
 
     def learn(self, outcome: StepOutcome) -> None:
         """Updates acceptance rates, costs and the budget."""
+        if not allows_drafts(outcome.step, self.KIND):
+            return
         self._costs.record(outcome)
         record_drafts(self.KIND, outcome, self._budget, self._costs)

@@ -12,7 +12,14 @@ from functools import cache
 from gac_core.decoding.acceptance import AcceptanceRates, DraftBudget, run_ahead_length
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.draft_sequence import DraftSequence
-from gac_core.decoding.drafting import StepCosts, max_draft_tokens, participation, record_drafts, sample_tokens
+from gac_core.decoding.drafting import (
+    StepCosts,
+    allows_drafts,
+    max_draft_tokens,
+    participation,
+    record_drafts,
+    sample_tokens,
+)
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.step import Draft, Step, StepOutcome
@@ -42,6 +49,8 @@ class RunAhead:
 
         The gates' distributions at position 0 are in the step already; rows whose gate decides there get no draft.
         """
+        if not allows_drafts(step, self.KIND):
+            return step
         lengths = self._lengths(step)
         drafters = {row: self._drafter(step.batch[row]) for row in lengths}
         step = step.with_drafts({row: self._begin(step, row, length) for row, length in lengths.items()})
@@ -104,6 +113,8 @@ class RunAhead:
 
     def learn(self, outcome: StepOutcome) -> None:
         """Updates acceptance rates, costs and the budget."""
+        if not allows_drafts(outcome.step, self.KIND):
+            return
         self._costs.record(outcome)
         record_drafts(self.KIND, outcome, self._budget, self._costs)
 
