@@ -121,7 +121,7 @@ def test_closing_does_not_wait_for_ever_and_names_the_member(caplog):
 
 def test_new_requests_are_refused_while_a_forward_is_stuck():
     with stuck_pair(stuck_after=0.05) as (both, block, running):
-        assert soon(lambda: both._session.worker.is_stuck(both._session.client))
+        assert soon(lambda: both._session.worker.stuck_step(both._session.client))
         with pytest.raises(EngineStuckError, match=r"member 'm1' has been running for \d+ s") as caught:
             both.generate("Who is", max_tokens=2)
         assert caught.value.member == "m1"

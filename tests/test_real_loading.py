@@ -41,8 +41,8 @@ def test_an_embedding_model_is_refused():
 )
 def test_a_gguf_file_equals_its_converted_folder(name, real, caplog):
     """The same weights bit for bit, hence the same logits; and the same tokenizer."""
-    file = MemberConfig(str(REAL / "gguf" / f"{name}.gguf"), dtype="bfloat16")
-    checkpoint = Checkpoint.find(file, "cpu")
+    file = MemberConfig(str(REAL / "gguf" / f"{name}.gguf"), dtype="bfloat16", device="cpu")
+    checkpoint = Checkpoint.find(file)
     model, tokenizer = checkpoint.load_model(), checkpoint.load_tokenizer()
     wanted, own = real.pair(name, "bfloat16")
     (line,) = [record.message for record in caplog.records if record.name == "gac_core.model.checkpoint"]

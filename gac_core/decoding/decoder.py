@@ -17,7 +17,7 @@ import torch
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import commit_token
 from gac_core.decoding.distributions import RequestDistributions
-from gac_core.decoding.drafting import Drafter, NoDraft, sample_tokens
+from gac_core.decoding.drafting import Drafter, NoDraft, StepCosts, sample_tokens
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import Selection, forced_token, select
 from gac_core.decoding.step import Step, StepOutcome
@@ -53,6 +53,7 @@ class Decoder:
         collector: Runs the members.
         lookup: Drafts from the texts, before anything is computed. Default: no drafts.
         run_ahead: Drafts with a voice, after the gates were evaluated. Default: no drafts.
+        costs: Measures what steps cost, for the drafters. Default: new ones, which no drafter reads.
     """
 
     # Threads that compute grammar masks while the members compute.
@@ -61,11 +62,16 @@ class Decoder:
     MASK_GRACE = 1.0
 
     def __init__(
-        self, collector: DistributionCollector, lookup: Drafter | None = None, run_ahead: Drafter | None = None
+        self,
+        collector: DistributionCollector,
+        lookup: Drafter | None = None,
+        run_ahead: Drafter | None = None,
+        costs: StepCosts | None = None,
     ) -> None:
         self._collector = collector
         self._lookup = lookup or NoDraft()
         self._run_ahead = run_ahead or NoDraft()
+        self._costs = costs or StepCosts()
         self._masking = DaemonPool("gac-masks", self.MASK_THREADS, stack_size=STACK_SIZE, grace=self.MASK_GRACE)
 
     def close(self) -> None:
@@ -162,8 +168,9 @@ class Decoder:
         return dict(zip(keys, selections, strict=True))
 
     def _learn(self, outcome: StepOutcome) -> None:
-        """Updates the drafters' estimates from the step's outcome."""
+        """Updates the estimates of costs and drafters from the step's outcome."""
         try:
+            self._costs.record(outcome)
             self._lookup.learn(outcome)
             self._run_ahead.learn(outcome)
         except Exception:
@@ -193,7 +200,8 @@ def truncate_rejected(step: Step) -> Step:
         sequence, alone = step.drafts[row].sequence, step.first_unsure(row)
         decided = range(min(sequence.positions - 1, sequence.positions if alone is None else alone))
         for position in decided:
-            if sample_tokens({row: step.gate_place(row, position)})[row] != sequence.tokens[position]:
+            place = step.voice_place(row, step.batch[row].gate, position)
+            if sample_tokens({row: place})[row] != sequence.tokens[position]:
                 sequence.truncate(position)
                 sure[row] = sure[row][: position + 1]
                 break

@@ -97,17 +97,21 @@ def _first_piece(tokenizer: MemberTokenizer, data: bytes) -> bytes:
 
 
 class PromptLookup:
-    """Drafts tokens found in the prompt or the answer: answers quote their documents, and themselves."""
+    """Drafts tokens found in the prompt or the answer: answers quote their documents, and themselves.
+
+    Args:
+        costs: What steps cost.
+    """
 
     KIND = "lookup"
     # Tokens assumed accepted and rejected before the first draft, by the length of the end that was found again.
     PRIORS: ClassVar = {8: (1, 1), 16: (2, 1), 32: (4, 1)}
 
-    def __init__(self) -> None:
+    def __init__(self, costs: StepCosts) -> None:
         self.lookup = TextLookup()
         self._rates = AcceptanceRates()
         self._budget = DraftBudget()
-        self._costs = StepCosts()
+        self._costs = costs
 
     def draft(self, step: Step) -> Step:
         """Returns the step with drafts for the rows whose text repeats, where they are worth their cost."""
@@ -146,8 +150,7 @@ class PromptLookup:
         return sequence
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Updates acceptance rates, costs and the budget."""
+        """Updates acceptance rates and the budget."""
         if not allows_drafts(outcome.step, self.KIND):
             return
-        self._costs.record(outcome)
         record_drafts(self.KIND, outcome, self._budget, self._costs)

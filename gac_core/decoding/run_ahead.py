@@ -30,6 +30,7 @@ class RunAhead:
 
     Args:
         collector: Runs the members.
+        costs: What steps cost.
     """
 
     KIND = "ahead"
@@ -38,11 +39,11 @@ class RunAhead:
     # Another voice drafts in the gate's place if its forwards take less than this share of the gate's.
     FASTER = 0.9
 
-    def __init__(self, collector: DistributionCollector) -> None:
+    def __init__(self, collector: DistributionCollector, costs: StepCosts) -> None:
         self._collector = collector
         self._rates = AcceptanceRates()
         self._budget = DraftBudget()
-        self._costs = StepCosts()
+        self._costs = costs
 
     def draft(self, step: Step) -> Step:
         """Returns the step with drafts for the rows where they are worth their cost, and the drafters' distributions.
@@ -51,9 +52,10 @@ class RunAhead:
         """
         if not allows_drafts(step, self.KIND):
             return step
-        lengths = self._lengths(step)
-        drafters = {row: self._drafter(step.batch[row]) for row in lengths}
-        step = step.with_drafts({row: self._begin(step, row, length) for row, length in lengths.items()})
+        plans = self._plans(step)
+        lengths = {row: length for row, (length, _) in plans.items()}
+        drafters = {row: self._drafter(step.batch[row]) for row in plans}
+        step = step.with_drafts({row: draft for row, (_, draft) in plans.items()})
         step = self._forward(step, [row for row in lengths if not step.has(row, drafters[row])], drafters)
         running = list(lengths)
         for position in range(1, max(lengths.values(), default=1)):
@@ -66,9 +68,9 @@ class RunAhead:
     def _forward(self, step: Step, rows: Iterable[int], drafters: dict[int, Sequence]) -> Step:
         return step.forward(self._collector, [step.query(row, drafters[row]) for row in rows])
 
-    def _lengths(self, step: Step) -> dict[int, int]:
-        """Returns for each row that is drafted for how many forwards the drafter makes."""
-        lengths: dict[int, int] = {}
+    def _plans(self, step: Step) -> dict[int, tuple[int, Draft]]:
+        """Returns for each row that is drafted for how many forwards the drafter makes, and its empty draft."""
+        plans: dict[int, tuple[int, Draft]] = {}
         for row in step.usable_rows:
             request = step.batch[row]
             limit = max_draft_tokens(request, self.KIND) if row not in step.drafts else 0
@@ -78,17 +80,10 @@ class RunAhead:
             cost, token = self._cost(request, len(step.batch))
             length = run_ahead_length(rate.value, cost, token, limit + 1, self._budget.available(token))
             if length > 1:
-                lengths[row] = length
+                plans[row] = length, Draft(DraftSequence(request), self.KIND, rate, cost(length) - cost(1))
             else:
                 rate.relax()
-        return lengths
-
-    def _begin(self, step: Step, row: int, length: int) -> Draft:
-        """Returns an empty draft of a row."""
-        request = step.batch[row]
-        cost, _ = self._cost(request, len(step.batch))
-        rate = self._rates.of(request, self.KIND, self.PRIOR)
-        return Draft(DraftSequence(request), self.KIND, rate, cost(length) - cost(1))
+        return plans
 
     def _cost(self, request: Request, rows: int) -> tuple[Callable[[int], float], float]:
         """Returns seconds of a step as a function of the drafter's forwards, and seconds of a token without drafts."""
@@ -112,10 +107,9 @@ class RunAhead:
         return fastest if faster else request.gate
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Updates acceptance rates, costs and the budget."""
+        """Updates acceptance rates and the budget."""
         if not allows_drafts(outcome.step, self.KIND):
             return
-        self._costs.record(outcome)
         record_drafts(self.KIND, outcome, self._budget, self._costs)
 
 

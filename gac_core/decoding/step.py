@@ -126,10 +126,6 @@ class Step:
         found = self.distributions.rows[row].voices
         return Place(request, position, voices, tuple(found[voice].at(position) for voice in voices))
 
-    def gate_place(self, row: int, position: int) -> Place:
-        """Returns one position of a row, decided by the gate alone."""
-        return self.voice_place(row, self.batch[row].gate, position)
-
     def voice_place(self, row: int, voice: Sequence, position: int) -> Place:
         """Returns one position of a row, decided by one voice alone."""
         found = self.distributions.rows[row].voices[voice]

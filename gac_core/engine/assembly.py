@@ -11,6 +11,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import make_commit
 from gac_core.decoding.decoder import Decoder
+from gac_core.decoding.drafting import StepCosts
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.lookup import PromptLookup
 from gac_core.decoding.run_ahead import RunAhead
@@ -81,4 +82,5 @@ def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: 
 def new_engine(executor: Executor) -> Engine:
     """Returns an engine whose decoder drafts by prompt lookup and by running ahead, where requests allow it."""
     collector = DistributionCollector(executor)
-    return Engine(executor, Decoder(collector, lookup=PromptLookup(), run_ahead=RunAhead(collector)))
+    costs = StepCosts()
+    return Engine(executor, Decoder(collector, PromptLookup(costs), RunAhead(collector, costs), costs))

@@ -48,6 +48,23 @@ def _timed_out(session: Session, call: Call, num_tokens: int) -> RequestTimeoutE
         return error
 
 
+def _accepted(session: Session, call: Call, processor: OutputProcessor, at: float, event: Event) -> OutputChunk:
+    """Returns an event as the caller's chunk; raises if it is an error, or came after the deadline.
+
+    Args:
+        session: Runs the request.
+        call: Its call.
+        processor: Processes its output.
+        at: When the event came, by `time.monotonic`.
+        event: The event.
+    """
+    if isinstance(event, Exception):
+        raise event
+    if call.deadline.passed(at):
+        raise _timed_out(session, call, processor.num_tokens)
+    return processor.read(event)
+
+
 def stream_events(session: Session, call: Call, owner: object) -> Iterator[OutputChunk]:
     """Yields the chunks of a request's answer; closing the iterator aborts the request.
 
@@ -84,12 +101,9 @@ def _events(
                 at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
                 raise _timed_out(session, call, processor.num_tokens) from None
-            if isinstance(event, Exception):
-                raise event
-            if call.deadline.passed(at):
-                raise _timed_out(session, call, processor.num_tokens)
-            yield processor.read(event)
-            if event.output is not None:
+            chunk = _accepted(session, call, processor, at, event)
+            yield chunk
+            if chunk.output is not None:
                 return
     finally:
         session.abort(request.request_id)
@@ -129,11 +143,7 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
                 place, at, event = events.get(timeout=calls[first].deadline.left())
             except queue.Empty:
                 raise _timed_out(session, calls[first], submitted[first][1].num_tokens) from None
-            if isinstance(event, Exception):
-                raise event
-            if calls[place].deadline.passed(at):
-                raise _timed_out(session, calls[place], submitted[place][1].num_tokens)
-            output = submitted[place][1].read(event).output
+            output = _accepted(session, calls[place], submitted[place][1], at, event).output
             if output is not None:
                 outputs[place] = output
         return [outputs[place] for place in range(len(calls))]
@@ -172,12 +182,9 @@ async def astream_events(session: Session, call: Call, wait: bool = False) -> As
                 at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
             except TimeoutError:
                 raise _timed_out(session, call, processor.num_tokens) from None
-            if isinstance(event, Exception):
-                raise event
-            if call.deadline.passed(at):
-                raise _timed_out(session, call, processor.num_tokens)
-            yield processor.read(event)
-            if event.output is not None:
+            chunk = _accepted(session, call, processor, at, event)
+            yield chunk
+            if chunk.output is not None:
                 return
     finally:
         session.abort(request.request_id)

@@ -46,7 +46,7 @@ class Engines:
         devices = frozenset(member.device for member in client.members)
         with self._lock:
             worker = self._workers.get(devices)
-            if worker is not None and not worker.is_stuck(client) and worker.join(client):
+            if worker is not None and worker.stuck_step(client) is None and worker.join(client):
                 return Session(worker, client)
             worker = self._workers[devices] = _new_worker()
             return _join(worker, client)

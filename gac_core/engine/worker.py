@@ -87,10 +87,10 @@ class Worker:
         member = max(forwards, key=lambda forward: forward[1])[0] if forwards else None
         return None if member is None else self._mailbox.name_of(member, client), time.monotonic() - began
 
-    def is_stuck(self, client: Client) -> bool:
-        """Whether a step has been running for longer than an ensemble allows."""
+    def stuck_step(self, client: Client) -> tuple[str | None, float] | None:
+        """Returns `running_step` if it has been running for longer than an ensemble allows, else None."""
         step = self.running_step(client)
-        return step is not None and step[1] > client.stuck_after
+        return step if step is not None and step[1] > client.stuck_after else None
 
     def leave(self, client: Client, timeout: float | None) -> None:
         """Ends an ensemble's requests and gives its members back; see `Session.close`."""
@@ -121,8 +121,8 @@ class Worker:
         self.leave(client, max(0.0, EXIT_GRACE - (0.0 if step is None else step[1])))
 
     def _refuse_if_stuck(self, client: Client) -> None:
-        step = self.running_step(client)
-        if step is not None and step[1] > client.stuck_after and not (client.closed or self._mailbox.closed):
+        step = self.stuck_step(client)
+        if step is not None and not (client.closed or self._mailbox.closed):
             raise EngineStuckError(*step)
 
     # ---- the thread's own

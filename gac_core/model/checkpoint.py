@@ -54,12 +54,11 @@ class Checkpoint:
     architecture: Any
 
     @classmethod
-    def find(cls, config: MemberConfig, device: str) -> Checkpoint:
+    def find(cls, config: MemberConfig) -> Checkpoint:
         """Finds a member's files and checks whatever they show without reading weights.
 
         Args:
-            config: The member's settings.
-            device: Where to put the model if the settings name neither device nor device map.
+            config: The member's settings, with a device or a device map.
 
         Raises:
             ModelLoadError: Files are missing or not accepted, the model is not a causal language model, the device
@@ -68,9 +67,8 @@ class Checkpoint:
         from transformers import AutoConfig
 
         name = config.model
-        place = None if config.device_map is not None else config.device or device
-        if place is not None:
-            check_device(name, place)
+        if config.device is not None:
+            check_device(name, config.device)
         loading_options(config)
         weights = find_source(name, config.model, config.gguf_file, config.revision)
         tokenizer = weights if config.tokenizer is None else find_source(name, config.tokenizer)
@@ -81,7 +79,7 @@ class Checkpoint:
             raise load_error(name, error) from error
         check_architecture(name, architecture, config.trust_remote_code)
         check_dimensions(name, weights, architecture)
-        return cls(config, weights, tokenizer, place, architecture)
+        return cls(config, weights, tokenizer, config.device, architecture)
 
     def check_memory(self) -> None:
         """Raises if the weights clearly exceed the free memory of the CPU; other devices are not checked.

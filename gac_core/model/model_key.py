@@ -29,13 +29,15 @@ class WeightsKey:
     Attributes:
         settings: The member's settings with a resolved path and dtype, without tokenizer, chat template, name, weight,
             context, compile and placement, which do not change the weights.
-        placement: The device with its index, or the device map as JSON.
+        device: The device with its index; None if a device map places the weights.
+        device_map: The device map as JSON; None without one.
         files: The files of a local folder. Empty for names on a model hub, of which one version per ``revision`` is
             loaded in a process.
     """
 
     settings: MemberConfig
-    placement: str
+    device: str | None
+    device_map: str | None
     files: tuple[FileState, ...]
 
     @classmethod
@@ -46,10 +48,7 @@ class WeightsKey:
             config: The member's settings.
             device: Where to put the weights if these name neither device nor device map.
         """
-        if config.device_map is None:
-            placement = _with_index(config.device or device)
-        else:
-            placement = json.dumps(config.device_map, sort_keys=True)
+        mapped = config.device_map is not None
         model, gguf_file = config.model, config.gguf_file
         if model.endswith(".gguf"):
             model, gguf_file = os.path.dirname(model) or os.curdir, os.path.basename(model)
@@ -67,14 +66,17 @@ class WeightsKey:
             device=None,
             device_map=None,
         )
-        return cls(settings, placement, _files(model))
+        return cls(
+            settings,
+            device=None if mapped else _with_index(config.device or device),
+            device_map=json.dumps(config.device_map, sort_keys=True) if mapped else None,
+            files=_files(model),
+        )
 
     def placed(self, config: MemberConfig) -> MemberConfig:
-        """Returns settings of these weights, with their device map if there is one."""
-        if config.device_map is not None or config.device is not None or self.placement[0] not in '{"':
-            return config
-        # Not the name of a device, but JSON.
-        return replace(config, device_map=json.loads(self.placement))
+        """Returns a member's settings with the device or device map of these weights."""
+        device_map = None if self.device_map is None else json.loads(self.device_map)
+        return replace(config, device=self.device, device_map=device_map)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,9 @@ class ModelPool:
             model = ModelKey.of(member, f"cuda:{index % gpus}" if gpus else "cpu")
             wanted = model.weights
             if wanted not in loaded and member.device is None and member.device_map is None:
-                same_weights = (key for key in loaded if replace(key, placement=wanted.placement) == wanted)
+                same_weights = (
+                    key for key in loaded if replace(key, device=wanted.device, device_map=wanted.device_map) == wanted
+                )
                 model = replace(model, weights=next(same_weights, wanted))
             own = replace(options, context=member.context, compile=member.compile)
             same = [key for key in keys if (key.model, key.options) == (model, own)]
@@ -270,7 +272,7 @@ class ModelPool:
 
 
 def _find(config: MemberConfig, weights: WeightsKey) -> Checkpoint:
-    return Checkpoint.find(weights.placed(config), weights.placement)
+    return Checkpoint.find(weights.placed(config))
 
 
 def _name(settings: MemberConfig) -> str:
