@@ -31,7 +31,7 @@ from gac_core import (
 
 logger = logging.getLogger(__name__)
 
-# What else a run's configuration may set besides the settings of the ensemble that are per call.
+# The parameters that decide which members take part and how; `model="NAME"` sets them itself.
 _OF_ONE_MEMBER = frozenset({"threshold", "gate", "weights", "combine", "alignment", "gate_rule"})
 CONFIGURABLE = {f"gac_{name}": name for name in sorted(_OF_ONE_MEMBER | {"timeout"})}
 """The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters. Other keys

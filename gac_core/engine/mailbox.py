@@ -33,6 +33,7 @@ class Client:
         release: Called once the engine does not use the members any more.
         closed: Whether no request is accepted any more.
         num_requests: How many of its requests run or wait.
+        released: Set once ``release`` was called.
     """
 
     ensemble_id: str

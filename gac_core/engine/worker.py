@@ -103,11 +103,14 @@ class Worker:
             self._thread.join(timeout)
         if client.released.wait(0 if last else timeout):
             return
-        member, seconds = self.running_step(client) or (None, 0.0)
-        place = "the engine" if member is None else f"the forward of member {quote(member)}"
-        since = f"has been running for {seconds:.1f} s and did not return within {timeout} s of closing"
-        logger.warning("%s %s; its memory is freed when it returns", place, since)
-        self._end_requests(client, f"{_CLOSED}: {place} {since}")
+        step = self.running_step(client)
+        if step is None:
+            reason = f"the engine did not stop within {timeout} s of closing"
+        else:
+            place = "the engine" if step[0] is None else f"the forward of member {quote(step[0])}"
+            reason = f"{place} has been running for {step[1]:.1f} s and did not return within {timeout} s of closing"
+        logger.warning("%s; its memory is freed when it returns", reason)
+        self._end_requests(client, f"{_CLOSED}: {reason}")
 
     def finalize(self, client: Client) -> None:
         """`leave` for ensembles that are garbage, and for Python's exit: a step that hangs is not waited for.
