@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -30,30 +31,31 @@ _alignments: WeakValueDictionary[tuple[UnionVocabulary, MemberTokenizer, torch.d
 _compilers: WeakValueDictionary[UnionVocabulary, Compiler] = WeakValueDictionary()
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _shared(table: WeakValueDictionary[K, V], key: K, create: Callable[[], V]) -> V:
+    """Returns the value of a key, which is created if nothing refers to one."""
+    value = table.get(key)
+    if value is None:
+        value = table[key] = create()
+    return value
+
+
 def union_of(tokenizers: Sequence[MemberTokenizer]) -> UnionVocabulary:
     """Returns the union vocabulary of some tokenizers."""
-    key = tuple(tokenizers)
-    union = _unions.get(key)
-    if union is None:
-        union = _unions[key] = UnionVocabulary(tokenizers)
-    return union
+    return _shared(_unions, tuple(tokenizers), lambda: UnionVocabulary(tokenizers))
 
 
 def alignment_of(union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device) -> Alignment:
     """Returns the alignment of a member with a union vocabulary, on the device of its logits."""
-    key = union, tokenizer, device
-    alignment = _alignments.get(key)
-    if alignment is None:
-        alignment = _alignments[key] = Alignment(union, tokenizer, device)
-    return alignment
+    return _shared(_alignments, (union, tokenizer, device), lambda: Alignment(union, tokenizer, device))
 
 
 def compiler_of(union: UnionVocabulary) -> Compiler:
     """Returns the compiler of grammars for a union vocabulary."""
-    compiler = _compilers.get(union)
-    if compiler is None:
-        compiler = _compilers[union] = Compiler(union)
-    return compiler
+    return _shared(_compilers, union, lambda: Compiler(union))
 
 
 def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> list[EnsembleMember]:
