@@ -1,0 +1,117 @@
+"""The messages between decoding and an executor: `Ask` and `Answer`, and `Fetch` for what an answer left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from gac_core.combination import Gate
+from gac_core.model.chunk import Chunk
+from gac_core.tokenization.vocabulary import Alignment
+
+TOP_K = 20
+"""How many of the most probable tokens an answer in the form ``"top"`` holds per position."""
+
+Form = Literal["full", "top"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """Which next-token distributions are wanted of one member for one request.
+
+    Attributes:
+        chunk: The token ids to read; its ``num_logits`` reaches back to the first of ``ends``.
+        ends: Lengths of the text, in tokens, at whose ends distributions are wanted; ascending, the last one is the end
+            of the chunk.
+        alignment: Maps the member's logits onto the union vocabulary.
+        form: ``"full"``: all probabilities. ``"top"``: the most probable ones suffice, where the executor can leave the
+            others out (see `TopDistributions`).
+        repetition_penalty: As in `SamplingParams`. Default 1: none.
+        text_before: The ids before ``chunk.start``; given only with a repetition penalty.
+        mask: Returns which union tokens a grammar allows at each end, bool, shape ``[len(ends), union]``; called once.
+            None: all of them.
+        gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
+    """
+
+    chunk: Chunk
+    ends: tuple[int, ...]
+    alignment: Alignment
+    form: Form = "full"
+    repetition_penalty: float = 1.0
+    text_before: tuple[int, ...] = ()
+    mask: Callable[[], Tensor] | None = None
+    gate_rule: Gate | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TopDistributions:
+    """The most probable union tokens at several positions, and a bound for all others.
+
+    Attributes:
+        ids: Union ids, int64, shape ``[positions, k]``; by falling probability, and equal ones by rising id.
+        probs: Their probabilities, float32, shape ``[positions, k]``.
+        totals: The sum of all probabilities, float32, shape ``[positions]``: below 1 where a grammar removed mass.
+        rest: No token outside ``ids`` has a larger probability than this, float32, shape ``[positions]``.
+    """
+
+    ids: Tensor
+    probs: Tensor
+    totals: Tensor
+    rest: Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an ask has no distributions.
+
+    Attributes:
+        error: The exception.
+        stage: What failed, for messages; empty: a forward.
+        of_member: Whether the member failed; otherwise what the request asked for, such as its grammar.
+    """
+
+    error: BaseException
+    stage: str = ""
+    of_member: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to one ask.
+
+    Attributes:
+        result: Distributions over the union, float32, shape ``[len(ends), union]``, tokens that a grammar does not
+            allow having no mass; or the most probable ones; or a failure; or None if a part of the chunk remains to be
+            read, which is asked for in the next step.
+        seconds: The chunk's share of the forward's duration.
+        read: Ids of the chunk that the KV cache holds now.
+        computed: Ids computed in this call.
+        certainty: What ``gate_rule`` measured, float32, shape ``[len(ends)]``; None if it was not wanted.
+    """
+
+    result: Tensor | TopDistributions | Failure | None
+    seconds: float = 0.0
+    read: int = 0
+    computed: int = 0
+    certainty: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fetch:
+    """Which probabilities are wanted that an answer in the form ``"top"`` left out.
+
+    An executor keeps the distributions of a request until its next forward with other ids, at least those of the
+    running step.
+
+    Attributes:
+        request_id: The request.
+        end: The length of the text at whose end the distribution is wanted: one of `Ask.ends`.
+        ids: Union ids, int64, shape ``[n]``; None: the whole distribution.
+    """
+
+    request_id: str
+    end: int
+    ids: Tensor | None = None
