@@ -15,6 +15,8 @@ from gac_core.errors import (
     GrammarError,
     InvalidLogitsError,
     MemberError,
+    MemberLostError,
+    MemberTimeoutError,
     ModelLoadError,
     PromptTooLongError,
     QueueFullError,
@@ -26,7 +28,9 @@ from gac_core.errors import (
     quote,
     shorten,
 )
+from gac_core.events import Event, ForwardDone, Listener, MemberFailed, MemberRecovered, StepDone
 from gac_core.grammar.grammar import Grammar
+from gac_core.health import EnsembleHealth, MemberHealth
 from gac_core.integration.arguments import (
     CONVERSATION_ARGUMENTS,
     CallArguments,
@@ -55,6 +59,7 @@ from gac_core.integration.wrapper import EnsembleModel
 from gac_core.member_config import MemberConfig
 from gac_core.model.pool import ModelInfo, ModelPool, default_pool
 from gac_core.output import (
+    DroppedMember,
     EffectiveSettings,
     FinishReason,
     MemberStats,
@@ -83,22 +88,32 @@ __all__ = [
     "ChatTemplateError",
     "ConfigError",
     "Conversation",
+    "DroppedMember",
     "EffectiveSettings",
     "EmptyPromptError",
     "EngineClosedError",
     "EngineStuckError",
     "Ensemble",
     "EnsembleConfig",
+    "EnsembleHealth",
     "EnsembleModel",
+    "Event",
     "FinishReason",
+    "ForwardDone",
     "GaCError",
     "Grammar",
     "GrammarError",
     "InvalidLogitsError",
     "InvalidToolCall",
+    "Listener",
     "MemberConfig",
     "MemberError",
+    "MemberFailed",
+    "MemberHealth",
+    "MemberLostError",
+    "MemberRecovered",
     "MemberStats",
+    "MemberTimeoutError",
     "Message",
     "ModelInfo",
     "ModelLoadError",
@@ -112,6 +127,7 @@ __all__ = [
     "RequestStats",
     "RequestTimeoutError",
     "SamplingParams",
+    "StepDone",
     "StructuredOutput",
     "TokenCounts",
     "TokenLogprob",

@@ -19,6 +19,7 @@ from gac_core.yamlfile import read_yaml
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
+FAILURE_POLICIES = ("fail", "drop")
 
 
 @checked_names
@@ -63,6 +64,14 @@ class EnsembleConfig:
         stuck_after: Seconds after which a step of the engine that has not returned counts as stuck: new requests are
             then refused with an `EngineStuckError`, until it returns. Must be longer than the longest step, which on a
             CPU may read ``prefill_tokens`` with every member. Default 600.
+        on_member_failure: What happens to a request when a member fails while it runs. ``"fail"`` (default): it ends
+            with a `MemberError`. ``"drop"``: it goes on with the other members, their weights renormalised, and the
+            member takes part again once it works; `RequestStats.dropped` and a warning say so.
+        min_members: With ``"drop"``, a request that has fewer members left fails. Default 1.
+        gate_must_live: With ``"drop"``, whether a thresholded request fails when its gate does. Default False: the
+            default of ``gate`` among the other members takes its place.
+        forward_timeout: Seconds after which a member whose forward has not returned counts as failed, until it returns;
+            long enough for ``prefill_tokens``. Default 600.
     """
 
     members: tuple[MemberConfig, ...]
@@ -80,6 +89,10 @@ class EnsembleConfig:
     cache_gib: float = 1.0
     deterministic: bool = False
     stuck_after: float = 600.0
+    on_member_failure: str = "fail"
+    min_members: int = 1
+    gate_must_live: bool = False
+    forward_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
@@ -102,11 +115,18 @@ class EnsembleConfig:
         self._set("gate_rule", check_option(ConfigError, "gate_rule", self.gate_rule, tuple(GATES)))
         check_flag(ConfigError, "deterministic", self.deterministic)
         self._check_drafts()
+        self._check_policies()
         for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
             self._set(field, check_int(ConfigError, field, getattr(self, field), low))
         self._set("cache_gib", check_number(ConfigError, "cache_gib", self.cache_gib, 0, 2**20))
-        for field in ("prefill_seconds", "stuck_after"):
+        for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
+
+    def _check_policies(self) -> None:
+        policy = check_option(ConfigError, "on_member_failure", self.on_member_failure, FAILURE_POLICIES)
+        self._set("on_member_failure", policy)
+        check_flag(ConfigError, "gate_must_live", self.gate_must_live)
+        self._set("min_members", check_int(ConfigError, "min_members", self.min_members, 1, len(self.members)))
 
     def _check_drafts(self) -> None:
         drafts = self.drafts

@@ -14,6 +14,8 @@ Every exception raised on purpose is a `GaCError`::
     │   └── GrammarError           a grammar cannot be compiled or followed
     ├── MemberError              a member failed while running a request
     │   ├── InvalidLogitsError     its logits are not finite
+    │   ├── MemberTimeoutError     its forward exceeded ``forward_timeout`` (also a TimeoutError)
+    │   ├── MemberLostError        it is gone, for example with its process or node
     │   └── UnwritableTextError    its vocabulary lacks bytes of the chosen token
     ├── AnswerError              the answer lacks the requested form, for example truncated JSON (also a ValueError)
     ├── QueueFullError           too many requests are running or waiting
@@ -201,6 +203,27 @@ class InvalidLogitsError(MemberError):
             "its logits are not finite (NaN, plus infinity, or minus infinity everywhere); "
             "load it in a wider dtype (bfloat16 or float32) or check its weights",
         )
+
+
+class MemberTimeoutError(MemberError, TimeoutError):
+    """A member's forward exceeded ``forward_timeout``; requests that need the member fail until it has returned.
+
+    Args:
+        member: Name of the member.
+        seconds: How long the forward has been running.
+    """
+
+    def __init__(self, member: str, seconds: float) -> None:
+        super().__init__(
+            member,
+            f"its forward has been running for {seconds:.1f} s and has not returned; check its device, raise "
+            'forward_timeout if forwards may take that long, or set on_member_failure="drop" to go on without it',
+        )
+        self.seconds = seconds
+
+
+class MemberLostError(MemberError):
+    """A member is gone: its process died or its node is not reachable. ``reason`` says which, as in `MemberError`."""
 
 
 class UnwritableTextError(MemberError):

@@ -130,6 +130,23 @@ class MemberStats:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class DroppedMember:
+    """A member that failed while a request ran, which went on without it (``on_member_failure="drop"``).
+
+    Attributes:
+        member: Its name.
+        reason: What went wrong.
+        at_token: Union tokens committed before.
+        rejoined_at: Union tokens committed when it took part again; None if it did not.
+    """
+
+    member: str
+    reason: str
+    at_token: int
+    rejoined_at: int | None = None
+
+
 @dataclass
 class RequestStats:
     """Cost and decisions of one request.
@@ -147,6 +164,7 @@ class RequestStats:
         members: Work of each member, by name.
         left_out: By name, why a member was left out of the rest of the request: its vocabulary cannot encode some bytes
             of the text.
+        dropped: Members that failed and without which the request went on, in the order of their failures.
         queued_seconds: From the request's arrival to its first step.
         first_token_seconds: From arrival to the first selected token.
         total_seconds: From arrival to the end.
@@ -163,6 +181,7 @@ class RequestStats:
     divergence: float | None = None
     members: dict[str, MemberStats] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    dropped: list[DroppedMember] = field(default_factory=list)
     queued_seconds: float = 0.0
     first_token_seconds: float = 0.0
     total_seconds: float = 0.0

@@ -115,6 +115,8 @@ TAKES = {
     "cache_gib": [1.5],
     "deterministic": [True],
     "stuck_after": [1.5, 10**30],
+    "forward_timeout": [1.5, 10**30],
+    "gate_must_live": [True],
     "prefill_seconds": [1.5, 10**30],
     **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
     **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},
@@ -129,6 +131,8 @@ TAKES = {
             "gate_rule",
             "max_queue",
             "prefill_tokens",
+            "on_member_failure",
+            "min_members",
         )
     },
 }

@@ -106,7 +106,8 @@ def test_an_ensemble_comes_from_one_place(tmp_path):
 @pytest.mark.parametrize("wrapper", [ChatGaC, GaCLLM])
 def test_settings_of_serving_are_fields_of_the_wrappers(wrapper):
     served = {"max_batch_size": 3, "max_queue": 5, "prefill_tokens": 64, "cache_gib": 0.25, "deterministic": True}
-    served["stuck_after"] = 90.0
+    served |= {"stuck_after": 90.0, "on_member_failure": "drop", "min_members": 1, "gate_must_live": True}
+    served["forward_timeout"] = 30.0
     model = wrapper(models=EMBEDDED[:1], **served)
     copy = pickle.loads(pickle.dumps(model))
     for each in (model, copy):

@@ -17,6 +17,7 @@ SAMPLING_FIELDS = SamplingParams.names()
 ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
+    *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
@@ -80,6 +81,10 @@ WRAPPER_FIELDS = _table(
     ("cache_gib", float | None, "Memory per member for its KV cache, in GiB. Default: 1."),
     ("deterministic", bool | None, "Compute each request by itself, so that texts do not depend on other requests."),
     ("stuck_after", float | None, "Seconds after which a step counts as stuck. Default: 600."),
+    ("on_member_failure", str | None, '"fail" (default) or "drop": go on without a member that fails.'),
+    ("min_members", int | None, 'Members that a request needs at least, with "drop". Default: 1.'),
+    ("gate_must_live", bool | None, 'With "drop", whether a thresholded request fails with its gate. Default: False.'),
+    ("forward_timeout", float | None, "Seconds after which a forward counts as failed. Default: 600."),
     ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
     (
         "threshold",

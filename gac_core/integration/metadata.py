@@ -58,6 +58,7 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
             "first_token_seconds": stats.first_token_seconds,
             "total_seconds": stats.total_seconds,
             "left_out": stats.left_out,
+            "dropped": [asdict(member) for member in stats.dropped],
             "members": {name: asdict(member) for name, member in stats.members.items()},
         },
     }
