@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from gac_core.checks import check_flag, check_int, check_list, check_number, check_option
+from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.combination import COMBINERS, GATES
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
@@ -20,6 +20,7 @@ COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
 FAILURE_POLICIES = ("fail", "drop")
+EXECUTORS = ("local", "ray")
 
 
 @checked_names
@@ -72,6 +73,12 @@ class EnsembleConfig:
             default of ``gate`` among the other members takes its place.
         forward_timeout: Seconds after which a member whose forward has not returned counts as failed, until it returns;
             long enough for ``prefill_tokens``. Default 600.
+        executor: Where members run. ``"local"`` (default): in this process. ``"ray"`` (the extra ``ray``): each in an
+            actor of its own on a Ray cluster, placed by its ``num_gpus``, ``num_cpus`` and ``resources``; this process
+            loads tokenizers alone. Files of models must be at the same path on the nodes.
+        ray_address: The cluster of ``executor="ray"``, such as ``"10.0.0.1:6379"``, or ``"auto"`` for one that was
+            started on this machine. Default: the environment variable ``RAY_ADDRESS``; without it Ray is started on
+            this machine alone. Where Ray is initialised already, that one is used.
     """
 
     members: tuple[MemberConfig, ...]
@@ -93,6 +100,8 @@ class EnsembleConfig:
     min_members: int = 1
     gate_must_live: bool = False
     forward_timeout: float = 600.0
+    executor: str = "local"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
@@ -121,6 +130,20 @@ class EnsembleConfig:
         self._set("cache_gib", check_number(ConfigError, "cache_gib", self.cache_gib, 0, 2**20))
         for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
+        self._check_executor()
+
+    def _check_executor(self) -> None:
+        self._set("executor", check_option(ConfigError, "executor", self.executor, EXECUTORS))
+        if self.ray_address is not None:
+            self._set("ray_address", check_text(ConfigError, "ray_address", self.ray_address))
+        if self.executor == "ray":
+            return
+        remedy = f"has an effect with executor='ray' alone, not {quote(self.executor)}; leave it out or set executor"
+        if self.ray_address is not None:
+            raise ConfigError(f"ray_address {remedy}")
+        for member in self.members:
+            if member.reserves:
+                raise ConfigError(f"the {member.reserves[0]} of member {quote(member.called)} {remedy}")
 
     def _check_policies(self) -> None:
         policy = check_option(ConfigError, "on_member_failure", self.on_member_failure, FAILURE_POLICIES)

@@ -44,6 +44,13 @@ class MemberConfig:
             float32 for a file of packed weights. Its tokenizer and chat template are used. Default None.
         allow_pickle: Load weights that exist only as pickle (``pytorch_model.bin``), a format that can carry code;
             False (default) loads safetensors only.
+        num_gpus: GPUs that Ray reserves for it with ``executor="ray"``; a fraction lets members share one. Default 1
+            where the cluster has GPUs and ``device`` is not ``"cpu"``, else 0. With 2 or more and neither ``device``
+            nor ``device_map`` the model is spread over them.
+        num_cpus: CPU cores that Ray reserves for it, and threads that its forwards use on a CPU. Default: none are
+            reserved, and Ray's default applies, one thread.
+        resources: Custom resources of Ray that it needs, such as ``{"big_memory": 1}``; they select nodes. Default
+            none.
     """
 
     model: str
@@ -61,6 +68,9 @@ class MemberConfig:
     compile: bool = False
     gguf_file: str | None = None
     allow_pickle: bool = False
+    num_gpus: float | None = None
+    num_cpus: float | None = None
+    resources: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         model = str(self.model) if isinstance(self.model, Path) else self.model
@@ -89,6 +99,26 @@ class MemberConfig:
         self._check_source()
         check_template(self._label("chat_template"), self.chat_template)
         self._check_device()
+        self._check_resources()
+
+    def _check_resources(self) -> None:
+        for field in ("num_gpus", "num_cpus"):
+            if getattr(self, field) is not None:
+                self._set(field, check_number(ConfigError, self._label(field), getattr(self, field), 0, 2**20))
+        if self.resources is None:
+            return
+        label = self._label("resources")
+        if not isinstance(self.resources, Mapping):
+            raise ConfigError(
+                f"{label} must map names to amounts, for example {{'big_memory': 1}}, not {quote(self.resources)}"
+            )
+        amounts: dict[str, float] = {}
+        for name, amount in self.resources.items():
+            name = check_text(ConfigError, f"a name in {label}", name)
+            if name in ("CPU", "GPU"):
+                raise ConfigError(f"{label} contain {quote(name)}; set num_cpus or num_gpus instead")
+            amounts[name] = check_number(ConfigError, f"{label}, {quote(name)},", amount, 0, 2**20, low_open=True)
+        self._set("resources", amounts)
 
     def _check_device(self) -> None:
         if self.device is not None and self.device_map is not None:
@@ -136,6 +166,11 @@ class MemberConfig:
                 f"{self._label('quantization')} cannot be combined with a GGUF file, whose weights are quantized "
                 "already; leave it out, or set it for the other members alone"
             )
+
+    @property
+    def reserves(self) -> list[str]:
+        """The names of the fields that say what Ray reserves for it, of those that are set."""
+        return [field for field in ("num_gpus", "num_cpus", "resources") if getattr(self, field) is not None]
 
     @property
     def is_gguf(self) -> bool:

@@ -44,6 +44,8 @@ class EnsembleFields(FunctionCallingLLM):
     min_members: int | None = _field("min_members")
     gate_must_live: bool | None = _field("gate_must_live")
     forward_timeout: float | None = _field("forward_timeout")
+    executor: str | None = _field("executor")
+    ray_address: str | None = _field("ray_address")
     gate: str | None = _field("gate")
     threshold: float | Literal["default"] | None = _field("threshold")
     max_tokens: int = _field("max_tokens")

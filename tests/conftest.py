@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import importlib.util
 import os
 import queue
 import random
@@ -99,7 +100,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"
     )
+    without_ray = pytest.mark.skip(reason="Ray is not installed (pip install 'gac-ensemble[ray]')")
     for item in items:
+        if item.get_closest_marker("ray") and importlib.util.find_spec("ray") is None:
+            item.add_marker(without_ray)
         if item.get_closest_marker("real") and not all((REAL / name).is_dir() for name in REAL_NAMES):
             item.add_marker(unmade)
         if item.get_closest_marker("shared") and not SHARED.exists():

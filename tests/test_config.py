@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 import pytest
+import yaml
 from conftest import EMBEDDED, QUESTION
 
 from gac_core import (
@@ -118,6 +119,11 @@ TAKES = {
     "forward_timeout": [1.5, 10**30],
     "gate_must_live": [True],
     "prefill_seconds": [1.5, 10**30],
+    "num_gpus": [1.5, None],
+    "num_cpus": [1.5, None],
+    "resources": [{}, None],
+    "ray_address": [None],
+    "executor": [],
     **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
     **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},
     **{
@@ -225,3 +231,24 @@ def test_aliases_that_expand_without_end_are_refused_at_once(tmp_path, text):
 def test_unknown_arguments_of_loading_are_told_with_all_that_are_known():
     with pytest.raises(UnknownArgumentError, match=r"did you mean 'quantization'.*dtype"):
         Ensemble.load(["a"], quantisation="8bit")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"ray_address": "auto"}, "ray_address"),
+        ({"members": [{"model": "a", "num_gpus": 1}]}, "num_gpus of member 'a'"),
+        ({"members": [{"model": "a"}, {"model": "b", "resources": {"x": 1}}]}, "resources of member 'b'"),
+    ],
+)
+def test_settings_of_ray_are_refused_without_it(settings, named):
+    values = {"members": ["a"], **settings}
+    with pytest.raises(ConfigError, match=f"{named} has an effect with executor='ray' alone"):
+        EnsembleConfig.from_dict(values)
+    config = EnsembleConfig.from_dict({**values, "executor": "ray"})
+    assert EnsembleConfig.from_dict(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_amounts_of_gpus_are_not_custom_resources():
+    with pytest.raises(ConfigError, match=r"resources of member 'a' contain 'GPU'; set num_cpus or num_gpus"):
+        MemberConfig("a", resources={"GPU": 1})

@@ -18,6 +18,7 @@ ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
+    *("executor", "ray_address"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
@@ -85,6 +86,8 @@ WRAPPER_FIELDS = _table(
     ("min_members", int | None, 'Members that a request needs at least, with "drop". Default: 1.'),
     ("gate_must_live", bool | None, 'With "drop", whether a thresholded request fails with its gate. Default: False.'),
     ("forward_timeout", float | None, "Seconds after which a forward counts as failed. Default: 600."),
+    ("executor", str | None, '"local" (default) or "ray"; see EnsembleConfig.'),
+    ("ray_address", str | None, "Ray cluster of the executor. Default: RAY_ADDRESS, else one on this machine."),
     ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
     (
         "threshold",

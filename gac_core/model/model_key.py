@@ -28,7 +28,7 @@ class WeightsKey:
 
     Attributes:
         settings: The member's settings with a resolved path and dtype, without tokenizer, chat template, name, weight,
-            context, compile and placement, which do not change the weights.
+            context, compile, placement and resources, which do not change the weights.
         device: The device with its index; None if a device map places the weights.
         device_map: The device map as JSON; None without one.
         files: The files of a local folder. Empty for names on a model hub, of which one version per ``revision`` is
@@ -65,6 +65,9 @@ class WeightsKey:
             compile=False,
             device=None,
             device_map=None,
+            num_gpus=None,
+            num_cpus=None,
+            resources=None,
         )
         return cls(
             settings,
