@@ -79,6 +79,12 @@ class EnsembleConfig:
         ray_address: The cluster of ``executor="ray"``, such as ``"10.0.0.1:6379"``, or ``"auto"`` for one that was
             started on this machine. Default: the environment variable ``RAY_ADDRESS``; without it Ray is started on
             this machine alone. Where Ray is initialised already, that one is used.
+        devices: The devices among which members without a ``device`` or ``device_map`` of their own are placed by
+            their sizes, such as ``("cuda:0", "cuda:1")``: on one each where there are enough, several on one, or a
+            large one over several. Members on different devices compute at the same time. Default: all visible GPUs,
+            else the CPU.
+        progress: Whether a progress bar per member is shown on stderr while models load. Default None: if stderr is a
+            terminal.
     """
 
     members: tuple[MemberConfig, ...]
@@ -102,6 +108,8 @@ class EnsembleConfig:
     forward_timeout: float = 600.0
     executor: str = "local"
     ray_address: str | None = None
+    devices: tuple[str, ...] | None = None
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
@@ -131,12 +139,20 @@ class EnsembleConfig:
         for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
         self._check_executor()
+        self._check_devices()
+        if self.progress is not None:
+            check_flag(ConfigError, "progress", self.progress)
 
     def _check_executor(self) -> None:
         self._set("executor", check_option(ConfigError, "executor", self.executor, EXECUTORS))
         if self.ray_address is not None:
             self._set("ray_address", check_text(ConfigError, "ray_address", self.ray_address))
         if self.executor == "ray":
+            if self.devices is not None:
+                raise ConfigError(
+                    "devices names devices of this process, but with executor='ray' each member runs on a node of the "
+                    "cluster; leave it out, and give members num_gpus"
+                )
             return
         remedy = f"has an effect with executor='ray' alone, not {quote(self.executor)}; leave it out or set executor"
         if self.ray_address is not None:
@@ -144,6 +160,16 @@ class EnsembleConfig:
         for member in self.members:
             if member.reserves:
                 raise ConfigError(f"the {member.reserves[0]} of member {quote(member.called)} {remedy}")
+
+    def _check_devices(self) -> None:
+        if self.devices is None:
+            return
+        remedy = "give for example ['cuda:0', 'cuda:1']"
+        given = check_list(ConfigError, "devices", self.devices, "devices", remedy)
+        devices = tuple(check_text(ConfigError, "each of devices", device, remedy) for device in given)
+        if not devices or len(set(devices)) < len(devices):
+            raise ConfigError(f"devices must name one device or more, each once, not {quote(list(devices))}; {remedy}")
+        self._set("devices", devices)
 
     def _check_policies(self) -> None:
         policy = check_option(ConfigError, "on_member_failure", self.on_member_failure, FAILURE_POLICIES)
@@ -212,6 +238,7 @@ class EnsembleConfig:
         values = asdict(self)
         defaults = {field.name: field.default for field in fields(MemberConfig)}
         values["drafts"] = list(self.drafts or ())
+        values["devices"] = None if self.devices is None else list(self.devices)
         values["members"] = [
             {key: value for key, value in member.items() if key == "model" or value != defaults[key]}
             for member in values["members"]

@@ -26,7 +26,7 @@ class MemberConfig:
         name: What the member is called; default the stem of a GGUF file, else the last part of ``model``.
         weight: Its share in the average, relative to the others'; above 0. Default 1.
         dtype: ``"auto"`` (default: as stored), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        device: For example ``"cpu"`` or ``"cuda:1"``. Default: the GPUs in turn if there are any, else the CPU.
+        device: For example ``"cpu"`` or ``"cuda:1"``. Default: placed by its size among `EnsembleConfig.devices`.
         device_map: How accelerate spreads the model over devices (``"auto"`` or a mapping); excludes ``device``.
         revision: Version on the hub.
         tokenizer: Name, folder or GGUF file of the tokenizer; default where the weights come from.

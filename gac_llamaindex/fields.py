@@ -46,6 +46,8 @@ class EnsembleFields(FunctionCallingLLM):
     forward_timeout: float | None = _field("forward_timeout")
     executor: str | None = _field("executor")
     ray_address: str | None = _field("ray_address")
+    devices: list[str] | None = _field("devices")
+    progress: bool | None = _field("progress")
     gate: str | None = _field("gate")
     threshold: float | Literal["default"] | None = _field("threshold")
     max_tokens: int = _field("max_tokens")

@@ -123,6 +123,8 @@ TAKES = {
     "num_cpus": [1.5, None],
     "resources": [{}, None],
     "ray_address": [None],
+    "devices": [["a"], None],
+    "progress": [True, None],
     "executor": [],
     **{key: ["no", "false", "1", None] for key in ("name", "device", "device_map", "revision", "tokenizer")},
     **{key: [None] for key in ("chat_template", "context", "quantization", "gguf_file", "gate", "threshold")},

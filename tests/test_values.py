@@ -114,6 +114,8 @@ def test_settings_of_members_are_named(field, value):
         *((f, v) for f in ("stuck_after", "forward_timeout") for v in (None, 0, -1, "600", True, float("inf"))),
         *(("on_member_failure", value) for value in (None, "ignore", "", True, ["drop"])),
         *(("min_members", value) for value in (None, 0, -1, 1.0, "1", True, 2)),
+        *(("devices", value) for value in ([], "cuda:0", [3], [""], ["cpu", "cpu"], {"cpu": 1}, 3)),
+        *(("progress", value) for value in (1, "true", [])),
         *(("gate_must_live", value) for value in (None, 1, "true")),
         *((f, v) for f in ("max_batch_size", "max_queue", "prefill_tokens") for v in (None, -1, 1.5, "4", True, HUGE)),
         *(("cache_gib", value) for value in (None, -1, "1", float("nan"), float("inf"), HUGE, 1e308, True)),
@@ -205,6 +207,7 @@ def test_unknown_names_are_listed_briefly():
         {"on_member_failure": "ignore"},
         {"min_members": 4},
         {"device": ["cpu"]},
+        {"devices": "cpu"},
     ],
 )
 def test_settings_are_checked_before_anything_loads(settings):

@@ -18,7 +18,7 @@ ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
-    *("executor", "ray_address"),
+    *("executor", "ray_address", "devices", "progress"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
@@ -68,7 +68,7 @@ def _options(rules: Iterable[str]) -> str:
 WRAPPER_FIELDS = _table(
     ("weights", dict[str, float] | list[float] | None, "Weight of each member, in order or by name. Default: 1 each."),
     ("dtype", str | None, 'For example "bfloat16". Default: as stored.'),
-    ("device", str | None, 'For example "cuda:0". Default: GPUs in turn, else the CPU.'),
+    ("device", str | None, 'For example "cuda:0". Default: placed among devices.'),
     ("device_map", Any, "Placement over devices, as in accelerate."),
     ("quantization", str | None, '"8bit" or "4bit". Default: none.'),
     ("commit", str | None, '"canonical" (default) or "context-free"; see EnsembleConfig.'),
@@ -88,6 +88,8 @@ WRAPPER_FIELDS = _table(
     ("forward_timeout", float | None, "Seconds after which a forward counts as failed. Default: 600."),
     ("executor", str | None, '"local" (default) or "ray"; see EnsembleConfig.'),
     ("ray_address", str | None, "Ray cluster of the executor. Default: RAY_ADDRESS, else one on this machine."),
+    ("devices", list[str] | None, "Devices among which members are placed by size. Default: all GPUs, else the CPU."),
+    ("progress", bool | None, "Show progress bars while models load. Default: if stderr is a terminal."),
     ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
     (
         "threshold",
