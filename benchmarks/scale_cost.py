@@ -1,0 +1,237 @@
+"""Bytes and milliseconds that the messages of one step take, for 2 to 8 members of 7B to 70B on several links.
+
+Run by ``python -m benchmarks.scale_cost TOKENIZER TOKENIZER ...`` (folders or hub names; no weights are read). The
+bytes are those of real messages, pickled as the Ray executor sends them, on the union vocabulary of these tokenizers.
+The milliseconds follow from these bytes and from the assumptions in `LINKS`, `Ray` and `CARD`, which are printed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from benchmarks.message_sizes import Sizes, measure
+from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vocabulary import UnionVocabulary
+
+MEMBERS = (2, 4, 8)
+BILLIONS = (7, 14, 32, 70)
+
+
+@dataclass(frozen=True)
+class Link:
+    """How messages travel.
+
+    Attributes:
+        name: What it is called in the tables.
+        bandwidth: Bytes per second in one direction, at the device or machine that receives all answers.
+        latency: Seconds that each transfer takes besides: of one copy between GPUs, or of a round trip on the network.
+        ray: Whether messages are pickled and sent by Ray; otherwise tensors are copied from GPU to GPU.
+    """
+
+    name: str
+    bandwidth: float
+    latency: float
+    ray: bool
+
+
+LINKS = (
+    Link("NVLink 4, one process", 450e9, 10e-6, ray=False),
+    Link("PCIe 5.0 x16, one process", 63e9, 10e-6, ray=False),
+    Link("Ray, one machine", 5e9, 0.0, ray=True),
+    Link("Ray, 100 GbE", 12.5e9, 50e-6, ray=True),
+    Link("Ray, 10 GbE", 1.25e9, 100e-6, ray=True),
+)
+
+
+@dataclass(frozen=True)
+class Ray:
+    """What Ray adds to a call, measured (see docs/scale.md).
+
+    Attributes:
+        first: Seconds of a call to one actor and back, without a network.
+        further: Seconds for each further actor that is called at the same time.
+        overhead: Bytes of Ray's own in a call and its result.
+    """
+
+    first: float = 0.75e-3
+    further: float = 0.2e-3
+    overhead: int = 990
+
+
+@dataclass(frozen=True)
+class Card:
+    """The GPU that a member runs on; a member that needs several uses them one after the other.
+
+    Attributes:
+        name: What it is called.
+        bandwidth: Bytes per second that it reads from its memory.
+    """
+
+    name: str = "H100 SXM"
+    bandwidth: float = 3.35e12
+
+    def forward(self, billions: float) -> float:
+        """Returns the seconds that a forward of a few tokens takes at least: all weights, in bfloat16, are read."""
+        return billions * 1e9 * 2 / self.bandwidth
+
+
+RAY = Ray()
+CARD = Card()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one member and the driver send each other in one step.
+
+    Attributes:
+        name: What kind of step it is.
+        sent: Bytes of each message to the member, one per round trip.
+        answered: Bytes of each answer, one per round trip.
+        copied: Bytes that a member in the same process hands over: distributions over the union, in float32.
+    """
+
+    name: str
+    sent: tuple[int, ...]
+    answered: tuple[int, ...]
+    copied: int
+
+    @property
+    def trips(self) -> int:
+        """How many round trips it takes."""
+        return len(self.sent)
+
+    def bytes(self, link: Link) -> int:
+        """Returns the bytes of one member and step."""
+        return sum(self.sent) + sum(self.answered) + RAY.overhead * self.trips if link.ray else self.copied
+
+
+def exchanges(sizes: Sizes) -> list[Exchange]:
+    """Returns the kinds of steps, in the order of the tables."""
+    row = sizes.row
+    greedy = Exchange("greedy", (sizes.ask,), (sizes.top,), row)
+    return [
+        greedy,
+        Exchange("greedy, with a fetch", (sizes.ask, sizes.fetch), (sizes.top, sizes.fetched), row),
+        Exchange("greedy, a draft of 7", (sizes.draft_ask,), (sizes.draft_top,), 8 * row),
+        Exchange("greedy, a grammar", (sizes.masked_ask,), (sizes.top,), row),
+        Exchange("sampled", (sizes.ask,), (sizes.full,), row),
+        Exchange("sampled, 16 requests", (sizes.batch_ask,), (sizes.batch_full,), 16 * row),
+        Exchange("a prompt of 2,000 tokens", (sizes.prompt_ask,), (sizes.top,), row),
+    ]
+
+
+def seconds(exchange: Exchange, link: Link, members: int) -> float:
+    """Returns what the messages of one step take beyond the forwards.
+
+    All members send to one receiver, whose link they share: the driver's machine, or the GPU of the first member, which
+    copies nothing.
+    """
+    if not link.ray:
+        return (members - 1) * (link.latency + exchange.copied / link.bandwidth)
+    calls = exchange.trips * (RAY.first + (members - 1) * RAY.further + link.latency)
+    # Both directions are used at once, but not for the same step: the answers follow the asks.
+    return calls + members * exchange.bytes(link) / link.bandwidth
+
+
+def share(exchange: Exchange, link: Link, members: int, billions: float) -> float:
+    """Returns which part of a step its messages take, where the slowest member has so many parameters."""
+    messages = seconds(exchange, link, members)
+    return messages / (messages + CARD.forward(billions))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [" | ".join(cells) for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def assumptions() -> str:
+    """Returns what the times are computed from."""
+    rows = [
+        (link.name, f"{link.bandwidth / 1e9:,.2f}", f"{link.latency * 1e6:.0f}", "pickled" if link.ray else "copied")
+        for link in LINKS
+    ]
+    forwards = ", ".join(f"{1e3 * CARD.forward(size):.1f} ms for {size}B" for size in BILLIONS)
+    return "\n\n".join(
+        (
+            table(("link", "GB/s", "latency, microseconds", "messages"), rows),
+            f"Ray: {1e3 * RAY.first:.2f} ms a call, {1e3 * RAY.further:.2f} ms for each further member called at the "
+            f"same time, {RAY.overhead} bytes of its own in each call.",
+            f"Forward on {CARD.name} ({CARD.bandwidth / 1e12:.2f} TB/s), weights in bfloat16 read once: {forwards}.",
+        )
+    )
+
+
+def bytes_table(kinds: Sequence[Exchange]) -> str:
+    """Returns the bytes per member and step."""
+    rows = [
+        (
+            kind.name,
+            str(kind.trips),
+            f"{sum(kind.sent):,}",
+            f"{sum(kind.answered):,}",
+            f"{kind.bytes(LINKS[-1]):,}",
+            f"{kind.copied:,}",
+        )
+        for kind in kinds
+    ]
+    return table(("one member and step", "round trips", "sent", "answered", "all, with Ray's own", "copied"), rows)
+
+
+def times_table(kinds: Sequence[Exchange]) -> str:
+    """Returns the milliseconds of the messages of a step."""
+    rows = [
+        (link.name, str(members), *(f"{1e3 * seconds(kind, link, members):.2f}" for kind in kinds))
+        for link in LINKS
+        for members in MEMBERS
+    ]
+    return table(("link", "members", *(kind.name for kind in kinds)), rows)
+
+
+def shares_table(kinds: Sequence[Exchange]) -> str:
+    """Returns which part of a step its messages take, by the size of the slowest member; four members."""
+    rows = [
+        (link.name, f"{size}B", *(f"{100 * share(kind, link, 4, size):.1f}%" for kind in kinds))
+        for link in LINKS
+        for size in BILLIONS
+    ]
+    return table(("link, four members", "slowest", *(kind.name for kind in kinds)), rows)
+
+
+def report(folders: Sequence[str]) -> str:
+    """Returns all tables.
+
+    Args:
+        folders: The tokenizers whose union is used, folders or hub names.
+    """
+    loaded = [AutoTokenizer.from_pretrained(folder) for folder in folders]
+    tokenizers = [
+        MemberTokenizer(each, Path(folder).name, rows=len(each)) for each, folder in zip(loaded, folders, strict=True)
+    ]
+    union = UnionVocabulary(tokenizers)
+    kinds = exchanges(measure(union, tokenizers[0]))
+    names = ", ".join(tokenizer.name for tokenizer in tokenizers)
+    parts = (
+        f"Union of {names}: {len(union):,} tokens.",
+        bytes_table(kinds),
+        assumptions(),
+        f"Milliseconds of the messages of a step:\n\n{times_table(kinds)}",
+        f"Their share of the step:\n\n{shares_table(kinds)}",
+    )
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tokenizers", nargs="+")
+    print(report(parser.parse_args().tokenizers))
+
+
+if __name__ == "__main__":
+    main()
