@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from benchmarks.message_sizes import Sizes, measure
+from benchmarks.messages import Messages
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
@@ -110,18 +110,18 @@ class Exchange:
         return sum(self.sent) + sum(self.answered) + RAY.overhead * self.trips if link.ray else self.copied
 
 
-def exchanges(sizes: Sizes) -> list[Exchange]:
+def exchanges(messages: Messages) -> list[Exchange]:
     """Returns the kinds of steps, in the order of the tables."""
-    row = sizes.row
-    greedy = Exchange("greedy", (sizes.ask,), (sizes.top,), row)
+    row = messages.row_bytes
+    ask, top = messages.ask(), messages.top()
     return [
-        greedy,
-        Exchange("greedy, with a fetch", (sizes.ask, sizes.fetch), (sizes.top, sizes.fetched), row),
-        Exchange("greedy, a draft of 7", (sizes.draft_ask,), (sizes.draft_top,), 8 * row),
-        Exchange("greedy, a grammar", (sizes.masked_ask,), (sizes.top,), row),
-        Exchange("sampled", (sizes.ask,), (sizes.full,), row),
-        Exchange("sampled, 16 requests", (sizes.batch_ask,), (sizes.batch_full,), 16 * row),
-        Exchange("a prompt of 2,000 tokens", (sizes.prompt_ask,), (sizes.top,), row),
+        Exchange("greedy", (ask,), (top,), row),
+        Exchange("greedy, with a fetch", (ask, messages.fetch()), (top, messages.fetched()), row),
+        Exchange("greedy, a draft of 7", (messages.ask(ends=8),), (messages.top(positions=8),), 8 * row),
+        Exchange("greedy, a grammar", (messages.ask(masked=True),), (top,), row),
+        Exchange("sampled", (ask,), (messages.full(),), row),
+        Exchange("greedy, 16 requests", (messages.ask(requests=16),), (messages.top(requests=16),), 16 * row),
+        Exchange("sampled, 16 requests", (messages.ask(requests=16),), (messages.full(requests=16),), 16 * row),
     ]
 
 
@@ -214,7 +214,7 @@ def report(folders: Sequence[str]) -> str:
         MemberTokenizer(each, Path(folder).name, rows=len(each)) for each, folder in zip(loaded, folders, strict=True)
     ]
     union = UnionVocabulary(tokenizers)
-    kinds = exchanges(measure(union, tokenizers[0]))
+    kinds = exchanges(Messages(union, tokenizers[0]))
     names = ", ".join(tokenizer.name for tokenizer in tokenizers)
     parts = (
         f"Union of {names}: {len(union):,} tokens.",
