@@ -78,7 +78,9 @@ def test_one_version_of_ray_everywhere():
 
 
 def test_the_readme_lists_every_file():
-    listed = {name for line in README.splitlines() if line.startswith("| `") for name in re.findall(r"`([\w.-]+)`", line)}
+    listed = {
+        name for line in README.splitlines() if line.startswith("| `") for name in re.findall(r"`([\w.-]+)`", line)
+    }
     files = {path.name for path in FOLDER.iterdir() if path.is_file()}
     assert listed == files - {"README.md"}
 
