@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from contextlib import contextmanager
 
 
 @contextmanager
-def held(one, index=0):
-    """Holds a member's forwards until the end of the block; yields an event that is set once one waits."""
+def held(one, index=0, after=0):
+    """Holds a member's forwards until the end of the block; yields an event that is set once one waits.
+
+    Args:
+        one: The ensemble.
+        index: The member's place in it. Default the first.
+        after: How many forwards are not held. Default 0.
+    """
     runner, forward = one._members[index]._runner, one._members[index]._runner.forward
-    free, waiting = threading.Event(), threading.Event()
+    free, waiting, begun = threading.Event(), threading.Event(), itertools.count()
 
     def wait(rows):
+        if next(begun) < after:
+            return forward(rows)
         waiting.set()
         assert free.wait(60)
         return forward(rows)
