@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from architectures import random_model
 
+from gac_core.executor.messages import Ask
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
+from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
 
 def member_of(name, tokenizer, **limits):
@@ -28,6 +30,14 @@ def logits(member: Member, ids, request_id="r") -> torch.Tensor:
     results = [member.forward([Chunk(request_id, start, tuple(part), len(part))])[0] for start, part in parts]
     member.release(request_id)
     return torch.cat([result.logits for result in results])
+
+
+def ask_of(member: Member, request_id: str = "r", ids=None, **fields) -> Ask:
+    """What is asked of a member that reads a whole text: the distribution at its end."""
+    ids = tuple(IDS if ids is None else ids)
+    union = UnionVocabulary([member.tokenizer])
+    fields = {"ends": (len(ids),), "alignment": Alignment(union, member.tokenizer), **fields}
+    return Ask(Chunk(request_id, 0, ids, len(ids) - fields["ends"][0] + 1), **fields)
 
 
 IDS = [3 + (7 * index) % 50 for index in range(24)]

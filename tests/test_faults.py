@@ -15,7 +15,8 @@ from gac_core import (
     Grammar,
     MemberError,
 )
-from gac_core.decoding import collector, lookup, selection
+from gac_core.decoding import lookup, selection
+from gac_core.executor import evaluator
 from gac_langchain import GaCLLM
 from gac_llamaindex import GaCLLM as IndexLLM
 
@@ -53,11 +54,11 @@ def in_runner(both, monkeypatch, error, bad):
 
 
 def in_alignment(both, monkeypatch, error, bad):
-    inner, logits_of_bad = collector.wanted_logits, []
+    inner, logits_of_bad = evaluator.wanted_rows, []
 
-    def wanted(query, *rest):
-        logits = inner(query, *rest)
-        if query.voice is bad.voices[1]:
+    def wanted(ask, logits):
+        logits = inner(ask, logits)
+        if is_about(ask, bad):
             logits_of_bad.append(logits)
         return logits
 
@@ -66,8 +67,13 @@ def in_alignment(both, monkeypatch, error, bad):
         return any((logits == row).all(-1).any() for part in last for row in part)
 
     alignment = bad.voices[1].member.alignment
-    monkeypatch.setattr(collector, "wanted_logits", wanted)
+    monkeypatch.setattr(evaluator, "wanted_rows", wanted)
     monkeypatch.setattr(alignment, "align", Fault(alignment.align, hit, error))
+
+
+def is_about(ask, bad):
+    """Whether an ask is about the second voice of a request."""
+    return ask.chunk.request_id == bad.request_id and ask.alignment is bad.voices[1].member.alignment
 
 
 def in_sampler(both, monkeypatch, error, bad):
@@ -89,8 +95,8 @@ def in_detokenizer(both, monkeypatch, error, bad):
 
 
 def in_processing(both, monkeypatch, error, bad):
-    hit = lambda query, *rest: query.voice is bad.voices[1]  # noqa: E731
-    monkeypatch.setattr(collector, "wanted_logits", Fault(collector.wanted_logits, hit, error))
+    fault = Fault(evaluator.wanted_rows, lambda ask, logits: is_about(ask, bad), error)
+    monkeypatch.setattr(evaluator, "wanted_rows", fault)
 
 
 def in_drafting(both, monkeypatch, error, bad):

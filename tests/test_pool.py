@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from chunks import IDS, logits
+from chunks import IDS, ask_of, logits
 from conftest import EMBEDDED, ROOT, random_pair
 from pooled import config, model_of, recorded_loads
 from transformers import AutoModelForCausalLM
@@ -78,9 +78,8 @@ def test_a_model_twice_in_one_ensemble_has_two_caches(loads):
     assert one.member_id != other.member_id
     assert [member.member_id for member in again.members] == [one.member_id, other.member_id]
     executor = LocalExecutor([one, other])
-    calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
-    (first,), (second,) = executor.forward(calls).values()
-    torch.testing.assert_close(first.logits, second.logits, rtol=0, atol=0)
+    (first,), (second,) = executor.forward({member.member_id: [ask_of(member)] for member in (one, other)}).values()
+    torch.testing.assert_close(first.result, second.result, rtol=0, atol=0)
 
 
 def test_a_relative_path_and_a_link_are_the_same_folder(tmp_path, monkeypatch, loads):
@@ -142,8 +141,8 @@ def test_a_model_is_freed_with_its_last_lease(loads):
     # Also while somebody still holds the members.
     assert [load() is None for load in loads] == [True, True]
     assert cache() is None
-    ((result,),) = LocalExecutor(members[:1]).forward({members[0].member_id: [Chunk("r", 0, (3,), 1)]}).values()
-    assert "is closed" in str(result.logits)
+    ((result,),) = LocalExecutor(members[:1]).forward({members[0].member_id: [ask_of(members[0], ids=[3])]}).values()
+    assert "is closed" in str(result.result.error)
     pool.acquire(config(EMBEDDED[1])).close()
     assert len(loads) == 3
 

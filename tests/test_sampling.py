@@ -16,9 +16,9 @@ from gac_core.decoding.sampler import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    penalise_repetition,
     race,
 )
+from gac_core.executor.evaluator import penalise_repetition
 from gac_core.sampling import SamplingParams
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0], dtype=torch.float64)

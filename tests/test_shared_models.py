@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from architectures import random_model
-from chunks import IDS, logits
+from chunks import IDS, ask_of, logits
 from conftest import random_pair
 
 from gac_core.executor.local import LocalExecutor
@@ -117,7 +117,7 @@ def test_members_are_added_and_removed_by_count():
     executor = LocalExecutor([one])
     executor.add_member(one)
     executor.add_member(other)
-    calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
+    calls = {member.member_id: [ask_of(member)] for member in (one, other)}
     assert list(executor.forward(calls)) == [one.member_id, other.member_id]
     executor.release("r")
     executor.remove_member(one.member_id)
@@ -138,7 +138,7 @@ def test_each_device_has_a_thread_while_there_are_two():
         forward = member._runner.forward
         member._runner.forward = lambda rows, run=forward: names.append(threading.current_thread().name) or run(rows)
     executor = LocalExecutor([one])
-    calls = {member.member_id: [Chunk("r", 0, tuple(IDS), 1)] for member in (one, other)}
+    calls = {member.member_id: [ask_of(member)] for member in (one, other)}
     executor.forward({one.member_id: calls[one.member_id]})
     executor.add_member(other)
     executor.forward(calls)

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
 def build(folders):
     tokenizers = [MemberTokenizer(AutoTokenizer.from_pretrained(folder), folder) for folder in folders]
     union = UnionVocabulary(tokenizers)
-    return [t.token_bytes for t in tokenizers], union.tokens, [union.columns(t).tolist() for t in tokenizers]
+    return [t.token_bytes for t in tokenizers], union.tokens, [union.table(t).columns.tolist() for t in tokenizers]
 
 
 def test_cached_tables_equal_built_ones(place, monkeypatch):

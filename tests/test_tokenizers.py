@@ -240,6 +240,6 @@ def test_all_ends_of_text_are_one_entry():
     members = [load(SHARED / "tokenizers" / name) for name in ("llama-2", "llama-3", "qwen2.5")]
     union = UnionVocabulary(members)
     for member in members:
-        columns = union.columns(member)
+        columns = union.table(member).columns
         assert {int(columns[i]) for i in member.end_ids} == {union.end_id}
         assert union.data(union.end_id) is None

@@ -117,6 +117,7 @@ class Decoder:
         """Runs one step of requests whose next token is not forced."""
         times = {voice.member.times for request in batch for voice in request.voices}
         began, forwards = time.perf_counter(), sum(each.total for each in times)
+        self._collector.notice_restarts(batch)
         step = self._lookup.draft(Step.begin(batch, prefill_seconds))
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
@@ -241,7 +242,7 @@ def _keep_pending(request: Request, found: RequestDistributions) -> None:
     """Keeps the next token's distributions of voices that are ready while others still read; else drops them."""
     for voice in request.voices:
         ready = found.voices.get(voice) if found.unread else None
-        voice.pending_probs = ready.probs[:1] if ready is not None and ready.first == 0 else None
+        voice.pending_probs = None if ready is None else ready.pending()
 
 
 def _continues(step: Step, row: int, position: int) -> bool:

@@ -5,38 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor
-
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.voice_distributions import VoiceDistributions
 from gac_core.errors import GaCError
-
-
-@dataclass(frozen=True)
-class VoiceDistributions:
-    """One voice's next-token distributions at consecutive positions of a draft.
-
-    Attributes:
-        probs: Float32, shape ``[positions, union]``; tokens that a grammar does not allow have no mass. May be NaN.
-        first: The position of the first of them.
-    """
-
-    probs: Tensor
-    first: int = 0
-
-    @property
-    def next_position(self) -> int:
-        """The first position after them."""
-        return self.first + self.probs.shape[0]
-
-    def at(self, position: int) -> Tensor:
-        """Returns the distribution at a position, shape ``[union]``."""
-        return self.probs[position - self.first]
-
-    def extended(self, later: VoiceDistributions) -> VoiceDistributions:
-        """Returns these distributions followed by those at the next positions."""
-        return replace(self, probs=torch.cat([self.probs, later.probs]))
 
 
 @dataclass(frozen=True)
@@ -89,11 +61,7 @@ class StepDistributions:
         return cls(
             tuple(
                 RequestDistributions(
-                    {
-                        voice: VoiceDistributions(voice.pending_probs)
-                        for voice in request.voices
-                        if voice.pending_probs is not None
-                    }
+                    {voice: voice.pending_probs for voice in request.voices if voice.pending_probs is not None}
                 )
                 for request in batch
             )

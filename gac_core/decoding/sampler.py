@@ -45,23 +45,6 @@ def keep_min_p(probs: Tensor, min_p: float) -> Tensor:
     return _renormalise(probs, probs >= min_p * probs.max())
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divides positive and multiplies negative logits of seen tokens by the penalty (CTRL, section 4.1).
-
-    Args:
-        logits: A member's logits, shape ``[rows of its head]``.
-        seen: Ids of the tokens in its text so far, int64, shape ``[n]``.
-        penalty: Above 0; 1 changes nothing.
-
-    Returns:
-        New logits of the same shape.
-    """
-    scores = logits[seen]
-    out = logits.clone()
-    out[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
-    return out
-
-
 def _renormalise(probs: Tensor, keep: Tensor) -> Tensor:
     kept = torch.where(keep, probs, torch.zeros_like(probs))
     return kept / kept.sum()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.tokenized_text import TokenizedText
+from gac_core.decoding.voice_distributions import VoiceDistributions
 
 
 @dataclass(eq=False)
@@ -19,13 +18,16 @@ class Sequence:
         weight: Its weight in the combination, above 0; relative to the request's other voices.
         text: Prompt and answer in the member's ids.
         pending_probs: Its next-token distribution, computed in an earlier step while other voices still read their
-            prompts; float32, shape ``[1, union]``. None if there is none.
+            prompts. None if there is none.
+        generation: How often the member had lost its KV cache when the voice was last evaluated
+            (`Executor.generation`).
     """
 
     member: EnsembleMember
     weight: float
     text: TokenizedText
-    pending_probs: Tensor | None = None
+    pending_probs: VoiceDistributions | None = None
+    generation: int = 0
 
     @property
     def name(self) -> str:
@@ -41,6 +43,17 @@ class Sequence:
     def is_full(self) -> bool:
         """Whether the text is longer than the member can read."""
         return self.member.context is not None and len(self.text.token_ids) > self.member.context
+
+    def reread(self, generation: int) -> None:
+        """Lets the next chunk contain the whole text if the member lost its KV cache since the last call.
+
+        Args:
+            generation: How often the member has lost its KV cache.
+        """
+        if self.generation != generation:
+            self.generation = generation
+            self.text.num_cached = 0
+            self.pending_probs = None
 
     def recompute_last(self) -> None:
         """Lets the next chunk contain the last id again, so that its logits are computed."""

@@ -106,11 +106,9 @@ class Step:
         return replace(self, sure={**self.sure, **sure})
 
     def _certainty(self, row: int) -> torch.Tensor:
-        request = self.batch[row]
-        probs = self.distributions.rows[row].voices[request.gate].probs
-        if request.constraint is not None:
-            probs = probs / probs.sum(-1, keepdim=True)
-        return request.gate_rule(probs)
+        certainty = self.distributions.rows[row].voices[self.batch[row].gate].certainty
+        assert certainty is not None, "a gate's query asks for it"
+        return certainty
 
     def first_unsure(self, row: int) -> int | None:
         """Returns the first position at which all voices are needed; None if the gate decides at all of them."""

@@ -17,9 +17,8 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.lookup import PromptLookup
 from gac_core.decoding.run_ahead import RunAhead
 from gac_core.engine.engine import Engine
-from gac_core.executor.base import Executor
+from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.grammar.compiler import Compiler
-from gac_core.model.member import Member
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
@@ -58,7 +57,9 @@ def compiler_of(union: UnionVocabulary) -> Compiler:
     return _shared(_compilers, union, lambda: Compiler(union))
 
 
-def ensemble_members(members: Sequence[Member], union: UnionVocabulary, config: EnsembleConfig) -> list[EnsembleMember]:
+def ensemble_members(
+    members: Sequence[ExecutorMember], union: UnionVocabulary, config: EnsembleConfig
+) -> list[EnsembleMember]:
     """Returns the members of an ensemble.
 
     Args:

@@ -11,9 +11,8 @@ from gac_core.decoding.request import Request
 from gac_core.decoding.tokens import CommittedToken, TokenResult
 from gac_core.engine.scheduler import Scheduler
 from gac_core.errors import GaCError
-from gac_core.executor.base import Executor
+from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.failures import request_failure
-from gac_core.model.member import Member
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 
 RequestEvent = tuple[str, OutputChunk | GaCError]
@@ -34,7 +33,7 @@ class Engine:
         self._scheduler = Scheduler()
         self._members: dict[str, list[str]] = {}
 
-    def add_ensemble(self, ensemble_id: str, members: Sequence[Member], max_batch_size: int) -> None:
+    def add_ensemble(self, ensemble_id: str, members: Sequence[ExecutorMember], max_batch_size: int) -> None:
         """Adds an ensemble. Members that other ensembles use as well are shared with them.
 
         Args:
@@ -76,6 +75,7 @@ class Engine:
 
     def step(self) -> list[RequestEvent]:
         """Advances every running request by no, one or several tokens; returns the events, by request id."""
+        self._executor.refresh()
         batch = self._scheduler.schedule()
         if not batch:
             return []

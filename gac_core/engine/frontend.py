@@ -12,7 +12,7 @@ from gac_core.engine.engines import ENGINES
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
-from gac_core.model.member import Member
+from gac_core.executor.base import ExecutorMember
 from gac_core.model.pool import default_pool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
@@ -30,14 +30,14 @@ class Frontend:
     """
 
     config: EnsembleConfig
-    members: Sequence[Member]
+    members: Sequence[ExecutorMember]
     union: UnionVocabulary
     input_processor: InputProcessor
     session: Session
 
 
 def connect(
-    members: Sequence[Member],
+    members: Sequence[ExecutorMember],
     config: EnsembleConfig,
     release: Callable[[], None] = lambda: None,
     shared: bool = False,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gac_core.decoding.request import Request
 from gac_core.errors import EngineClosedError, GaCError, QueueFullError
-from gac_core.model.member import Member
+from gac_core.executor.base import ExecutorMember
 from gac_core.output import OutputChunk
 
 # Seconds between two calls of ``check`` while a request waits for a place in the queue.
@@ -37,7 +37,7 @@ class Client:
     """
 
     ensemble_id: str
-    members: Sequence[Member]
+    members: Sequence[ExecutorMember]
     names: Mapping[str, str]
     max_batch_size: int
     max_requests: int

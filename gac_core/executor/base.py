@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
-from gac_core.model.chunk import Chunk, ChunkResult
-from gac_core.model.member import Member
+import torch
+from torch import Tensor
 
-Calls = Mapping[str, Sequence[Chunk]]
-"""The chunks of one step by member id."""
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch
+from gac_core.model.costs import ForwardTimes
+from gac_core.tokenization.tokenizer import MemberTokenizer
+
+
+class ExecutorMember(Protocol):
+    """What the engine needs to know of a member, wherever its model runs; `gac_core.model.member.Member` has it.
+
+    Attributes:
+        name: Its name.
+        member_id: Identifies its KV cache; the same under every name.
+        tokenizer: Its tokenizer.
+        context: The longest sequence that it can read, in tokens; None without a limit.
+        device: Where its logits are computed, or the CPU if that is in another process.
+        size: Number of parameters of its model.
+        times: Durations of its forwards.
+    """
+
+    name: str
+    member_id: str
+    tokenizer: MemberTokenizer
+    context: int | None
+    device: torch.device
+    size: int
+    times: ForwardTimes
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether its logits do not depend on other requests, bit for bit."""
+        ...
+
+    def renamed(self, name: str) -> Self:
+        """Returns this member under another name: the same model, KV cache and ``member_id``."""
+        ...
 
 
 class Executor(Protocol):
-    """Runs chunks on members, which are addressed by their ``member_id``."""
+    """Runs members, which are addressed by their ``member_id``.
 
-    def add_member(self, member: Member) -> None:
+    Unless a method says otherwise, all are called from one thread at a time.
+    """
+
+    def add_member(self, member: ExecutorMember) -> None:
         """Adds a member. One that is added several times stays until it is removed as often."""
         ...
 
@@ -27,26 +62,60 @@ class Executor(Protocol):
         """
         ...
 
-    def forward(self, calls: Calls, prefill_seconds: float | None = None) -> dict[str, list[ChunkResult]]:
-        """Runs the chunks of each member.
+    def forward(
+        self, asks: Mapping[str, Sequence[Ask]], prefill_seconds: float | None = None
+    ) -> dict[str, list[Answer]]:
+        """Computes distributions; what a member raises is the result of its answers.
 
         Args:
-            calls: The chunks by member id, at most one per request and member.
+            asks: By member id, at most one per request and member.
             prefill_seconds: Seconds that each member may spend on long chunks, because other requests wait for this
                 call; None (default): no limit.
 
         Returns:
-            The results by member id, in the order of the chunks.
+            The answers by member id, in the order of the asks. An executor that answers an ask in the form ``"top"``
+            with `TopDistributions` does so for all of them.
+
+        Raises:
+            KeyError: There is no such member.
         """
         ...
 
-    def release(self, request_id: str, clear: bool = False) -> None:
-        """Frees the KV cache slots of a request on all members.
+    def fetch(self, wanted: Mapping[str, Sequence[Fetch]]) -> dict[str, list[Tensor | Failure]]:
+        """Returns probabilities that answers in the form ``"top"`` left out.
+
+        Args:
+            wanted: By member id.
+
+        Returns:
+            By member id, in the order of the fetches: float32, shape ``[len(ids)]`` or ``[union]``, on the CPU or the
+            member's device; or why they cannot be had.
+
+        Raises:
+            KeyError: There is no such member.
+        """
+        ...
+
+    def release(self, request_id: str, clear: bool = False, member_id: str | None = None) -> None:
+        """Frees what members hold of a request, such as its KV cache slot; never raises.
 
         Args:
             request_id: The request.
             clear: Erase the slots instead of keeping them for prefix caching.
+            member_id: Only on this member. None (default): on all.
         """
+        ...
+
+    def refresh(self) -> None:
+        """Lets members that were restarted take the place of lost ones; called before each step, and nowhere else."""
+        ...
+
+    def generation(self, member_id: str) -> int:
+        """Returns how often a member lost its KV cache."""
+        ...
+
+    def alive(self, member_id: str) -> bool:
+        """Returns whether a member can compute now: neither hung nor lost nor being restarted."""
         ...
 
     def running(self) -> list[tuple[str, float]]:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from gac_core.executor.base import Calls
-from gac_core.model.chunk import Chunk, ChunkResult
+from gac_core.executor.base import ExecutorMember
+from gac_core.executor.evaluator import Evaluator
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch
 from gac_core.model.member import Member
 from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)
+
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 
 @dataclass
 class _Entry:
     """A member and how often it was added."""
 
-    member: Member
+    evaluator: Evaluator
     references: int = 1
+
+    @property
+    def member(self) -> Member:
+        return self.evaluator.member
 
 
 @dataclass(frozen=True)
 class _Release:
     """A release that one member has not carried out yet."""
 
-    member: Member
+    evaluator: Evaluator
     request_id: str
     clear: bool
 
@@ -54,13 +64,14 @@ class LocalExecutor:
         for member in members:
             self.add_member(member)
 
-    def add_member(self, member: Member) -> None:
-        """Adds a member. One that is added several times stays until it is removed as often."""
+    def add_member(self, member: ExecutorMember) -> None:
+        """Adds a member of this process. One that is added several times stays until it is removed as often."""
+        assert isinstance(member, Member), "its model is in this process"
         entry = self._entries.get(member.member_id)
         if entry is not None:
             entry.references += 1
             return
-        self._entries[member.member_id] = _Entry(member)
+        self._entries[member.member_id] = _Entry(Evaluator(member))
         self._update_threads()
 
     def remove_member(self, member_id: str) -> None:
@@ -75,36 +86,59 @@ class LocalExecutor:
             del self._entries[member_id]
             self._update_threads()
 
-    def forward(self, calls: Calls, prefill_seconds: float | None = None) -> dict[str, list[ChunkResult]]:
-        """Runs the chunks of each member; see `Executor.forward`.
-
-        Never raises for what a member raises: each of its chunks has that error as its result.
+    def forward(
+        self, asks: Mapping[str, Sequence[Ask]], prefill_seconds: float | None = None
+    ) -> dict[str, list[Answer]]:
+        """Computes distributions; see `Executor.forward`.
 
         Raises:
             KeyError: There is no such member.
         """
         self._retry_releases()
-        members = {member_id: self._entries[member_id].member for member_id in calls}
-        futures: dict[str, Future[list[ChunkResult]]] = {}
-        if self._threads:
-            for member_id, member in members.items():
-                thread = self._threads[member.device]
-                futures[member_id] = thread.submit(self._forward, member, calls[member_id], prefill_seconds)
-            return {member_id: future.result() for member_id, future in futures.items()}
-        return {
-            member_id: self._forward(member, calls[member_id], prefill_seconds) for member_id, member in members.items()
-        }
+        return self._on_devices(asks, lambda evaluator, own: self._forward(evaluator, own, prefill_seconds))
 
-    def _forward(self, member: Member, chunks: Sequence[Chunk], prefill_seconds: float | None) -> list[ChunkResult]:
+    def _forward(self, evaluator: Evaluator, asks: Sequence[Ask], prefill_seconds: float | None) -> list[Answer]:
+        member = evaluator.member
         self._began[member.member_id] = time.monotonic()
         try:
-            return member.forward(chunks, prefill_seconds)
+            return evaluator.forward(asks, prefill_seconds)
         except BaseException as error:
             # Errors of the model are results already; this one is a defect or a closed member. Other members go on.
             logger.exception("member %r failed", member.name)
-            return [ChunkResult(error) for _ in chunks]
+            return [Answer(Failure(error)) for _ in asks]
         finally:
             del self._began[member.member_id]
+
+    def fetch(self, wanted: Mapping[str, Sequence[Fetch]]) -> dict[str, list[Tensor | Failure]]:
+        """Returns probabilities that answers left out; see `Executor.fetch`.
+
+        Raises:
+            KeyError: There is no such member.
+        """
+        return self._on_devices(wanted, lambda evaluator, own: evaluator.fetch(own))
+
+    def _on_devices(
+        self, calls: Mapping[str, Sequence[Q]], run: Callable[[Evaluator, Sequence[Q]], list[R]]
+    ) -> dict[str, list[R]]:
+        """Runs something on members, at the same time on those of different devices; returns its results."""
+        entries = {member_id: self._entries[member_id] for member_id in calls}
+        if not self._threads:
+            return {member_id: run(entry.evaluator, calls[member_id]) for member_id, entry in entries.items()}
+        futures: dict[str, Future[list[R]]] = {}
+        for member_id, entry in entries.items():
+            futures[member_id] = self._threads[entry.member.device].submit(run, entry.evaluator, calls[member_id])
+        return {member_id: future.result() for member_id, future in futures.items()}
+
+    def refresh(self) -> None:
+        """Does nothing: members of this process are not restarted."""
+
+    def generation(self, member_id: str) -> int:
+        """Returns 0: members of this process keep their KV caches."""
+        return 0
+
+    def alive(self, member_id: str) -> bool:
+        """Returns whether a member can compute now."""
+        return True
 
     def running(self) -> list[tuple[str, float]]:
         """Returns the id of each member whose forward is running and the seconds since it began.
@@ -114,21 +148,26 @@ class LocalExecutor:
         now = time.monotonic()
         return [(member_id, now - began) for member_id, began in self._began.copy().items()]
 
-    def release(self, request_id: str, clear: bool = False) -> None:
-        """Frees the KV cache slots of a request on all members; see `Executor.release`.
+    def release(self, request_id: str, clear: bool = False, member_id: str | None = None) -> None:
+        """Frees what members hold of a request; see `Executor.release`.
 
         Never raises: if a member lacks the memory to do so now, the release is repeated at the next call.
         """
-        self._releases += [_Release(entry.member, request_id, clear) for entry in self._entries.values()]
+        self._releases += [
+            _Release(entry.evaluator, request_id, clear)
+            for key, entry in self._entries.items()
+            if member_id in (None, key)
+        ]
         self._retry_releases()
 
     def _retry_releases(self) -> None:
         releases, self._releases = self._releases, []
         for release in releases:
             try:
-                release.member.release(release.request_id, release.clear)
+                release.evaluator.release(release.request_id, release.clear)
             except BaseException:
-                logger.exception("member %r could not free a request's slot; it is tried again", release.member.name)
+                name = release.evaluator.member.name
+                logger.exception("member %r could not free a request's slot; it is tried again", name)
                 self._releases.append(release)
 
     def _update_threads(self) -> None:

@@ -34,6 +34,7 @@ class Ask:
         mask: Returns which union tokens a grammar allows at each end, bool, shape ``[len(ends), union]``; called once.
             None: all of them.
         gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
+        fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
     """
 
     chunk: Chunk
@@ -44,6 +45,7 @@ class Ask:
     text_before: tuple[int, ...] = ()
     mask: Callable[[], Tensor] | None = None
     gate_rule: Gate | None = None
+    fetch_from: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +105,8 @@ class Answer:
 class Fetch:
     """Which probabilities are wanted that an answer in the form ``"top"`` left out.
 
-    An executor keeps the distributions of a request until its next forward with other ids, at least those of the
-    running step.
+    An executor keeps a request's latest distribution at each length of its text, from `Ask.fetch_from` on and up to the
+    last of the latest ask's ``ends``, until the request is released.
 
     Attributes:
         request_id: The request.

@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,21 @@ class _PendingEvents:
     tokens: int
     start: torch.cuda.Event
     end: torch.cuda.Event
+
+
+@dataclass(frozen=True)
+class TimesSnapshot:
+    """What a `ForwardTimes` has measured, as a value that can be sent to another process.
+
+    Attributes:
+        total: As `ForwardTimes.total`.
+        medians: Median seconds of the recent short forwards, by their number of tokens.
+        long: Seconds per token of the latest forwards of parts of prompts.
+    """
+
+    total: float
+    medians: Mapping[int, float]
+    long: tuple[float, ...]
 
 
 class ForwardTimes:
@@ -143,6 +158,19 @@ class ForwardTimes:
                 return self._medians[near] * self._shape(tokens) / self._shape(near)
             low, high = self._medians[below], self._medians[above]
             return low if above == below else low + (high - low) * (tokens - below) / (above - below)
+
+    def snapshot(self) -> TimesSnapshot:
+        """Returns what was measured so far."""
+        with self._lock:
+            self._collect()
+            return TimesSnapshot(self.total, dict(self._medians), tuple(self._long))
+
+    def restore(self, snapshot: TimesSnapshot) -> None:
+        """Replaces what was measured by what another process measured; durations noted later count on top of it."""
+        with self._lock:
+            self.total = snapshot.total
+            self._medians = dict(snapshot.medians)
+            self._long = deque(snapshot.long, maxlen=self.LATEST)
 
     def _shape(self, tokens: int) -> float:
         return 1 + self._slope * (tokens - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -74,9 +75,11 @@ class UnionVocabulary:
             self._keys[device] = torch.from_numpy(np.frombuffer(digests, np.int64).copy()).to(device)
         return self._keys[device]
 
-    def columns(self, tokenizer: MemberTokenizer) -> Tensor:
-        """Returns the union id of each row of a member's output head, int64, shape ``[rows]``; -1 where it has none."""
-        return torch.from_numpy(self._columns[id(tokenizer)]).long()
+    def table(self, tokenizer: MemberTokenizer) -> AlignmentTable:
+        """Returns which union id each row of a member's output head has."""
+        columns = self._columns[id(tokenizer)]
+        digest = hashlib.blake2b(columns.tobytes(), digest_size=16, salt=len(self).to_bytes(8, "little"))
+        return AlignmentTable(digest.hexdigest(), columns, len(self))
 
     def __len__(self) -> int:
         return len(self.tokens) + 1
@@ -86,6 +89,21 @@ class UnionVocabulary:
         return None if union_id == self.end_id else self.tokens[union_id]
 
 
+@dataclass(frozen=True, eq=False)
+class AlignmentTable:
+    """What an alignment is made of, as a value that can be sent to another process.
+
+    Attributes:
+        key: Identifies the contents.
+        columns: The union id of each row of the member's output head, int32, shape ``[rows]``; -1 where it has none.
+        size: Length of the union vocabulary.
+    """
+
+    key: str
+    columns: Array
+    size: int
+
+
 class Alignment:
     """Maps one member's distribution onto the union.
 
@@ -93,17 +111,31 @@ class Alignment:
         union: The union vocabulary.
         tokenizer: The member's tokenizer.
         device: Device of the member's logits. Default ``"cpu"``.
+
+    Attributes:
+        table: What it is made of.
     """
 
     def __init__(self, union: UnionVocabulary, tokenizer: MemberTokenizer, device: torch.device | str = "cpu") -> None:
-        columns = union.columns(tokenizer)
+        self._build(union.table(tokenizer), device)
+
+    @classmethod
+    def of_table(cls, table: AlignmentTable, device: torch.device | str = "cpu") -> Alignment:
+        """Returns the alignment that a table describes, with its tensors on a device."""
+        alignment = cls.__new__(cls)
+        alignment._build(table, device)
+        return alignment
+
+    def _build(self, table: AlignmentTable, device: torch.device | str) -> None:
+        self.table = table
+        columns = torch.from_numpy(table.columns).long()
         # Rows without a union id (control tokens, padding) are masked before the softmax. So is one column after the
         # last row, from which tokens are gathered that the member does not have.
         self._masked = torch.nonzero(torch.cat([columns, columns.new_tensor([-1])]) < 0)[:, 0].to(device)
         rows = torch.nonzero(columns >= 0)[:, 0]
         placed = columns[rows]
         # Union id -> its first row.
-        gather = torch.full((len(union),), tokenizer.rows, dtype=torch.long)
+        gather = torch.full((table.size,), len(columns), dtype=torch.long)
         gather.scatter_reduce_(0, placed, rows, "amin")
         extra = gather[placed] != rows
         self._gather = gather.to(device)

@@ -1,0 +1,173 @@
+"""`Evaluator`: from a member's logits to distributions over the union, in the process where the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch
+from gac_core.model.cache import to_device
+from gac_core.model.chunk import ChunkResult
+from gac_core.model.member import Member
+from gac_core.tokenization.vocabulary import Alignment
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The logits that an ask wants, shape ``[ends, rows of the head]``, and its number in the call."""
+
+    index: int
+    ask: Ask
+    values: Tensor
+
+
+class Evaluator:
+    """Answers asks with one member: forward, repetition penalty, alignment, grammar masks, certainty.
+
+    A failure of one ask does not affect the others.
+
+    Args:
+        member: The member.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    @torch.inference_mode()
+    def forward(self, asks: Sequence[Ask], prefill_seconds: float | None = None) -> list[Answer]:
+        """Returns the answers to some asks, in their order.
+
+        Args:
+            asks: At most one per request.
+            prefill_seconds: As in `Member.forward`.
+        """
+        computed = self.member.forward([ask.chunk for ask in asks], prefill_seconds)
+        answers = [Answer(_first_result(result), result.seconds, result.read, result.computed) for result in computed]
+        good: list[_Rows] = []
+        for index, (ask, result) in enumerate(zip(asks, computed, strict=True)):
+            if isinstance(result.logits, Tensor):
+                rows = _rows(index, ask, result.logits)
+                if isinstance(rows, Failure):
+                    answers[index] = replace(answers[index], result=rows)
+                else:
+                    good.append(rows)
+        for each, aligned in _align_all(good):
+            answers[each.index] = self._finished(answers[each.index], each.ask, aligned)
+        return answers
+
+    def _finished(self, answer: Answer, ask: Ask, aligned: Tensor | Failure) -> Answer:
+        """Returns an answer with what becomes of its aligned distributions."""
+        probs = aligned if isinstance(aligned, Failure) else _constrain(ask, aligned)
+        if isinstance(probs, Failure):
+            return replace(answer, result=probs)
+        certainty = None if ask.gate_rule is None else _measure(ask, probs)
+        if isinstance(certainty, Failure):
+            return replace(answer, result=certainty)
+        return replace(answer, result=probs, certainty=certainty)
+
+    def fetch(self, wanted: Sequence[Fetch]) -> list[Tensor | Failure]:
+        """Returns probabilities that an answer left out: none are, so that nothing is kept to be fetched."""
+        return [_not_kept(each) for each in wanted]
+
+    def release(self, request_id: str, clear: bool = False) -> None:
+        """Frees what is held for a request; see `Member.release`."""
+        self.member.release(request_id, clear)
+
+
+def _first_result(result: ChunkResult) -> Failure | None:
+    return Failure(result.logits) if isinstance(result.logits, BaseException) else None
+
+
+def _rows(index: int, ask: Ask, logits: Tensor) -> _Rows | Failure:
+    try:
+        return _Rows(index, ask, wanted_rows(ask, logits))
+    except BaseException as error:
+        return Failure(error, "processing its logits")
+
+
+def wanted_rows(ask: Ask, logits: Tensor) -> Tensor:
+    """Returns the logits at the ends that an ask names, with the repetition penalty; shape ``[ends, rows]``.
+
+    Args:
+        ask: The ask.
+        logits: Those of the chunk's last positions, shape ``[num_logits, rows of the head]``.
+    """
+    ends = ask.ends
+    if len(ends) < logits.shape[0]:
+        places = to_device([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
+        logits = logits.index_select(0, places)
+    if ask.repetition_penalty == 1:
+        return logits
+    text = [*ask.text_before, *ask.chunk.token_ids]
+    seen = [to_device(sorted(set(text[:end])), logits.device) for end in ends]
+    rows = zip(logits, seen, strict=True)
+    return torch.stack([penalise_repetition(row, ids, ask.repetition_penalty) for row, ids in rows])
+
+
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divides positive and multiplies negative logits of seen tokens by the penalty (CTRL, section 4.1).
+
+    Args:
+        logits: A member's logits, shape ``[rows of its head]``.
+        seen: Ids of the tokens in its text so far, int64, shape ``[n]``.
+        penalty: Above 0; 1 changes nothing.
+
+    Returns:
+        New logits of the same shape.
+    """
+    scores = logits[seen]
+    out = logits.clone()
+    out[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return out
+
+
+def _align_all(rows: Sequence[_Rows]) -> Iterable[tuple[_Rows, Tensor | Failure]]:
+    """Maps logits onto the union, in one batch for each alignment."""
+    groups: dict[Alignment, list[_Rows]] = {}
+    for each in rows:
+        groups.setdefault(each.ask.alignment, []).append(each)
+    for alignment, group in groups.items():
+        yield from _align(alignment, group)
+
+
+def _align(alignment: Alignment, group: Sequence[_Rows]) -> list[tuple[_Rows, Tensor | Failure]]:
+    """Returns the distributions of some asks; if the batch raises, each is aligned by itself."""
+    try:
+        aligned = alignment.align(torch.cat([each.values for each in group]))
+        parts = torch.split(aligned, [each.values.shape[0] for each in group])
+        return list(zip(group, parts, strict=True))
+    except BaseException as error:
+        if len(group) > 1:
+            return [result for each in group for result in _align(alignment, [each])]
+        return [(group[0], Failure(error, "aligning its logits"))]
+
+
+def _constrain(ask: Ask, probs: Tensor) -> Tensor | Failure:
+    """Removes the mass of tokens that the request's grammar does not allow.
+
+    Args:
+        ask: The ask.
+        probs: Its distributions, float32, shape ``[ends, union]``; changed in place.
+    """
+    if ask.mask is None:
+        return probs
+    try:
+        return probs.mul_(ask.mask().to(probs.device, non_blocking=True))
+    except BaseException as error:
+        return Failure(error, "masking what the grammar does not allow", of_member=False)
+
+
+def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:
+    """Returns how sure the member is at each end, among the tokens that the grammar allows."""
+    assert ask.gate_rule is not None
+    try:
+        return ask.gate_rule(probs if ask.mask is None else probs / probs.sum(-1, keepdim=True))
+    except BaseException as error:
+        return Failure(error, "measuring how sure its gate is", of_member=False)
+
+
+def _not_kept(fetch: Fetch) -> Failure:
+    return Failure(LookupError(f"its distribution after {fetch.end} tokens is not kept"), "fetching probabilities")
