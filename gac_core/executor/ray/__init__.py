@@ -1,0 +1,1 @@
+"""Members in actors of Ray, on one machine or on many."""

@@ -1,0 +1,158 @@
+"""The connection of this process with Ray, shared by all ensembles on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from gac_core.errors import ConfigError, EngineClosedError, quote, shorten
+
+OBJECT_STORE_BYTES = 2**28
+"""Shared memory of a Ray that is started here; messages of a step are far smaller."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster.
+
+    Attributes:
+        name: Its address.
+        resources: What it has in all, such as ``{"CPU": 8.0, "GPU": 1.0}``.
+    """
+
+    name: str
+    resources: Mapping[str, float]
+
+
+class Cluster:
+    """A connection with Ray; the last one that is closed ends what the first one began.
+
+    Where Ray was initialised before, that connection is used and left as it is.
+
+    Args:
+        address: As `EnsembleConfig.ray_address`.
+
+    Attributes:
+        started: Whether this connection started a Ray of its own, which has one node and never grows.
+
+    Raises:
+        ConfigError: Ray cannot be reached.
+        EngineClosedError: Ray was initialised before this process was forked.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._closed = False
+        self.started = _connections.open(address)
+
+    def close(self) -> None:
+        """Gives the connection back; idempotent."""
+        if not self._closed:
+            self._closed = True
+            _connections.close()
+
+    def nodes(self) -> list[Node]:
+        """Returns the nodes that are alive."""
+        return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+class _Connections:
+    """Counts the connections of this process."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        # Whether the first connection initialised Ray, and whether it started one.
+        self._initialised = self._started = False
+
+    def open(self, address: str | None) -> bool:
+        with self._lock:
+            if ray.is_initialized():
+                _check_process()
+                _check_address(address)
+            else:
+                self._started = _initialise(address)
+                self._initialised = True
+            self._count += 1
+            return self._started
+
+    def close(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count or not self._initialised:
+                return
+            self._initialised = self._started = False
+            if ray.is_initialized() and _owner == os.getpid():
+                ray.shutdown()
+
+
+_connections = _Connections()
+# The process in which Ray was initialised, as far as this module knows.
+_owner = os.getpid()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_connections.reset)
+
+
+def usable() -> bool:
+    """Returns whether calls can be made: Ray may have been shut down by others, and calls would then start one."""
+    return ray.is_initialized() and _owner == os.getpid()
+
+
+def _initialise(address: str | None) -> bool:
+    """Connects with a cluster or starts one; returns whether it was started."""
+    global _owner
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(
+            f"ray_address={quote(address)} is one of Ray's client server, through which each step would take several "
+            "round trips; run this process on a machine of the cluster and give the address of its head, host:6379, "
+            "or 'auto'"
+        )
+    start = address is None or address == "local"
+    options: dict[str, Any] = {"address": "local" if start else address}
+    if start:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if "RAY_AUTH_MODE" not in os.environ:
+            # Ray listens on all interfaces.
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except Exception as error:
+        remedy = "check its logs in /tmp/ray" if start else "start it with 'ray start --head', or check the address"
+        raise ConfigError(
+            f"Ray cannot be {'started' if start else 'reached'} (ray_address={quote(address)}): "
+            f"{type(error).__name__}: {shorten(' '.join(str(error).split()))}; {remedy}, and set RAY_AUTH_TOKEN to the "
+            "cluster's token if it has one"
+        ) from error
+    _owner = os.getpid()
+    return start
+
+
+def _check_process() -> None:
+    if _owner != os.getpid():
+        raise EngineClosedError(
+            "Ray was initialised before this process was forked and cannot be used here; start processes by 'spawn', "
+            "or load the ensemble before anything uses Ray"
+        )
+
+
+def _check_address(address: str | None) -> None:
+    """Raises if Ray is connected with another cluster than an ensemble names."""
+    used = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", "local", used):
+        raise ConfigError(
+            f"ray_address={quote(address)}, but this process is connected with the Ray at {used}; leave ray_address "
+            "out, or call ray.shutdown() before"
+        )

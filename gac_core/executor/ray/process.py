@@ -1,0 +1,203 @@
+"""`MemberProcess`: one actor of a member, from its start to its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from gac_core.config import EnsembleConfig
+from gac_core.errors import MemberLostError, shorten
+from gac_core.executor.ray import cluster
+from gac_core.executor.ray.actor import LoadFailure, MemberActor, MemberFacts
+from gac_core.executor.ray.wire import decode, encode, split
+from gac_core.tokenization.vocabulary import AlignmentTable
+
+WAIT_SECONDS = 5.0
+"""How long one call waits at most: Ray may be shut down meanwhile."""
+
+MAX_TABLES = 16
+"""Alignment tables that an actor keeps at most."""
+
+# Results of up to this size come with the reply; larger ones would go through shared memory and to another node as a
+# second message.
+_INLINE_BYTES = 2**24
+
+
+@dataclass
+class Traffic:
+    """What crossed between this process and a member's actors so far.
+
+    Attributes:
+        calls: Number of calls.
+        sent: Bytes of their messages.
+        received: Bytes of their replies.
+    """
+
+    calls: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+class MemberProcess:
+    """One actor of a member. Thread-safe.
+
+    Args:
+        name: The member's name, for errors.
+        config: The configuration that the actor loads, with this member alone.
+        options: Resources and place, as `Placement.options` returns them.
+
+    Attributes:
+        facts: What the actor told of the member; None until it is loaded.
+        generation: Which process of the member it is, from 0; set by the owner.
+    """
+
+    def __init__(self, name: str, config: EnsembleConfig, options: Mapping[str, Any], generation: int) -> None:
+        self.name = name
+        self.generation = generation
+        self.facts: MemberFacts | None = None
+        self._lock = threading.Lock()
+        self._lost: str | None = None
+        # Keys of the alignment tables that it has; the least recently used first.
+        self._tables: OrderedDict[str, None] = OrderedDict()
+        kind = ray.remote(concurrency_groups={"watch": 1})(MemberActor)
+        environment = {"env_vars": {"RAY_max_direct_call_object_size": str(_INLINE_BYTES)}}
+        placed = kind.options(max_restarts=0, max_task_retries=0, runtime_env=environment, **options)
+        self._actor = placed.remote()
+        self._loaded = self._actor.load.remote(config)
+        self._gone = self._actor.watch.options(concurrency_group="watch").remote()
+
+    def wait_loaded(self, seconds: float) -> MemberFacts | LoadFailure | None:
+        """Waits for the member to be loaded.
+
+        Args:
+            seconds: How long to wait at most.
+
+        Returns:
+            Its facts; why it could not be loaded; or None if that is still going on.
+
+        Raises:
+            MemberLostError: The process ended.
+        """
+        if not ready([self._loaded], seconds):
+            return None
+        result: MemberFacts | LoadFailure = decode([self.result(self._loaded)])
+        if isinstance(result, MemberFacts):
+            self.facts = result
+        return result
+
+    def wait_gone(self, seconds: float) -> bool:
+        """Waits for the end of the process, ``seconds`` at most; returns whether it ended."""
+        if not ready([self._gone], seconds):
+            return False
+        with suppress(MemberLostError):
+            self.result(self._gone)
+        return True
+
+    @property
+    def lost(self) -> str | None:
+        """Why no more calls are possible; None while they are."""
+        if self._lost is None and not cluster.usable():
+            self._lost = "Ray was shut down in this process; load the ensemble anew"
+        return self._lost
+
+    def lost_error(self) -> MemberLostError:
+        """Returns a new error that says why no more calls are possible."""
+        return MemberLostError(self.name, self.lost or f"{self.place} was ended")
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for messages."""
+        return "a process that is starting" if self.facts is None else self.facts.place
+
+    def call(
+        self,
+        method: str,
+        make: Callable[[Sequence[AlignmentTable], Sequence[str]], object],
+        tables: Mapping[str, AlignmentTable] | None = None,
+    ) -> tuple[Any, int]:
+        """Sends a message without waiting.
+
+        Args:
+            method: The actor's method.
+            make: Returns the message, given the alignment tables to send and the keys of those to drop.
+            tables: The tables that it needs, by key. Default none.
+
+        Returns:
+            The reference of the reply, and the bytes sent.
+
+        Raises:
+            MemberLostError: The process is gone.
+        """
+        with self._lock:
+            # One message is composed and sent at a time: which tables the actor has follows from their order.
+            if self.lost is not None:
+                raise self.lost_error()
+            new = [table for key, table in (tables or {}).items() if key not in self._tables]
+            for key in tables or {}:
+                self._tables[key] = None
+                self._tables.move_to_end(key)
+            forget = list(self._tables)[: max(0, len(self._tables) - max(MAX_TABLES, len(tables or {})))]
+            for key in forget:
+                del self._tables[key]
+            data = encode(make(new, forget))
+            try:
+                return getattr(self._actor, method).remote(*split(data)), len(data)
+            except Exception as error:
+                raise self.mark_lost(error) from error
+
+    def release(self, request_id: str, clear: bool) -> None:
+        """Frees what the actor holds of a request, without waiting; never raises."""
+        try:
+            if self.lost is None:
+                self._actor.release.options(num_returns=0).remote(request_id, clear)
+        except Exception as error:
+            self.mark_lost(error)
+
+    def result(self, reference: Any) -> Any:
+        """Returns a reply that is there.
+
+        Raises:
+            MemberLostError: The process ended before it replied.
+        """
+        try:
+            return ray.get(reference, timeout=WAIT_SECONDS)
+        except Exception as error:
+            raise self.mark_lost(error) from error
+
+    def mark_lost(self, error: Exception) -> MemberLostError:
+        """Notes that no more calls are possible, and ends the process; returns the error of those that are made."""
+        cause = getattr(error, "cause", None) or error
+        text = " ".join(str(cause).split("\nThe actor is dead because", 1)[-1].split())
+        self.end(f"{self.place} is gone: {type(cause).__name__}: {shorten(text)}")
+        return self.lost_error()
+
+    def end(self, reason: str) -> None:
+        """Ends the process, also one that hangs; idempotent.
+
+        Args:
+            reason: Why, for the errors of later calls.
+        """
+        if self._lost is None:
+            self._lost = reason
+        if cluster.usable():
+            with suppress(Exception):
+                ray.kill(self._actor)
+
+
+def ready(references: Sequence[Any], seconds: float) -> list[Any]:
+    """Returns those of some references that have a result, of an error as well; waits for one, ``seconds`` at most."""
+    until = time.monotonic() + seconds
+    while cluster.usable():
+        left = max(0.0, until - time.monotonic())
+        found, _ = ray.wait(list(references), timeout=min(left, WAIT_SECONDS))
+        if found or left <= WAIT_SECONDS:
+            return found
+    # Whoever reads one of them learns that Ray was shut down.
+    return list(references)

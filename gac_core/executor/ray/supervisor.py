@@ -1,0 +1,179 @@
+"""`MemberSupervisor`: keeps one actor of a member running."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from gac_core.config import EnsembleConfig
+from gac_core.errors import GaCError, MemberLostError, ModelLoadError, shorten
+from gac_core.executor.ray.actor import LoadFailure, MemberFacts
+from gac_core.executor.ray.placement import Placement
+from gac_core.executor.ray.process import MemberProcess
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 1800.0
+"""How long a member may take to be loaded, once it is placed."""
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds between two attempts to start a member again, which double from the first to the longest."""
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A process that has loaded its member, or why there is none."""
+
+    process: MemberProcess | None
+    error: GaCError | None = None
+
+
+class MemberSupervisor:
+    """Starts a member in an actor, and starts it again whenever its process ends. Thread-safe.
+
+    Args:
+        name: The member's name.
+        config: The configuration that the actor loads, with this member alone.
+        placement: Where it runs.
+        index: Its bundle.
+    """
+
+    def __init__(self, name: str, config: EnsembleConfig, placement: Placement, index: int) -> None:
+        self.name = name
+        self.placement = placement
+        self._config = config
+        self._index = index
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._process: MemberProcess | None = None
+        # The one that is being loaded.
+        self._starting: MemberProcess | None = None
+        self._error: GaCError | None = None
+        self._facts: MemberFacts | None = None
+        self._generation = 0
+        placement.use()
+        self._thread = threading.Thread(target=self._run, name=f"gac-ray-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def process(self) -> MemberProcess:
+        """The latest process that has loaded the member; it may be gone."""
+        assert self._process is not None, "wait_started returned"
+        return self._process
+
+    @property
+    def restart_error(self) -> GaCError | None:
+        """Why the latest attempt to start the member again failed; None if it did not, or none was made."""
+        return self._error
+
+    def wait_started(self) -> MemberFacts:
+        """Waits until the member is loaded, and returns its facts.
+
+        Raises:
+            ModelLoadError: It cannot be loaded.
+            ConfigError: A setting does not fit it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._facts is not None or self._error is not None)
+            if self._facts is None:
+                assert self._error is not None, "an attempt has one of them"
+                raise self._error
+            return self._facts
+
+    def close(self) -> None:
+        """Ends the member's process for good; idempotent."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        for process in (self._process, self._starting):
+            if process is not None:
+                process.end("its ensemble was closed")
+        self._thread.join(5.0)
+        self.placement.release()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closed.is_set():
+            started = self._start()
+            with self._changed:
+                self._error = started.error
+                if started.process is not None:
+                    self._process, self._facts = started.process, started.process.facts
+                self._changed.notify_all()
+            if started.process is not None:
+                pause = FIRST_PAUSE
+                self._wait_gone(started.process)
+            elif self._facts is None:
+                # It never ran: whoever loads the ensemble gets the error.
+                return
+            else:
+                logger.warning("member %r could not be started again: %s", self.name, started.error)
+                self._closed.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _wait_gone(self, process: MemberProcess) -> None:
+        while not process.wait_gone(1.0) and process.lost is None:
+            continue
+        if not self._closed.is_set():
+            logger.error("member %r is lost: %s; it is started again", self.name, process.lost)
+
+    def _start(self) -> _Started:
+        """Starts one process and waits until it has loaded the member."""
+        options = self.placement.options(self._index)
+        try:
+            process = MemberProcess(self.name, self._config, options, self._generation)
+        except Exception as error:
+            return _Started(None, ModelLoadError(self.name, f"no actor can be created: {shorten(str(error))}"))
+        self._generation += 1
+        self._starting = process
+        try:
+            error = self._wait_loaded(process)
+        except MemberLostError as lost:
+            error = ModelLoadError(self.name, f"its process ended while it was loaded: {lost}")
+        finally:
+            self._starting = None
+        if error is not None:
+            process.end("it was not loaded")
+            return _Started(None, error)
+        return _Started(process)
+
+    def _wait_loaded(self, process: MemberProcess) -> GaCError | None:
+        until = time.monotonic() + START_SECONDS
+        while (result := process.wait_loaded(1.0)) is None:
+            if self._closed.is_set():
+                return ModelLoadError(self.name, "its ensemble was closed")
+            if time.monotonic() > until:
+                return ModelLoadError(self.name, f"its actor was not ready after {START_SECONDS:.0f} s")
+        if isinstance(result, LoadFailure):
+            return _load_error(self.name, result)
+        for level, text in result.warnings:
+            logger.log(level, "on node %s: %s", result.node, text)
+        return self._changed_facts(result)
+
+    def _changed_facts(self, facts: MemberFacts) -> ModelLoadError | None:
+        """The error of a member that is not the one it was before, because another node has other files."""
+        before = self._facts
+        if before is None:
+            return None
+        for what in ("rows", "size", "context", "dtype", "end_ids", "fingerprint"):
+            old, new = getattr(before, what), getattr(facts, what)
+            if old != new:
+                return ModelLoadError(
+                    self.name,
+                    f"its files on node {facts.node} differ from those on node {before.node}, where it ran before "
+                    f"({what} {new!r} instead of {old!r}); copy the same files to all nodes",
+                )
+        return None
+
+
+def _load_error(name: str, failure: LoadFailure) -> GaCError:
+    """The error of a member that could not be loaded, which names the node as well."""
+    error = failure.error.rebuild()
+    if isinstance(error, GaCError) and not isinstance(error, ModelLoadError):
+        return error
+    loaded = ModelLoadError(name, f"on node {failure.node}: {error}")
+    loaded.__cause__ = error
+    return loaded
