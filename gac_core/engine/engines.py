@@ -1,24 +1,35 @@
-"""The engines of a process: one per set of devices, shared by the ensembles on them."""
+"""The engines of a process: one per set of devices or actors, shared by the ensembles on them."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
-
-import torch
 
 from gac_core.engine.assembly import new_engine
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
 from gac_core.engine.worker import Worker
-from gac_core.executor.local import LocalExecutor
+from gac_core.executor.base import Executor
 
-Devices = frozenset[torch.device]
+
+@dataclass(frozen=True)
+class Place:
+    """Where the members of an engine run.
+
+    Attributes:
+        key: Ensembles with equal keys share an engine: of this process's members their devices, of others their actors.
+        new_executor: Returns an executor that reaches them.
+    """
+
+    key: Hashable
+    new_executor: Callable[[], Executor]
 
 
 class Engines:
-    """Holds the running engines by the set of devices of their members. Thread-safe; empty in a forked process."""
+    """Holds the running engines by the place of their members. Thread-safe; empty in a forked process."""
 
     def __init__(self) -> None:
         self._clear()
@@ -29,31 +40,31 @@ class Engines:
     def _clear(self) -> None:
         self._lock = threading.Lock()
         # Weak: a worker lives as long as its thread and the ensembles that used it.
-        self._workers: WeakValueDictionary[Devices, Worker] = WeakValueDictionary()
+        self._workers: WeakValueDictionary[Hashable, Worker] = WeakValueDictionary()
 
-    def open(self, client: Client, shared: bool = True) -> Session:
-        """Returns a session of an ensemble, in the engine of its devices, which is started if there is none.
+    def open(self, client: Client, place: Place, shared: bool = True) -> Session:
+        """Returns a session of an ensemble, in the engine of its place, which is started if there is none.
 
         An engine whose step has been running for longer than the ensemble's ``stuck_after`` is replaced by a new one
         for ensembles that are opened from then on.
 
         Args:
             client: The ensemble.
+            place: Where its members run.
             shared: Whether other ensembles may use the engine. Default True.
         """
         if not shared:
-            return _join(_new_worker(), client)
-        devices = frozenset(member.device for member in client.members)
+            return _join(_new_worker(place), client)
         with self._lock:
-            worker = self._workers.get(devices)
+            worker = self._workers.get(place.key)
             if worker is not None and worker.stuck_step(client) is None and worker.join(client):
                 return Session(worker, client)
-            worker = self._workers[devices] = _new_worker()
+            worker = self._workers[place.key] = _new_worker(place)
             return _join(worker, client)
 
 
-def _new_worker() -> Worker:
-    return Worker(new_engine(LocalExecutor()))
+def _new_worker(place: Place) -> Worker:
+    return Worker(new_engine(place.new_executor()))
 
 
 def _join(worker: Worker, client: Client) -> Session:

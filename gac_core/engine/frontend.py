@@ -5,14 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gac_core.config import EnsembleConfig
 from gac_core.engine.assembly import compiler_of, ensemble_members, union_of
-from gac_core.engine.engines import ENGINES
+from gac_core.engine.engines import ENGINES, Place
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
+from gac_core.errors import ConfigError
 from gac_core.executor.base import ExecutorMember
+from gac_core.executor.local import LocalExecutor
 from gac_core.model.pool import default_pool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
@@ -41,6 +44,7 @@ def connect(
     config: EnsembleConfig,
     release: Callable[[], None] = lambda: None,
     shared: bool = False,
+    place: Place | None = None,
 ) -> Frontend:
     """Returns an ensemble's connection with an engine, which is started if there is none.
 
@@ -48,8 +52,11 @@ def connect(
         members: The members, in the order of ``config.members``.
         config: The ensemble's configuration.
         release: Called once the engine does not use the members any more. Default: nothing.
-        shared: Whether other ensembles on the same devices use the same engine. Default False.
+        shared: Whether other ensembles in the same place use the same engine. Default False.
+        place: Where the members run. Default: in this process, on their devices.
     """
+    if place is None:
+        place = Place(frozenset(member.device for member in members), LocalExecutor)
     union = union_of([member.tokenizer for member in members])
     named = ensemble_members(members, union, config)
     ensemble_id = uuid.uuid4().hex
@@ -63,19 +70,42 @@ def connect(
         stuck_after=config.stuck_after,
         release=release,
     )
-    return Frontend(config, client.members, union, input_processor, ENGINES.open(client, shared))
+    return Frontend(config, client.members, union, input_processor, ENGINES.open(client, place, shared))
 
 
 def connect_pooled(config: EnsembleConfig) -> Frontend:
-    """Returns the connection of an ensemble whose members are in the process's model pool, loaded where needed.
+    """Returns the connection of an ensemble whose members are in the process's pool of models or actors.
+
+    Those that are not are loaded.
 
     Raises:
-        ConfigError: A setting does not fit a model.
+        ConfigError: A setting does not fit a model, or Ray cannot be reached.
         ModelLoadError: A model cannot be loaded.
     """
+    if config.executor == "ray":
+        return _connect_actors(config)
     lease = default_pool().acquire(config)
     try:
         return connect(lease.members, config, lease.close, shared=True)
+    except BaseException:
+        lease.close()
+        raise
+
+
+def _connect_actors(config: EnsembleConfig) -> Frontend:
+    """Returns the connection of an ensemble whose members are in actors of Ray."""
+    try:
+        from gac_core.executor.ray.executor import RayExecutor
+        from gac_core.executor.ray.pool import ray_pool
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "ray":
+            raise
+        raise ConfigError("executor='ray' needs Ray; install it with: pip install 'gac-ensemble[ray]'") from error
+    lease = ray_pool().acquire(config)
+    try:
+        key = ("ray", frozenset(member.member_id for member in lease.members), config.forward_timeout)
+        place = Place(key, partial(RayExecutor, config.forward_timeout))
+        return connect(lease.members, config, lease.close, shared=True, place=place)
     except BaseException:
         lease.close()
         raise

@@ -14,7 +14,6 @@ import ray
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.executor.evaluator import Evaluator
-from gac_core.executor.messages import Failure
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.executor.ray.wire import (
     AnswerMessage,
@@ -89,7 +88,7 @@ class MemberActor:
     """
 
     def __init__(self) -> None:
-        self._node = ray.util.get_node_ip_address()
+        self._node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._place = f"process {os.getpid()} on node {self._node}"
         self._alignments: OrderedDict[str, Alignment] = OrderedDict()
 
@@ -99,7 +98,7 @@ class MemberActor:
             with _recorded_warnings() as warnings:
                 self._lease: Lease = default_pool().acquire(config)
             member = self._lease.members[0]
-            self._evaluator = Evaluator(member, compact=True)
+            self._evaluator = Evaluator(member)
             model = default_pool().models()[0]
             context = ray.get_runtime_context()
             return encode(

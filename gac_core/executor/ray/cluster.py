@@ -59,7 +59,13 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """Returns the nodes that are alive."""
-        return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return [Node(node["NodeManagerAddress"], node["Resources"]) for node in nodes if node["Alive"]]
+
+    def free(self) -> Mapping[str, float]:
+        """Returns what is not reserved, on all nodes together."""
+        free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return free
 
 
 class _Connections:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from gac_core.errors import GaCError, MemberTimeoutError
+from gac_core.errors import MemberTimeoutError
 from gac_core.executor.base import ExecutorMember
 from gac_core.executor.messages import Answer, Ask, Failure, Fetch
 from gac_core.executor.ray.process import MemberProcess, Traffic, ready
@@ -25,7 +25,6 @@ from gac_core.executor.ray.wire import (
     evaluated_mask,
     tables_of,
 )
-from gac_core.health import MemberHealth
 
 R = TypeVar("R")
 
@@ -99,7 +98,9 @@ class RayExecutor:
         """
         masks = {member_id: [evaluated_mask(ask) for ask in own] for member_id, own in asks.items()}
         sent = {
-            member_id: [each for each in zip(own, masks[member_id], strict=True) if not isinstance(each[1], Failure)]
+            member_id: [
+                (ask, mask) for ask, mask in zip(own, masks[member_id], strict=True) if not isinstance(mask, Failure)
+            ]
             for member_id, own in asks.items()
         }
 

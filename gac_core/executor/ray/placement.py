@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -96,7 +95,7 @@ class Placement:
             until = time.monotonic()
         while cluster.usable() and not self._group.wait(min(1.0, max(0.01, until - time.monotonic()))):
             if time.monotonic() > until:
-                raise self._error(on.nodes())
+                raise self._error(on)
 
     def options(self, index: int) -> dict[str, Any]:
         """Returns the options of an actor in a bundle."""
@@ -139,13 +138,14 @@ class Placement:
                 room[name] -= amount
         return None
 
-    def _error(self, nodes: Sequence[Node]) -> ModelLoadError:
+    def _error(self, on: Cluster) -> ModelLoadError:
+        nodes = on.nodes()
         index = self._without_place(nodes)
         used = index is None
         if index is None:
             index = max(range(len(self._names)), key=lambda each: len(self._reservations[each].amounts))
         nodes_text = "; ".join(f"node {node.name}: {_listed(node.resources)}" for node in nodes)
-        free = f", of which are free: {_listed(ray.available_resources())}" if used else ""
+        free = f", of which are free: {_listed(on.free())}" if used else ""
         return ModelLoadError(
             self._names[index],
             f"the Ray cluster has no place for it: it needs {_listed(self._reservations[index].amounts) or 'nothing'} "

@@ -66,7 +66,7 @@ class MemberProcess:
         self._lost: str | None = None
         # Keys of the alignment tables that it has; the least recently used first.
         self._tables: OrderedDict[str, None] = OrderedDict()
-        kind = ray.remote(concurrency_groups={"watch": 1})(MemberActor)
+        kind: Any = ray.remote(concurrency_groups={"watch": 1})(MemberActor)  # type: ignore[call-overload]
         environment = {"env_vars": {"RAY_max_direct_call_object_size": str(_INLINE_BYTES)}}
         placed = kind.options(max_restarts=0, max_task_retries=0, runtime_env=environment, **options)
         self._actor = placed.remote()

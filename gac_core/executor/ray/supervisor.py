@@ -129,15 +129,16 @@ class MemberSupervisor:
             return _Started(None, ModelLoadError(self.name, f"no actor can be created: {shorten(str(error))}"))
         self._generation += 1
         self._starting = process
+        failure: GaCError | None
         try:
-            error = self._wait_loaded(process)
+            failure = self._wait_loaded(process)
         except MemberLostError as lost:
-            error = ModelLoadError(self.name, f"its process ended while it was loaded: {lost}")
+            failure = ModelLoadError(self.name, f"its process ended while it was loaded: {lost}")
         finally:
             self._starting = None
-        if error is not None:
+        if failure is not None:
             process.end("it was not loaded")
-            return _Started(None, error)
+            return _Started(None, failure)
         return _Started(process)
 
     def _wait_loaded(self, process: MemberProcess) -> GaCError | None:

@@ -245,7 +245,7 @@ def split(data: bytes) -> list[bytes]:
     return [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
 
 
-def evaluated_mask(ask: Ask) -> Tensor | None | Failure:
+def evaluated_mask(ask: Ask) -> Tensor | Failure | None:
     """Returns which union tokens a grammar allows, on the CPU; the failure of the request where that raises."""
     if ask.mask is None:
         return None
