@@ -22,6 +22,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
+from raynodes import Nodes, started_nodes
 from reference import PlainMember
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -146,6 +147,13 @@ def ensemble() -> Iterator[Ensemble]:
     """The three embedded members, in fp32."""
     with shared_ensemble(EMBEDDED) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(own_cache) -> Iterator[Nodes]:
+    """Two nodes of Ray on this machine, whose calls need a token."""
+    with started_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")

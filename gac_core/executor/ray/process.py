@@ -54,7 +54,7 @@ class MemberProcess:
         options: Resources and place, as `Placement.options` returns them.
 
     Attributes:
-        facts: What the actor told of the member; None until it is loaded.
+        facts: What the actor reported of the member; None until it is loaded.
         generation: Which process of the member it is, from 0; set by the owner.
     """
 
@@ -199,5 +199,5 @@ def ready(references: Sequence[Any], seconds: float) -> list[Any]:
         found, _ = ray.wait(list(references), timeout=min(left, WAIT_SECONDS))
         if found or left <= WAIT_SECONDS:
             return found
-    # Whoever reads one of them learns that Ray was shut down.
+    # Reading one of them raises, since Ray was shut down.
     return list(references)

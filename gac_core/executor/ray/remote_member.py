@@ -25,7 +25,7 @@ class RemoteMember:
         deterministic: Whether its logits do not depend on other requests.
 
     Attributes:
-        facts: What its actor told of it.
+        facts: What its actor reported of it.
 
     Raises:
         ModelLoadError: The tokenizer of this process is not that of the actor.

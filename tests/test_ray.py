@@ -1,0 +1,95 @@
+"""Members in actors of Ray answer as members in this process do, token for token."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import EMBEDDED, LONG_PROMPT, QUESTION, shared_ensemble
+from pooled import recorded_loads
+
+from gac_core import Ensemble, Grammar
+
+pytestmark = pytest.mark.ray
+
+PAIR = EMBEDDED[:2]
+PROMPTS = ["In which town", QUESTION, LONG_PROMPT, "one two three one two three one two", "The bridge stands in"]
+SCHEMA = {"type": "object", "properties": {"town": {"type": "string", "maxLength": 12}}, "required": ["town"]}
+
+
+@pytest.fixture(scope="module")
+def remote(ray_nodes):
+    with ray_nodes.load(PAIR) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def local():
+    with shared_ensemble(PAIR) as loaded:
+        yield loaded
+
+
+def same(remote: Ensemble, local: Ensemble, prompt, **asked) -> None:
+    """Both answer alike, with the same log-probabilities up to rounding."""
+    wanted, found = local.generate(prompt, **asked), remote.generate(prompt, **asked)
+    assert (found.text, found.tokens, found.finish_reason) == (wanted.text, wanted.tokens, wanted.finish_reason)
+    if wanted.logprobs is not None:
+        for one, other in zip(found.logprobs, wanted.logprobs, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"drafts": False},
+        {"temperature": 1.0, "seed": 7},
+        {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "seed": 8},
+        {"threshold": 0.5},
+        {"threshold": 0.5, "gate": "birch", "gate_rule": "margin"},
+        {"combine": "geometric"},
+        {"weights": {"ash": 1.0, "birch": 3.0}},
+        {"weights": {"ash": 1.0, "birch": 0.0}},
+        {"repetition_penalty": 1.3},
+        {"logprobs": 3},
+        {"stop": ["e"]},
+        {"token_stats": True, "threshold": 0.7},
+    ],
+    ids=str,
+)
+def test_answers_are_those_of_members_in_this_process(remote, local, asked):
+    for prompt in PROMPTS:
+        same(remote, local, prompt, max_tokens=16, **asked)
+
+
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.0, "seed": 7}, {"threshold": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "grammar",
+    [Grammar.regex("[a-z]{3,8}, [0-9]{1,4}"), Grammar.json_schema(SCHEMA, closes=True)],
+    ids=["regex", "json"],
+)
+def test_answers_with_a_grammar_are_those_of_members_in_this_process(remote, local, asked, grammar):
+    for prompt in PROMPTS[:2]:
+        same(remote, local, prompt, max_tokens=24, grammar=grammar, **asked)
+
+
+def test_requests_at_once_are_answered_as_one_by_one(remote, local):
+    prompts = [f"{prompt} {number}" for number in range(2) for prompt in PROMPTS[:4]]
+    wanted = [local.generate(prompt, max_tokens=12).text for prompt in prompts]
+    assert [output.text for output in remote.generate_batch(prompts, max_tokens=12)] == wanted
+
+
+def test_prefixes_of_finished_requests_are_reused(remote, local):
+    prompt = "A text that no other test asks for. " * 4
+    same(remote, local, prompt, max_tokens=4)
+    output = remote.generate(prompt + "More.", max_tokens=4)
+    assert output.stats.members["birch"].reused_tokens > 20
+    assert output.text == local.generate(prompt + "More.", max_tokens=4).text
+
+
+def test_this_process_loads_no_model_and_members_are_on_different_nodes(ray_nodes, remote, monkeypatch):
+    loads = recorded_loads(monkeypatch)
+    with ray_nodes.load(PAIR, threshold=0.5) as view:
+        assert [member.member_id for member in view._members] == [member.member_id for member in remote._members]
+        assert len({member.facts.node_id for member in view._members}) == 2
+        assert view.generate("In which town", max_tokens=3).text
+    assert not loads
+    assert remote.generate("In which town", max_tokens=3).text
