@@ -64,6 +64,13 @@ def geometric_mean(distributions: Sequence[Tensor], weights: Sequence[float]) ->
 
 COMBINERS: dict[str, Combiner] = {"arithmetic": arithmetic_mean, "geometric": geometric_mean}
 
+CERTIFIABLE: frozenset[Combiner] = frozenset({arithmetic_mean})
+"""Rules whose greedy token can be proven from the most probable tokens of each distribution (`decoding.certificate`).
+
+Such a rule is linear: the result for a token is a weighted sum of its own probabilities, and so is the result's mass of
+the masses. Requests with another rule need complete distributions.
+"""
+
 
 class Gate(Protocol):
     """Measures how sure one member is; at or above the threshold it decides alone."""

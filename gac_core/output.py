@@ -49,7 +49,8 @@ class TokenStats:
         agreement: Share of the members whose most probable allowed token it was, 0 to 1. None unless several members'
             distributions were combined.
         divergence: Jensen-Shannon divergence of the members' distributions, with their weights, in nats: 0 if they are
-            equal, at most the logarithm of the number of members. None unless several were combined.
+            equal, at most the logarithm of the number of members. None unless several were combined, and where the
+            token was proven from the most probable tokens of each distribution alone.
         ensembled: Whether all members' distributions were combined; otherwise the gate decided alone, or a grammar
             forced the token.
         forced: Whether the grammar allowed this token only.
@@ -160,7 +161,8 @@ class RequestStats:
         accepted: Draft tokens that were accepted.
         confidence: Mean of `TokenStats.confidence` over the steps, without forced tokens. None before the first step.
         agreement: Mean of `TokenStats.agreement` over the steps that combined several members. None without such steps.
-        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps.
+        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps, or if it is
+            None at one of them.
         members: Work of each member, by name.
         left_out: By name, why a member was left out of the rest of the request: its vocabulary cannot encode some bytes
             of the text.
@@ -194,10 +196,13 @@ class RequestStats:
         self.steps_ensembled += token.ensembled
         if not token.forced:
             self.confidence = _mean(self.confidence, token.confidence, self.steps)
-        if token.agreement is not None and token.divergence is not None:
+        if token.agreement is not None:
             self._compared += 1
             self.agreement = _mean(self.agreement, token.agreement, self._compared)
-            self.divergence = _mean(self.divergence, token.divergence, self._compared)
+            if token.divergence is not None and (self.divergence is not None or self._compared == 1):
+                self.divergence = _mean(self.divergence, token.divergence, self._compared)
+            else:
+                self.divergence = None
 
     @property
     def share_ensembled(self) -> float:

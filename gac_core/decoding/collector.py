@@ -17,7 +17,7 @@ from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import VoiceDistributions
 from gac_core.errors import GaCError
 from gac_core.executor.base import Executor
-from gac_core.executor.messages import Answer, Ask, Failure
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch
 from gac_core.failures import member_failure, request_failure
 from gac_core.model.chunk import Chunk
 
@@ -57,6 +57,7 @@ class Query:
             chunk=Chunk(request.request_id, start, tuple(ids[start : ends[-1]]), ends[-1] - ends[0] + 1),
             ends=ends,
             alignment=self.voice.member.alignment,
+            form="full" if request.needs_full else "top",
             repetition_penalty=penalty,
             text_before=() if penalty == 1 else tuple(ids[:start]),
             mask=masks.of(self),
@@ -95,6 +96,28 @@ class _Masks:
         """Ends the call; waits for a mask that is being computed."""
         with self._lock:
             self._open = False
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Probabilities of one voice that its answer left out.
+
+    Attributes:
+        request: The request.
+        voice: The voice.
+        end: Length of its text at the position.
+        ids: Union ids; None: the whole distribution.
+    """
+
+    request: Request
+    voice: Sequence
+    end: int
+    ids: tuple[int, ...] | None = None
+
+    def fetch(self) -> Fetch:
+        """Returns the message to the member."""
+        ids = None if self.ids is None else torch.tensor(self.ids, dtype=torch.long)
+        return Fetch(self.request.request_id, self.end, ids)
 
 
 class DistributionCollector:
@@ -138,6 +161,18 @@ class DistributionCollector:
             for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
         ]
 
+    def fetch(self, missing: Rows[Missing]) -> list[Tensor | GaCError]:
+        """Returns probabilities that answers left out, float32, or the errors of their voices; one call per member."""
+        by_member: dict[str, list[int]] = {}
+        for index, each in enumerate(missing):
+            by_member.setdefault(each.voice.member.member_id, []).append(index)
+        wanted = {key: [missing[index].fetch() for index in own] for key, own in by_member.items()}
+        results: dict[int, Tensor | GaCError] = {}
+        for key, fetched in self._executor.fetch(wanted).items():
+            for index, result in zip(by_member[key], fetched, strict=True):
+                results[index] = voice_error(missing[index].voice, result) if isinstance(result, Failure) else result
+        return [results[index] for index in range(len(missing))]
+
 
 def _recorded(query: Query, ask: Ask, answer: Answer) -> VoiceResult:
     """Records what a member computed and returns the distributions, or why there are none."""
@@ -154,8 +189,7 @@ def _recorded(query: Query, ask: Ask, answer: Answer) -> VoiceResult:
         # A draft may be cut off after the committed text was read.
         voice.recompute_last()
         return Unread()
-    assert isinstance(result, Tensor), "full distributions were asked for"
-    return VoiceDistributions(result, query.first, answer.certainty)
+    return VoiceDistributions(result, ask.ends, query.first, answer.certainty)
 
 
 def voice_error(voice: Sequence, failure: Failure) -> GaCError:

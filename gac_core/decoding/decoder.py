@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gac_core.decoding.certificate import Certifier, Key
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import commit_token
 from gac_core.decoding.distributions import RequestDistributions
 from gac_core.decoding.drafting import Drafter, NoDraft, StepCosts, sample_tokens
+from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import Selection, forced_token, select
 from gac_core.decoding.step import Step, StepOutcome
@@ -29,8 +31,7 @@ from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)
 
-Selections = Mapping[tuple[int, int], Selection]
-"""By row and position."""
+Selections = Mapping[Key, Selection]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Decoder:
         costs: StepCosts | None = None,
     ) -> None:
         self._collector = collector
+        self._certifier = Certifier(collector)
         self._lookup = lookup or NoDraft()
         self._run_ahead = run_ahead or NoDraft()
         self._costs = costs or StepCosts()
@@ -122,8 +124,7 @@ class Decoder:
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
         step = self._run_ahead.draft(step)
-        step = self._query_others(step)
-        selections = self._select(step)
+        step, selections = self._select(self._query_others(step))
         outcomes = [settle(step, row, selections) for row in range(len(batch))]
         self._learn(
             StepOutcome(
@@ -162,11 +163,22 @@ class Decoder:
             ],
         )
 
-    def _select(self, step: Step) -> dict[tuple[int, int], Selection]:
-        """Combines and selects at every position of every row that can be decided."""
+    def _select(self, step: Step) -> tuple[Step, dict[Key, Selection]]:
+        """Combines and selects at every position of every row that can be decided.
+
+        Where only the most probable tokens are known, the selected one is proven, as far as the draft is right; voices
+        whose probabilities cannot be fetched for that have errors in the step that is returned.
+        """
         keys = [(row, position) for row in step.usable_rows for position in range(step.positions(row))]
-        selections = select([step.place(row, position) for row, position in keys])
-        return dict(zip(keys, selections, strict=True))
+        places = {key: step.place(*key) for key in keys}
+        complete = {key: place for key, place in places.items() if isinstance(place, Place)}
+        tops = {key: place for key, place in places.items() if isinstance(place, TopPlace)}
+        if not tops:
+            return step, dict(zip(complete, select(list(complete.values())), strict=True))
+        certified = self._certifier.certify(tops, step.drafted)
+        complete |= certified.complete
+        selections = dict(zip(complete, select(list(complete.values())), strict=True))
+        return step.with_errors(certified.errors), {**selections, **certified.selections}
 
     def _learn(self, outcome: StepOutcome) -> None:
         """Updates the estimates of costs and drafters from the step's outcome."""
@@ -264,6 +276,7 @@ def _is_forced(request: Request) -> bool:
 def _unusable(selection: Selection) -> GaCError:
     """Returns the error of a place at which nothing can be selected."""
     place = selection.place
+    assert isinstance(place, Place), "a proven token has probability"
     for voice, probs in zip(place.voices, place.probs, strict=True):
         if not bool(torch.isfinite(probs).all()):
             return InvalidLogitsError(voice.name)

@@ -10,9 +10,10 @@ from typing import Protocol
 
 from gac_core.decoding.acceptance import DraftBudget
 from gac_core.decoding.ensemble_member import EnsembleMember
+from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
-from gac_core.decoding.selection import Place, to_host
 from gac_core.decoding.step import Step, StepOutcome
+from gac_core.model.cache import to_host
 
 # Tokens drafted for one request in one step at most; rows of up to eight tokens share a forward.
 MAX_DRAFT_TOKENS = 7
@@ -104,17 +105,19 @@ def max_draft_tokens(request: Request, kind: str) -> int:
     return min(MAX_DRAFT_TOKENS, request.params.max_tokens - request.num_tokens - 1)
 
 
-def sample_tokens(places: Mapping[int, Place]) -> dict[int, bytes | None]:
+def sample_tokens(places: Mapping[int, Place | TopPlace]) -> dict[int, bytes | None]:
     """Returns by row the token that one voice's distribution alone gives; one device synchronisation for all rows."""
-    if not places:
-        return {}
-    picked = [
-        place.request.sampler.pick(place.probs[0], place.request.union.keys(place.probs[0].device), place.position)
-        for place in places.values()
-    ]
-    device = picked[0].device
-    ids = to_host(*[token.to(device) for token in picked])
-    return {row: place.request.union.data(int(token)) for (row, place), token in zip(places.items(), ids, strict=True)}
+    union_ids = {row: place.tops[0].ids[0] for row, place in places.items() if isinstance(place, TopPlace)}
+    full = {row: place for row, place in places.items() if isinstance(place, Place)}
+    if full:
+        picked = [
+            place.request.sampler.pick(place.probs[0], place.request.union.keys(place.probs[0].device), place.position)
+            for place in full.values()
+        ]
+        device = picked[0].device
+        ids = to_host(*[token.to(device) for token in picked])
+        union_ids.update({row: int(token) for row, token in zip(full, ids, strict=True)})
+    return {row: place.request.union.data(union_ids[row]) for row, place in places.items()}
 
 
 def record_drafts(kind: str, outcome: StepOutcome, budget: DraftBudget, costs: StepCosts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from gac_core.combination import Combiner, Gate
+from gac_core.combination import CERTIFIABLE, Combiner, Gate
 from gac_core.decoding.sampler import Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.errors import GaCError
@@ -76,6 +76,13 @@ class Request:
             settings=self.settings,
             members={voice.name: MemberStats(prompt_tokens=len(voice.text.token_ids)) for voice in self.voices},
         )
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether its tokens, or what it reports, depend on complete distributions; the same from begin to end."""
+        params = self.params
+        reports = bool(params.logprobs) or params.token_stats
+        return reports or not self.sampler.greedy or self.combiner not in CERTIFIABLE
 
     @property
     def deciding(self) -> list[Sequence]:

@@ -8,34 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gac_core.combination import arithmetic_mean, normalise
+from gac_core.combination import arithmetic_mean
 from gac_core.decoding.agreement import agreement, jensen_shannon
+from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
-from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokens import SampledToken
+from gac_core.model.cache import to_host
 from gac_core.output import TokenLogprob
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """One position of one request at which a token is selected.
-
-    Attributes:
-        request: The request.
-        position: The position; 0 is the end of the committed text.
-        voices: The voices that decide: all, or the gate alone.
-        probs: Their distributions, each float32, shape ``[union]``; tokens that a grammar does not allow have no mass.
-    """
-
-    request: Request
-    position: int
-    voices: tuple[Sequence, ...]
-    probs: tuple[Tensor, ...]
-
-    @property
-    def shares(self) -> list[float]:
-        """The voices' weights, normalised to the sum 1."""
-        return normalise([voice.weight for voice in self.voices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +23,17 @@ class Selection:
 
     Attributes:
         place: The place.
-        combined: The combined distribution, float32, shape ``[union]``, normalised over what a grammar allows.
+        combined: The combined distribution, float32, shape ``[union]``, normalised over what a grammar allows; None
+            where it is not complete.
         token: Union id of the token.
         confidence: Its probability; not finite, or 0, where the distributions are not usable.
         own: The probability that each voice gives it, as a share of the same total.
         agreement: Share of the voices whose most probable token it is; None unless there are several.
-        divergence: Their Jensen-Shannon divergence, in nats; None unless there are several.
+        divergence: Their Jensen-Shannon divergence, in nats; None unless there are several, and complete.
     """
 
-    place: Place
-    combined: Tensor
+    place: Place | TopPlace
+    combined: Tensor | None
     token: int
     confidence: float
     own: tuple[float, ...]
@@ -75,7 +55,7 @@ class Selection:
         return SampledToken(
             data=request.union.data(self.token),
             ensembled=request.threshold is None or len(voices) > 1,
-            logprob=token_logprob(request, self.combined, self.token),
+            logprob=token_logprob(request, self),
             chosen_by=chosen,
             confidence=self.confidence,
             agreement=self.agreement,
@@ -154,16 +134,6 @@ def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float])
     )
 
 
-def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Returns tensors of one device on the CPU, with one synchronisation for all of them."""
-    if tensors[0].device.type == "cpu":
-        return tensors
-    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
-    if tensors[0].device.type == "cuda":
-        torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
-
-
 def forced_token(request: Request, data: bytes | None) -> SampledToken:
     """Returns a token that a grammar forces: probability 1, without alternatives."""
     logprob = None
@@ -172,21 +142,19 @@ def forced_token(request: Request, data: bytes | None) -> SampledToken:
     return SampledToken(data, ensembled=False, logprob=logprob, forced=True)
 
 
-def token_logprob(request: Request, combined: Tensor, token: int) -> TokenLogprob | None:
-    """Returns a token's log-probability and the most probable tokens, as far as the request asks for them.
-
-    Args:
-        request: The request.
-        combined: Float32, shape ``[union]``.
-        token: Union id of the token.
-    """
+def token_logprob(request: Request, selection: Selection) -> TokenLogprob | None:
+    """Returns a token's log-probability and the most probable tokens, as far as the request asks for them."""
     if request.params.logprobs is None:
         return None
     union = request.union
-    best = torch.topk(combined, min(request.params.logprobs, combined.numel()))
-    top = tuple(
-        (union.data(int(index)) or b"", float(value))
-        for value, index in zip(best.values.log(), best.indices, strict=True)
-        if value > float("-inf")
-    )
-    return TokenLogprob(union.data(token) or b"", float(combined[token].log()), top)
+    top: tuple[tuple[bytes, float], ...] = ()
+    if request.params.logprobs:
+        assert selection.combined is not None, "complete distributions were asked for"
+        best = torch.topk(selection.combined, min(request.params.logprobs, selection.combined.numel()))
+        top = tuple(
+            (union.data(int(index)) or b"", float(value))
+            for value, index in zip(best.values.log(), best.indices, strict=True)
+            if value > float("-inf")
+        )
+    logprob = torch.tensor(selection.confidence, dtype=torch.float32).log()
+    return TokenLogprob(union.data(selection.token) or b"", float(logprob), top)

@@ -11,9 +11,10 @@ from gac_core.decoding.acceptance import AcceptanceRate
 from gac_core.decoding.collector import DistributionCollector, Query
 from gac_core.decoding.distributions import StepDistributions
 from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.decoding.place import Place, TopPlace, place_of
 from gac_core.decoding.request import Request
-from gac_core.decoding.selection import Place
 from gac_core.decoding.sequence import Sequence
+from gac_core.errors import GaCError
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,15 @@ class Step:
         """Number of positions at which a row's tokens are selected."""
         return self.drafts[row].sequence.positions if row in self.drafts else 1
 
+    @property
+    def drafted(self) -> dict[tuple[int, int], bytes]:
+        """The drafted token by row and position."""
+        return {
+            (row, position): data
+            for row, draft in self.drafts.items()
+            for position, data in enumerate(draft.sequence.tokens)
+        }
+
     def query(self, row: int, voice: Sequence, first: int = 0) -> Query:
         """Returns the query for a voice at the positions that it lacks, from ``first`` on if it has none."""
         earlier = self.distributions.rows[row].voices.get(voice)
@@ -85,6 +95,10 @@ class Step:
         """Returns the step with the distributions that queries ask for."""
         results = collector.collect(queries, self.prefill_seconds)
         return replace(self, distributions=self.distributions.with_results(results)) if results else self
+
+    def with_errors(self, errors: Iterable[tuple[int, Sequence, GaCError]]) -> Step:
+        """Returns the step with further errors of voices, by row."""
+        return replace(self, distributions=self.distributions.with_results(errors))
 
     def with_drafts(self, drafts: Mapping[int, Draft]) -> Step:
         """Returns the step with further drafts."""
@@ -116,18 +130,18 @@ class Step:
             return 0
         return next((position for position, sure in enumerate(self.sure[row]) if not sure), None)
 
-    def place(self, row: int, position: int) -> Place:
+    def place(self, row: int, position: int) -> Place | TopPlace:
         """Returns one position of a row, with the voices that decide there."""
         request = self.batch[row]
         alone = row in self.sure and self.sure[row][position]
         voices = (request.gate,) if alone else tuple(request.voices)
         found = self.distributions.rows[row].voices
-        return Place(request, position, voices, tuple(found[voice].at(position) for voice in voices))
+        return place_of(request, position, voices, [found[voice].at(position) for voice in voices])
 
-    def voice_place(self, row: int, voice: Sequence, position: int) -> Place:
+    def voice_place(self, row: int, voice: Sequence, position: int) -> Place | TopPlace:
         """Returns one position of a row, decided by one voice alone."""
         found = self.distributions.rows[row].voices[voice]
-        return Place(self.batch[row], position, (voice,), (found.at(position),))
+        return place_of(self.batch[row], position, (voice,), [found.at(position)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gac_core.executor.messages import Answer, Ask, Failure, Fetch
-from gac_core.model.cache import to_device
+from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TopDistributions
+from gac_core.model.cache import to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
 from gac_core.tokenization.vocabulary import Alignment
@@ -31,10 +31,15 @@ class Evaluator:
 
     Args:
         member: The member.
+        compact: Answer asks in the form ``"top"`` with `TopDistributions`, on the CPU, and keep the distributions to be
+            fetched. Default: always answer with complete distributions.
     """
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, compact: bool = False) -> None:
         self.member = member
+        self._compact = compact
+        # Distributions by request and length of its text, each of shape ``[union]``.
+        self._kept: dict[str, dict[int, Tensor]] = {}
 
     @torch.inference_mode()
     def forward(self, asks: Sequence[Ask], prefill_seconds: float | None = None) -> list[Answer]:
@@ -45,7 +50,7 @@ class Evaluator:
             prefill_seconds: As in `Member.forward`.
         """
         computed = self.member.forward([ask.chunk for ask in asks], prefill_seconds)
-        answers = [Answer(_first_result(result), result.seconds, result.read, result.computed) for result in computed]
+        answers = [Answer(_first_result(each), each.seconds, each.read, each.computed) for each in computed]
         good: list[_Rows] = []
         for index, (ask, result) in enumerate(zip(asks, computed, strict=True)):
             if isinstance(result.logits, Tensor):
@@ -66,14 +71,35 @@ class Evaluator:
         certainty = None if ask.gate_rule is None else _measure(ask, probs)
         if isinstance(certainty, Failure):
             return replace(answer, result=certainty)
-        return replace(answer, result=probs, certainty=certainty)
+        if not self._compact or ask.form == "full":
+            return replace(answer, result=probs, certainty=certainty)
+        return replace(answer, result=self._shortened(ask, probs), certainty=certainty)
 
+    def _shortened(self, ask: Ask, probs: Tensor) -> TopDistributions | Failure:
+        """Returns the most probable tokens at each end, and keeps the distributions."""
+        try:
+            earlier = self._kept.get(ask.chunk.request_id, {})
+            kept = {end: row for end, row in earlier.items() if ask.fetch_from <= end < ask.ends[0]}
+            self._kept[ask.chunk.request_id] = {**kept, **dict(zip(ask.ends, _owned(probs), strict=True))}
+            return top_distributions(probs, TOP_K, masked=ask.mask is not None)
+        except BaseException as error:
+            return Failure(error, "finding its most probable tokens")
+
+    @torch.inference_mode()
     def fetch(self, wanted: Sequence[Fetch]) -> list[Tensor | Failure]:
-        """Returns probabilities that an answer left out: none are, so that nothing is kept to be fetched."""
-        return [_not_kept(each) for each in wanted]
+        """Returns probabilities that answers left out, in the order of the fetches; see `Executor.fetch`."""
+        return [self._fetched(each) for each in wanted]
+
+    def _fetched(self, wanted: Fetch) -> Tensor | Failure:
+        try:
+            probs = self._kept[wanted.request_id][wanted.end]
+            return probs if wanted.ids is None else probs.index_select(0, wanted.ids.to(probs.device))
+        except BaseException as error:
+            return Failure(error, f"fetching probabilities after {wanted.end} tokens")
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Frees what is held for a request; see `Member.release`."""
+        self._kept.pop(request_id, None)
         self.member.release(request_id, clear)
 
 
@@ -169,5 +195,26 @@ def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:
         return Failure(error, "measuring how sure its gate is", of_member=False)
 
 
-def _not_kept(fetch: Fetch) -> Failure:
-    return Failure(LookupError(f"its distribution after {fetch.end} tokens is not kept"), "fetching probabilities")
+def _owned(probs: Tensor) -> Tensor:
+    """Returns distributions that keep no larger tensor alive, such as that of the whole batch."""
+    return probs.clone() if probs.untyped_storage().nbytes() > probs.nbytes else probs
+
+
+def top_distributions(probs: Tensor, k: int, masked: bool = False) -> TopDistributions:
+    """Returns the most probable tokens of distributions, on the CPU; one device synchronisation.
+
+    Args:
+        probs: Float32, shape ``[positions, union]``.
+        k: How many, at most; fewer where the union is smaller.
+        masked: Whether a grammar may have removed mass. Default False: the sums are taken to be 1.
+    """
+    more = probs.topk(min(k + 1, probs.shape[1]), dim=-1)
+    totals = probs.sum(-1) if masked else probs.new_ones(probs.shape[0])
+    values, ids, totals = to_host(more.values, more.indices, totals)
+    rest = values[:, k] if values.shape[1] > k else values.new_zeros(values.shape[0])
+    # `topk` orders equal probabilities arbitrarily, and selects arbitrarily among those that equal the last one.
+    for row in torch.nonzero((rest > 0) & (rest == values[:, 0]))[:, 0].tolist():
+        ids[row] = torch.nonzero(probs[row] == probs[row].max())[: ids.shape[1], 0].cpu()
+    ids, order = ids[:, :k].sort(-1)
+    values, by_value = values[:, :k].gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return TopDistributions(ids.gather(-1, by_value), values, totals, rest)

@@ -53,9 +53,12 @@ class LocalExecutor:
 
     Args:
         members: Members to begin with. Default none.
+        compact: Answer with the most probable tokens where those suffice, as executors do whose members are in other
+            processes. Default False.
     """
 
-    def __init__(self, members: Sequence[Member] = ()) -> None:
+    def __init__(self, members: Sequence[Member] = (), compact: bool = False) -> None:
+        self._compact = compact
         self._entries: dict[str, _Entry] = {}
         self._threads: dict[torch.device, DaemonPool] = {}
         # When the forward of each member began that is running now, by member id.
@@ -71,7 +74,7 @@ class LocalExecutor:
         if entry is not None:
             entry.references += 1
             return
-        self._entries[member.member_id] = _Entry(Evaluator(member))
+        self._entries[member.member_id] = _Entry(Evaluator(member, self._compact))
         self._update_threads()
 
     def remove_member(self, member_id: str) -> None:

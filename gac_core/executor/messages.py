@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from gac_core.combination import Gate
@@ -56,13 +57,29 @@ class TopDistributions:
         ids: Union ids, int64, shape ``[positions, k]``; by falling probability, and equal ones by rising id.
         probs: Their probabilities, float32, shape ``[positions, k]``.
         totals: The sum of all probabilities, float32, shape ``[positions]``: below 1 where a grammar removed mass.
-        rest: No token outside ``ids`` has a larger probability than this, float32, shape ``[positions]``.
+        rest: No token outside ``ids`` has a larger probability than this, float32, shape ``[positions]``: that of the
+            next one, 0 where no other token has mass.
     """
 
     ids: Tensor
     probs: Tensor
     totals: Tensor
     rest: Tensor
+
+    def rows(self, positions: slice) -> TopDistributions:
+        """Returns those at some positions."""
+        return TopDistributions(
+            self.ids[positions], self.probs[positions], self.totals[positions], self.rest[positions]
+        )
+
+    def joined(self, later: TopDistributions) -> TopDistributions:
+        """Returns these followed by others over the same union."""
+        return TopDistributions(
+            torch.cat([self.ids, later.ids]),
+            torch.cat([self.probs, later.probs]),
+            torch.cat([self.totals, later.totals]),
+            torch.cat([self.rest, later.rest]),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,16 @@ def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Returns tensors of one device on the CPU, with one synchronisation for all of them."""
+    if tensors[0].device.type == "cpu":
+        return tensors
+    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
+    if tensors[0].device.type == "cuda":
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies
+
+
 @dataclass(frozen=True)
 class SlotMapping:
     """Where the rows of one forward are written and read.

@@ -139,8 +139,13 @@ class Alignment:
         gather.scatter_reduce_(0, placed, rows, "amin")
         extra = gather[placed] != rows
         self._gather = gather.to(device)
+        self._present = (gather < len(columns)).numpy()
         self._extra_rows = rows[extra].to(device)
         self._extra_columns = placed[extra].to(device)
+
+    def has(self, union_id: int) -> bool:
+        """Returns whether the member has a token of the union."""
+        return bool(self._present[union_id])
 
     def align(self, logits: Tensor) -> Tensor:
         """Returns the member's distribution over the union.
