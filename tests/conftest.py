@@ -151,8 +151,8 @@ def ensemble() -> Iterator[Ensemble]:
 
 @pytest.fixture(scope="session")
 def ray_nodes(own_cache) -> Iterator[Nodes]:
-    """Two nodes of Ray on this machine, whose calls need a token."""
-    with started_nodes() as nodes:
+    """Two nodes of Ray on this machine, whose calls need a token; with actors of the first two embedded members."""
+    with started_nodes() as nodes, nodes.load(EMBEDDED[:2]):
         yield nodes
 
 

@@ -1,0 +1,120 @@
+"""Actors that die or hang: their requests fail in time, nothing else does, and they are started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import EMBEDDED, start
+
+from gac_core import Ensemble, MemberConfig, MemberError, ModelLoadError
+from gac_core.errors import MemberLostError, MemberTimeoutError
+
+pytestmark = pytest.mark.ray
+
+PAIR = EMBEDDED[:2]
+ASKED = {"max_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def remote(ray_nodes):
+    with ray_nodes.load(PAIR, forward_timeout=3.0) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def wanted(remote):
+    return remote.generate("In which town", **ASKED).text
+
+
+def supervisor(ensemble: Ensemble, place: int):
+    return ensemble._members[place].supervisor
+
+
+def pid_of(ensemble: Ensemble, place: int) -> int:
+    return supervisor(ensemble, place).process.facts.pid
+
+
+def wait_for(condition, seconds: float = 40.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def restarted(ensemble: Ensemble, place: int, generation: int) -> None:
+    """Waits until a member's process of a generation is loaded."""
+    wait_for(lambda: supervisor(ensemble, place).process.generation == generation)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
+    before = supervisor(remote, 0).process
+    os.kill(before.facts.pid, signal.SIGKILL)
+    restarted(remote, 0, before.generation + 1)
+    assert "is gone" in before.lost
+    assert remote.generate("In which town", **ASKED).text == wanted
+
+
+def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes, remote, wanted):
+    generation = supervisor(remote, 1).process.generation
+    with ray_nodes.load(PAIR[:1], forward_timeout=3.0) as other:
+        bystander = start(other, "passages " * 30, max_tokens=400, drafts=False)
+        stream = start(remote, "passages " * 30, max_tokens=400, drafts=False)
+        next(stream), next(bystander)
+        os.kill(pid_of(remote, 1), signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(MemberLostError, match=r"member 'birch' failed: process .* is gone") as error:
+            for _ in stream:
+                pass
+        assert time.monotonic() - began < 2
+        assert error.value.member == "birch"
+        with pytest.raises(MemberError, match="birch"):
+            remote.generate("In which town", **ASKED)
+        assert sum(1 for _ in bystander) > 100
+    restarted(remote, 1, generation + 1)
+    assert remote.generate("In which town", **ASKED).text == wanted
+
+
+def test_an_actor_that_hangs_fails_its_requests_in_time(remote, wanted):
+    generation, pid = supervisor(remote, 0).process.generation, pid_of(remote, 0)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(MemberTimeoutError, match="member 'ash' failed") as error:
+        remote.generate("In which town", **ASKED)
+    assert 3 <= time.monotonic() - began < 4
+    assert error.value.member == "ash"
+    restarted(remote, 0, generation + 1)
+    assert remote.generate("In which town", **ASKED).text == wanted
+    wait_for(lambda: not is_running(pid))
+
+
+def test_a_closed_ensemble_leaves_no_process(ray_nodes):
+    with ray_nodes.load(PAIR[:1], cache_gib=0.5) as ensemble:
+        pid = pid_of(ensemble, 0)
+        assert is_running(pid)
+    wait_for(lambda: not is_running(pid), 5)
+
+
+def test_a_member_without_a_place_is_named(ray_nodes, monkeypatch):
+    monkeypatch.setattr("gac_core.executor.ray.placement.PLACEMENT_SECONDS", 0.1)
+    members = [MemberConfig(PAIR[0], resources={"left": 1}), MemberConfig(PAIR[1], num_cpus=3)]
+    with pytest.raises(ModelLoadError, match=r"'birch': the Ray cluster has no place for it: it needs CPU 3 .*left 8"):
+        ray_nodes.load(members)
+
+
+def test_a_model_that_cannot_be_loaded_names_member_and_node(ray_nodes, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((Path(PAIR[0]) / name).read_bytes())
+    with pytest.raises(ModelLoadError, match=r"member 'bare'.* on node .* the folder has no weights"):
+        ray_nodes.load([MemberConfig(str(tmp_path), name="bare")])
