@@ -42,8 +42,8 @@ class PlacementError(ConfigError):
         sizes = ", ".join(f"{what} {format_bytes(size)}" for what, size in parts.items() if size)
         remedies = [*need.remedies, "a smaller cache_gib"] if need.kv_cache else [*need.remedies]
         super().__init__(
-            f"member {quote(need.name)} does not fit: it needs {format_bytes(need.total)} ({sizes}); free{more}: {free}; "
-            f"use {', '.join([*remedies, 'more or larger devices'])} or a smaller model"
+            f"member {quote(need.name)} does not fit: it needs {format_bytes(need.total)} ({sizes}); "
+            f"free{more}: {free}; use {', '.join([*remedies, 'more or larger devices'])} or a smaller model"
         )
 
 
