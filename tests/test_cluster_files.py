@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -90,3 +92,11 @@ def test_the_ports_of_the_readme_are_those_of_the_file():
     table = README.partition("## Ports")[2].partition("## When")[0]
     assert ports == {"6379", "6380", "6381", "10002", "10101"}
     assert all(port in table for port in ports)
+
+
+@pytest.mark.ray
+def test_two_nodes_answer_a_question():
+    command = [sys.executable, "examples/cluster/two_nodes.py"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "The Velgin Bridge crosses the river in Borfen." in run.stdout

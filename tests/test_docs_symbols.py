@@ -11,13 +11,14 @@ from symbols import ROOT, Index, code_of, unknown
 from gac_core import SAMPLING_FIELDS
 from gac_core.combination import COMBINERS, GATES
 
-# Names of LangChain, LlamaIndex and other integrations, JSON schema, transformers and Python's multiprocessing.
+# Names of LangChain, LlamaIndex and other integrations, JSON schema, transformers, Ray and Python's multiprocessing.
 FOREIGN = frozenset(
     [
         *("ChatOpenAI", "StructuredLLMRerank", "ReActAgent", "LLMQuestionGenerator", "CondensePlusContextChatEngine"),
         *("QueryFusionRetriever", "configurable_fields", 'early_stopping_method="generate"'),
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
+        "RAY_max_direct_call_object_size",
     ]
 )
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md"]

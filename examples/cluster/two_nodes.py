@@ -26,8 +26,8 @@ MESSAGES = [
     {"role": "system", "content": "Answer the question from the passages. If the passages do not tell, say so."},
     {
         "role": "user",
-        "content": "Passages:\n\nThe Velgin Bridge crosses the river in Borfen. It was built in 1874.\n\nQuestion: "
-        "Where is the Velgin Bridge?",
+        "content": "Passages:\n\nThe Velgin Bridge crosses the river in Borfen. It was built in 1874.\n\nQuestion: In "
+        "which town is the Velgin Bridge?",
     },
 ]
 
@@ -44,20 +44,18 @@ def two_nodes() -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the answer, and the node of each member."""
+    """Prints the answer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-tokens", type=int, default=24)
     args = parser.parse_args()
     members = (
         MemberConfig(str(MODELS / "ash"), dtype="float32", num_cpus=1, resources={"first": 1}),
-        MemberConfig(str(MODELS / "birch"), dtype="float32", num_cpus=1, resources={"second": 1}),
+        MemberConfig(str(MODELS / "cedar"), dtype="float32", num_cpus=1, resources={"second": 1}),
     )
     with two_nodes() as address:
         config = EnsembleConfig(members, executor="ray", ray_address=address, on_member_failure="drop")
         with Ensemble.from_config(config) as ensemble:
             print(ensemble.generate(MESSAGES, max_tokens=args.max_tokens).text)
-            for member in ensemble.health().members:
-                print(f"{member.name}: {member.state} on {member.where}")
 
 
 if __name__ == "__main__":

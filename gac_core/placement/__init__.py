@@ -1,1 +1,0 @@
-"""Placement: which member runs on which device, from sizes alone."""
