@@ -72,6 +72,7 @@ from gac_core.output import (
     Usage,
     fold,
 )
+from gac_core.placement.planner import PlacementError
 from gac_core.sampling import SamplingParams
 from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
 
@@ -119,6 +120,7 @@ __all__ = [
     "ModelLoadError",
     "ModelPool",
     "OutputChunk",
+    "PlacementError",
     "Prompt",
     "PromptTooLongError",
     "QueueFullError",

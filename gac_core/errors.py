@@ -4,6 +4,7 @@ Every exception raised on purpose is a `GaCError`::
 
     GaCError
     ├── ConfigError              a setting of the ensemble or of a member is invalid (also a ValueError)
+    │   ├── PlacementError         a member does not fit on the devices
     │   └── UnknownSettingError    a setting does not exist (also an UnknownArgumentError)
     ├── ModelLoadError           a model or tokenizer cannot be loaded
     ├── RequestError             a request is invalid; nothing was generated (also a ValueError)

@@ -8,8 +8,8 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -145,6 +145,19 @@ class DaemonPool:
                 return self._jobs.get_nowait()
             self._threads.discard(threading.current_thread())
         return None
+
+
+def in_parallel(jobs: Sequence[Callable[[], R]]) -> list[R]:
+    """Runs jobs in a thread each and returns their results, in the same order.
+
+    Raises:
+        Exception: What the first job that failed raised, once all have ended.
+    """
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    with ThreadPoolExecutor(max(1, len(jobs)), thread_name_prefix="gac-load") as pool:
+        futures = [pool.submit(job) for job in jobs]
+    return [future.result() for future in futures]
 
 
 def _close_all() -> None:

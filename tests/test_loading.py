@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from gac_core import Ensemble, MemberConfig, ModelLoadError
+from gac_core import Ensemble, MemberConfig, ModelLoadError, PlacementError
 from gac_core.inspection import load
 
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -153,16 +153,17 @@ def test_every_member_is_checked_before_one_is_loaded(folder, tmp_path, monkeypa
 
 
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(folder):
-    """A header alone, of a tensor of four TiB."""
-    header = json.dumps({"x": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}}).encode()
+    """A configuration and a header alone, of embeddings of a TiB in bfloat16."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 2**22, "hidden_size": 2**17}))
+    header = json.dumps({"x": {"dtype": "BF16", "shape": [2**22, 2**17], "data_offsets": [0, 2**40]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    needs = (
-        r"out of memory on 'cpu'; its weights need about 4096\.0 GiB, [\d.]+ [GM]iB are free; use dtype='bfloat16', "
-    )
-    refused(folder, needs, dtype="float32")
+    needs = r"'ash' does not fit: it needs {0}\.\d GiB \(weights {0}\.\d GiB\); free: [\d.]+ [GM]iB on cpu; use "
+    with pytest.raises(PlacementError, match=needs.format(2051) + "dtype='bfloat16', quantization='4bit', more or"):
+        Ensemble.load([folder], dtype="float32")
     # As its configuration says: bfloat16.
-    refused(folder, r"need about 2048\.0 GiB, .*free; use quantization='4bit', another device")
-    refused(folder, r"need about 512\.0 GiB", quantization="4bit")
+    with pytest.raises(PlacementError, match=needs.format(1025) + "quantization='4bit', more or larger"):
+        Ensemble.load([folder])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gac_core import Ensemble, MemberConfig, ModelLoadError
 from gac_core.model.checkpoint import Checkpoint
-from gac_core.model.memory import format_bytes
+from gac_core.placement.sizes import format_bytes
 
 pytestmark = pytest.mark.real
 

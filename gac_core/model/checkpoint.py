@@ -7,32 +7,52 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gac_core.member_config import MemberConfig
 from gac_core.model.checkpoint_checks import check_architecture, check_tensors
-from gac_core.model.memory import check_dimensions, check_memory, format_bytes, lacks_memory, out_of_memory
+from gac_core.model.memory import (
+    check_dimensions,
+    lacks_memory,
+    out_of_memory,
+    stored_dtype,
+    weight_bytes,
+)
 from gac_core.model.places import Source, check_device, check_files, find_source, load_error
-from gac_core.model.quantization import loading_options, packed_bytes
+from gac_core.model.quantization import keeps_packed, loading_options, packed_bytes
+from gac_core.model.skeleton import Skeleton
+from gac_core.placement.sizes import format_bytes
 from gac_core.templates.plain import PLAIN, plain_template
 
 logger = logging.getLogger(__name__)
 
-# While transformers builds a model it changes state of the whole process: torch's default dtype and some functions.
-_loading = threading.Lock()
+
+class _Locks:
+    """The locks of loading.
+
+    Attributes:
+        models: Held while transformers builds a model, which changes state of the whole process: torch's default dtype
+            and some functions.
+        tokenizers: Held while transformers loads a tokenizer.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.models = threading.Lock()
+        self.tokenizers = threading.Lock()
 
 
-def _reset_lock() -> None:
-    global _loading
-    _loading = threading.Lock()
-
+_locks = _Locks()
 
 if hasattr(os, "register_at_fork"):
-    # A thread of the parent may hold it.
-    os.register_at_fork(after_in_child=_reset_lock)
+    # A thread of the parent may hold them.
+    os.register_at_fork(after_in_child=_locks.reset)
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,7 @@ class Checkpoint:
         """Finds a member's files and checks whatever they show without reading weights.
 
         Args:
-            config: The member's settings, with a device or a device map.
+            config: The member's settings.
 
         Raises:
             ModelLoadError: Files are missing or not accepted, the model is not a causal language model, the device
@@ -81,14 +101,53 @@ class Checkpoint:
         check_dimensions(name, weights, architecture)
         return cls(config, weights, tokenizer, config.device, architecture)
 
-    def check_memory(self) -> None:
-        """Raises if the weights clearly exceed the free memory of the CPU; other devices are not checked.
+    def placed(self, config: MemberConfig) -> Checkpoint:
+        """Returns these files for the same member with a device or a device map.
 
         Raises:
-            ModelLoadError: The weights do not fit.
+            ModelLoadError: The device cannot be used.
         """
-        if self.device is not None:
-            check_memory(self.config, self.weights, self.device, _dtype(self.architecture))
+        if config.device is not None:
+            check_device(config.model, config.device)
+        return replace(self, config=config, device=config.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights once they are loaded, where these are not packed."""
+        if self.config.dtype != "auto":
+            dtype: torch.dtype = getattr(torch, self.config.dtype)
+            return dtype
+        stored = None if self.config.is_gguf else stored_dtype(self.weights)
+        return _dtype(self.architecture) or stored or torch.float32
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output head by the configuration; 0 if this does not tell."""
+        size = getattr(self.architecture.get_text_config(decoder=True), "vocab_size", None)
+        return size if isinstance(size, int) else 0
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the files hold packed weights that stay packed in memory."""
+        if self.config.is_gguf:
+            return keeps_packed()
+        return getattr(self.architecture, "quantization_config", None) is not None
+
+    def stored_bytes(self) -> int | None:
+        """Returns the bytes of the weights by the headers of their files; None if these are not local."""
+        if self.config.is_gguf and self.is_packed:
+            return Path(self.weights.path, str(self.weights.gguf_file)).stat().st_size
+        return weight_bytes(self.config, self.weights, _dtype(self.architecture))
+
+    def skeleton(self) -> Skeleton:
+        """Builds the model without storage for its weights, which takes some milliseconds."""
+        from transformers import AutoModelForCausalLM
+
+        # transformers leaves it untyped.
+        build: Any = AutoModelForCausalLM.from_config
+        with _locks.models, torch.device("meta"):
+            model = build(self.architecture, dtype=self.dtype, trust_remote_code=self.config.trust_remote_code)
+        return Skeleton(model.eval(), self.config)
 
     def load_tokenizer(self) -> Any:
         """Loads the tokenizer, of transformers, with the member's chat template.
@@ -99,7 +158,7 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         config = self.config
-        with self._one_at_a_time():
+        with self._one_at_a_time(_locks.tokenizers):
             # transformers leaves its return type open.
             tokenizer: Any = AutoTokenizer.from_pretrained(**self.tokenizer.arguments, **_hub(config))
         if config.chat_template is not None:
@@ -120,7 +179,7 @@ class Checkpoint:
         if config.is_gguf:
             # Reading the configuration from a GGUF file again would take as long as reading the vocabulary.
             options["config"] = self.architecture
-        with self._one_at_a_time():
+        with self._one_at_a_time(_locks.models):
             # transformers leaves its return type open.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **self.weights.arguments,
@@ -140,10 +199,10 @@ class Checkpoint:
         return model
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def _one_at_a_time(self, lock: threading.Lock) -> Iterator[None]:
         """Lets threads that load wait for each other, and converts what transformers raises."""
         try:
-            with _loading:
+            with lock:
                 yield
         except Exception as error:
             if lacks_memory(error):

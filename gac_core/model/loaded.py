@@ -23,6 +23,8 @@ class LoadedModel:
         model: A causal LM of transformers; put into eval mode.
         tokenizer: Its tokenizer, of transformers.
         name: The member's name, for errors and warnings.
+        device: The device by the name that it was placed on, for names that torch does not keep (``"cpu:1"``).
+            Default: that of its output head.
 
     Attributes:
         model: The causal LM.
@@ -37,12 +39,13 @@ class LoadedModel:
         ModelLoadError: Its configuration or tokenizer is damaged.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, device: torch.device | None = None) -> None:
         self.model = model.eval()
         self.lock = _lock_of(model)
         head = model.get_output_embeddings()
         rows = int(head.weight.shape[0]) if head is not None else int(model.config.get_text_config().vocab_size)
-        self.device: torch.device = next(model.parameters()).device if head is None else head.weight.device
+        here: torch.device = next(model.parameters()).device if head is None else head.weight.device
+        self.device = here if device is None else device
         self.dtype: torch.dtype = model.dtype
         self.size = int(model.num_parameters())
         self.max_positions = _max_positions(model, name)

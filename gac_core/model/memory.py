@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gac_core.errors import ModelLoadError, quote
+from gac_core.errors import ConfigError, ModelLoadError, quote
 from gac_core.member_config import MemberConfig
-from gac_core.model.places import Source
+from gac_core.model.places import Source, unusable
+from gac_core.placement.sizes import format_bytes
+from gac_core.placement.values import Device
 
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# The memory of a device that torch cannot tell.
+_UNLIMITED = 2**60
 _PACKED = {"8bit": 1.0, "4bit": 0.5}
-# Share of the estimate that is needed for certain: tied or ignored tensors may be stored without being loaded.
-_CERTAIN = 0.75
 
 
 def weight_bytes(config: MemberConfig, source: Source, stored: torch.dtype | None = None) -> int | None:
@@ -54,6 +56,17 @@ def weight_bytes(config: MemberConfig, source: Source, stored: torch.dtype | Non
         return int(total) or None
     except (OSError, ValueError, KeyError, TypeError, ImportError, struct.error):
         # Loading reports damaged files.
+        return None
+
+
+def stored_dtype(source: Source) -> torch.dtype | None:
+    """Returns the dtype of the first floating-point tensor in a folder of safetensors; None if there is none."""
+    names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    try:
+        return next(
+            (names[tensor["dtype"]] for tensor in _tensors(Path(source.path)) if tensor["dtype"] in names), None
+        )
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
 
 
@@ -115,24 +128,41 @@ def free_bytes(device: str) -> int | None:
     return sum(free) if free else None
 
 
-def check_memory(config: MemberConfig, source: Source, device: str, stored: torch.dtype | None) -> None:
-    """Raises if a member's weights clearly exceed the free memory of the CPU; other devices are not checked.
+def local_devices(names: Sequence[str]) -> list[Device]:
+    """Returns devices of this process with the memory that they have free.
+
+    Memory that torch holds without using it counts as free. Several names of the CPU, such as ``"cpu:0"`` and
+    ``"cpu:1"``, have equal parts of its memory. A device whose memory torch cannot tell has no limit.
 
     Args:
-        config: The member's settings.
-        source: Where its weights are.
-        device: Where they are to be put.
-        stored: As in `weight_bytes`.
+        names: As torch names them.
 
     Raises:
-        ModelLoadError: The weights do not fit.
+        ConfigError: A device cannot be used.
     """
-    # A GPU raises an error; on a CPU the system would kill the process. The header of a GGUF file takes long to read.
-    if torch.device(device).type != "cpu" or source.gguf_file is not None:
-        return
-    need, free = weight_bytes(config, source, stored), free_bytes(device)
-    if need is not None and free is not None and need * _CERTAIN > free:
-        raise out_of_memory(config, source, device, stored)
+    cpus = sum(torch.device(name).type == "cpu" for name in names)
+    devices = []
+    for name in names:
+        reason = unusable(name)
+        if reason is not None:
+            raise ConfigError(f"devices names {quote(name)}, which cannot be used: {reason}")
+        kind = torch.device(name)
+        free, total = free_bytes(name), None
+        if kind.type == "cuda":
+            total = int(torch.cuda.mem_get_info(kind)[1])
+            held = torch.cuda.memory_reserved(kind) - torch.cuda.memory_allocated(kind)
+            free = None if free is None else free + held
+        elif kind.type == "cpu" and free is not None:
+            free //= cpus
+        free = _UNLIMITED if free is None else free
+        devices.append(Device(name, free if total is None else total, free))
+    return devices
+
+
+def default_devices() -> tuple[str, ...]:
+    """Returns all visible GPUs; without any, the CPU."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(f"cuda:{index}" for index in range(gpus)) or ("cpu",)
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -160,16 +190,17 @@ def out_of_memory(
     needs = "" if need is None else f"; its weights need about {format_bytes(need)}"
     frees = "" if free is None else f", {format_bytes(free)} are free"
     dtype = stored if config.dtype == "auto" else getattr(torch, config.dtype)
-    remedies = ["dtype='bfloat16'"] if dtype is None or dtype.itemsize > 2 else []
-    if config.quantization is None and not config.is_gguf:
-        remedies.append("quantization='4bit'")
-    remedies += ["another device", "device_map='auto'"]
+    how = ", ".join([*smaller(config, dtype), "another device", "device_map='auto'"])
     place = "" if device is None else f" on {device!r}"
-    return ModelLoadError(
-        config.model, f"out of memory{place}{needs}{frees}; use {', '.join(remedies)} or a smaller model"
-    )
+    return ModelLoadError(config.model, f"out of memory{place}{needs}{frees}; use {how} or a smaller model")
 
 
-def format_bytes(count: int) -> str:
-    """Formats a number of bytes in MiB or GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+def smaller(config: MemberConfig, dtype: torch.dtype | None) -> tuple[str, ...]:
+    """Returns the settings that would make a member's weights smaller, for errors.
+
+    Args:
+        config: The member's settings.
+        dtype: The dtype of its weights; None if it is unknown.
+    """
+    how = ["dtype='bfloat16'"] if dtype is None or dtype.itemsize > 2 else []
+    return (*how, *([] if config.quantization is not None or config.is_gguf else ["quantization='4bit'"]))

@@ -76,6 +76,14 @@ class WeightsKey:
             files=_files(model),
         )
 
+    @property
+    def devices(self) -> set[str]:
+        """The devices that hold the weights, as far as the settings name them."""
+        if self.device is not None:
+            return {self.device}
+        device_map = json.loads(str(self.device_map))
+        return {str(place) for place in device_map.values()} if isinstance(device_map, dict) else {str(device_map)}
+
     def placed(self, config: MemberConfig) -> MemberConfig:
         """Returns a member's settings with the device or device map of these weights."""
         device_map = None if self.device_map is None else json.loads(self.device_map)

@@ -139,14 +139,20 @@ def check_device(model: str, device: str) -> None:
     Raises:
         ModelLoadError: The device cannot be used.
     """
+    reason = unusable(device)
+    if reason is not None:
+        raise ModelLoadError(model, f"its device {device!r} cannot be used: {reason}")
+
+
+def unusable(device: str) -> str | None:
+    """Returns why torch cannot use a device, and which ones there are; None if it can."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         reason = str(error).splitlines()[0].rstrip(":. ")
-        raise ModelLoadError(
-            model, f"its device {device!r} cannot be used: {reason}; this machine has {', '.join(here)}"
-        ) from error
+        return f"{reason}; this machine has {', '.join(here)}"
+    return None
 
 
 def load_error(model: str, error: Exception) -> ModelLoadError:

@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,24 +24,10 @@ from gac_core.member_config import MemberConfig
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 from gac_core.model.model_key import ModelKey, WeightsKey
-from gac_core.model.options import MemberOptions
+from gac_core.model.placing import MemberKey, PlacedMember, place_members
 from gac_core.model.shared_models import SharedModel, SharedModels
 from gac_core.model.shared_table import Entry, SharedTable
-
-
-@dataclass(frozen=True)
-class MemberKey:
-    """Identifies a member of a pool.
-
-    Attributes:
-        model: Its model.
-        options: How it runs it.
-        copy: 0 for the first member of an ensemble with these; a further one needs a KV cache of its own.
-    """
-
-    model: ModelKey
-    options: MemberOptions
-    copy: int
+from gac_core.threads import in_parallel
 
 
 @dataclass(frozen=True)
@@ -146,29 +132,26 @@ class ModelPool:
     def acquire(self, config: EnsembleConfig) -> Lease:
         """Returns the members of an ensemble, loading those that are not in the pool.
 
-        Members without a device use that of their model if it is loaded, else the GPUs in turn if there are any, else
-        the CPU. All checkpoints are checked before any weights are read. Of threads that need the same model one loads
-        it and the others wait. transformers reads one model at a time.
+        Members without a device use that of their model if it is loaded; the others are placed by their sizes on
+        ``config.devices``. All checkpoints are checked before any weights are read. Members load in a thread each;
+        transformers reads one model at a time. Of threads that need the same model one loads it and the others wait.
 
         Args:
             config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens`` and ``deterministic``
-                decide what is shared.
+                decide what is shared, and ``devices`` and ``max_batch_size`` where the others are placed.
 
         Raises:
             ModelLoadError: A model cannot be loaded; nothing of this call stays in the pool.
-            ConfigError: A member's context is longer than its model can read.
+            PlacementError: A member does not fit on the devices.
+            ConfigError: A member's context is longer than its model can read, or a device cannot be used.
             EngineClosedError: The pool is closed.
         """
         if self._closed:
             raise EngineClosedError("the model pool is closed; use another one")
-        keys = self._keys(config)
-        checkpoints = self._checked(config.members, keys)
+        placed = place_members(config, self._models.keys())
         references = References(self._members)
         try:
-            members = [
-                references.add(key, partial(self._create_member, member, key, checkpoints.get(key.model)))
-                for member, key in zip(config.members, keys, strict=True)
-            ]
+            members = in_parallel([partial(self._acquire, references, member) for member in placed])
         except BaseException:
             references.release()
             raise
@@ -216,45 +199,15 @@ class ModelPool:
 
     # ---- internal
 
-    def _keys(self, config: EnsembleConfig) -> list[MemberKey]:
-        """The key of each member; equal members of one ensemble differ in ``copy``."""
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        options = MemberOptions(
-            cache_bytes=int(config.cache_gib * 2**30),
-            prefill_tokens=config.prefill_tokens,
-            deterministic=config.deterministic,
-        )
-        loaded = self._models.by_weights()
-        keys: list[MemberKey] = []
-        for index, member in enumerate(config.members):
-            model = ModelKey.of(member, f"cuda:{index % gpus}" if gpus else "cpu")
-            wanted = model.weights
-            if wanted not in loaded and member.device is None and member.device_map is None:
-                same_weights = (
-                    key for key in loaded if replace(key, device=wanted.device, device_map=wanted.device_map) == wanted
-                )
-                model = replace(model, weights=next(same_weights, wanted))
-            own = replace(options, context=member.context, compile=member.compile)
-            same = [key for key in keys if (key.model, key.options) == (model, own)]
-            keys.append(MemberKey(model, own, len(same)))
-        return keys
+    def _acquire(self, references: References, placed: PlacedMember) -> Member:
+        return references.add(placed.key, partial(self._create_member, placed))
 
-    def _checked(self, members: Sequence[MemberConfig], keys: Sequence[MemberKey]) -> dict[ModelKey, Checkpoint]:
-        """The checkpoints of the models that are not loaded."""
-        loaded, weights = self._models.keys(), self._models.by_weights()
-        checkpoints: dict[ModelKey, Checkpoint] = {}
-        for member, key in zip(members, keys, strict=True):
-            if key.model not in loaded and key.model not in checkpoints:
-                checkpoint = _find(member, key.model.weights)
-                if key.model.weights not in weights:
-                    checkpoint.check_memory()
-                checkpoints[key.model] = checkpoint
-        return checkpoints
+    def _create_member(self, placed: PlacedMember) -> _PooledMember:
+        config, key = placed.config, placed.key
 
-    def _create_member(self, config: MemberConfig, key: MemberKey, checkpoint: Checkpoint | None) -> _PooledMember:
         def find() -> Checkpoint:
             # Without a checkpoint the model was loaded when `acquire` began, and its last lease was closed since.
-            return checkpoint or _find(config, key.model.weights)
+            return placed.checkpoint or Checkpoint.find(key.model.weights.placed(config))
 
         model = self._models.acquire(key.model, find, config.called)
         try:
@@ -269,10 +222,6 @@ class ModelPool:
         if pooled.member.device.type == "cuda":
             # What was freed goes back to the device, for other processes as well.
             torch.cuda.empty_cache()
-
-
-def _find(config: MemberConfig, weights: WeightsKey) -> Checkpoint:
-    return Checkpoint.find(weights.placed(config))
 
 
 def _name(settings: MemberConfig) -> str:

@@ -58,11 +58,17 @@ def packed_bytes(model: Any) -> int:
     return sum(int(model.get_parameter(name).nbytes) for name in names)
 
 
-def _gguf_options() -> dict[str, Any]:
-    from transformers import GgufConfig
+def keeps_packed() -> bool:
+    """Whether weights of a GGUF file stay packed: whether the package ``kernels`` is installed."""
     from transformers.utils import is_kernels_available
 
-    if not is_kernels_available():
+    return bool(is_kernels_available())
+
+
+def _gguf_options() -> dict[str, Any]:
+    from transformers import GgufConfig
+
+    if not keeps_packed():
         return {"quantization_config": GgufConfig(dequantize=True)}
     # The attention of these kernels does not support the masks of batched rows.
     return {"quantization_config": GgufConfig(), "attn_implementation": "sdpa"}

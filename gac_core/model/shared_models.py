@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.checkpoint_checks import check_tokenizer
 from gac_core.model.loaded import LoadedModel
@@ -50,9 +52,9 @@ class SharedModels:
         """Gives a model back; the last reference frees the tokenizer, and the last one of the weights frees these."""
         self._models.release(entry)
 
-    def keys(self) -> set[ModelKey]:
-        """Returns the models that are loaded."""
-        return {key for key, _, _ in self._models.items()}
+    def keys(self) -> list[ModelKey]:
+        """Returns the models that are loaded, in the order of loading."""
+        return [key for key, _, _ in self._models.items()]
 
     def by_weights(self) -> dict[WeightsKey, LoadedModel]:
         """Returns one model of all weights that are loaded, in the order of loading."""
@@ -66,7 +68,13 @@ class SharedModels:
         weights = self._weights.acquire(key.weights, checkpoint.load_model)
         try:
             check_tokenizer(checkpoint.config.model, weights.value, tokenizer)
-            return SharedModel(LoadedModel(weights.value, tokenizer, name), weights)
+            return SharedModel(LoadedModel(weights.value, tokenizer, name, _cpu(key.weights.device)), weights)
         except BaseException:
             self._weights.release(weights)
             raise
+
+
+def _cpu(device: str | None) -> torch.device | None:
+    """One of several CPU devices, which torch does not distinguish on tensors; None for any other device."""
+    numbered = device is not None and device.startswith("cpu:")
+    return torch.device(str(device)) if numbered else None

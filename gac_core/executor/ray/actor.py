@@ -98,7 +98,7 @@ class MemberActor:
             with _recorded_warnings() as warnings:
                 self._lease: Lease = default_pool().acquire(config)
             member = self._lease.members[0]
-            self._evaluator = Evaluator(member)
+            self._evaluator = Evaluator(member, compact=True)
             model = default_pool().models()[0]
             context = ray.get_runtime_context()
             return encode(

@@ -44,6 +44,7 @@ class AskMessage:
     text_before: Array | None
     mask: Array | None
     gate_rule: Gate | None
+    fetch_from: int
 
     @classmethod
     def of(cls, ask: Ask, mask: Tensor | None) -> AskMessage:
@@ -60,6 +61,7 @@ class AskMessage:
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
             gate_rule=ask.gate_rule,
+            fetch_from=ask.fetch_from,
         )
 
     def ask(self, alignment: Alignment) -> Ask:
@@ -74,6 +76,7 @@ class AskMessage:
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
             gate_rule=self.gate_rule,
+            fetch_from=self.fetch_from,
         )
 
 

@@ -1,0 +1,1 @@
+"""Placement: which member runs on which device, from sizes alone."""
