@@ -16,6 +16,7 @@ from gac_core.engine.session import Session
 from gac_core.errors import ConfigError
 from gac_core.executor.base import ExecutorMember
 from gac_core.executor.local import LocalExecutor
+from gac_core.executor.ray.tokens import require_token
 from gac_core.model.pool import default_pool
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
@@ -94,6 +95,7 @@ def connect_pooled(config: EnsembleConfig) -> Frontend:
 
 def _connect_actors(config: EnsembleConfig) -> Frontend:
     """Returns the connection of an ensemble whose members are in actors of Ray."""
+    require_token(config.ray_address)
     try:
         from gac_core.executor.ray.executor import RayExecutor
         from gac_core.executor.ray.pool import ray_pool

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import ray
 
 from gac_core.errors import ConfigError, EngineClosedError, quote, shorten
+from gac_core.executor.ray.tokens import starts_here
 
 OBJECT_STORE_BYTES = 2**28
 """Shared memory of a Ray that is started here; messages of a step are far smaller."""
@@ -124,14 +124,10 @@ def _initialise(address: str | None) -> bool:
             "round trips; run this process on a machine of the cluster and give the address of its head, host:6379, "
             "or 'auto'"
         )
-    start = address is None or address == "local"
+    start = starts_here(address)
     options: dict[str, Any] = {"address": "local" if start else address}
     if start:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if "RAY_AUTH_MODE" not in os.environ:
-            # Ray listens on all interfaces.
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
