@@ -97,6 +97,10 @@ def plan(needs: Sequence[MemberNeed], devices: Sequence[Device], reserve: float 
     """
     if not devices:
         raise ConfigError("there are no devices to place members on; name one, such as 'cpu' or 'cuda:0'")
+    names = [device.name for device in devices]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"devices names {quote(twice)} twice; name each device once")
     fixed = [Placement(need, _fixed_shares(need)) for need in needs if need.fixed]
     _check_fixed(fixed, devices)
     search = _Search(devices, reserve, fixed)

@@ -1,4 +1,4 @@
-"""The ``gac`` command line."""
+"""``gac inspect``: compares the tokenizers of models."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-try:
-    import typer
-    from rich.console import Console
-    from rich.table import Table
-except ImportError as error:  # pragma: no cover - depends on what is installed
-    raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from gac_core.errors import GaCError, RequestError, quote
+from gac_core.cli.errors import reported
+from gac_core.errors import RequestError, quote
 from gac_core.inspection import Report, common_words, load, words_of
 from gac_core.inspection import inspect as compare
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.callback()
-def gac() -> None:
-    """Ensembles of open language models at the token level."""
-
-
-@app.command()
 def inspect(
     models: Annotated[list[str], typer.Argument(help="Folders or hub names. Only tokenizers and configs are loaded.")],
     words: Annotated[
@@ -41,13 +31,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare the tokenizers of models: shared tokens, words tokenized alike, and warnings."""
-    try:
+    with reported("inspect"):
         chosen = common_words(count) if words is None else words_of(_read("--words", words), count)
         given = None if text is None else _read("--text", text)
         report = compare([load(model) for model in models], chosen, given)
-    except GaCError as error:
-        typer.echo(f"gac inspect: {error}", err=True)
-        raise typer.Exit(2) from error
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -102,7 +89,3 @@ def _hexadecimal(values: Sequence[int], most: int = 6) -> str:
         return "none"
     shown = " ".join(f"{value:02X}" for value in values[:most])
     return f"{len(values)}: {shown}" + (" ..." if len(values) > most else "")
-
-
-if __name__ == "__main__":
-    app()

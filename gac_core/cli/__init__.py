@@ -1,0 +1,21 @@
+"""The ``gac`` command line: `app`."""
+
+from __future__ import annotations
+
+try:
+    import rich  # noqa: F401
+    import typer
+except ImportError as error:  # pragma: no cover - depends on what is installed
+    raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
+
+from gac_core.cli.inspect import inspect
+from gac_core.cli.plan import plan
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(inspect)
+app.command()(plan)
+
+
+@app.callback()
+def gac() -> None:
+    """Ensembles of open language models at the token level."""
