@@ -23,6 +23,23 @@ FAILURE_POLICIES = ("fail", "drop")
 EXECUTORS = ("local", "ray")
 
 
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What happens to a request when one of its members fails.
+
+    Attributes:
+        drop: Whether it goes on without the member.
+        min_members: With fewer members it fails.
+        gate_must_live: Whether it fails with its gate, if it has a threshold.
+        forward_timeout: Seconds that a member's forward may take; None: no limit.
+    """
+
+    drop: bool = False
+    min_members: int = 1
+    gate_must_live: bool = False
+    forward_timeout: float | None = None
+
+
 @checked_names
 @dataclass(frozen=True)
 class EnsembleConfig:
@@ -198,6 +215,12 @@ class EnsembleConfig:
                 f"deterministic=True runs one request per forward, but member {quote(compiled[0])} has compile=True, "
                 "which batches; set it to False"
             )
+
+    @property
+    def failures(self) -> FailurePolicy:
+        """What happens to requests when a member fails."""
+        drop = self.on_member_failure == "drop"
+        return FailurePolicy(drop, self.min_members, self.gate_must_live, self.forward_timeout)
 
     @property
     def names(self) -> list[str]:

@@ -63,6 +63,7 @@ class Query:
             mask=masks.of(self),
             gate_rule=request.gate_rule if gated else None,
             fetch_from=len(text.token_ids),
+            timeout=request.failures.forward_timeout,
         )
 
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from gac_core.combination import CERTIFIABLE, Combiner, Gate
+from gac_core.config import FailurePolicy
 from gac_core.decoding.sampler import Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.errors import GaCError
@@ -38,6 +39,7 @@ class Request:
         drafts: The kinds of drafts that may be used (`EnsembleConfig.drafts`).
         turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
             turns with them; they are not reported as stop strings.
+        failures: What happens when a member fails.
         prefill_seconds: Seconds that each of its members may spend on long prompts in a step with other requests.
         label: Its id as callers and logs see it, which callers may choose; default ``request_id``.
         ensemble_id: Which of the engine's ensembles it belongs to.
@@ -58,6 +60,7 @@ class Request:
     constraint: Constraint | None = None
     drafts: frozenset[str] = frozenset()
     turn_ends: tuple[str, ...] = ()
+    failures: FailurePolicy = field(default_factory=FailurePolicy)
     prefill_seconds: float = 0.25
     label: str = ""
     ensemble_id: str = ""

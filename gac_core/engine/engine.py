@@ -13,6 +13,7 @@ from gac_core.engine.scheduler import Scheduler
 from gac_core.errors import GaCError
 from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.failures import request_failure
+from gac_core.health import MemberHealth
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, Usage
 
 RequestEvent = tuple[str, OutputChunk | GaCError]
@@ -63,6 +64,19 @@ class Engine:
     def running_forwards(self) -> list[tuple[str, float]]:
         """Returns the ids of members whose forward is running, with seconds since it began. Thread-safe."""
         return self._executor.running()
+
+    def member_health(self, member_id: str) -> MemberHealth | None:
+        """Returns the state of a member; None if there is none of this id. Thread-safe, without waiting."""
+        try:
+            return self._executor.health(member_id)
+        except KeyError:
+            return None
+
+    @property
+    def has_hung_members(self) -> bool:
+        """Whether the forward of a member was given up and has not returned."""
+        states = [self.member_health(member_id) for own in self._members.values() for member_id in own]
+        return any(state is not None and state.state == "hung" for state in states)
 
     def add_request(self, request: Request) -> None:
         """Queues a request; it joins between two steps."""

@@ -127,6 +127,7 @@ class InputProcessor:
             written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
             constraint=None if grammar is None else self._compiler.start(grammar, _budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
+            failures=self._config.failures,
             prefill_seconds=self._config.prefill_seconds / len(voices),
             turn_ends=() if conversation is None or params.grammar is not None else _turn_ends(members),
         )

@@ -87,6 +87,12 @@ class Worker:
         member = max(forwards, key=lambda forward: forward[1])[0] if forwards else None
         return None if member is None else self._mailbox.name_of(member, client), time.monotonic() - began
 
+    def _hung_member(self, client: Client) -> tuple[str, float] | None:
+        """Returns the name of a member whose forward was given up and has not returned, and seconds since it began."""
+        states = [self._engine.member_health(member.member_id) for member in client.members]
+        hung = [state for state in states if state is not None and state.state == "hung"]
+        return (client.names[hung[0].member_id], hung[0].running_seconds or 0.0) if hung else None
+
     def stuck_step(self, client: Client) -> tuple[str | None, float] | None:
         """Returns `running_step` if it has been running for longer than an ensemble allows, else None."""
         step = self.running_step(client)
@@ -96,6 +102,7 @@ class Worker:
         """Ends an ensemble's requests and gives its members back; see `Session.close`."""
         if self.forked:
             return
+        hung = self._hung_member(client)
         last = self._mailbox.leave(client)
         if threading.current_thread() is self._thread:
             return
@@ -103,7 +110,7 @@ class Worker:
             self._thread.join(timeout)
         if client.released.wait(0 if last else timeout):
             return
-        step = self.running_step(client)
+        step = hung or self.running_step(client)
         if step is None:
             reason = f"the engine did not stop within {timeout} s of closing"
         else:
@@ -177,12 +184,17 @@ class Worker:
 
     def _remove(self, client: Client) -> None:
         """Ends an ensemble's requests, and removes its members from the engine."""
+        hung = self._engine.has_hung_members
         try:
             self._engine.remove_ensemble(client.ensemble_id)
         except BaseException:
             logger.exception("an ensemble's members could not be removed from the engine")
         self._end_requests(client, _CLOSED)
-        _release(client)
+        if hung:
+            # Closing a model waits for its forward.
+            threading.Thread(target=_release, args=(client,), name="gac-release", daemon=True).start()
+        else:
+            _release(client)
 
     def _deliver(self, request_id: str, event: Event) -> None:
         """Passes an event on; a sink that raises ends its own request."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gac_core.executor.messages import Answer, Ask, Failure, Fetch
+from gac_core.health import MemberHealth
 from gac_core.model.costs import ForwardTimes
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -118,8 +119,16 @@ class Executor(Protocol):
         """Returns whether a member can compute now: neither hung nor lost nor being restarted."""
         ...
 
+    def health(self, member_id: str) -> MemberHealth:
+        """Returns the state of a member, as far as the executor knows it; from any thread, without waiting.
+
+        Raises:
+            KeyError: There is no such member.
+        """
+        ...
+
     def running(self) -> list[tuple[str, float]]:
-        """Returns the id of each member whose forward is running and the seconds since it began.
+        """Returns the id of each member whose forward the engine waits for, and the seconds since it began.
 
         May be called from any thread.
         """

@@ -97,10 +97,10 @@ class Evaluator:
         except BaseException as error:
             return Failure(error, f"fetching probabilities after {wanted.end} tokens")
 
-    def release(self, request_id: str, clear: bool = False) -> None:
+    def release(self, request_id: str, clear: bool = False, wait: bool = True) -> bool:
         """Frees what is held for a request; see `Member.release`."""
         self._kept.pop(request_id, None)
-        self.member.release(request_id, clear)
+        return self.member.release(request_id, clear, wait)
 
 
 def _first_result(result: ChunkResult) -> Failure | None:

@@ -36,6 +36,8 @@ class Ask:
             None: all of them.
         gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
         fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
+        timeout: Seconds after which a member that has not returned counts as hung; the smallest of its asks in one
+            call applies. None: no limit.
     """
 
     chunk: Chunk
@@ -47,6 +49,7 @@ class Ask:
     mask: Callable[[], Tensor] | None = None
     gate_rule: Gate | None = None
     fetch_from: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,6 +72,7 @@ class Member:
         context: The longest sequence that it can read, in tokens; None without a limit.
         device: Where its logits are computed.
         size: Number of parameters of the model.
+        weight_bytes: Memory of its weights, which other members may share.
         times: Durations of its forwards.
         options: Its limits and modes.
 
@@ -92,6 +93,7 @@ class Member:
         self.context = options.context or limit
         self.device = loaded.device
         self.size = loaded.size
+        self.weight_bytes = loaded.nbytes
         self.times = ForwardTimes(loaded.device, prior_slope(loaded.device, loaded.dtype))
         self.options = options
         self._lock = loaded.lock
@@ -132,6 +134,11 @@ class Member:
     def deterministic(self) -> bool:
         """Whether its logits do not depend on other requests, bit for bit."""
         return self.options.deterministic
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of its KV cache; does not wait for a forward."""
+        return self._runner.nbytes
 
     def renamed(self, name: str) -> Member:
         """Returns this member under another name: the same model, KV cache and ``member_id``."""
@@ -275,16 +282,25 @@ class Member:
             return self.times.timed(width * len(rows))
         return self.times.timed_long(sum(len(row.token_ids) for row in rows))
 
-    def release(self, request_id: str, clear: bool = False) -> None:
+    def release(self, request_id: str, clear: bool = False, wait: bool = True) -> bool:
         """Frees the slot of a request; what it holds is kept for prefix caching. Unknown requests are ignored.
 
         Args:
             request_id: The request.
             clear: Erase the slot instead, after a failure.
+            wait: Wait for a forward that holds the model. Default True.
+
+        Returns:
+            False if a forward holds the model and ``wait`` is False; then nothing was freed.
         """
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
             if not self._closed.is_set():
                 self._slots.release(request_id, clear)
+        finally:
+            self._lock.release()
+        return True
 
     def close(self) -> None:
         """Frees the KV cache and drops the model, under every name; waits for a running forward.

@@ -41,6 +41,11 @@ class Row:
 class Runner(SlotStore, Protocol):
     """Computes the logits of rows, in one forward of the model per call."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+        ...
+
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
         """Returns the logits of each row, shape ``[num_logits, vocab_size]``."""
         ...
@@ -66,6 +71,11 @@ class SlotRunner:
         self._additive_mask = config._attn_implementation == "eager"
         self._max_positions = getattr(config, "max_position_embeddings", None)
         self._cache = SlotCache(len(self._layers))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+        return self._cache.nbytes
 
     @torch.inference_mode()
     def clear(self, slot: int) -> None:
@@ -191,6 +201,11 @@ class RowRunner:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._states: dict[int, _RowState] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all slots."""
+        return sum(_cache_bytes(state.cache) for state in list(self._states.values()))
 
     def clear(self, slot: int) -> None:
         """Erases a slot."""

@@ -1,0 +1,188 @@
+"""A member whose forward hangs: its requests fail in time, everything else goes on, and it works again afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from chunks import ask_of
+from conftest import EMBEDDED, ensemble_of, random_pair, start
+from holding import held, idle, soon
+
+from gac_core import EngineClosedError, Ensemble, MemberTimeoutError
+from gac_core.events import ForwardDone, MemberRecovered
+from gac_core.executor.local import LocalExecutor
+from gac_core.executor.messages import Failure
+from gac_core.model.member import Member
+
+TIMEOUT = 0.2
+WITHOUT = {"m1": 0.0}
+
+
+@pytest.fixture
+def pair():
+    """Two members on one device, whose forwards are given up soon."""
+    with ensemble_of([random_pair("llama"), random_pair("qwen2", seed=1)], forward_timeout=TIMEOUT) as loaded:
+        loaded.generate("Who", max_tokens=4)
+        yield loaded
+
+
+def alive(one, index=1):
+    return one._session.worker._engine._executor.alive(one._members[index].member_id)
+
+
+def test_requests_of_a_hung_member_fail_in_time_and_others_go_on(pair):
+    want = pair.generate("Where is it", max_tokens=8)
+    alone = pair.generate("Where is it", max_tokens=8, weights=WITHOUT)
+    with held(pair, 1):
+        streams = [start(pair, prompt, max_tokens=8) for prompt in ("Where is it", "Who")]
+        beside = start(pair, "Where is it", max_tokens=8, weights=WITHOUT)
+        for stream in streams:
+            with pytest.raises(MemberTimeoutError, match=r"'m1' failed: .* for 0\.\d s.*forward_timeout") as caught:
+                list(stream)
+            assert caught.value.member == "m1"
+            assert TIMEOUT <= caught.value.seconds < 5
+        assert list(beside)[-1].output.stats.steps == alone.stats.steps
+        assert not alive(pair)
+        assert pair.generate("Where is it", max_tokens=8, weights=WITHOUT).tokens == alone.tokens
+        began = time.monotonic()
+        with pytest.raises(MemberTimeoutError):
+            pair.generate("Where is it", max_tokens=8)
+        assert time.monotonic() - began < TIMEOUT
+        assert idle(pair)
+    assert soon(lambda: alive(pair))
+    assert pair.generate("Where is it", max_tokens=8).tokens == want.tokens
+    assert [member._slots.num_running for member in pair._members] == [0, 0]
+
+
+def test_a_hang_in_the_middle_of_an_answer(pair):
+    want = pair.generate("Where is it", max_tokens=8, drafts=False).tokens
+    with held(pair, 1, after=4):
+        stream, tokens = start(pair, "Where is it", max_tokens=8, drafts=False), []
+        with pytest.raises(MemberTimeoutError):
+            tokens.extend(token for chunk in stream for token in chunk.tokens)
+    assert soon(lambda: alive(pair))
+    assert pair.generate("Where is it", max_tokens=8).tokens == want
+
+
+def test_members_behind_a_hung_one_on_the_same_device_go_on(pair):
+    with held(pair, 0):
+        with pytest.raises(MemberTimeoutError, match="'m0'"):
+            pair.generate("Who", max_tokens=2)
+        assert [alive(pair, index) for index in range(2)] == [False, True]
+        assert pair.generate("Who", max_tokens=2, weights={"m0": 0.0}).tokens
+
+
+def test_members_that_share_a_model_wait_for_it():
+    shared = random_pair("llama")
+    with ensemble_of([shared, shared], forward_timeout=TIMEOUT) as twins:
+        twins.generate("Who", max_tokens=2)
+        with held(twins, 0):
+            with pytest.raises(MemberTimeoutError):
+                twins.generate("Who", max_tokens=2)
+            assert soon(lambda: not any(alive(twins, index) for index in range(2)))
+            began = time.monotonic()
+            with pytest.raises(MemberTimeoutError):
+                twins.generate("Who", max_tokens=2)
+            assert time.monotonic() - began < TIMEOUT
+        assert soon(lambda: all(alive(twins, index) for index in range(2)))
+        assert twins.generate("Who", max_tokens=2).tokens
+
+
+def test_an_ensemble_that_is_closed_while_a_member_hangs_names_it_and_harms_no_other(caplog):
+    config = {"dtype": "float32", "forward_timeout": TIMEOUT}
+    with Ensemble.load(EMBEDDED[2:], **config) as other:
+        closing = Ensemble.load(EMBEDDED[:2], **config)
+        assert closing._session.worker is other._session.worker
+        name = closing.names[1]
+        with held(closing, 1):
+            with pytest.raises(MemberTimeoutError):
+                closing.generate("Who", max_tokens=2)
+            began = time.monotonic()
+            closing.close(timeout=0.05)
+            assert f"the forward of member '{name}' has been running for" in caplog.text
+            assert other.generate("Who", max_tokens=2).tokens
+            assert time.monotonic() - began < 5
+            with pytest.raises(EngineClosedError):
+                closing.generate("Who", max_tokens=2)
+        assert closing._session.client.released.wait(10)
+    again = Ensemble.load(EMBEDDED[:2], **config)
+    assert again.generate("Who", max_tokens=2).tokens
+    again.close()
+
+
+# ---- the executor alone
+
+
+def member_of(seed: int) -> Member:
+    return Member.from_model(*random_pair("llama", seed), f"m{seed}")
+
+
+def test_events_and_states_of_a_hung_member():
+    one, other = member_of(0), member_of(1)
+    events: list[object] = []
+    executor = LocalExecutor([one, other], listener=events.append)
+    free, entered = threading.Event(), threading.Event()
+    forward = one._runner.forward
+    asks = {member.member_id: [ask_of(member, timeout=0.05)] for member in (one, other)}
+    executor.forward(asks)
+    assert [type(event) for event in events] == [ForwardDone, ForwardDone]
+    assert [(event.member, event.requests, event.tokens) for event in events] == [("m0", 1, 3), ("m1", 1, 3)]
+    assert executor.health(one.member_id).state == "ready"
+    assert executor.health(one.member_id).cache_bytes > 0
+    assert executor.health(one.member_id).weight_bytes > 4 * one.size
+    executor.release("r")
+    events.clear()
+    one._runner.forward = lambda rows: entered.set() or (free.wait(60) and forward(rows))
+    answers = executor.forward(asks)
+    assert isinstance(answers[one.member_id][0].result, Failure)
+    assert not isinstance(answers[other.member_id][0].result, Failure)
+    (failed, done) = events
+    assert (failed.member, failed.error, failed.request_id) == ("m0", "MemberTimeoutError", None)
+    assert failed.seconds >= 0.05
+    assert (type(done), done.member) == (ForwardDone, "m1")
+    health = executor.health(one.member_id)
+    assert (health.state, health.alive, health.reason) == ("hung", False, failed.reason)
+    assert health.running_seconds >= 0.05
+    assert executor.running() == []
+    # Its slot is freed only when the forward has returned.
+    executor.release("r", clear=True)
+    executor.refresh()
+    assert (one._slots.num_running, other._slots.num_running) == (1, 0)
+    free.set()
+    assert soon(lambda: executor.alive(one.member_id))
+    assert one._slots.num_running == 0
+    assert soon(lambda: isinstance(events[-1], MemberRecovered))
+    assert (events[-1].member, events[-1].restarted) == ("m0", False)
+    assert not isinstance(executor.forward(asks)[one.member_id][0].result, Failure)
+    executor.close()
+
+
+def test_a_release_does_not_wait_for_another_engine_and_comes_before_the_next_forward():
+    member = member_of(0)
+    executor = LocalExecutor([member])
+    ask = {member.member_id: [ask_of(member)]}
+    executor.forward(ask)
+    entered, free = threading.Event(), threading.Event()
+
+    def other_engine():
+        with member._lock:
+            entered.set()
+            free.wait(60)
+
+    thread = threading.Thread(target=other_engine)
+    thread.start()
+    assert entered.wait(10)
+    executor.release("r", clear=True)
+    assert member._slots.num_running == 1
+    free.set()
+    thread.join()
+    cleared = []
+    clear = member._runner.clear
+    member._runner.clear = lambda slot: cleared.append(slot) or clear(slot)
+    assert executor.forward(ask)[member.member_id][0].computed == 3
+    assert cleared == [0]
+    executor.refresh()
+    assert member._slots.num_running == 1
+    executor.close()
