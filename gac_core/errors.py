@@ -193,6 +193,7 @@ class MemberError(GaCError):
     def __init__(self, member: str, reason: str) -> None:
         super().__init__(f"member {quote(member)} failed: {reason}")
         self.member = member
+        self.reason = reason
 
 
 class InvalidLogitsError(MemberError):

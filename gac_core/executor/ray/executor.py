@@ -25,6 +25,7 @@ from gac_core.executor.ray.wire import (
     evaluated_mask,
     tables_of,
 )
+from gac_core.health import MemberHealth
 
 R = TypeVar("R")
 
@@ -208,6 +209,26 @@ class RayExecutor:
     def alive(self, member_id: str) -> bool:
         """Returns whether the member's actor can be called."""
         return self._entries[member_id].process.lost is None
+
+    def health(self, member_id: str) -> MemberHealth:
+        """Returns the state of a member; from any thread, without waiting.
+
+        Raises:
+            KeyError: There is no such member.
+        """
+        entry, now = self._entries[member_id], time.monotonic()
+        began, lost = self._began.get(member_id), entry.process.lost
+        return MemberHealth(
+            name=entry.member.name,
+            member_id=member_id,
+            state="restarting" if lost is not None else "ready" if began is None else "running",
+            reason=None if lost is None else str(lost),
+            where=entry.process.place,
+            since_forward=None if entry.returned is None else now - entry.returned,
+            forward_seconds=entry.seconds,
+            running_seconds=None if began is None else now - began,
+            restarts=entry.process.generation,
+        )
 
     def traffic(self, member_id: str) -> Traffic:
         """Returns what crossed between this process and a member's actors so far."""
