@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from gac_core.config import EnsembleConfig
 from gac_core.engine.assembly import compiler_of, ensemble_members, union_of
@@ -105,8 +104,8 @@ def _connect_actors(config: EnsembleConfig) -> Frontend:
         raise ConfigError("executor='ray' needs Ray; install it with: pip install 'gac-ensemble[ray]'") from error
     lease = ray_pool().acquire(config)
     try:
-        key = ("ray", frozenset(member.member_id for member in lease.members), config.forward_timeout)
-        place = Place(key, partial(RayExecutor, config.forward_timeout))
+        key = ("ray", frozenset(member.member_id for member in lease.members))
+        place = Place(key, RayExecutor)
         return connect(lease.members, config, lease.close, shared=True, place=place)
     except BaseException:
         lease.close()

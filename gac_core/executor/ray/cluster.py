@@ -62,6 +62,12 @@ class Cluster:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return [Node(node["NodeManagerAddress"], node["Resources"]) for node in nodes if node["Alive"]]
 
+    @property
+    def session(self) -> str:
+        """Identifies the connection: actors of an earlier one are gone."""
+        context = ray.get_runtime_context()
+        return f"{context.gcs_address} {context.get_job_id()}"
+
     def free(self) -> Mapping[str, float]:
         """Returns what is not reserved, on all nodes together."""
         free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]

@@ -34,12 +34,14 @@ class ActorKey:
         model: The model.
         options: How the member runs it.
         reservation: What it reserves.
+        session: The connection with Ray.
         copy: 0 for the first member of an ensemble with these; a further one needs a KV cache of its own.
     """
 
     model: ModelKey
     options: MemberOptions
     reservation: Reservation
+    session: str
     copy: int
 
 
@@ -144,7 +146,7 @@ class RayPool:
     ) -> list[tuple[ActorKey, Callable[[], _PooledActor]]]:
         """The key of each member, and what starts its actor; those that have none yet are placed as one group."""
         has_gpus = any(node.resources.get("GPU") for node in cluster.nodes())
-        keys = _keys(members, config, has_gpus)
+        keys = _keys(members, config, has_gpus, cluster.session)
         running = {key for key, _, _ in self._actors.items()}
         group = [index for index, key in enumerate(keys) if key not in running]
         placement = lru_cache(maxsize=1)(
@@ -174,7 +176,7 @@ def _alone(member: MemberConfig, config: EnsembleConfig) -> EnsembleConfig:
     )
 
 
-def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: bool) -> list[ActorKey]:
+def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: bool, session: str) -> list[ActorKey]:
     options = MemberOptions(
         cache_bytes=int(config.cache_gib * 2**30),
         prefill_tokens=config.prefill_tokens,
@@ -184,7 +186,7 @@ def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: boo
     for member in members:
         reservation = Reservation.of(member, has_gpus)
         own = replace(options, context=member.context, compile=member.compile)
-        key = ActorKey(ModelKey.of(member, "ray"), own, reservation, 0)
+        key = ActorKey(ModelKey.of(member, "ray"), own, reservation, session, 0)
         keys.append(replace(key, copy=sum(replace(other, copy=0) == key for other in keys)))
     return keys
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from gac_core.config import EnsembleConfig
-from gac_core.errors import MemberLostError, shorten
+from gac_core.errors import MemberError, MemberLostError, shorten
 from gac_core.executor.ray import cluster
 from gac_core.executor.ray.actor import LoadFailure, MemberActor, MemberFacts
 from gac_core.executor.ray.wire import decode, encode, split
@@ -21,6 +21,9 @@ from gac_core.tokenization.vocabulary import AlignmentTable
 
 WAIT_SECONDS = 5.0
 """How long one call waits at most: Ray may be shut down meanwhile."""
+
+Compose = Callable[[Sequence[AlignmentTable], Sequence[str]], object]
+"""Returns a message, given the alignment tables to send with it and the keys of those to drop."""
 
 MAX_TABLES = 16
 """Alignment tables that an actor keeps at most."""
@@ -30,7 +33,7 @@ MAX_TABLES = 16
 _INLINE_BYTES = 2**24
 
 
-@dataclass
+@dataclass(frozen=True)
 class Traffic:
     """What crossed between this process and a member's actors so far.
 
@@ -63,7 +66,7 @@ class MemberProcess:
         self.generation = generation
         self.facts: MemberFacts | None = None
         self._lock = threading.Lock()
-        self._lost: str | None = None
+        self._lost: MemberError | None = None
         # Keys of the alignment tables that it has; the least recently used first.
         self._tables: OrderedDict[str, None] = OrderedDict()
         kind: Any = ray.remote(concurrency_groups={"watch": 1})(MemberActor)  # type: ignore[call-overload]
@@ -83,7 +86,7 @@ class MemberProcess:
             Its facts; why it could not be loaded; or None if that is still going on.
 
         Raises:
-            MemberLostError: The process ended.
+            MemberError: The process ended.
         """
         if not ready([self._loaded], seconds):
             return None
@@ -96,57 +99,48 @@ class MemberProcess:
         """Waits for the end of the process, ``seconds`` at most; returns whether it ended."""
         if not ready([self._gone], seconds):
             return False
-        with suppress(MemberLostError):
+        with suppress(MemberError):
             self.result(self._gone)
         return True
 
     @property
-    def lost(self) -> str | None:
+    def lost(self) -> MemberError | None:
         """Why no more calls are possible; None while they are."""
         if self._lost is None and not cluster.usable():
-            self._lost = "Ray was shut down in this process; load the ensemble anew"
+            self._lost = MemberLostError(self.name, "Ray was shut down in this process; load the ensemble anew")
         return self._lost
-
-    def lost_error(self) -> MemberLostError:
-        """Returns a new error that says why no more calls are possible."""
-        return MemberLostError(self.name, self.lost or f"{self.place} was ended")
 
     @property
     def place(self) -> str:
         """Where it runs, for messages."""
         return "a process that is starting" if self.facts is None else self.facts.place
 
-    def call(
-        self,
-        method: str,
-        make: Callable[[Sequence[AlignmentTable], Sequence[str]], object],
-        tables: Mapping[str, AlignmentTable] | None = None,
-    ) -> tuple[Any, int]:
+    def call(self, method: str, compose: Compose, tables: Mapping[str, AlignmentTable]) -> tuple[Any, int]:
         """Sends a message without waiting.
 
         Args:
             method: The actor's method.
-            make: Returns the message, given the alignment tables to send and the keys of those to drop.
-            tables: The tables that it needs, by key. Default none.
+            compose: Returns the message.
+            tables: The alignment tables that it refers to, by key.
 
         Returns:
             The reference of the reply, and the bytes sent.
 
         Raises:
-            MemberLostError: The process is gone.
+            MemberError: The process is gone.
         """
         with self._lock:
             # One message is composed and sent at a time: which tables the actor has follows from their order.
             if self.lost is not None:
-                raise self.lost_error()
-            new = [table for key, table in (tables or {}).items() if key not in self._tables]
-            for key in tables or {}:
+                raise self.lost
+            new = [table for key, table in tables.items() if key not in self._tables]
+            for key in tables:
                 self._tables[key] = None
                 self._tables.move_to_end(key)
-            forget = list(self._tables)[: max(0, len(self._tables) - max(MAX_TABLES, len(tables or {})))]
+            forget = list(self._tables)[: max(0, len(self._tables) - max(MAX_TABLES, len(tables)))]
             for key in forget:
                 del self._tables[key]
-            data = encode(make(new, forget))
+            data = encode(compose(new, forget))
             try:
                 return getattr(self._actor, method).remote(*split(data)), len(data)
             except Exception as error:
@@ -164,28 +158,29 @@ class MemberProcess:
         """Returns a reply that is there.
 
         Raises:
-            MemberLostError: The process ended before it replied.
+            MemberError: The process ended before it replied.
         """
         try:
             return ray.get(reference, timeout=WAIT_SECONDS)
         except Exception as error:
             raise self.mark_lost(error) from error
 
-    def mark_lost(self, error: Exception) -> MemberLostError:
+    def mark_lost(self, error: Exception) -> MemberError:
         """Notes that no more calls are possible, and ends the process; returns the error of those that are made."""
         cause = getattr(error, "cause", None) or error
-        text = " ".join(str(cause).split("\nThe actor is dead because", 1)[-1].split())
-        self.end(f"{self.place} is gone: {type(cause).__name__}: {shorten(text)}")
-        return self.lost_error()
+        text = shorten(" ".join(str(cause).split("\nThe actor is dead because", 1)[-1].split()))
+        self.end(MemberLostError(self.name, f"{self.place} is gone: {type(cause).__name__}: {text}"))
+        assert self._lost is not None, "it was ended"
+        return self._lost
 
-    def end(self, reason: str) -> None:
+    def end(self, error: MemberError) -> None:
         """Ends the process, also one that hangs; idempotent.
 
         Args:
-            reason: Why, for the errors of later calls.
+            error: That of later calls.
         """
         if self._lost is None:
-            self._lost = reason
+            self._lost = error
         if cluster.usable():
             with suppress(Exception):
                 ray.kill(self._actor)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gac_core.config import EnsembleConfig
-from gac_core.errors import GaCError, MemberLostError, ModelLoadError, shorten
+from gac_core.errors import GaCError, MemberError, MemberLostError, ModelLoadError, shorten
+from gac_core.executor.ray import cluster
 from gac_core.executor.ray.actor import LoadFailure, MemberFacts
 from gac_core.executor.ray.placement import Placement
 from gac_core.executor.ray.process import MemberProcess
@@ -21,6 +23,10 @@ START_SECONDS = 1800.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts to start a member again, which double from the first to the longest."""
+
+
+OnLost = Callable[[MemberProcess, MemberError], None]
+OnRestarted = Callable[[MemberProcess, float], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class MemberSupervisor:
         self._error: GaCError | None = None
         self._facts: MemberFacts | None = None
         self._generation = 0
+        self._subscribers: dict[object, tuple[OnLost, OnRestarted]] = {}
         placement.use()
         self._thread = threading.Thread(target=self._run, name=f"gac-ray-{name}", daemon=True)
         self._thread.start()
@@ -68,6 +75,17 @@ class MemberSupervisor:
     def restart_error(self) -> GaCError | None:
         """Why the latest attempt to start the member again failed; None if it did not, or none was made."""
         return self._error
+
+    def subscribe(self, on_lost: OnLost, on_restarted: OnRestarted) -> Callable[[], None]:
+        """Calls functions in the supervisor's thread; returns what ends that.
+
+        Args:
+            on_lost: Called with a process that has ended, and why.
+            on_restarted: Called with the process in its place, once it has loaded the member, and the seconds between.
+        """
+        key = object()
+        self._subscribers[key] = (on_lost, on_restarted)
+        return lambda: self._subscribers.pop(key, None) and None
 
     def wait_started(self) -> MemberFacts:
         """Waits until the member is loaded, and returns its facts.
@@ -90,26 +108,29 @@ class MemberSupervisor:
         self._closed.set()
         for process in (self._process, self._starting):
             if process is not None:
-                process.end("its ensemble was closed")
+                process.end(MemberLostError(self.name, "its ensemble was closed"))
         self._thread.join(5.0)
         self.placement.release()
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
+        pause, since = FIRST_PAUSE, 0.0
         while not self._closed.is_set():
             started = self._start()
+            restarted = self._facts is not None
             with self._changed:
                 self._error = started.error
                 if started.process is not None:
                     self._process, self._facts = started.process, started.process.facts
                 self._changed.notify_all()
             if started.process is not None:
-                pause = FIRST_PAUSE
+                if restarted:
+                    self._report_restart(started.process, time.monotonic() - since)
                 self._wait_gone(started.process)
-            elif self._facts is None:
-                # It never ran: whoever loads the ensemble gets the error.
+                pause, since = FIRST_PAUSE, time.monotonic()
+            elif not restarted:
+                # It never ran: who loads the ensemble gets the error.
                 return
-            else:
+            elif not self._closed.is_set():
                 logger.warning("member %r could not be started again: %s", self.name, started.error)
                 self._closed.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -117,11 +138,25 @@ class MemberSupervisor:
     def _wait_gone(self, process: MemberProcess) -> None:
         while not process.wait_gone(1.0) and process.lost is None:
             continue
-        if not self._closed.is_set():
-            logger.error("member %r is lost: %s; it is started again", self.name, process.lost)
+        error = process.lost
+        if self._closed.is_set() or error is None:
+            return
+        extra = {"event": "member_failed", "member": self.name, "request_id": None}
+        logger.error("member %r is lost and started again: %s", self.name, error, extra=extra)
+        for on_lost, _ in list(self._subscribers.values()):
+            on_lost(process, error)
+
+    def _report_restart(self, process: MemberProcess, seconds: float) -> None:
+        extra = {"event": "member_recovered", "member": self.name, "request_id": None, "seconds": seconds}
+        message = "member %r works again, in %s, %.1f s after it was lost"
+        logger.info(message, self.name, process.place, seconds, extra=extra)
+        for _, on_restarted in list(self._subscribers.values()):
+            on_restarted(process, seconds)
 
     def _start(self) -> _Started:
         """Starts one process and waits until it has loaded the member."""
+        if not cluster.usable():
+            return _Started(None, ModelLoadError(self.name, "Ray was shut down in this process"))
         options = self.placement.options(self._index)
         try:
             process = MemberProcess(self.name, self._config, options, self._generation)
@@ -132,12 +167,12 @@ class MemberSupervisor:
         failure: GaCError | None
         try:
             failure = self._wait_loaded(process)
-        except MemberLostError as lost:
+        except MemberError as lost:
             failure = ModelLoadError(self.name, f"its process ended while it was loaded: {lost}")
         finally:
             self._starting = None
         if failure is not None:
-            process.end("it was not loaded")
+            process.end(MemberLostError(self.name, "it was not loaded"))
             return _Started(None, failure)
         return _Started(process)
 

@@ -185,10 +185,17 @@ class AnswerMessage:
 
 @dataclass(frozen=True)
 class ForwardReply:
-    """The answers of a step, and how long the member's forwards take."""
+    """The answers of a step.
+
+    Attributes:
+        answers: In the order of the asks.
+        times: How long the member's forwards take.
+        cache_bytes: Memory of its KV cache.
+    """
 
     answers: Sequence[AnswerMessage]
     times: TimesSnapshot
+    cache_bytes: int
 
 
 @dataclass(frozen=True)
