@@ -62,7 +62,7 @@ def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
     before = supervisor(remote, 0).process
     os.kill(before.facts.pid, signal.SIGKILL)
     restarted(remote, 0, before.generation + 1)
-    assert "is gone" in before.lost
+    assert "is gone" in before.lost.reason
     assert remote.generate("In which town", **ASKED).text == wanted
 
 

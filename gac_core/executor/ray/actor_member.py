@@ -135,7 +135,7 @@ class ActorMember:
         reason = None
         if lost is not None:
             state = "restarting" if error is None else "lost"
-            reason = str(lost) if error is None else f"{lost}; it could not be started again: {error}"
+            reason = lost.reason if error is None else f"{lost.reason}; it could not be started again: {error}"
         return MemberHealth(
             name=self.member.name,
             member_id=self.member.member_id,

@@ -168,7 +168,9 @@ class MemberProcess:
     def mark_lost(self, error: Exception) -> MemberError:
         """Notes that no more calls are possible, and ends the process; returns the error of those that are made."""
         cause = getattr(error, "cause", None) or error
-        text = shorten(" ".join(str(cause).split("\nThe actor is dead because", 1)[-1].split()))
+        # Ray's messages begin with ids and end with advice.
+        text = str(cause).split("\nThe actor is dead because", 1)[-1].split("Some common causes include", 1)[0]
+        text = shorten(" ".join(text.split()))
         self.end(MemberLostError(self.name, f"{self.place} is gone: {type(cause).__name__}: {text}"))
         assert self._lost is not None, "it was ended"
         return self._lost
