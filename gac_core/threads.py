@@ -153,8 +153,6 @@ def in_parallel(jobs: Sequence[Callable[[], R]]) -> list[R]:
     Raises:
         Exception: What the first job that failed raised, once all have ended.
     """
-    if len(jobs) == 1:
-        return [jobs[0]()]
     with ThreadPoolExecutor(max(1, len(jobs)), thread_name_prefix="gac-load") as pool:
         futures = [pool.submit(job) for job in jobs]
     return [future.result() for future in futures]

@@ -195,9 +195,9 @@ def test_transformers_loads_one_model_at_a_time(monkeypatch):
     barrier, load = threading.Barrier(2), Checkpoint.load_model
     from_pretrained, active, overlaps = AutoModelForCausalLM.from_pretrained, [], []
 
-    def meet(checkpoint):
+    def meet(checkpoint, report):
         barrier.wait(60)
-        return load(checkpoint)
+        return load(checkpoint, report)
 
     def slow(*given, **named):
         overlaps.extend(active)
@@ -222,14 +222,14 @@ def test_a_failed_load_leaves_nothing_and_is_repeated(monkeypatch, loads):
     pool, failing, waiting, failures = ModelPool(), threading.Event(), threading.Event(), []
     load = Checkpoint.load_model
 
-    def fail_once(checkpoint):
+    def fail_once(checkpoint, report):
         name = checkpoint.config.called
         if name == "birch" and not failures:
             failures.append(name)
             failing.set()
             waiting.wait(60)
             raise ModelLoadError(name, "a cable was pulled")
-        return load(checkpoint)
+        return load(checkpoint, report)
 
     monkeypatch.setattr(Checkpoint, "load_model", fail_once)
     with ThreadPoolExecutor(2) as threads:

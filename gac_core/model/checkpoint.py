@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from gac_core.model.memory import (
     out_of_memory,
     stored_dtype,
     weight_bytes,
+    weight_files,
 )
 from gac_core.model.places import Source, check_device, check_files, find_source, load_error
+from gac_core.model.progress import tensors_reported
 from gac_core.model.quantization import keeps_packed, loading_options, packed_bytes
 from gac_core.model.skeleton import Skeleton
 from gac_core.placement.sizes import format_bytes
@@ -166,8 +168,17 @@ class Checkpoint:
             tokenizer.chat_template = plain_template(tokenizer) if plain else config.chat_template
         return tokenizer
 
-    def load_model(self) -> Any:
+    def read_ahead(self) -> None:
+        """Lets the system read the weights' files into its cache, without waiting for it."""
+        for path in weight_files(self.weights) if hasattr(os, "posix_fadvise") else []:
+            with suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def load_model(self, report: Callable[[float], None] = lambda fraction: None) -> Any:
         """Loads the causal language model, of transformers.
+
+        Args:
+            report: Called with the fraction of its tensors that are loaded. Default: nothing.
 
         Raises:
             ModelLoadError: It could not be loaded, or the weights do not match the model.
@@ -179,7 +190,7 @@ class Checkpoint:
         if config.is_gguf:
             # Reading the configuration from a GGUF file again would take as long as reading the vocabulary.
             options["config"] = self.architecture
-        with self._one_at_a_time(_locks.models):
+        with self._one_at_a_time(_locks.models), tensors_reported(report):
             # transformers leaves its return type open.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **self.weights.arguments,

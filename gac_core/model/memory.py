@@ -70,12 +70,25 @@ def stored_dtype(source: Source) -> torch.dtype | None:
         return None
 
 
+def weight_files(source: Source) -> list[Path]:
+    """Returns the local files that hold a member's weights; empty if they are elsewhere or in another format."""
+    folder = Path(source.path)
+    try:
+        return [folder / source.gguf_file] if source.gguf_file is not None else _safetensors(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
 def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
-    files = [folder / "model.safetensors"]
-    if not files[0].is_file():
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    for path in files:
+    for path in _safetensors(folder):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 100_000_000)))

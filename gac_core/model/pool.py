@@ -25,6 +25,7 @@ from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 from gac_core.model.model_key import ModelKey, WeightsKey
 from gac_core.model.placing import MemberKey, PlacedMember, place_members
+from gac_core.model.progress import LoadingProgress, Report
 from gac_core.model.shared_models import SharedModel, SharedModels
 from gac_core.model.shared_table import Entry, SharedTable
 from gac_core.threads import in_parallel
@@ -151,7 +152,7 @@ class ModelPool:
         placed = place_members(config, self._models.keys())
         references = References(self._members)
         try:
-            members = in_parallel([partial(self._acquire, references, member) for member in placed])
+            members = self._load(placed, references, config.progress)
         except BaseException:
             references.release()
             raise
@@ -199,19 +200,28 @@ class ModelPool:
 
     # ---- internal
 
-    def _acquire(self, references: References, placed: PlacedMember) -> Member:
-        return references.add(placed.key, partial(self._create_member, placed))
+    def _load(self, placed: Sequence[PlacedMember], references: References, progress: bool | None) -> list[Member]:
+        """The members of an ensemble, those that are not loaded in a thread each."""
+        names = [member.config.called for member in placed if member.checkpoint is not None]
+        with LoadingProgress(names, progress) as bars:
+            jobs = [
+                partial(references.add, member.key, partial(self._create_member, member, bars.of(member.config.called)))
+                for member in placed
+            ]
+            return in_parallel(jobs) if len(names) > 1 else [job() for job in jobs]
 
-    def _create_member(self, placed: PlacedMember) -> _PooledMember:
+    def _create_member(self, placed: PlacedMember, report: Report) -> _PooledMember:
         config, key = placed.config, placed.key
 
         def find() -> Checkpoint:
             # Without a checkpoint the model was loaded when `acquire` began, and its last lease was closed since.
             return placed.checkpoint or Checkpoint.find(key.model.weights.placed(config))
 
-        model = self._models.acquire(key.model, find, config.called)
+        model = self._models.acquire(key.model, find, config.called, report)
         try:
-            return _PooledMember(Member(config.called, model.value.loaded, key.options), model)
+            member = Member(config.called, model.value.loaded, key.options)
+            report("ready", 1.0)
+            return _PooledMember(member, model)
         except BaseException:
             self._models.release(model)
             raise

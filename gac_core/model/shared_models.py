@@ -12,7 +12,11 @@ from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.checkpoint_checks import check_tokenizer
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.model_key import ModelKey, WeightsKey
+from gac_core.model.progress import Report, silent
 from gac_core.model.shared_table import Entry, SharedTable
+
+# Fractions of a progress bar at which weights and checks begin.
+_WEIGHTS, _CHECKS = 0.2, 0.9
 
 
 @dataclass
@@ -35,18 +39,21 @@ class SharedModels:
             lambda model: self._weights.release(model.weights)
         )
 
-    def acquire(self, key: ModelKey, find: Callable[[], Checkpoint], name: str) -> Entry[ModelKey, SharedModel]:
+    def acquire(
+        self, key: ModelKey, find: Callable[[], Checkpoint], name: str, report: Report = silent
+    ) -> Entry[ModelKey, SharedModel]:
         """Returns a model, which is loaded if it is not there; `release` gives it back.
 
         Args:
             key: The model.
             find: Returns its checkpoint.
             name: The member's name, for errors and warnings.
+            report: Called with the stages of loading. Default: nothing.
 
         Raises:
             ModelLoadError: Something could not be loaded; nothing of it is kept.
         """
-        return self._models.acquire(key, lambda: self._load(key, find(), name))
+        return self._models.acquire(key, lambda: self._load(key, find(), name, report))
 
     def release(self, entry: Entry[ModelKey, SharedModel]) -> None:
         """Gives a model back; the last reference frees the tokenizer, and the last one of the weights frees these."""
@@ -63,9 +70,16 @@ class SharedModels:
             models.setdefault(key.weights, model.loaded)
         return models
 
-    def _load(self, key: ModelKey, checkpoint: Checkpoint, name: str) -> SharedModel:
+    def _load(self, key: ModelKey, checkpoint: Checkpoint, name: str, report: Report) -> SharedModel:
+        checkpoint.read_ahead()
+        report("tokenizer", 0.0)
         tokenizer = checkpoint.load_tokenizer()
-        weights = self._weights.acquire(key.weights, checkpoint.load_model)
+        report("weights", _WEIGHTS)
+        weights = self._weights.acquire(
+            key.weights,
+            lambda: checkpoint.load_model(lambda part: report("weights", _WEIGHTS + part * (_CHECKS - _WEIGHTS))),
+        )
+        report("checks", _CHECKS)
         try:
             check_tokenizer(checkpoint.config.model, weights.value, tokenizer)
             return SharedModel(LoadedModel(weights.value, tokenizer, name, _cpu(key.weights.device)), weights)
