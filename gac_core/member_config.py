@@ -45,8 +45,8 @@ class MemberConfig:
         allow_pickle: Load weights that exist only as pickle (``pytorch_model.bin``), a format that can carry code;
             False (default) loads safetensors only.
         num_gpus: GPUs that Ray reserves for it with ``executor="ray"``; a fraction lets members share one. Default 1
-            where the cluster has GPUs and ``device`` is not ``"cpu"``, else 0. With 2 or more and neither ``device``
-            nor ``device_map`` the model is spread over them.
+            where the cluster has GPUs and ``device`` is not ``"cpu"``, else 0. It is placed on those
+            as in this process.
         num_cpus: CPU cores that Ray reserves for it, and threads that its forwards use on a CPU. Default: none are
             reserved, and Ray's default applies, one thread.
         resources: Custom resources of Ray that it needs, such as ``{"big_memory": 1}``; they select nodes. Default

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import pytest
-from conftest import EMBEDDED, LONG_PROMPT, QUESTION, shared_ensemble
+from conftest import EMBEDDED, LONG_PROMPT, QUESTION, member_ids, shared_ensemble
 from pooled import recorded_loads
 
-from gac_core import Ensemble, Grammar
+from gac_core import ConfigError, Ensemble, Grammar, MemberConfig
+from gac_langchain import ChatGaC
+from gac_llamaindex import GaCLLM
 
 pytestmark = pytest.mark.ray
 
@@ -92,4 +97,46 @@ def test_this_process_loads_no_model_and_members_are_on_different_nodes(ray_node
         assert len({member.facts.node_id for member in view._members}) == 2
         assert view.generate("In which town", max_tokens=3).text
     assert not loads
+    assert remote.generate("In which town", max_tokens=3).text
+
+
+def test_wrappers_and_files_reach_the_same_members(ray_nodes, remote, tmp_path):
+    members = [
+        {"model": member.model, "dtype": "float32", "resources": member.resources} for member in remote.config.members
+    ]
+    wrapped = ChatGaC(models=members, executor="ray", ray_address=ray_nodes.address)
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(remote.config.to_yaml(), encoding="utf-8")
+    with wrapped._ensemble as one, Ensemble.from_config(path) as other, GaCLLM(config=str(path)).ensemble as third:
+        for ensemble in (one, other, third):
+            assert member_ids(ensemble) == member_ids(remote)
+
+
+def test_chat_templates_are_those_of_this_process(ray_nodes):
+    member = MemberConfig(PAIR[0], dtype="float32", chat_template="plain", resources={"left": 1})
+    with ray_nodes.load([member]) as remote, Ensemble.load([replace(member, resources=None)]) as local:
+        same(remote, local, QUESTION, max_tokens=12)
+
+
+def test_addresses_that_cannot_be_used_are_named(ray_nodes, remote):
+    with pytest.raises(
+        ConfigError, match=r"ray_address='10.0.0.9:1234', but this process is connected with the Ray at"
+    ):
+        Ensemble.load(PAIR, executor="ray", ray_address="10.0.0.9:1234")
+
+
+def test_a_forked_process_cannot_use_the_ray_of_its_parent(ray_nodes, remote):
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            ray_nodes.load(PAIR[:1])
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    assert os.waitpid(pid, 0)[1] == 0
+    with os.fdopen(read) as file:
+        assert file.read().startswith("EngineClosedError: Ray was initialised before this process was forked")
     assert remote.generate("In which town", max_tokens=3).text

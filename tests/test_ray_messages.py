@@ -123,6 +123,14 @@ def test_ray_that_is_not_installed_is_named(monkeypatch):
         Ensemble.from_config(EnsembleConfig((EMBEDDED[0],), executor="ray"))
 
 
+def test_members_of_this_process_do_not_run_on_ray(monkeypatch):
+    with (
+        shared_ensemble(EMBEDDED[:1]) as ensemble,
+        pytest.raises(ConfigError, match="executor='ray' loads the members"),
+    ):
+        Ensemble(ensemble._members, replace(ensemble.config, executor="ray"))
+
+
 @pytest.mark.parametrize(
     ("address", "variables", "required"),
     [

@@ -12,7 +12,7 @@ from gac_core.engine.engines import ENGINES, Place
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, quote
 from gac_core.executor.base import ExecutorMember
 from gac_core.executor.local import LocalExecutor
 from gac_core.executor.ray.tokens import require_token
@@ -54,8 +54,16 @@ def connect(
         release: Called once the engine does not use the members any more. Default: nothing.
         shared: Whether other ensembles in the same place use the same engine. Default False.
         place: Where the members run. Default: in this process, on their devices.
+
+    Raises:
+        ConfigError: The configuration names another executor than that of the members.
     """
     if place is None:
+        if config.executor != "local":
+            raise ConfigError(
+                f"executor={quote(config.executor)} loads the members itself; use Ensemble.load or "
+                "Ensemble.from_config, not members of this process"
+            )
         place = Place(frozenset(member.device for member in members), LocalExecutor)
     union = union_of([member.tokenizer for member in members])
     named = ensemble_members(members, union, config)

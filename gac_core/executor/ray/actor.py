@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import ray
 
 from gac_core.config import EnsembleConfig
-from gac_core.errors import ConfigError, ModelLoadError
 from gac_core.executor.evaluator import Evaluator
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.executor.ray.wire import (
@@ -73,12 +72,10 @@ class LoadFailure:
     Attributes:
         error: The exception.
         node: The node's address.
-        of_files: Whether its files or settings are the reason, so that loading it again would fail as well.
     """
 
     error: PortableError
     node: str
-    of_files: bool
 
 
 class MemberActor:
@@ -118,8 +115,7 @@ class MemberActor:
                 )
             )
         except BaseException as error:
-            of_files = isinstance(error, (ConfigError, ModelLoadError))
-            return encode(LoadFailure(PortableError.of(error, self._place), self._node, of_files))
+            return encode(LoadFailure(PortableError.of(error, self._place), self._node))
 
     def forward(self, *parts: bytes) -> bytes:
         """Answers a `ForwardMessage` by a `ForwardReply`, or by the `PortableError` of a defect."""

@@ -58,8 +58,6 @@ class Reservation:
         config = replace(config, num_gpus=None, num_cpus=None, resources=None)
         if config.device is not None or config.device_map is not None:
             return config
-        if self.gpus > 1:
-            return replace(config, device_map="auto")
         return config if self.gpus else replace(config, device="cpu")
 
 

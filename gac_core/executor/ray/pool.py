@@ -173,6 +173,7 @@ def _alone(member: MemberConfig, config: EnsembleConfig) -> EnsembleConfig:
         cache_gib=config.cache_gib,
         prefill_tokens=config.prefill_tokens,
         deterministic=config.deterministic,
+        max_batch_size=config.max_batch_size,
     )
 
 
