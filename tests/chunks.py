@@ -32,12 +32,12 @@ def logits(member: Member, ids, request_id="r") -> torch.Tensor:
     return torch.cat([result.logits for result in results])
 
 
-def ask_of(member: Member, request_id: str = "r", ids=None, **fields) -> Ask:
-    """What is asked of a member that reads a whole text: the distribution at its end."""
+def ask_of(member: Member, request_id: str = "r", ids=None, start: int = 0, **fields) -> Ask:
+    """What is asked of a member that reads a text from some position on: the distribution at its end, or at others."""
     ids = tuple(IDS if ids is None else ids)
     union = UnionVocabulary([member.tokenizer])
     fields = {"ends": (len(ids),), "alignment": Alignment(union, member.tokenizer), **fields}
-    return Ask(Chunk(request_id, 0, ids, len(ids) - fields["ends"][0] + 1), **fields)
+    return Ask(Chunk(request_id, start, ids[start:], len(ids) - fields["ends"][0] + 1), **fields)
 
 
 IDS = [3 + (7 * index) % 50 for index in range(24)]
