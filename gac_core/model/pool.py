@@ -160,7 +160,7 @@ class ModelPool:
         return Lease([member.renamed(name) for member, name in named], references)
 
     def models(self) -> list[ModelInfo]:
-        """Returns the models that are loaded, in the order of loading.
+        """Returns the models that are loaded, by name, dtype and device.
 
         Models that differ in tokenizer or chat template alone have the same weights and are listed once.
         """
@@ -168,7 +168,7 @@ class ModelPool:
         for member_key, _, count in self._members.items():
             weights = member_key.model.weights
             references[weights] = references.get(weights, 0) + count
-        return [
+        models = [
             ModelInfo(
                 name=_name(key.settings),
                 dtype=str(loaded.dtype).removeprefix("torch."),
@@ -178,6 +178,7 @@ class ModelPool:
             )
             for key, loaded in self._models.by_weights().items()
         ]
+        return sorted(models, key=lambda model: (model.name, model.dtype, model.device))
 
     def close(self) -> None:
         """Closes the pool for good: `acquire` raises afterwards. Idempotent.
