@@ -139,7 +139,7 @@ class DroppedMember:
         member: Its name.
         reason: What went wrong.
         at_token: Union tokens committed before.
-        rejoined_at: Union tokens committed when it took part again; None if it did not.
+        rejoined_at: Union tokens committed when it took part again; None where it did not.
     """
 
     member: str

@@ -200,6 +200,7 @@ def generate(
     commit="canonical",
     grammar=None,
     trace=None,
+    absent=lambda count: (),
 ):
     """Greedy GaC.
 
@@ -216,6 +217,8 @@ def generate(
             prompt cut anew where that can be done. ``"context-free"``: it appends the ids of the bytes alone.
         grammar: If given, ``grammar.start(union)`` is a matcher of llguidance over the union and the end after it.
         trace: A list that receives at every decided step the distributions of the members asked, and the pick.
+        absent: Given how many tokens are written, returns the members that have no vote. While the gate is one of them,
+            the heaviest of the others takes its place, among equals the largest, among those the first.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -249,13 +252,17 @@ def generate(
                 write(union[pick], ())
             if forced:
                 continue
-        parts = {index: members[index].distribution(text, union) for index, text in texts.items()}
+        voting = [index for index in voices if index not in absent(len(out))]
+        sure = (
+            gate if gate in voting else max(voting, key=lambda i: (weights[i], members[i].model.num_parameters(), -i))
+        )
+        parts = {index: members[index].distribution(texts[index], union) for index in voting}
         if matcher is not None:
             bits = matcher.compute_bitmask()
             allowed = torch.tensor([bits[i // 8] >> i % 8 & 1 for i in range(len(union) + 1)], dtype=torch.float64)
             parts = {index: part * allowed for index, part in parts.items()}
-        if threshold is not None and certainty(parts[gate]) >= threshold:
-            parts = {gate: parts[gate]}
+        if threshold is not None and certainty(parts[sure]) >= threshold:
+            parts = {sure: parts[sure]}
         total = rule(list(parts.values()), [weights[index] for index in parts])
         pick = int(total.argmax())
         assert math.isfinite(total[pick])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gac_core.decoding.absence import rejoin
 from gac_core.decoding.distributions import Unread, VoiceResult
 from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.decoding.request import Request
@@ -131,9 +132,11 @@ class DistributionCollector:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
-    def notice_restarts(self, batch: Iterable[Request]) -> None:
-        """Lets voices whose member lost its KV cache since their last step read their text again."""
+    def notice_recoveries(self, batch: Iterable[Request]) -> None:
+        """Lets members that work again take part, and those that lost their KV cache since the last step read again."""
         for request in batch:
+            if request.absent:
+                rejoin(request, self._executor.alive)
             for voice in request.voices:
                 voice.reread(self._executor.generation(voice.member.member_id))
 
@@ -161,6 +164,10 @@ class DistributionCollector:
             for member_id, own in answers.items()
             for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
         ]
+
+    def erase(self, request: Request, voice: Sequence) -> None:
+        """Frees what a voice's member holds of a request, and erases it."""
+        self._executor.release(request.request_id, clear=True, member_id=voice.member.member_id)
 
     def fetch(self, missing: Rows[Missing]) -> list[Tensor | GaCError]:
         """Returns probabilities that answers left out, float32, or the errors of their voices; one call per member."""

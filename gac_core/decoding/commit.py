@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gac_core.decoding.request import Request
+from gac_core.decoding.absence import drop_for_good
+from gac_core.decoding.request import Absence, Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokenized_text import CommitRule, TokenizedText
 from gac_core.decoding.tokens import CommittedToken, SampledToken, TokenResult
-from gac_core.errors import GaCError, UnwritableTextError
+from gac_core.errors import GaCError, MemberError, UnwritableTextError
 from gac_core.failures import member_failure
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -126,21 +127,46 @@ def commit_token(request: Request, token: SampledToken) -> Commitment:
     if token.data is None:
         return Commitment((CommittedToken(token),), can_continue=False)
     request.written += token.data
+    request.num_committed += 1
     try:
         if request.constraint is not None:
             request.constraint.accept(token.data)
         for voice in list(request.voices):
-            try:
-                _append(voice, token.data, own=voice in token.chosen_by)
-            except UnwritableTextError as error:
-                if voice is request.gate:
-                    raise
-                request.leave_out(voice, error)
-                _log_left_out(request, error)
+            _append_or_leave_out(request, voice, token.data, own=voice in token.chosen_by)
+        for absence in list(request.absent):
+            _append_absent(request, absence, token.data)
     except GaCError as error:
         return Commitment((CommittedToken(token), error), can_continue=False)
     full = any(voice.is_full for voice in request.voices)
     return Commitment((CommittedToken(token, context_full=full),), can_continue=not full)
+
+
+def _append_or_leave_out(request: Request, voice: Sequence, data: bytes, own: bool) -> None:
+    """Commits to one voice, without which the request goes on if that fails and its policy allows it; else raises."""
+    try:
+        _append(voice, data, own)
+    except UnwritableTextError as error:
+        if voice is request.gate:
+            raise
+        request.leave_out(voice, error)
+        _log_left_out(request, error)
+    except MemberError as error:
+        if drop_for_good(request, voice, error) is not None:
+            raise
+
+
+def _append_absent(request: Request, absence: Absence, data: bytes) -> None:
+    """Commits to an absent voice, which cannot return if that fails or the text becomes too long for it."""
+    try:
+        _append(absence.voice, data, own=False)
+        lost = absence.voice.is_full
+    except UnwritableTextError as error:
+        request.stats.left_out[absence.voice.name] = str(error)
+        lost = True
+    except MemberError:
+        lost = True
+    if lost:
+        request.absent.remove(absence)
 
 
 def _append(voice: Sequence, data: bytes, own: bool) -> None:

@@ -10,41 +10,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from gac_core.decoding.certificate import Certifier, Key
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import commit_token
-from gac_core.decoding.distributions import RequestDistributions
 from gac_core.decoding.drafting import Drafter, NoDraft, StepCosts, sample_tokens
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import Selection, forced_token, select
+from gac_core.decoding.sequence import Sequence as Voice
+from gac_core.decoding.settlement import settle
 from gac_core.decoding.step import Step, StepOutcome
 from gac_core.decoding.tokens import TokenResult
-from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
+from gac_core.errors import (
+    GaCError,
+    MemberError,
+    MemberLostError,
+    MemberTimeoutError,
+)
+from gac_core.events import Listener, MemberFailed, ignore
 from gac_core.failures import request_failure
 from gac_core.grammar.checker import STACK_SIZE
 from gac_core.threads import DaemonPool
 
 logger = logging.getLogger(__name__)
-
-Selections = Mapping[Key, Selection]
-
-
-@dataclass(frozen=True)
-class _RowOutcome:
-    """What a step came to for one request.
-
-    Attributes:
-        results: Its committed tokens, then the error that ended it, if any.
-        accepted: How many drafted tokens were accepted; None where the request was not decided.
-    """
-
-    results: tuple[TokenResult, ...] = ()
-    accepted: int | None = None
 
 
 class Decoder:
@@ -55,6 +47,7 @@ class Decoder:
         lookup: Drafts from the texts, before anything is computed. Default: no drafts.
         run_ahead: Drafts with a voice, after the gates were evaluated. Default: no drafts.
         costs: Measures what steps cost, for the drafters. Default: new ones, which no drafter reads.
+        listener: Receives the failures of members. Default: does nothing.
     """
 
     # Threads that compute grammar masks while the members compute.
@@ -68,12 +61,14 @@ class Decoder:
         lookup: Drafter | None = None,
         run_ahead: Drafter | None = None,
         costs: StepCosts | None = None,
+        listener: Listener = ignore,
     ) -> None:
         self._collector = collector
         self._certifier = Certifier(collector)
         self._lookup = lookup or NoDraft()
         self._run_ahead = run_ahead or NoDraft()
         self._costs = costs or StepCosts()
+        self._listener = listener
         self._masking = DaemonPool("gac-masks", self.MASK_THREADS, stack_size=STACK_SIZE, grace=self.MASK_GRACE)
 
     def close(self) -> None:
@@ -119,13 +114,15 @@ class Decoder:
         """Runs one step of requests whose next token is not forced."""
         times = {voice.member.times for request in batch for voice in request.voices}
         began, forwards = time.perf_counter(), sum(each.total for each in times)
-        self._collector.notice_restarts(batch)
+        self._collector.notice_recoveries(batch)
         step = self._lookup.draft(Step.begin(batch, prefill_seconds))
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
         step = self._run_ahead.draft(step)
         step, selections = self._select(self._query_others(step))
         outcomes = [settle(step, row, selections) for row in range(len(batch))]
+        for request, outcome in zip(batch, outcomes, strict=True):
+            self._report(request, outcome.failed)
         self._learn(
             StepOutcome(
                 step=step,
@@ -180,6 +177,16 @@ class Decoder:
         selections = dict(zip(complete, select(list(complete.values())), strict=True))
         return step.with_errors(certified.errors), {**selections, **certified.selections}
 
+    def _report(self, request: Request, failed: Mapping[Voice, GaCError]) -> None:
+        """Emits events of members that failed for a request, and erases what they hold of it."""
+        for voice, error in failed.items():
+            member = voice.member
+            self._collector.erase(request, voice)
+            # The executor reports failures of members as a whole.
+            if isinstance(error, MemberError) and not isinstance(error, (MemberLostError, MemberTimeoutError)):
+                reason, kind = error.reason, type(error).__name__
+                self._listener(MemberFailed(voice.name, member.member_id, reason, kind, request.label))
+
     def _learn(self, outcome: StepOutcome) -> None:
         """Updates the estimates of costs and drafters from the step's outcome."""
         try:
@@ -219,68 +226,3 @@ def truncate_rejected(step: Step) -> Step:
                 sure[row] = sure[row][: position + 1]
                 break
     return replace(step, sure=sure)
-
-
-def settle(step: Step, row: int, selections: Selections) -> _RowOutcome:
-    """Verifies a row's draft and commits what was selected; whatever raises becomes the request's error."""
-    request, found = step.batch[row], step.distributions.rows[row]
-    if found.error is not None:
-        return _RowOutcome((found.error,))
-    _keep_pending(request, found)
-    if found.unread:
-        return _RowOutcome()
-    results: list[TokenResult] = []
-    accepted = 0
-    try:
-        for accepted in range(step.positions(row)):
-            selection = selections[row, accepted]
-            if not selection.usable:
-                results.append(_unusable(selection))
-                break
-            commitment = commit_token(request, selection.sampled())
-            request.sampler.advance()
-            results += commitment.results
-            if not commitment.can_continue or not _continues(step, row, accepted + 1):
-                break
-    except BaseException as error:
-        results.append(request_failure("writing its next token", error))
-    if row in step.drafts:
-        request.stats.drafted += step.drafts[row].sequence.drafted
-        request.stats.accepted += accepted
-    return _RowOutcome(tuple(results), accepted)
-
-
-def _keep_pending(request: Request, found: RequestDistributions) -> None:
-    """Keeps the next token's distributions of voices that are ready while others still read; else drops them."""
-    for voice in request.voices:
-        ready = found.voices.get(voice) if found.unread else None
-        voice.pending_probs = None if ready is None else ready.pending()
-
-
-def _continues(step: Step, row: int, position: int) -> bool:
-    """Whether the committed text is that of the draft at a position, and the next token is to be selected there."""
-    request = step.batch[row]
-    if row not in step.drafts or position == step.positions(row):
-        return False
-    return step.drafts[row].sequence.matches(request, position) and not _is_forced(request)
-
-
-def _is_forced(request: Request) -> bool:
-    """Whether the request's grammar forces what comes next; an error of it is raised in the next step."""
-    try:
-        return request.constraint is not None and bool(request.constraint.forced())
-    except BaseException:
-        return True
-
-
-def _unusable(selection: Selection) -> GaCError:
-    """Returns the error of a place at which nothing can be selected."""
-    place = selection.place
-    assert isinstance(place, Place), "a proven token has probability"
-    for voice, probs in zip(place.voices, place.probs, strict=True):
-        if not bool(torch.isfinite(probs).all()):
-            return InvalidLogitsError(voice.name)
-    return GrammarError(
-        "none of the tokens that the grammar allows here has any probability for members "
-        f"{', '.join(voice.name for voice in place.voices)}; say in the prompt what to write"
-    )

@@ -26,22 +26,22 @@ class RequestDistributions:
     Attributes:
         voices: By voice its distributions.
         unread: Whether a voice has not read all of its text yet; the request continues in the next step.
-        error: The first error of one of its voices; None without any.
+        errors: By voice why there are none.
     """
 
     voices: Mapping[Sequence, VoiceDistributions] = field(default_factory=dict)
     unread: bool = False
-    error: GaCError | None = None
+    errors: Mapping[Sequence, GaCError] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
         """Whether the request can be decided in this step, as far as is known."""
-        return self.error is None and not self.unread
+        return not self.errors and not self.unread
 
     def with_result(self, voice: Sequence, result: VoiceResult) -> RequestDistributions:
         """Returns them with one more result; later positions are appended to a voice's earlier ones."""
         if isinstance(result, GaCError):
-            return self if self.error is not None else replace(self, error=result)
+            return replace(self, errors={voice: result, **self.errors})
         if isinstance(result, Unread):
             return replace(self, unread=True)
         earlier = self.voices.get(voice)

@@ -17,6 +17,19 @@ from gac_core.tokenization.detokenizer import Detokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
+@dataclass(frozen=True, eq=False)
+class Absence:
+    """A voice that takes no part for a while because its member failed; its text receives all tokens.
+
+    Attributes:
+        voice: The voice.
+        until: When it may take part again at the earliest, by `time.monotonic`.
+    """
+
+    voice: Sequence
+    until: float
+
+
 @dataclass(eq=False)
 class Request:
     """One request.
@@ -26,6 +39,7 @@ class Request:
         params: The caller's parameters.
         voices: One sequence per participating member, in the ensemble's order. Members without a voice do not affect
             the request.
+        absent: Voices that take no part for a while.
         gate: The voice that decides alone while it is sure, and whose tokens `Usage` counts.
         threshold: At or above it the gate decides alone; None combines all voices at every step.
         union: The ensemble's union vocabulary.
@@ -43,6 +57,10 @@ class Request:
         prefill_seconds: Seconds that each of its members may spend on long prompts in a step with other requests.
         label: Its id as callers and logs see it, which callers may choose; default ``request_id``.
         ensemble_id: Which of the engine's ensembles it belongs to.
+        participants: All voices that it began with, in the same order.
+        configured_gate: The gate that it began with; another voice replaces it while it is absent.
+        num_committed: Union tokens written so far.
+        num_tokens: Those of them that its caller has received.
     """
 
     request_id: str
@@ -65,14 +83,19 @@ class Request:
     label: str = ""
     ensemble_id: str = ""
     arrived: float = field(default_factory=time.perf_counter)
+    absent: list[Absence] = field(default_factory=list)
+    participants: tuple[Sequence, ...] = field(init=False)
+    configured_gate: Sequence = field(init=False)
     stats: RequestStats = field(init=False)
     detokenizer: Detokenizer = field(init=False)
     prompt_bytes: int = field(init=False)
+    num_committed: int = 0
     num_tokens: int = 0
     started: float = 0.0
 
     def __post_init__(self) -> None:
         self.label = self.label or self.request_id
+        self.participants, self.configured_gate = tuple(self.voices), self.gate
         self.detokenizer = Detokenizer((*self.params.stop, *self.turn_ends))
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
