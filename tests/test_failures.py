@@ -12,7 +12,7 @@ from gac_core.decoding import absence
 PROMPT = LONG_PROMPT
 PROMPTS = [PROMPT, "Where is bridge 1", "Who", "1874 crowns, 14:15"]
 GREEDY = {"max_tokens": 24}
-SAMPLED = {"max_tokens": 24, "temperature": 1.0, "seed": 5}
+SAMPLED = {"max_tokens": 24, "temperature": 0.7, "seed": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,7 @@ def fail_at(one, executor, name, count, fault="raise", until=None):
             return fault
         return None
 
+    executor.given.clear()
     executor.script = script
     executor.absent = lambda asked: asked == name and bool(done) and (until is None or written() < until)
 
@@ -89,7 +90,7 @@ def healed(executor):
     "asked", [GREEDY, SAMPLED, {**GREEDY, "threshold": 0.5}, {**GREEDY, "threshold": 0.5, "gate": "m1"}]
 )
 @pytest.mark.parametrize("name", ["m0", "m1", "m2"])
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_text_goes_on_as_that_of_the_others(dropping, plain_members, name, count, asked):
     one, executor = dropping
     fail_at(one, executor, name, count)
@@ -100,8 +101,8 @@ def test_the_text_goes_on_as_that_of_the_others(dropping, plain_members, name, c
         assert dropped.at_token >= count
         assert "a kernel failed" in dropped.reason
         assert dropped.rejoined_at is None
-    if "threshold" not in asked:
-        assert len(output.stats.dropped) == 1
+    assert len(output.stats.dropped) == len(executor.given)
+    assert executor.given or asked is not GREEDY
     assert output.tokens == twin(one, executor, PROMPT, output, **asked)
     if "temperature" not in asked:
         gate = int(asked.get("gate", one.gate)[1:])
