@@ -81,12 +81,14 @@ class Turns:
         texts: Their texts, which should be one.
         forwards: All calls of the executor but the first and the last of each answer.
         steps: Number of steps.
+        seconds_per_token: Of each answer, its prompt included.
         traffic: What crossed between this process and the actors.
     """
 
     texts: frozenset[str]
     forwards: tuple[Forward, ...]
     steps: int
+    seconds_per_token: tuple[float, ...]
     traffic: Traffic
 
     def __add__(self, other: Turns) -> Turns:
@@ -127,7 +129,8 @@ class Rig:
         forwards = [
             Forward(after - began, members) for (began, members), (after, _) in itertools.pairwise(self._calls[1:])
         ]
-        return Turns(frozenset([output.text]), tuple(forwards), output.stats.steps, crossed)
+        seconds = (output.stats.total_seconds - output.stats.queued_seconds) / len(output.tokens)
+        return Turns(frozenset([output.text]), tuple(forwards), output.stats.steps, (seconds,), crossed)
 
     def _traffic(self) -> tuple[int, int, int]:
         if self.ensemble.config.executor != "ray":
@@ -179,8 +182,8 @@ def measure(folders: Sequence[str], args: argparse.Namespace, tables: Sequence[T
             row = (
                 names,
                 kind,
-                spread(local, lambda forward: forward.seconds),
-                spread(ray, lambda forward: forward.seconds),
+                local.per_token,
+                ray.per_token,
                 spread(local, lambda forward: forward.beyond_sum),
                 spread(ray, lambda forward: forward.beyond_slowest),
                 f"{(ray.traffic.sent + ray.traffic.received) / ray.steps:,.0f}",
@@ -213,8 +216,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     steps = Table(
-        *("members", "request", "local: ms a step", "Ray: ms a step", "local: ms beyond the sum of forwards"),
-        *("Ray: ms beyond the slowest", "bytes a step", "calls a step", "same text"),
+        *(
+            "members",
+            "request",
+            "local: ms a token",
+            "Ray: ms a token",
+            "local: ms of a step beyond the sum of forwards",
+        ),
+        *("Ray: ms of a step beyond the slowest", "bytes a step", "calls a step", "same text"),
         title=f"{args.dtype}, {args.repeats} answers of {args.tokens} tokens: median (deciles)",
     )
     overlaps = Table(

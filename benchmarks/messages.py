@@ -24,8 +24,6 @@ from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
 PROSE = Path(__file__).parent / "texts" / "prose.txt"
-# Ids of requests have as many characters.
-REQUEST_ID = "0123456789abcdef" * 2
 # An actor returns its measured times with each reply: medians for some sizes of forwards.
 TIMES = TimesSnapshot(100.0, dict.fromkeys(range(1, 9), 0.01), (1e-4, 1e-4, 1e-4))
 
@@ -58,9 +56,12 @@ class Messages:
             requests: How many requests are in the batch.
         """
         mask = self._random(positions) > 0.5 if masked else None
-        chunk = Chunk(REQUEST_ID, 2000, tuple(self._text[2000 : 2000 + tokens]), positions)
-        ask = Ask(chunk, tuple(range(2000 + tokens - positions + 1, 2001 + tokens)), self._alignment, "top")
-        return len(encode(ForwardMessage([AskMessage.of(ask, mask)] * requests, None, (), ())))
+        ends = tuple(range(2001 + tokens - positions, 2001 + tokens))
+        asks = []
+        for number in range(requests):
+            chunk = Chunk(f"{number:032}", 2000, tuple(self._text[2000 + number :][:tokens]), positions)
+            asks.append(AskMessage.of(Ask(chunk, ends, self._alignment, "top", fetch_from=2000), mask))
+        return len(encode(ForwardMessage(asks, None, (), ())))
 
     def top(self, positions: int = 1, requests: int = 1) -> int:
         """Returns the bytes of the most probable tokens at some positions."""
@@ -75,7 +76,7 @@ class Messages:
 
     def fetch(self, tokens: int = 2 * TOP_K) -> int:
         """Returns the bytes of a call that fetches the probabilities of some tokens."""
-        return len(encode([FetchMessage.of(Fetch(REQUEST_ID, 2001, torch.arange(tokens)))]))
+        return len(encode([FetchMessage.of(Fetch("0" * 32, 2001, torch.arange(tokens)))]))
 
     def fetched(self, tokens: int = 2 * TOP_K) -> int:
         """Returns the bytes of its reply."""
@@ -83,7 +84,7 @@ class Messages:
 
     def _reply(self, results: Sequence[Tensor | TopDistributions]) -> int:
         answers = [AnswerMessage.of(Answer(result, 0.01, 1, 1), None, "") for result in results]
-        return len(encode(ForwardReply(answers, TIMES)))
+        return len(encode(ForwardReply(answers, TIMES, cache_bytes=2**30)))
 
     def _random(self, positions: int) -> Tensor:
         """Returns distributions, float32, shape ``[positions, union]``."""

@@ -158,6 +158,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def rounded(value: float) -> str:
+    """Formats a number with two digits, or with all before the point."""
+    return f"{value:.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
+
+
 def assumptions() -> str:
     """Returns what the times are computed from."""
     rows = [
@@ -181,25 +186,27 @@ def assumptions() -> str:
 
 
 def bytes_table(kinds: Sequence[Exchange]) -> str:
-    """Returns the bytes per member and step."""
+    """Returns the kilobytes per member and step."""
     rows = [
         (
             kind.name,
             str(kind.trips),
-            f"{sum(kind.sent):,}",
-            f"{sum(kind.answered):,}",
-            f"{kind.bytes(LINKS[-1]):,}",
-            f"{kind.copied:,}",
+            *(
+                f"{size / 1000:.{1 if size < 10_000 else 0}f}"
+                for size in (sum(kind.sent), sum(kind.answered), kind.bytes(LINKS[-1]), kind.copied)
+            ),
         )
         for kind in kinds
     ]
-    return table(("one member and step", "round trips", "sent", "answered", "all, with Ray's own", "copied"), rows)
+    return table(
+        ("KB of one member and step", "round trips", "sent", "answered", "all, with Ray's own", "copied"), rows
+    )
 
 
 def times_table(kinds: Sequence[Exchange]) -> str:
     """Returns the milliseconds of the messages of a step."""
     rows = [
-        (link.name, str(members), *(f"{1e3 * seconds(kind, link, members):.2f}" for kind in kinds))
+        (link.name, str(members), *(rounded(1e3 * seconds(kind, link, members)) for kind in kinds))
         for link in LINKS
         for members in MEMBERS
     ]
@@ -209,7 +216,7 @@ def times_table(kinds: Sequence[Exchange]) -> str:
 def shares_table(kinds: Sequence[Exchange]) -> str:
     """Returns which part of a step its messages take, by the size of the slowest member."""
     rows = [
-        (link.name, f"{size}B", *(f"{100 * share(kind, link, FOUR, size):.1f}%" for kind in kinds))
+        (link.name, f"{size}B", *(f"{rounded(100 * share(kind, link, FOUR, size))}%" for kind in kinds))
         for link in LINKS
         for size in BILLIONS
     ]
