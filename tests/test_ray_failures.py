@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import EMBEDDED, start
+from conftest import EMBEDDED, ROOT, start
 
 from gac_core import Ensemble, MemberConfig, MemberError, ModelLoadError
 from gac_core.errors import MemberLostError, MemberTimeoutError
@@ -104,6 +106,37 @@ def test_a_closed_ensemble_leaves_no_process(ray_nodes):
         pid = pid_of(ensemble, 0)
         assert is_running(pid)
     wait_for(lambda: not is_running(pid), 5)
+
+
+def test_a_driver_that_is_killed_leaves_no_process(ray_nodes):
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from gac_core import Ensemble
+ensemble = Ensemble.load([{PAIR[0]!r}], executor="ray", ray_address={ray_nodes.address!r})
+print(ensemble._members[0].facts.pid, flush=True)
+sys.stdin.read()
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with driver:
+        pid = int(driver.stdout.readline())
+        assert is_running(pid)
+        driver.kill()
+    wait_for(lambda: not is_running(pid), 15)
+
+
+def test_a_lost_node_fails_its_member_until_it_is_back(ray_nodes):
+    node = ray_nodes.cluster.add_node(num_cpus=1, object_store_memory=2**27, resources={"extra": 1})
+    member = MemberConfig(PAIR[1], dtype="float32", name="away", resources={"extra": 1})
+    with ray_nodes.load([PAIR[0], member], forward_timeout=5.0) as ensemble:
+        wanted = ensemble.generate("In which town", **ASKED).text
+        ray_nodes.cluster.remove_node(node)
+        wait_for(lambda: supervisor(ensemble, 1).process.lost is not None)
+        with pytest.raises(MemberLostError, match="member 'away' failed"):
+            ensemble.generate("In which town", **ASKED)
+        ray_nodes.cluster.add_node(num_cpus=1, object_store_memory=2**27, resources={"extra": 1})
+        restarted(ensemble, 1, 1)
+        assert ensemble.generate("In which town", **ASKED).text == wanted
 
 
 def test_a_member_without_a_place_is_named(ray_nodes, monkeypatch):
