@@ -108,20 +108,24 @@ def test_a_closed_ensemble_leaves_no_process(ray_nodes):
     wait_for(lambda: not is_running(pid), 5)
 
 
-def test_a_driver_that_is_killed_leaves_no_process(ray_nodes):
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_a_driver_that_ends_leaves_no_process(ray_nodes, end):
     code = f"""
 import sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
 from gac_core import Ensemble
 ensemble = Ensemble.load([{PAIR[0]!r}], executor="ray", ray_address={ray_nodes.address!r})
 print(ensemble._members[0].facts.pid, flush=True)
 sys.stdin.read()
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with driver:
-        pid = int(driver.stdout.readline())
-        assert is_running(pid)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    driver = subprocess.Popen([sys.executable, "-c", code], text=True, cwd=ROOT, **pipes)
+    pid = int(driver.stdout.readline())
+    assert is_running(pid)
+    if end == "kill":
         driver.kill()
+    _, errors = driver.communicate(timeout=20)
+    assert driver.returncode == (0 if end == "exit" else -signal.SIGKILL), errors
+    assert "Traceback" not in errors
     wait_for(lambda: not is_running(pid), 15)
 
 

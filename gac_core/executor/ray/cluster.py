@@ -17,6 +17,9 @@ from gac_core.executor.ray.tokens import starts_here
 OBJECT_STORE_BYTES = 2**28
 """Shared memory of a Ray that is started here; messages of a step are far smaller."""
 
+EXIT_SECONDS = 5.0
+"""How long the exit of Python waits for Ray to be shut down by another thread."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -85,6 +88,13 @@ class _Connections:
         self._count = 0
         # Whether the first connection initialised Ray, and whether it started one.
         self._initialised = self._started = False
+        self.ended = False
+
+    def end(self) -> None:
+        """Makes no calls any more, since Python exits, and waits for those that close connections."""
+        self.ended = True
+        if self._lock.acquire(timeout=EXIT_SECONDS):
+            self._lock.release()
 
     def open(self, address: str | None) -> bool:
         with self._lock:
@@ -103,7 +113,7 @@ class _Connections:
             if self._count or not self._initialised:
                 return
             self._initialised = self._started = False
-            if ray.is_initialized() and _owner == os.getpid():
+            if usable():
                 ray.shutdown()
 
 
@@ -117,7 +127,17 @@ if hasattr(os, "register_at_fork"):
 
 def usable() -> bool:
     """Returns whether calls can be made: Ray may have been shut down by others, and calls would then start one."""
-    return ray.is_initialized() and _owner == os.getpid()
+    return not _connections.ended and ray.is_initialized() and _owner == os.getpid()
+
+
+def end() -> None:
+    """Makes no calls any more: Python exits, and Ray shuts itself down next."""
+    _connections.end()
+
+
+def ended() -> bool:
+    """Returns whether `end` was called."""
+    return _connections.ended
 
 
 def _initialise(address: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gac_core.config import EnsembleConfig
+from gac_core.executor.ray import cluster as connection
 from gac_core.executor.ray.cluster import Cluster
 from gac_core.executor.ray.placement import Placement, Reservation
 from gac_core.executor.ray.remote_member import RemoteMember
@@ -105,6 +107,12 @@ class RayPool:
     def reset(self) -> None:
         """Begins anew, in a forked process."""
         self._actors: SharedTable[ActorKey, _PooledActor] = SharedTable(lambda actor: actor.supervisor.close())
+
+    def end(self) -> None:
+        """Ends all actors when Python exits."""
+        for _, actor, _ in self._actors.items():
+            actor.supervisor.close()
+        connection.end()
 
     def acquire(self, config: EnsembleConfig) -> RayLease:
         """Returns the members of an ensemble, starting actors for those that have none.
@@ -210,6 +218,9 @@ def _load_tokenizer(config: MemberConfig) -> Any:
 
 
 _pool = RayPool()
+
+# Ray's own function, which was registered before and so is called after this one, tears down what calls use.
+atexit.register(_pool.end)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.reset)

@@ -160,6 +160,8 @@ class MemberProcess:
         Raises:
             MemberError: The process ended before it replied.
         """
+        if self.lost is not None:
+            raise self.lost
         try:
             return ray.get(reference, timeout=WAIT_SECONDS)
         except Exception as error:

@@ -114,7 +114,7 @@ class MemberSupervisor:
 
     def _run(self) -> None:
         pause, since = FIRST_PAUSE, 0.0
-        while not self._closed.is_set():
+        while not (self._closed.is_set() or cluster.ended()):
             started = self._start()
             restarted = self._facts is not None
             with self._changed:
@@ -130,7 +130,7 @@ class MemberSupervisor:
             elif not restarted:
                 # It never ran: who loads the ensemble gets the error.
                 return
-            elif not self._closed.is_set():
+            elif not (self._closed.is_set() or cluster.ended()):
                 logger.warning("member %r could not be started again: %s", self.name, started.error)
                 self._closed.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -139,7 +139,7 @@ class MemberSupervisor:
         while not process.wait_gone(1.0) and process.lost is None:
             continue
         error = process.lost
-        if self._closed.is_set() or error is None:
+        if self._closed.is_set() or cluster.ended() or error is None:
             return
         extra = {"event": "member_failed", "member": self.name, "request_id": None}
         logger.error("member %r is lost and started again: %s", self.name, error.reason, extra=extra)
