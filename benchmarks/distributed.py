@@ -93,7 +93,19 @@ class Turns:
 
     def __add__(self, other: Turns) -> Turns:
         sums = (getattr(self.traffic, name) + getattr(other.traffic, name) for name in ("calls", "sent", "received"))
-        return Turns(self.texts | other.texts, self.forwards + other.forwards, self.steps + other.steps, Traffic(*sums))
+        return Turns(
+            texts=self.texts | other.texts,
+            forwards=self.forwards + other.forwards,
+            steps=self.steps + other.steps,
+            seconds_per_token=self.seconds_per_token + other.seconds_per_token,
+            traffic=Traffic(*sums),
+        )
+
+    @property
+    def per_token(self) -> str:
+        """Milliseconds of a token: the median answer, and the fastest and the slowest."""
+        values = [1e3 * each for each in self.seconds_per_token]
+        return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 class Rig:
