@@ -153,12 +153,13 @@ def local_devices(names: Sequence[str]) -> list[Device]:
     Raises:
         ConfigError: A device cannot be used.
     """
-    cpus = sum(torch.device(name).type == "cpu" for name in names)
-    devices = []
     for name in names:
         reason = unusable(name)
         if reason is not None:
             raise ConfigError(f"devices names {quote(name)}, which cannot be used: {reason}")
+    cpus = sum(torch.device(name).type == "cpu" for name in names)
+    devices = []
+    for name in names:
         kind = torch.device(name)
         free, total = free_bytes(name), None
         if kind.type == "cuda":

@@ -14,8 +14,8 @@ from gac_core.member_config import MemberConfig
 from gac_core.model.runner import layer_windows
 from gac_core.placement.values import Block
 
-# Bytes per element of a packed matrix: 8-bit with one float32 per row; 4-bit with a quantized scale per 64 elements and
-# a float32 per 256 of these.
+# Bytes per element of a packed matrix: 8-bit, beside one float32 per row; 4-bit with a quantized scale per 64 elements
+# and a float32 per 256 of these.
 _PACKED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 MIN_CAPACITY = 64
@@ -128,7 +128,8 @@ class Skeleton:
 
     def _nbytes(self, name: str, tensor: Tensor) -> int:
         if name in self._packed:
-            return int(tensor.numel() * _PACKED[str(self._quantization)]) + 4 * int(tensor.shape[0])
+            scales = 4 * int(tensor.shape[0]) if self._quantization == "8bit" else 0
+            return int(tensor.numel() * _PACKED[str(self._quantization)]) + scales
         return tensor.nbytes
 
     @cached_property
