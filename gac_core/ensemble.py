@@ -1,14 +1,10 @@
-"""`Ensemble`: several models that answer as one.
-
-``generate`` is built on ``stream`` and ``agenerate`` on ``astream``; both streams read what the engine's thread puts
-into a queue.
-"""
+"""`Ensemble`: several models that answer as one."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +17,8 @@ from gac_core.engine.delivery import acollect_batch, astream_events, collect_bat
 from gac_core.engine.frontend import Frontend, connect, connect_pooled
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
+from gac_core.events import Listener
+from gac_core.health import EnsembleHealth
 from gac_core.loading import ModelLike, configured, fork_safe, from_environment
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
@@ -194,6 +192,14 @@ class Ensemble:
     def check(self, params: SamplingParams) -> None:
         """Checks the gate of parameters; raises a `RequestError` if it is not a member."""
         self._input_processor.defaults.resolve(params)
+
+    def health(self) -> EnsembleHealth:
+        """Returns the state of the ensemble and its members; does not wait for forwards."""
+        return self._session.health()
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Has a function called with events (`gac_core.Event`), in the library's threads; returns what removes it."""
+        return self._session.add_listener(listener)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ensemble:
         # A copied object that references an ensemble references the same one.

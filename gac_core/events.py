@@ -1,4 +1,4 @@
-"""Events of members and steps, for metrics and monitoring."""
+"""Events of members and steps, for metrics and monitoring (`Ensemble.add_listener`)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The state of an ensemble and its members at one moment."""
+"""The state of an ensemble and its members at one moment (`Ensemble.health`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-MemberState = Literal["ready", "running", "hung", "lost", "restarting"]
+MemberState = Literal["ready", "running", "hung", "lost", "restarting", "closed"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class MemberHealth:
         member_id: Its id in the executor.
         state: ``"ready"``: no forward is running. ``"running"``: one is. ``"hung"``: one is, for longer than
             ``forward_timeout``. ``"lost"``: it is gone. ``"restarting"``: it is gone and being started again.
+            ``"closed"``: its ensemble is closed, or was loaded before this process was forked.
         reason: Why it is hung, lost or restarting; None otherwise.
         where: Device or node that it runs on.
         since_forward: Seconds since its last forward returned; None before the first.

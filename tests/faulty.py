@@ -108,8 +108,8 @@ def faulty_ensemble(models=None, **settings):
     """An ensemble, of the embedded members unless others are given, and its `FaultyExecutor`."""
     executors: list[FaultyExecutor] = []
 
-    def new_executor(**options):
-        executors.append(FaultyExecutor(**options))
+    def new_executor(listener):
+        executors.append(FaultyExecutor(listener=listener))
         return executors[-1]
 
     names = [f"m{index}" for index in range(len(models or EMBEDDED))]

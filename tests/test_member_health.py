@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import pytest
 from chunks import ask_of
-from conftest import EMBEDDED, ensemble_of, random_pair, start
+from conftest import EMBEDDED, ensemble_of, member_ids, random_pair, start
 from holding import held, idle, soon
 
-from gac_core import EngineClosedError, Ensemble, MemberTimeoutError
-from gac_core.events import ForwardDone, MemberRecovered
+from gac_core import EngineClosedError, Ensemble, MemberError, MemberTimeoutError
+from gac_core.events import ForwardDone, MemberFailed, MemberRecovered, StepDone
 from gac_core.executor.local import LocalExecutor
 from gac_core.executor.messages import Failure
 from gac_core.model.member import Member
 
-TIMEOUT = LIMIT = 0.4
+TIMEOUT = LIMIT = 1.0
 WITHOUT = {"m1": 0.0}
 
 
@@ -39,7 +40,7 @@ def test_requests_of_a_hung_member_fail_in_time_and_others_go_on(pair):
         streams = [start(pair, prompt, max_tokens=8) for prompt in ("Where is it", "Who")]
         beside = start(pair, "Where is it", max_tokens=8, weights=WITHOUT)
         for stream in streams:
-            with pytest.raises(MemberTimeoutError, match=r"'m1' failed: .* for 0\.\d s.*forward_timeout") as caught:
+            with pytest.raises(MemberTimeoutError, match=r"'m1' failed: .* for \d\.\d s.*forward_timeout") as caught:
                 list(stream)
             assert caught.value.member == "m1"
             assert TIMEOUT <= caught.value.seconds < 5
@@ -108,6 +109,130 @@ def test_an_ensemble_that_is_closed_while_a_member_hangs_names_it_and_harms_no_o
     again = Ensemble.load(EMBEDDED[:2], **config)
     assert again.generate("Who", max_tokens=2).tokens
     again.close()
+
+
+# ---- health and events of an ensemble
+
+
+def test_health_of_an_ensemble(pair):
+    health = pair.health()
+    assert (health.healthy, health.reason, health.requests, health.queue) == (True, None, 0, 0)
+    assert [(member.name, member.state, member.where) for member in health.members] == [
+        ("m0", "ready", "cpu"),
+        ("m1", "ready", "cpu"),
+    ]
+    for member in health.members:
+        assert member.alive
+        assert member.since_forward >= 0
+        assert member.forward_seconds > 0
+        assert member.running_seconds is None
+        assert member.weight_bytes > 0
+        assert member.cache_bytes > 0
+        assert (member.failures, member.restarts) == (0, 0)
+
+
+def test_health_while_a_forward_runs_hangs_and_has_returned():
+    with ensemble_of(
+        [random_pair("llama"), random_pair("qwen2", seed=1)], forward_timeout=3.0, stuck_after=0.1, max_batch_size=1
+    ) as one:
+        assert one.health().healthy
+        with held(one, 1) as waiting:
+            stream = start(one, "Who", max_tokens=2)
+            assert waiting.wait(10)
+            waits = start(one, "Where", max_tokens=2)
+            assert soon(lambda: one.health().members[1].running_seconds > 0.2)
+            health = one.health()
+            assert not health.healthy
+            assert "'m1' has been running" in health.reason
+            assert (health.requests, health.queue) == (1, 1)
+            assert [(member.requests, member.queue, member.state) for member in health.members] == [
+                (1, 1, "ready"),
+                (1, 1, "running"),
+            ]
+            assert health.step_seconds > 0.2
+            for each in (stream, waits):
+                with pytest.raises(MemberTimeoutError):
+                    list(each)
+            assert idle(one)
+            health = one.health()
+            assert (health.healthy, health.step_seconds, health.members[1].alive) == (False, None, False)
+            assert health.reason.startswith("member 'm1' is hung: member 'm1' failed: its forward")
+            assert health.members[1].failures == 1
+            assert health.members[0].alive
+        assert soon(lambda: one.health().healthy)
+    health = one.health()
+    assert (health.healthy, health.reason) == (False, "the ensemble is closed")
+    assert [member.state for member in health.members] == ["closed", "closed"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_health_after_a_fork(pair):
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        health = pair.health()
+        os.write(write, f"{health.healthy} {health.reason} {health.members[0].state}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1000) == b"False the ensemble was loaded before this process was forked closed"
+    assert pair.health().healthy
+
+
+def test_listeners_of_an_ensemble(pair, monkeypatch, caplog):
+    events, others = [], []
+
+    def broken(event):
+        raise ValueError("a broken listener")
+
+    remove, remove_broken = pair.add_listener(events.append), pair.add_listener(broken)
+    with ensemble_of([random_pair("llama")]) as other:
+        other.add_listener(others.append)
+        output = pair.generate("Who", max_tokens=4, drafts=False)
+    assert others == []
+    assert "a listener raised" in caplog.text
+    remove_broken()
+    forwards = [event for event in events if isinstance(event, ForwardDone)]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [event.member for event in forwards] == ["m0", "m1"] * 4
+    assert sum(event.tokens for event in forwards if event.member == "m1") == output.stats.members["m1"].tokens
+    assert [(event.requests, event.tokens, event.waiting) for event in steps] == [(1, 1, 0)] * 4
+    assert all(event.seconds > 0 for event in (*forwards, *steps))
+    events.clear()
+    monkeypatch.setattr(pair._members[1]._runner, "forward", lambda rows: [1 / 0 for _ in rows])
+    with pytest.raises(MemberError):
+        pair.generate("Who", max_tokens=2, request_id="mine")
+    (failed,) = [event for event in events if isinstance(event, MemberFailed)]
+    assert (failed.member, failed.request_id, failed.error) == ("m1", "mine", "MemberError")
+    assert "ZeroDivisionError" in failed.reason
+    assert pair.health().members[1].failures == 1
+    assert pair.health().healthy
+    (record,) = [record for record in caplog.records if getattr(record, "event", None) == "request_failed"]
+    assert (record.member, record.request_id) == ("m1", "mine")
+    assert record.seconds > 0
+    monkeypatch.undo()
+    remove()
+    remove()
+    events.clear()
+    assert pair.generate("Who", max_tokens=2).tokens
+    assert events == []
+
+
+def test_events_have_the_names_of_the_listeners_ensemble():
+    config = {"dtype": "float32", "forward_timeout": LIMIT}
+    renamed = [{"model": EMBEDDED[0], "name": "mine"}]
+    with Ensemble.load(EMBEDDED[:1], **config) as one, Ensemble.load(renamed, **config) as other:
+        assert member_ids(one) == member_ids(other)
+        heard: list[tuple[str, object]] = []
+        one.add_listener(lambda event: heard.append(("one", event)))
+        other.add_listener(lambda event: heard.append(("other", event)))
+        with held(one, 0), pytest.raises(MemberTimeoutError, match="'mine'"):
+            other.generate("Who", max_tokens=2)
+        assert soon(lambda: other.health().healthy)
+        assert soon(lambda: sum(isinstance(event, MemberRecovered) for _, event in heard) == 2)
+        named = {(who, event.member) for who, event in heard if not isinstance(event, StepDone)}
+        assert named == {("one", "ash"), ("other", "mine")}
+        assert other.health().members[0].name == "mine"
 
 
 # ---- the executor alone

@@ -17,6 +17,7 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.lookup import PromptLookup
 from gac_core.decoding.run_ahead import RunAhead
 from gac_core.engine.engine import Engine
+from gac_core.events import Listener, ignore
 from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.grammar.compiler import Compiler
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -82,8 +83,14 @@ def ensemble_members(
     ]
 
 
-def new_engine(executor: Executor) -> Engine:
-    """Returns an engine whose decoder drafts by prompt lookup and by running ahead, where requests allow it."""
+def new_engine(executor: Executor, listener: Listener = ignore) -> Engine:
+    """Returns an engine whose decoder drafts by prompt lookup and by running ahead, where requests allow it.
+
+    Args:
+        executor: Runs the members.
+        listener: Receives events of steps and requests. Default: does nothing.
+    """
     collector = DistributionCollector(executor)
     costs = StepCosts()
-    return Engine(executor, Decoder(collector, PromptLookup(costs), RunAhead(collector, costs), costs))
+    decoder = Decoder(collector, PromptLookup(costs), RunAhead(collector, costs), costs, listener)
+    return Engine(executor, decoder, listener)

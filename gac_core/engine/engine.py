@@ -11,6 +11,7 @@ from gac_core.decoding.request import Request
 from gac_core.decoding.tokens import CommittedToken, TokenResult
 from gac_core.engine.scheduler import Scheduler
 from gac_core.errors import GaCError
+from gac_core.events import Listener, StepDone, ignore
 from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.failures import request_failure
 from gac_core.health import MemberHealth
@@ -26,11 +27,13 @@ class Engine:
     Args:
         executor: Runs the members.
         decoder: Selects and commits tokens.
+        listener: Receives an event of each step. Default: does nothing.
     """
 
-    def __init__(self, executor: Executor, decoder: Decoder) -> None:
+    def __init__(self, executor: Executor, decoder: Decoder, listener: Listener = ignore) -> None:
         self._executor = executor
         self._decoder = decoder
+        self._listener = listener
         self._scheduler = Scheduler()
         self._members: dict[str, list[str]] = {}
 
@@ -60,6 +63,14 @@ class Engine:
     def busy(self) -> bool:
         """Whether any request is waiting or running."""
         return bool(self._scheduler.all())
+
+    def running(self) -> list[Request]:
+        """Returns the requests that run. Thread-safe."""
+        return self._scheduler.running()
+
+    def waiting(self) -> list[Request]:
+        """Returns the requests that wait. Thread-safe."""
+        return self._scheduler.waiting()
 
     def running_forwards(self) -> list[tuple[str, float]]:
         """Returns the ids of members whose forward is running, with seconds since it began. Thread-safe."""
@@ -98,11 +109,10 @@ class Engine:
             if not request.started:
                 request.started = now
                 request.stats.queued_seconds = now - request.arrived
-        return [
-            event
-            for request, done in zip(batch, self._decoder.decode(batch), strict=True)
-            for event in self._events(request, done)
-        ]
+        results = self._decoder.decode(batch)
+        tokens = sum(isinstance(each, CommittedToken) for done in results for each in done)
+        self._listener(StepDone(time.perf_counter() - now, len(batch), tokens, len(self._scheduler.waiting())))
+        return [event for request, done in zip(batch, results, strict=True) for event in self._events(request, done)]
 
     def close(self) -> None:
         """Drops all requests and stops the executor."""

@@ -10,8 +10,10 @@ from weakref import WeakValueDictionary
 
 from gac_core.engine.assembly import new_engine
 from gac_core.engine.mailbox import Client
+from gac_core.engine.monitor import Monitor
 from gac_core.engine.session import Session
 from gac_core.engine.worker import Worker
+from gac_core.events import Listener
 from gac_core.executor.base import Executor
 
 
@@ -21,11 +23,11 @@ class Place:
 
     Attributes:
         key: Ensembles with equal keys share an engine: of this process's members their devices, of others their actors.
-        new_executor: Returns an executor that reaches them.
+        new_executor: Returns an executor that reaches them, and reports to a listener.
     """
 
     key: Hashable
-    new_executor: Callable[[], Executor]
+    new_executor: Callable[[Listener], Executor]
 
 
 class Engines:
@@ -64,7 +66,8 @@ class Engines:
 
 
 def _new_worker(place: Place) -> Worker:
-    return Worker(new_engine(place.new_executor()))
+    monitor = Monitor()
+    return Worker(new_engine(place.new_executor(monitor.emit), monitor.emit), monitor)
 
 
 def _join(worker: Worker, client: Client) -> Session:

@@ -13,6 +13,7 @@ from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.mailbox import Client
 from gac_core.engine.session import Session
 from gac_core.errors import ConfigError, quote
+from gac_core.events import Listener
 from gac_core.executor.base import ExecutorMember
 from gac_core.executor.local import LocalExecutor
 from gac_core.executor.ray.tokens import require_token
@@ -64,7 +65,7 @@ def connect(
                 f"executor={quote(config.executor)} loads the members itself; use Ensemble.load or "
                 "Ensemble.from_config, not members of this process"
             )
-        place = Place(frozenset(member.device for member in members), LocalExecutor)
+        place = Place(frozenset(member.device for member in members), _local_executor)
     union = union_of([member.tokenizer for member in members])
     named = ensemble_members(members, union, config)
     ensemble_id = uuid.uuid4().hex
@@ -79,6 +80,10 @@ def connect(
         release=release,
     )
     return Frontend(config, client.members, union, input_processor, ENGINES.open(client, place, shared))
+
+
+def _local_executor(listener: Listener) -> LocalExecutor:
+    return LocalExecutor(listener=listener)
 
 
 def connect_pooled(config: EnsembleConfig) -> Frontend:

@@ -49,6 +49,14 @@ class Scheduler:
         self._waiting = still_waiting
         return list(self._running.values())
 
+    def running(self) -> list[Request]:
+        """Returns the requests that run. Thread-safe."""
+        return list(self._running.values())
+
+    def waiting(self) -> list[Request]:
+        """Returns the requests that wait. Thread-safe."""
+        return list(self._waiting)
+
     def all(self) -> list[Request]:
         """Returns every request, running ones first."""
         return [*self._running.values(), *self._waiting]

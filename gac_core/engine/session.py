@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gac_core.decoding.request import Request
 from gac_core.engine.mailbox import Client, Entry, Sink
 from gac_core.engine.worker import Worker
+from gac_core.events import Listener
+from gac_core.health import EnsembleHealth
 
 CLOSE_TIMEOUT = 30.0
 """Seconds to wait for the running step when an ensemble is closed."""
@@ -55,6 +59,14 @@ class Session:
     def running_member(self) -> str | None:
         """Returns the name of the member whose forward has been running longest; None between forwards."""
         return (self.worker.running_step(self.client) or (None, 0.0))[0]
+
+    def health(self) -> EnsembleHealth:
+        """Returns the state of the ensemble; does not wait for the engine."""
+        return self.worker.health(self.client)
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Adds a listener for the ensemble's events; returns a function that removes it."""
+        return self.worker.monitor.add(self.client, listener)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Ends the ensemble's requests with an `EngineClosedError` and gives its members back.

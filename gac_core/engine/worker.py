@@ -10,8 +10,10 @@ import time
 from gac_core.decoding.request import Request
 from gac_core.engine.engine import Engine
 from gac_core.engine.mailbox import Client, Entry, Event, Mailbox
+from gac_core.engine.monitor import Monitor, ensemble_health, unusable
 from gac_core.errors import EngineClosedError, EngineStuckError, GaCError, quote
 from gac_core.failures import caused
+from gac_core.health import EnsembleHealth
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +30,12 @@ class Worker:
 
     Args:
         engine: The engine; after this only the thread touches it.
+        monitor: Receives the engine's events.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, monitor: Monitor) -> None:
         self._engine = engine
+        self.monitor = monitor
         self._mailbox = Mailbox()
         self._step_began: float | None = None
         self._process = os.getpid()
@@ -97,6 +101,24 @@ class Worker:
         """Returns `running_step` if it has been running for longer than an ensemble allows, else None."""
         step = self.running_step(client)
         return step if step is not None and step[1] > client.stuck_after else None
+
+    def health(self, client: Client) -> EnsembleHealth:
+        """Returns the state of an ensemble; does not wait for the engine."""
+        if self.forked:
+            return unusable(client, "the ensemble was loaded before this process was forked")
+        if client.closed or self._mailbox.closed:
+            return unusable(client, "the ensemble is closed")
+        began = self._step_began
+        pending = [entry.request for entry in list(self._mailbox.pending.values())]
+        return ensemble_health(
+            client=client,
+            members=[self._engine.member_health(member.member_id) for member in client.members],
+            failures=[self.monitor.failures(member.member_id) for member in client.members],
+            running=self._engine.running(),
+            waiting=[*self._engine.waiting(), *pending],
+            step_seconds=None if began is None else time.monotonic() - began,
+            stuck=self.stuck_step(client),
+        )
 
     def leave(self, client: Client, timeout: float | None) -> None:
         """Ends an ensemble's requests and gives its members back; see `Session.close`."""
@@ -190,6 +212,7 @@ class Worker:
         except BaseException:
             logger.exception("an ensemble's members could not be removed from the engine")
         self._end_requests(client, _CLOSED)
+        self.monitor.remove(client)
         if hung:
             # Closing a model waits for its forward.
             threading.Thread(target=_release, args=(client,), name="gac-release", daemon=True).start()
@@ -269,6 +292,11 @@ def _report(request: Request, error: GaCError) -> None:
         type(error).__name__,
         "" if member is None else f" of member {member!r}",
         "" if cause is None else f", caused by {type(cause).__name__}",
-        extra={"request_id": request.label, "member": member},
+        extra={
+            "event": "request_failed",
+            "request_id": request.label,
+            "member": member,
+            "seconds": time.perf_counter() - request.arrived,
+        },
         exc_info=cause,
     )
