@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import importlib.util
 import os
 import queue
 import random
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,13 +16,15 @@ from pathlib import Path
 
 # No test asks a hub: what is not there is told at once. Must be known before transformers is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray in tests requires a token. Must be known before Ray is imported.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
 # Test processes that run side by side share the cores. Must be known before torch is imported.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import pytest
 from architectures import random_model
-from raynodes import Nodes, started_nodes
+from raynodes import Nodes, skip_without_ray, started_nodes
 from reference import PlainMember
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,14 +99,12 @@ def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--shuffle") is not None:
         items[:] = shuffled(items, config.getoption("--shuffle"))
+    skip_without_ray(items)
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"
     )
-    without_ray = pytest.mark.skip(reason="Ray is not installed (pip install 'gac-ensemble[ray]')")
     for item in items:
-        if item.get_closest_marker("ray") and importlib.util.find_spec("ray") is None:
-            item.add_marker(without_ray)
         if item.get_closest_marker("real") and not all((REAL / name).is_dir() for name in REAL_NAMES):
             item.add_marker(unmade)
         if item.get_closest_marker("shared") and not SHARED.exists():

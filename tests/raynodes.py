@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from gac_core import Ensemble, MemberConfig
 
@@ -35,10 +36,17 @@ class Nodes:
         return Ensemble.load(members, executor="ray", ray_address=self.address, **settings)
 
 
+def skip_without_ray(items: list[pytest.Item]) -> None:
+    """Skips the tests that need Ray where it is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        for item in items:
+            if item.get_closest_marker("ray"):
+                item.add_marker(pytest.mark.skip(reason="Ray is not installed (pip install 'gac-ensemble[ray]')"))
+
+
 @contextmanager
 def started_nodes() -> Iterator[Nodes]:
-    """Starts two nodes with token authentication and ends them."""
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
+    """Starts two nodes and ends them."""
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 2, "object_store_memory": 2**27, "include_dashboard": False}

@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import reference
 from conftest import EMBEDDED, ROOT, start
 
-from gac_core import Ensemble, MemberConfig, MemberError, ModelLoadError
+from gac_core import Ensemble, Grammar, MemberConfig, MemberError, ModelLoadError
+from gac_core.decoding import absence
 from gac_core.errors import MemberLostError, MemberTimeoutError
+from gac_core.executor.ray.executor import RayExecutor
 
 pytestmark = pytest.mark.ray
 
@@ -86,6 +89,43 @@ def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes,
         assert sum(1 for _ in bystander) > 100
     restarted(remote, 1, generation + 1)
     assert remote.generate("In which town", **ASKED).text == wanted
+
+
+@pytest.mark.parametrize(
+    ("place", "end"), [(0, signal.SIGKILL), pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow)]
+)
+def test_a_text_goes_on_without_a_lost_member_which_returns_to_it(ray_nodes, plain_members, monkeypatch, place, end):
+    monkeypatch.setattr(absence, "REJOIN_PAUSE", 0.0)
+    grammar = Grammar.regex("[a-z ]{2000}")
+    asked = {"max_tokens": 60, "drafts": False, "grammar": grammar}
+    with ray_nodes.load(PAIR, forward_timeout=2.0, on_member_failure="drop") as dropping:
+        executor, steps = dropping._session.worker._engine._executor, []
+        generation = supervisor(dropping, place).process.generation
+
+        def refresh() -> None:
+            # Some steps are made without the member, and then one once it was started again.
+            steps.append(supervisor(dropping, place).process.lost is not None)
+            if len(steps) == 6:
+                os.kill(pid_of(dropping, place), end)
+            if sum(steps) == 8:
+                restarted(dropping, place, generation + 1)
+            RayExecutor.refresh(executor)
+
+        monkeypatch.setattr(executor, "refresh", refresh)
+        output = dropping.generate("passages " * 30, **asked)
+    (dropped,) = output.stats.dropped
+    assert dropped.member == ("ash", "birch")[place]
+    assert 0 < dropped.at_token < dropped.rejoined_at < 60
+    assert ("is gone" if end == signal.SIGKILL else "has not returned") in dropped.reason
+    away = range(dropped.at_token, dropped.rejoined_at)
+    tokens, _ = reference.generate(
+        plain_members[:2],
+        "passages " * 30,
+        60,
+        grammar=reference.Oracle(grammar),
+        absent=lambda count: {place} if count in away else (),
+    )
+    assert list(output.tokens) == tokens
 
 
 def test_an_actor_that_hangs_fails_its_requests_in_time(remote, wanted):
