@@ -84,9 +84,8 @@ def test_members_that_lost_their_caches_read_their_texts_again():
 
         def refresh():
             member = ensemble._members[lost.total() % 3]
-            entry = executor._entries[member.member_id]
             for request in ensemble._session.worker._engine._scheduler.all():
-                entry.evaluator.release(request.request_id, clear=True)
+                executor.release(request.request_id, clear=True, member_id=member.member_id)
             lost[member.member_id] += 1
 
         executor.refresh, executor.generation = refresh, lambda member_id: lost[member_id]
