@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
-from conftest import EMBEDDED, pair
+from conftest import EMBEDDED, LONG_PROMPT, pair
 
-from gac_core import Ensemble, EnsembleConfig, MemberConfig, MemberLostError
+from gac_core import Ensemble, EnsembleConfig, Grammar, MemberConfig, MemberError, MemberLostError
 from gac_core.engine.engines import Place
 from gac_core.engine.frontend import connect
 from gac_core.executor.local import LocalExecutor
@@ -20,7 +23,7 @@ from gac_core.model.member import Member
 
 FAULTS = ("raise", "memory", "nan", "lost", "hang", "restart")
 """``"raise"``, ``"memory"`` and ``"nan"`` concern one request; ``"lost"`` and ``"hang"`` the member, until `restore`;
-after ``"lost"`` and ``"restart"`` its KV cache is gone."""
+after ``"lost"``, and between the next two steps with ``"restart"``, its KV cache is lost."""
 
 
 class FaultyExecutor(LocalExecutor):
@@ -29,6 +32,8 @@ class FaultyExecutor(LocalExecutor):
     Attributes:
         script: Given a member's name and a request's id, returns which fault its next forward has; None: none.
         absent: Given a member's name, whether it counts as not alive although it could compute.
+        given: The faults so far.
+        restore_after: Steps after which `restore` is called, again and again; None: never.
     """
 
     def __init__(self, **options) -> None:
@@ -36,8 +41,11 @@ class FaultyExecutor(LocalExecutor):
         self.script: Callable[[str, str], str | None] = lambda name, request_id: None
         self.absent: Callable[[str], bool] = lambda name: False
         self.given: list[str] = []
+        self.restore_after: int | None = None
+        self._steps = 0
         self._lost: set[str] = set()
         self._restored: set[str] = set()
+        self._restarted: set[str] = set()
         self._generations: dict[str, int] = {}
         self._free = threading.Event()
 
@@ -48,10 +56,16 @@ class FaultyExecutor(LocalExecutor):
         free.set()
 
     def refresh(self) -> None:
+        self._steps += 1
+        if self.restore_after is not None and self._steps % self.restore_after == 0:
+            self.restore()
         for member_id in self._restored & self._lost:
             self._lost.discard(member_id)
             self._forget_cache(member_id)
         self._restored.clear()
+        for member_id in self._restarted:
+            self._forget_cache(member_id)
+        self._restarted.clear()
         super().refresh()
 
     def generation(self, member_id: str) -> int:
@@ -86,6 +100,8 @@ class FaultyExecutor(LocalExecutor):
                 return [Answer(Failure(MemberLostError(member.member.name, "its process is gone"))) for _ in asks]
             if "hang" in faults:
                 assert free.wait(60)
+            if "restart" in faults:
+                self._restarted.add(member.member.member_id)
             return run()
 
         return thread, MemberCall(member, work, call._failed)
@@ -125,3 +141,154 @@ def faulty_ensemble(models=None, **settings):
     finally:
         executors[0].restore()
         ensemble.close()
+
+
+# ---- scripts
+
+
+def requests_of(one):
+    """The requests that run, by id."""
+    return one._session.worker._engine._scheduler._running
+
+
+def fail_at(one, executor, name, count, fault="raise", until=None):
+    """Lets a member fail at its first forward once so many tokens are written, and work again from ``until`` on."""
+    done = []
+
+    def written(request_id=None):
+        running = requests_of(one)
+        own = [running[request_id]] if request_id in running else list(running.values())
+        return max([request.num_committed for request in own], default=0)
+
+    def script(asked, request_id):
+        if asked == name and not done and written(request_id) >= count:
+            done.append(asked)
+            return fault
+        return None
+
+    executor.given.clear()
+    executor.script = script
+    executor.absent = lambda asked: asked == name and bool(done) and (until is None or written() < until)
+
+
+def healed(executor) -> None:
+    """Ends a script."""
+    executor.script = lambda name, request_id: None
+    executor.absent = lambda name: False
+    executor.restore_after = None
+    executor.restore()
+
+
+def absent_by(output):
+    """What `reference.generate` needs to know: by the number of tokens written, the members without a vote."""
+
+    def absent(count):
+        return {
+            int(each.member[1:])
+            for each in output.stats.dropped
+            if each.at_token <= count and (each.rejoined_at is None or count < each.rejoined_at)
+        }
+
+    return absent
+
+
+def twin(one, executor, prompt, output, **asked):
+    """The tokens of a run alone and without drafts in which the same members fail at the same tokens."""
+    absent = absent_by(output)
+
+    def count():
+        return next(iter(requests_of(one).values())).num_committed
+
+    healed(executor)
+    executor.script = lambda name, request_id: "raise" if int(name[1:]) in absent(count()) else None
+    executor.absent = lambda name: int(name[1:]) in absent(count())
+    tokens = one.generate(prompt, **{**asked, "drafts": False}).tokens
+    healed(executor)
+    return tokens
+
+
+@dataclass
+class FaultReport:
+    """What came of random faults.
+
+    Attributes:
+        faults: How many there were.
+        kinds: Which.
+        requests: Requests that ran while they happened.
+        failed: Requests that ended with an error, since all members had failed.
+        dropped: How often a request went on without a member.
+        rejoined: How often one took part again.
+        drafted: Drafted tokens.
+        wrong: Prompts and parameters whose text was not that of its twin.
+        hung: Those that did not end.
+    """
+
+    faults: int = 0
+    kinds: set[str] = field(default_factory=set)
+    requests: int = 0
+    failed: int = 0
+    dropped: int = 0
+    rejoined: int = 0
+    drafted: int = 0
+    wrong: list[object] = field(default_factory=list)
+    hung: list[object] = field(default_factory=list)
+
+
+def random_faults(seed: int, least: int) -> FaultReport:
+    """Runs batches of requests during random faults until there were enough, and compares every text with its twin."""
+    rng, report = random.Random(seed), FaultReport()
+    with faulty_ensemble(on_member_failure="drop", forward_timeout=1.0) as (one, executor):
+        while report.faults < least:
+            _one_batch(rng, report, one, executor)
+    return report
+
+
+GRAMMAR = Grammar.regex("[a-z ]{30}")
+PROMPTS = [LONG_PROMPT, "Where is bridge 1", "Who", "1874 crowns, 14:15", "one two one two one two"]
+
+
+def _one_batch(rng: random.Random, report: FaultReport, one, executor) -> None:
+    asked = [
+        {
+            "prompt": rng.choice(PROMPTS),
+            "max_tokens": rng.randrange(4, 20),
+            "drafts": rng.random() < 0.7,
+            "temperature": rng.choice([0.0, 0.0, 0.8]),
+            "seed": rng.randrange(1000),
+            "threshold": rng.choice([None, None, 0.6]),
+            "grammar": rng.choice([None, None, None, GRAMMAR]),
+        }
+        for _ in range(rng.randrange(1, 5))
+    ]
+    # A hang takes a whole forward_timeout.
+    weights = [6, 3, 6, 3, 0.15, 6]
+
+    def script(name, request_id):
+        return rng.choices(FAULTS, weights)[0] if rng.random() < 0.12 else None
+
+    executor.given.clear()
+    executor.script, executor.restore_after = script, rng.randrange(1, 6)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        futures = [pool.submit(lambda own=own: one.generate(**own)) for own in asked]
+        done, hung = wait(futures, 60)
+    report.faults += len(executor.given)
+    report.kinds |= set(executor.given)
+    report.requests += len(asked)
+    report.hung += [own for own, future in zip(asked, futures, strict=True) if future in hung]
+    healed(executor)
+    for own, future in zip(asked, futures, strict=True):
+        if future in done and isinstance(future.exception(), MemberError):
+            report.failed += 1
+        elif future in done:
+            output = future.result()
+            report.dropped += len(output.stats.dropped)
+            report.rejoined += sum(each.rejoined_at is not None for each in output.stats.dropped)
+            report.drafted += output.stats.drafted
+            while not one.health().healthy:
+                executor.refresh()
+                time.sleep(0.001)
+            if (
+                twin(one, executor, own["prompt"], output, **{k: v for k, v in own.items() if k != "prompt"})
+                != output.tokens
+            ):
+                report.wrong.append((own, output.stats.dropped))

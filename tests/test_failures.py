@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
 import pytest
 import reference
 from conftest import LONG_PROMPT
-from faulty import faulty_ensemble
+from faulty import FAULTS, absent_by, fail_at, faulty_ensemble, healed, random_faults, requests_of, twin
+from holding import idle, soon
 
+from gac_core import Grammar, MemberError, as_metadata
 from gac_core.decoding import absence
+from gac_core.decoding.request import Absence
 
 PROMPT = LONG_PROMPT
 PROMPTS = [PROMPT, "Where is bridge 1", "Who", "1874 crowns, 14:15"]
@@ -23,67 +29,15 @@ def no_pauses(monkeypatch):
 
 @pytest.fixture(scope="module")
 def dropping():
-    with faulty_ensemble(on_member_failure="drop", forward_timeout=0.5) as (one, executor):
+    with faulty_ensemble(on_member_failure="drop", forward_timeout=0.7) as (one, executor):
         one.generate(PROMPT, max_tokens=4)
         yield one, executor
+        assert idle(one)
+        assert [member._slots.num_running for member in one._members] == [0, 0, 0]
 
 
-def requests_of(one):
-    """The requests that run, by id."""
-    return one._session.worker._engine._scheduler._running
-
-
-def fail_at(one, executor, name, count, fault="raise", until=None):
-    """Lets a member fail at its first forward once so many tokens are written, and work again from ``until`` on."""
-    done = []
-
-    def written(request_id=None):
-        running = requests_of(one)
-        own = [running[request_id]] if request_id in running else list(running.values())
-        return max([request.num_committed for request in own], default=0)
-
-    def script(asked, request_id):
-        if asked == name and not done and written(request_id) >= count:
-            done.append(asked)
-            return fault
-        return None
-
-    executor.given.clear()
-    executor.script = script
-    executor.absent = lambda asked: asked == name and bool(done) and (until is None or written() < until)
-
-
-def absent_by(output):
-    """What a reference needs to know: by the number of tokens written, the members without a vote."""
-
-    def absent(count):
-        return {
-            int(each.member[1:])
-            for each in output.stats.dropped
-            if each.at_token <= count and (each.rejoined_at is None or count < each.rejoined_at)
-        }
-
-    return absent
-
-
-def twin(one, executor, prompt, output, **asked):
-    """The tokens of a run alone and without drafts in which the same members fail at the same tokens."""
-    absent = absent_by(output)
-
-    def count():
-        return next(iter(requests_of(one).values())).num_committed
-
-    executor.script = lambda name, request_id: "raise" if int(name[1:]) in absent(count()) else None
-    executor.absent = lambda name: int(name[1:]) in absent(count())
-    tokens = one.generate(prompt, drafts=False, **asked).tokens
-    healed(executor)
-    return tokens
-
-
-def healed(executor):
-    executor.script = lambda name, request_id: None
-    executor.absent = lambda name: False
-    executor.restore()
+def gate_of(one, asked):
+    return int(asked.get("gate", one.gate)[1:])
 
 
 @pytest.mark.parametrize(
@@ -105,8 +59,221 @@ def test_the_text_goes_on_as_that_of_the_others(dropping, plain_members, name, c
     assert executor.given or asked is not GREEDY
     assert output.tokens == twin(one, executor, PROMPT, output, **asked)
     if "temperature" not in asked:
-        gate = int(asked.get("gate", one.gate)[1:])
         tokens, _ = reference.generate(
-            plain_members, PROMPT, 24, threshold=asked.get("threshold"), gate=gate, absent=absent_by(output)
+            plain_members,
+            PROMPT,
+            24,
+            threshold=asked.get("threshold"),
+            gate=gate_of(one, asked),
+            absent=absent_by(output),
         )
         assert list(output.tokens) == tokens
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("count", [0, 2])
+def test_every_fault_is_survived(dropping, plain_members, fault, count):
+    one, executor = dropping
+    plain = one.generate(PROMPT, **GREEDY)
+    fail_at(one, executor, "m1", count, fault)
+    output = one.generate(PROMPT, **GREEDY)
+    healed(executor)
+    assert executor.given == [fault]
+    if fault == "restart":
+        assert output.tokens == plain.tokens
+        assert output.stats.dropped == []
+    else:
+        tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output))
+        assert list(output.tokens) == tokens
+        (dropped,) = output.stats.dropped
+        words = {"raise": "kernel", "memory": "smaller max_batch_size", "nan": "not finite"}
+        words |= {"lost": "process is gone", "hang": "has been running for"}
+        assert words[fault] in dropped.reason
+    assert soon(lambda: one.health().healthy or not one.generate("Who", max_tokens=1).stats.steps)
+    assert one.generate(PROMPT, **GREEDY).tokens == plain.tokens
+
+
+@pytest.mark.parametrize("asked", [GREEDY, SAMPLED, {**GREEDY, "threshold": 0.6}])
+@pytest.mark.parametrize(("name", "count", "until"), [("m0", 0, 2), ("m1", 1, 3), ("m2", 2, 4), ("m0", 2, 3)])
+def test_a_member_that_works_again_takes_part_again(dropping, plain_members, name, count, until, asked):
+    one, executor = dropping
+    fail_at(one, executor, name, count, until=until)
+    output = one.generate(PROMPT, **asked)
+    healed(executor)
+    for dropped in output.stats.dropped:
+        assert dropped.rejoined_at is None or dropped.rejoined_at >= until
+    if asked is GREEDY:
+        assert output.stats.dropped[0].rejoined_at is not None
+        assert output.stats.members[name].forwards > 1
+    assert output.tokens == twin(one, executor, PROMPT, output, **asked)
+    if "temperature" not in asked:
+        tokens, _ = reference.generate(
+            plain_members,
+            PROMPT,
+            24,
+            threshold=asked.get("threshold"),
+            gate=gate_of(one, asked),
+            absent=absent_by(output),
+        )
+        assert list(output.tokens) == tokens
+
+
+@pytest.mark.parametrize("grammar", [Grammar.regex("[a-z ]{40}"), Grammar.choices(["one two three", "one two four"])])
+def test_a_grammar_holds_without_a_member(dropping, plain_members, grammar):
+    one, executor = dropping
+    fail_at(one, executor, "m1", 2)
+    output = one.generate("Who", max_tokens=24, grammar=grammar)
+    healed(executor)
+    oracle = reference.Oracle(grammar)
+    tokens, _ = reference.generate(plain_members, "Who", 24, grammar=oracle, absent=absent_by(output))
+    assert list(output.tokens) == tokens
+
+
+def test_only_requests_that_a_fault_concerns_go_on_without_the_member(dropping):
+    one, executor = dropping
+    want = one.generate_batch(PROMPTS, **GREEDY)
+    bad = []
+
+    def script(name, request_id):
+        request = requests_of(one).get(request_id)
+        if name == "m2" and not bad and request is not None and request.label == "bad" and request.num_committed:
+            bad.append(request_id)
+            return "nan"
+        return None
+
+    executor.script, executor.absent = script, lambda name: True
+    outputs = one.generate_batch(PROMPTS, request_ids=["a", "bad", "c", "d"], **GREEDY)
+    healed(executor)
+    for output, plain in zip(outputs, want, strict=True):
+        if output.request_id == "bad":
+            assert [each.member for each in output.stats.dropped] == ["m2"]
+            assert output.tokens == twin(one, executor, PROMPTS[1], output, **GREEDY)
+        else:
+            assert output.tokens == plain.tokens
+            assert output.stats.dropped == []
+
+
+def test_a_lost_member_leaves_all_requests_of_a_batch(dropping):
+    one, executor = dropping
+    fail_at(one, executor, "m1", 1, "lost")
+    outputs = one.generate_batch(PROMPTS, **GREEDY)
+    healed(executor)
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        assert [each.member for each in output.stats.dropped] in (["m1"], [])
+        assert output.tokens == twin(one, executor, prompt, output, **GREEDY)
+
+
+def test_two_members_fail_at_once(dropping, plain_members):
+    one, executor = dropping
+    executor.script = lambda name, request_id: "raise" if name != "m1" else None
+    executor.absent = lambda name: name != "m1"
+    output = one.generate(PROMPT, **GREEDY)
+    healed(executor)
+    assert sorted(each.member for each in output.stats.dropped) == ["m0", "m2"]
+    tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output))
+    assert list(output.tokens) == tokens
+
+
+def test_a_request_starts_without_a_member_that_is_down_and_says_so(dropping, caplog):
+    one, executor = dropping
+    caplog.set_level(logging.INFO, logger="gac_core")
+    fail_at(one, executor, "m1", 0, "lost")
+    one.generate("Who", max_tokens=1)
+    caplog.clear()
+    output = one.generate("Who", max_tokens=3, request_id="mine")
+    assert [(each.member, each.at_token, each.rejoined_at) for each in output.stats.dropped] == [("m1", 0, None)]
+    assert as_metadata(output)["gac"]["dropped"] == [
+        {"member": "m1", "reason": output.stats.dropped[0].reason, "at_token": 0, "rejoined_at": None}
+    ]
+    (record,) = [record for record in caplog.records if getattr(record, "event", None) == "member_dropped"]
+    assert (record.levelno, record.member, record.request_id) == (logging.WARNING, "m1", "mine")
+    assert "Who" not in record.getMessage()
+    caplog.clear()
+    fail_at(one, executor, "m1", 0, until=1)
+    executor.restore()
+    one.generate("Who", max_tokens=6, request_id="mine", drafts=False)
+    healed(executor)
+    (record,) = [record for record in caplog.records if getattr(record, "event", None) == "member_rejoined"]
+    assert (record.levelno, record.member, record.request_id) == (logging.INFO, "m1", "mine")
+
+
+def test_a_member_returns_three_times_at_most(dropping):
+    one, executor = dropping
+    executor.script = lambda name, request_id: "raise" if name == "m1" else None
+    output = one.generate(PROMPT, **GREEDY)
+    healed(executor)
+    dropped = output.stats.dropped
+    assert len(dropped) == absence.MAX_REJOINS + 1
+    assert [each.rejoined_at is None for each in dropped] == [False] * absence.MAX_REJOINS + [True]
+
+
+def test_pauses_before_a_return_double(dropping, monkeypatch):
+    one, executor = dropping
+    monkeypatch.setattr(absence, "REJOIN_PAUSE", 100.0)
+    until = []
+    monkeypatch.setattr(absence, "Absence", lambda voice, at: until.append(at - time.monotonic()) or Absence(voice, 0))
+    executor.script = lambda name, request_id: "raise" if name == "m1" else None
+    one.generate(PROMPT, **GREEDY)
+    healed(executor)
+    assert [round(each / 100) for each in until] == [1, 2, 4]
+
+
+# ---- where a request fails
+
+
+def failing(one, executor, prompt=PROMPT, **asked):
+    with pytest.raises(MemberError) as caught:
+        one.generate(prompt, **{**GREEDY, **asked})
+    healed(executor)
+    assert idle(one)
+    return caught.value
+
+
+def test_all_members_fail(dropping):
+    one, executor = dropping
+    executor.script = lambda name, request_id: "raise"
+    executor.absent = lambda name: True
+    error = failing(one, executor)
+    assert error.member == "m2"
+    assert "a kernel failed" in str(error)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "restart"])
+def test_without_the_policy_the_request_fails_and_nothing_else(fault):
+    with faulty_ensemble(forward_timeout=0.7) as (one, executor):
+        want = [output.tokens for output in one.generate_batch(PROMPTS, **GREEDY)]
+        fail_at(one, executor, "m1", 2, fault)
+        error = failing(one, executor)
+        assert error.member == "m1"
+        assert error.request_id
+        assert soon(lambda: executor.refresh() or one.health().healthy)
+        assert [output.tokens for output in one.generate_batch(PROMPTS, **GREEDY)] == want
+
+
+def test_too_few_members_are_left():
+    with faulty_ensemble(on_member_failure="drop", min_members=2) as (one, executor):
+        executor.script = lambda name, request_id: "raise" if name == "m2" else None
+        executor.absent = lambda name: True
+        assert [each.member for each in one.generate(PROMPT, **GREEDY).stats.dropped] == ["m2"]
+        executor.script = lambda name, request_id: "raise" if name != "m1" else None
+        assert failing(one, executor).member == "m2"
+
+
+def test_a_gate_that_must_live():
+    with faulty_ensemble(on_member_failure="drop", gate_must_live=True, gate="m1") as (one, executor):
+        executor.script = lambda name, request_id: "raise" if name == "m1" else None
+        assert one.generate(PROMPT, max_tokens=4).stats.dropped[0].member == "m1"
+        executor.script = lambda name, request_id: "raise" if name == "m1" else None
+        assert failing(one, executor, threshold=0.5).member == "m1"
+        executor.script = lambda name, request_id: "raise" if name == "m2" else None
+        assert one.generate(PROMPT, max_tokens=4, threshold=1.0).stats.dropped[0].member == "m2"
+        healed(executor)
+
+
+def test_random_faults():
+    report = random_faults(seed=1, least=200)
+    assert report.faults >= 200
+    assert report.wrong == []
+    assert report.hung == []
+    assert report.kinds == set(FAULTS)
+    assert report.drafted > 0

@@ -41,7 +41,7 @@ class RequestDistributions:
     def with_result(self, voice: Sequence, result: VoiceResult) -> RequestDistributions:
         """Returns them with one more result; later positions are appended to a voice's earlier ones."""
         if isinstance(result, GaCError):
-            return replace(self, errors={voice: result, **self.errors})
+            return replace(self, errors={**self.errors, voice: result})
         if isinstance(result, Unread):
             return replace(self, unread=True)
         earlier = self.voices.get(voice)
