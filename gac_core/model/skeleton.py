@@ -150,17 +150,22 @@ class Skeleton:
 
     @cached_property
     def _position_bytes(self) -> list[int]:
-        """Bytes of one position in each layer."""
-        return self._states(1)
+        """Bytes of one position's keys and values in each layer."""
+        return [layer.keys.nbytes + layer.values.nbytes for layer in self._read(1)]
 
     def _states(self, tokens: int) -> list[int]:
-        """Bytes of each layer's state after a forward of ``tokens`` tokens, which computes shapes alone."""
+        """Bytes of each layer's state after ``tokens`` tokens, whatever its tensors are called."""
+        states = [
+            [value for value in vars(layer).values() if isinstance(value, Tensor)] for layer in self._read(tokens)
+        ]
+        return [sum(tensor.nbytes for tensor in state) for state in states]
+
+    def _read(self, tokens: int) -> list[Any]:
+        """The layers of transformers' cache after a forward of ``tokens`` tokens, which computes shapes alone."""
         cache: Any = DynamicCache(config=self._model.config)
         with torch.inference_mode(), torch.device("meta"):
             self._model(input_ids=torch.zeros(1, tokens, dtype=torch.long), past_key_values=cache, use_cache=True)
-        return [
-            sum(value.nbytes for value in vars(layer).values() if isinstance(value, Tensor)) for layer in cache.layers
-        ]
+        return list(cache.layers)
 
 
 def _tensors(module: nn.Module | Tensor) -> Iterator[tuple[str, Tensor]]:
