@@ -71,7 +71,7 @@ class WeightsKey:
         )
         return cls(
             settings,
-            device=None if mapped else _with_index(config.device or device),
+            device=None if mapped else with_index(config.device or device),
             device_map=json.dumps(config.device_map, sort_keys=True) if mapped else None,
             files=_files(model),
         )
@@ -157,7 +157,7 @@ def _files(name: str) -> tuple[FileState, ...]:
     return tuple(FileState(name, stat.st_size, stat.st_mtime_ns) for name, stat in states)
 
 
-def _with_index(device: str) -> str:
+def with_index(device: str) -> str:
     """A device with its index; unchanged if torch does not know it, which `Checkpoint.find` reports."""
     try:
         found = torch.device(device)

@@ -12,7 +12,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.member_config import MemberConfig
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.memory import default_devices, local_devices
-from gac_core.model.model_key import ModelKey, WeightsKey
+from gac_core.model.model_key import ModelKey, WeightsKey, with_index
 from gac_core.model.needs import Workload, fixed_devices, member_need
 from gac_core.model.options import MemberOptions
 from gac_core.model.places import unusable
@@ -69,7 +69,8 @@ def place_members(config: EnsembleConfig, models: Sequence[ModelKey]) -> list[Pl
         PlacementError: A member does not fit.
     """
     weights = list(dict.fromkeys(model.weights for model in models))
-    keys = [_located(member, config.devices, weights) for member in config.members]
+    devices = None if config.devices is None else tuple(map(with_index, config.devices))
+    keys = [_located(member, devices, weights) for member in config.members]
     checkpoints: dict[ModelKey, Checkpoint] = {}
     for member, key in zip(config.members, keys, strict=True):
         if key not in models and key not in checkpoints:
@@ -78,7 +79,7 @@ def place_members(config: EnsembleConfig, models: Sequence[ModelKey]) -> list[Pl
     for member, key in zip(config.members, keys, strict=True):
         if key.weights not in weights:
             users.setdefault(key.weights, []).append((member, checkpoints[key]))
-    places = _planned(config, users) if users else {}
+    places = _planned(config, users, devices or default_devices()) if users else {}
     placed: list[PlacedMember] = []
     for member, key in zip(config.members, keys, strict=True):
         model = replace(key, weights=places.get(key.weights, key.weights))
@@ -118,7 +119,7 @@ def plan_members(
     names = [device.name for device in devices]
     workload = replace(_workload(config, checkpoints), tokens=tokens, requests=requests)
     needs = [
-        _need([(member, checkpoint)], workload, names)
+        _need([(member, checkpoint)], member.device, workload, names)
         for member, checkpoint in zip(config.members, checkpoints, strict=True)
     ]
     return plan(needs, devices)
@@ -141,20 +142,20 @@ def _located(member: MemberConfig, devices: Sequence[str] | None, loaded: Collec
 
 
 def _planned(
-    config: EnsembleConfig, users: Mapping[WeightsKey, Sequence[tuple[MemberConfig, Checkpoint]]]
+    config: EnsembleConfig, users: Mapping[WeightsKey, Sequence[tuple[MemberConfig, Checkpoint]]], names: Sequence[str]
 ) -> dict[WeightsKey, WeightsKey]:
     """Weights that are not loaded, with their places.
 
     Args:
         config: The ensemble.
         users: The members of these weights, with their files.
+        names: The devices for members without places of their own.
     """
-    names = config.devices or default_devices()
     devices = local_devices(names)
     # A CPU lends memory as it is used, and swaps: only what is needed for certain is asked of it.
     on_cpu = all(torch.device(name).type == "cpu" for name in names)
     workload = None if on_cpu else _workload(config, [each for group in users.values() for _, each in group])
-    needs = {key: _need(group, workload, names) for key, group in users.items()}
+    needs = {key: _need(group, key.device or None, workload, names) for key, group in users.items()}
     elsewhere = {name for need in needs.values() for name, _ in need.fixed} - set(names)
     plan([need for need in needs.values() if need.fixed], local_devices(sorted(filter(_usable, elsewhere))) or devices)
     result = plan(list(needs.values()), devices, 0.0 if on_cpu else RESERVE)
@@ -190,13 +191,16 @@ def _cache_bytes(config: EnsembleConfig) -> int:
 
 
 def _need(
-    users: Sequence[tuple[MemberConfig, Checkpoint]], workload: Workload | None, devices: Sequence[str]
+    users: Sequence[tuple[MemberConfig, Checkpoint]],
+    device: str | None,
+    workload: Workload | None,
+    devices: Sequence[str],
 ) -> MemberNeed:
     """What weights need with the KV caches of all members that use them; without a workload, the weights alone."""
     member, checkpoint = users[0]
     if workload is not None:
         workload = replace(workload, tokens=workload.tokens or member.context)
     need = member_need(checkpoint, member.called, workload).with_copies(len(users))
-    if member.device is None and member.device_map is None:
+    if device is None and member.device_map is None:
         return need
-    return fixed_devices(need, member.device, member.device_map, devices)
+    return fixed_devices(need, device, member.device_map, devices)
