@@ -16,6 +16,7 @@ from conftest import EMBEDDED, ROOT, start
 from gac_core import Ensemble, Grammar, MemberConfig, MemberError, ModelLoadError
 from gac_core.decoding import absence
 from gac_core.errors import MemberLostError, MemberTimeoutError
+from gac_core.events import Event, ForwardDone
 from gac_core.executor.ray.executor import RayExecutor
 
 pytestmark = pytest.mark.ray
@@ -64,11 +65,27 @@ def is_running(pid: int) -> bool:
 
 
 def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
+    events: list[Event] = []
+    remove = remote.add_listener(events.append)
     before = supervisor(remote, 0).process
     os.kill(before.facts.pid, signal.SIGKILL)
+    wait_for(lambda: not remote.health().healthy, 5)
+    lost = remote.health().members[0]
+    assert (lost.name, lost.state) == ("ash", "restarting")
+    assert "is gone" in lost.reason
     restarted(remote, 0, before.generation + 1)
-    assert "is gone" in before.lost.reason
+    wait_for(lambda: len(events) == 2)
     assert remote.generate("In which town", **ASKED).text == wanted
+    remove()
+    failed, recovered, *steps = events
+    assert (failed.member, failed.error, failed.request_id) == ("ash", "MemberLostError", None)
+    assert (recovered.member, recovered.restarted) == ("ash", True)
+    assert {each.member for each in steps if isinstance(each, ForwardDone)} == {"ash", "birch"}
+    works = remote.health().members[0]
+    assert (works.state, works.restarts, works.reason) == ("ready", lost.restarts + 1, None)
+    assert works.where == supervisor(remote, 0).process.place
+    assert works.weight_bytes > 3_000_000
+    assert works.cache_bytes > 0
 
 
 def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes, remote, wanted):
