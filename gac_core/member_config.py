@@ -48,7 +48,8 @@ class MemberConfig:
             where the cluster has GPUs and ``device`` is not ``"cpu"``, else 0. It is placed on those
             as in this process.
         num_cpus: CPU cores that Ray reserves for it, and threads that its forwards use on a CPU. Default: none are
-            reserved, and Ray's default applies, one thread.
+            reserved, and it uses as many threads as its node has cores, divided by the number of members; or the
+            environment variable ``OMP_NUM_THREADS`` of this process, if that is set.
         resources: Custom resources of Ray that it needs, such as ``{"big_memory": 1}``; they select nodes. Default
             none.
     """
@@ -105,6 +106,11 @@ class MemberConfig:
         for field in ("num_gpus", "num_cpus"):
             if getattr(self, field) is not None:
                 self._set(field, check_number(ConfigError, self._label(field), getattr(self, field), 0, 2**20))
+        if self.num_gpus is not None and self.num_gpus > 1 and not self.num_gpus.is_integer():
+            raise ConfigError(
+                f"{self._label('num_gpus')} must be at most 1 or a whole number, not {quote(self.num_gpus)}: Ray "
+                "shares single GPUs alone"
+            )
         if self.resources is None:
             return
         label = self._label("resources")

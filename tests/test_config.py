@@ -119,7 +119,7 @@ TAKES = {
     "forward_timeout": [1.5, 10**30],
     "gate_must_live": [True],
     "prefill_seconds": [1.5, 10**30],
-    "num_gpus": [1.5, None],
+    "num_gpus": [None],
     "num_cpus": [1.5, None],
     "resources": [{}, None],
     "ray_address": [None],
@@ -249,6 +249,13 @@ def test_settings_of_ray_are_refused_without_it(settings, named):
         EnsembleConfig.from_dict(values)
     config = EnsembleConfig.from_dict({**values, "executor": "ray"})
     assert EnsembleConfig.from_dict(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_several_gpus_are_not_shared():
+    assert MemberConfig("a", num_gpus=0.5).num_gpus == 0.5
+    assert MemberConfig("a", num_gpus=2).num_gpus == 2
+    with pytest.raises(ConfigError, match=r"num_gpus of member 'a' must be at most 1 or a whole number, not 1\.5"):
+        MemberConfig("a", num_gpus=1.5)
 
 
 def test_amounts_of_gpus_are_not_custom_resources():

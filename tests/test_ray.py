@@ -9,7 +9,7 @@ import pytest
 from conftest import EMBEDDED, LONG_PROMPT, QUESTION, member_ids, shared_ensemble
 from pooled import recorded_loads
 
-from gac_core import ConfigError, Ensemble, Grammar, MemberConfig
+from gac_core import ConfigError, Ensemble, Grammar, MemberConfig, ModelLoadError
 from gac_langchain import ChatGaC
 from gac_llamaindex import GaCLLM
 
@@ -140,3 +140,49 @@ def test_a_forked_process_cannot_use_the_ray_of_its_parent(ray_nodes, remote):
     with os.fdopen(read) as file:
         assert file.read().startswith("EngineClosedError: Ray was initialised before this process was forked")
     assert remote.generate("In which town", max_tokens=3).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_gpus", "amounts", "device"),
+    [
+        ({}, False, {}, "cpu"),
+        ({}, True, {"GPU": 1}, None),
+        ({"device": "cpu"}, True, {}, "cpu"),
+        ({"num_gpus": 0}, True, {}, "cpu"),
+        ({"num_gpus": 0.5, "num_cpus": 2}, True, {"GPU": 0.5, "CPU": 2}, None),
+        ({"num_gpus": 2, "device_map": "auto"}, True, {"GPU": 2}, None),
+        ({"resources": {"b": 2, "a": 1}}, False, {"a": 1, "b": 2}, "cpu"),
+    ],
+)
+def test_what_is_reserved_decides_where_a_member_is_loaded(settings, has_gpus, amounts, device):
+    from gac_core.executor.ray.placement import Reservation
+
+    member = MemberConfig("a", **settings)
+    reservation = Reservation.of(member, has_gpus)
+    assert reservation.amounts == amounts
+    placed = reservation.placed(member)
+    assert (placed.device, placed.device_map) == (device, member.device_map)
+    assert not placed.reserves
+
+
+def test_a_member_uses_its_share_of_the_cores():
+    from gac_core.executor.ray.actor import Threads
+
+    assert [Threads(None, members).on(8) for members in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert Threads(6, 2).on(8) == 6
+
+
+def test_another_tokenizer_than_that_of_the_node_is_refused(remote, tokenizer):
+    from gac_core.executor.ray.remote_member import RemoteMember
+
+    supervisor = remote._members[1].supervisor
+    with pytest.raises(
+        ModelLoadError, match=r"its tokenizer on node .* differs from the one here .* copy the same files"
+    ):
+        RemoteMember("birch", "birch-0", supervisor, tokenizer, deterministic=False)
+
+
+def test_a_member_that_takes_too_long_to_load_is_named(ray_nodes, monkeypatch):
+    monkeypatch.setattr("gac_core.executor.ray.supervisor.START_SECONDS", 0.1)
+    with pytest.raises(ModelLoadError, match="'ash': its actor was not ready after 0 s"):
+        ray_nodes.load(PAIR[:1], prefill_tokens=64)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
+import torch
 
 from gac_core.config import EnsembleConfig
 from gac_core.executor.evaluator import Evaluator
@@ -66,6 +67,23 @@ class MemberFacts:
 
 
 @dataclass(frozen=True)
+class Threads:
+    """How many threads a member's forwards use on a CPU.
+
+    Attributes:
+        number: Their number; None: the cores of the node, shared by the members.
+        members: The number of members.
+    """
+
+    number: int | None
+    members: int
+
+    def on(self, cores: int) -> int:
+        """Returns the number of threads on a node with so many cores."""
+        return self.number or max(1, cores // self.members)
+
+
+@dataclass(frozen=True)
 class LoadFailure:
     """Why a member could not be loaded.
 
@@ -89,9 +107,10 @@ class MemberActor:
         self._place = f"process {os.getpid()} on node {self._node}"
         self._alignments: OrderedDict[str, Alignment] = OrderedDict()
 
-    def load(self, config: EnsembleConfig) -> bytes:
+    def load(self, config: EnsembleConfig, threads: Threads) -> bytes:
         """Loads the one member of a configuration; returns its `MemberFacts` or a `LoadFailure`."""
         try:
+            torch.set_num_threads(threads.on(_cores()))
             with _recorded_warnings() as warnings:
                 self._lease: Lease = default_pool().acquire(config)
             member = self._lease.members[0]
@@ -158,6 +177,11 @@ class MemberActor:
     def watch(self) -> None:
         """Never returns: its result is there once the process is gone."""
         threading.Event().wait()
+
+
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _recorded_warnings(logging.Handler):

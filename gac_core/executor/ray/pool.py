@@ -14,6 +14,7 @@ from typing import Any
 
 from gac_core.config import EnsembleConfig
 from gac_core.executor.ray import cluster as connection
+from gac_core.executor.ray.actor import Threads
 from gac_core.executor.ray.cluster import Cluster
 from gac_core.executor.ray.placement import Placement, Reservation
 from gac_core.executor.ray.remote_member import RemoteMember
@@ -168,7 +169,8 @@ class RayPool:
             else:
                 # Another ensemble has just closed the one that was running.
                 place, bundle = Placement([member.called], [reservation]), 0
-            supervisor = MemberSupervisor(member.called, _alone(reservation.placed(member), config), place, bundle)
+            own, threads = _alone(reservation.placed(member), config), _threads(member, len(members))
+            supervisor = MemberSupervisor(member.called, own, threads, place, bundle)
             return _PooledActor(member, supervisor, config.deterministic)
 
         return [(key, partial(start, index)) for index, key in enumerate(keys)]
@@ -183,6 +185,12 @@ def _alone(member: MemberConfig, config: EnsembleConfig) -> EnsembleConfig:
         deterministic=config.deterministic,
         max_batch_size=config.max_batch_size,
     )
+
+
+def _threads(member: MemberConfig, members: int) -> Threads:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    number = max(1, round(member.num_cpus)) if member.num_cpus else int(given) if given.isdecimal() else None
+    return Threads(number or None, members)
 
 
 def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: bool, session: str) -> list[ActorKey]:

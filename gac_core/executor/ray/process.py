@@ -15,7 +15,7 @@ import ray
 from gac_core.config import EnsembleConfig
 from gac_core.errors import MemberError, MemberLostError, shorten
 from gac_core.executor.ray import cluster
-from gac_core.executor.ray.actor import LoadFailure, MemberActor, MemberFacts
+from gac_core.executor.ray.actor import LoadFailure, MemberActor, MemberFacts, Threads
 from gac_core.executor.ray.wire import decode, encode, split
 from gac_core.tokenization.vocabulary import AlignmentTable
 
@@ -54,14 +54,18 @@ class MemberProcess:
     Args:
         name: The member's name, for errors.
         config: The configuration that the actor loads, with this member alone.
+        threads: The threads that it uses on a CPU.
         options: Resources and place, as `Placement.options` returns them.
+        generation: Which process of the member it is, from 0.
 
     Attributes:
         facts: What the actor reported of the member; None until it is loaded.
-        generation: Which process of the member it is, from 0; set by the owner.
+        generation: As given.
     """
 
-    def __init__(self, name: str, config: EnsembleConfig, options: Mapping[str, Any], generation: int) -> None:
+    def __init__(
+        self, name: str, config: EnsembleConfig, threads: Threads, options: Mapping[str, Any], generation: int
+    ) -> None:
         self.name = name
         self.generation = generation
         self.facts: MemberFacts | None = None
@@ -73,7 +77,7 @@ class MemberProcess:
         environment = {"env_vars": {"RAY_max_direct_call_object_size": str(_INLINE_BYTES)}}
         placed = kind.options(max_restarts=0, max_task_retries=0, runtime_env=environment, **options)
         self._actor = placed.remote()
-        self._loaded = self._actor.load.remote(config)
+        self._loaded = self._actor.load.remote(config, threads)
         self._gone = self._actor.watch.options(concurrency_group="watch").remote()
 
     def wait_loaded(self, seconds: float) -> MemberFacts | LoadFailure | None:

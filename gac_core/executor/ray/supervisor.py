@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gac_core.config import EnsembleConfig
 from gac_core.errors import GaCError, MemberError, MemberLostError, ModelLoadError, shorten
 from gac_core.executor.ray import cluster
-from gac_core.executor.ray.actor import LoadFailure, MemberFacts
+from gac_core.executor.ray.actor import LoadFailure, MemberFacts, Threads
 from gac_core.executor.ray.placement import Placement
 from gac_core.executor.ray.process import MemberProcess
 
@@ -43,14 +43,16 @@ class MemberSupervisor:
     Args:
         name: The member's name.
         config: The configuration that the actor loads, with this member alone.
+        threads: The threads that it uses on a CPU.
         placement: Where it runs.
         index: Its bundle.
     """
 
-    def __init__(self, name: str, config: EnsembleConfig, placement: Placement, index: int) -> None:
+    def __init__(self, name: str, config: EnsembleConfig, threads: Threads, placement: Placement, index: int) -> None:
         self.name = name
         self.placement = placement
         self._config = config
+        self._threads = threads
         self._index = index
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -159,7 +161,7 @@ class MemberSupervisor:
             return _Started(None, ModelLoadError(self.name, "Ray was shut down in this process"))
         options = self.placement.options(self._index)
         try:
-            process = MemberProcess(self.name, self._config, options, self._generation)
+            process = MemberProcess(self.name, self._config, self._threads, options, self._generation)
         except Exception as error:
             return _Started(None, ModelLoadError(self.name, f"no actor can be created: {shorten(str(error))}"))
         self._generation += 1
