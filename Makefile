@@ -28,6 +28,7 @@ test-slow: install
 
 soak: install
 	PYTHONPATH=. $(BIN)/python tests/soak.py
+	PYTHONPATH=. $(BIN)/python tests/soak_ray.py
 
 lint: install
 	$(BIN)/ruff check .

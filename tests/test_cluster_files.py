@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import EMBEDDED, ROOT
+from typer.testing import CliRunner
 
 from gac_core import EnsembleConfig
+from gac_core.cli import app
 
 FOLDER = ROOT / "examples" / "cluster"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -92,6 +94,14 @@ def test_the_ports_of_the_readme_are_those_of_the_file():
     table = README.partition("## Ports")[2].partition("## When")[0]
     assert ports == {"6379", "6380", "6381", "10002", "10101"}
     assert all(port in table for port in ports)
+
+
+def test_the_readme_plans_with_options_that_there_are():
+    command = next(line.split() for line in README.splitlines() if line.lstrip().startswith("gac plan"))
+    options = command[command.index("--devices") :]
+    result = CliRunner().invoke(app, ["plan", *EMBEDDED[:2], *options], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert all(device in result.output for device in ("cuda:0", "cuda:1"))
 
 
 @pytest.mark.ray
