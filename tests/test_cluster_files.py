@@ -110,3 +110,4 @@ def test_two_nodes_answer_a_question():
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "The Velgin Bridge crosses the river in Borfen." in run.stdout
+    assert re.findall(r"^(\w+): ready on \S", run.stdout, flags=re.M) == ["ash", "cedar"]

@@ -44,7 +44,7 @@ def two_nodes() -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints the answer."""
+    """Prints the answer, and where each member runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-tokens", type=int, default=24)
     args = parser.parse_args()
@@ -56,6 +56,8 @@ def main() -> None:
         config = EnsembleConfig(members, executor="ray", ray_address=address, on_member_failure="drop")
         with Ensemble.from_config(config) as ensemble:
             print(ensemble.generate(MESSAGES, max_tokens=args.max_tokens).text)
+            for member in ensemble.health().members:
+                print(f"{member.name}: {member.state} on {member.where}")
 
 
 if __name__ == "__main__":
