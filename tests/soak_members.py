@@ -18,11 +18,13 @@ from conftest import EMBEDDED, tokenizer_of
 from faulty_folders import FaultyFolder, faulty_folder
 
 from gac_core import DroppedMember, Ensemble, EnsembleConfig, MemberConfig, MemberError
-from gac_core.events import Event, StepDone
+from gac_core.events import Event, MemberFailed, StepDone
 
 TOKENS = 48
 # Seconds: of one forward, after which it counts as hung; of an answer beyond that; until all members work again.
 FORWARD_TIMEOUT, ANSWER_TIMEOUT, RECOVERY_TIMEOUT = 3.0, 60.0, 180.0
+# Seconds after a failure until a request tries the member again, and what makes a step last until then.
+BACKOFF, PAUSE = 2.0, 0.5
 PROMPTS = ["The bridge stands in Halkus and", "one two three one two three one two", "1874 crowns, 14:15, " * 8]
 # The texts of random members are no text: the reference and this project cut invalid characters anew differently.
 COMMIT = "context-free"
@@ -129,7 +131,7 @@ class Soak:
     def __init__(self, parent: Path, address: str, policy: str) -> None:
         self.folders, self._plain = faulty_models(parent)
         self._texts: dict[tuple[Any, ...], tuple[list[bytes], bool]] = {}
-        self._pause = 0.0
+        self._slow, self._failed_at = False, 0.0
         # Set where the members are to be killed after so many steps.
         self._countdown: tuple[int, Sequence[int]] | None = None
         self._killed = False
@@ -143,7 +145,9 @@ class Soak:
         self._ensemble.close()
 
     def _on_event(self, event: Event) -> None:
-        """Between two steps: kills members, and makes requests last longer."""
+        """Between two steps: kills members, and lets steps last until those that failed are back."""
+        if isinstance(event, MemberFailed):
+            self._failed_at = time.monotonic()
         if not isinstance(event, StepDone) or not event.requests:
             return
         if self._countdown is not None:
@@ -153,15 +157,16 @@ class Soak:
                 for index in members:
                     os.kill(self.folders[index].alive()[-1], signal.SIGKILL)
                 self._killed = True
-        if self._pause:
-            time.sleep(self._pause)
+        failing = time.monotonic() < self._failed_at + BACKOFF or not self._ensemble.health().healthy
+        if self._slow and self._failed_at and failing:
+            time.sleep(PAUSE)
 
     def run(self, incident: Incident) -> Outcome:
         """Lets an incident happen while three requests run; returns what came of it."""
         self._runs += 1
         rng = random.Random(f"requests {self._runs}")
         self._killed = False
-        self._pause = 0.4 if incident.slow else 0.0
+        self._slow, self._failed_at = incident.slow, 0.0
         if incident.phase == "between":
             self._countdown = (incident.skip, incident.members)
         else:
@@ -177,7 +182,7 @@ class Soak:
         happened = self._killed
         if incident.phase != "between":
             happened = sum(self.folders[index].withdraw() for index in incident.members) > 0
-        self._countdown, self._pause = None, 0.0
+        self._countdown, self._slow = None, False
         recovery = self._recover()
         results = [self._result(answer, incident) for answer in answers]
         return Outcome(incident, happened, results, max(answer.seconds for answer in answers), recovery)
