@@ -161,8 +161,8 @@ class RequestStats:
         accepted: Draft tokens that were accepted.
         confidence: Mean of `TokenStats.confidence` over the steps, without forced tokens. None before the first step.
         agreement: Mean of `TokenStats.agreement` over the steps that combined several members. None without such steps.
-        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps, or if it is
-            None at one of them.
+        divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps, and where one
+            of them had no value.
         members: Work of each member, by name.
         left_out: By name, why a member was left out of the rest of the request: its vocabulary cannot encode some bytes
             of the text.
