@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import torch
+import pytest
 from conftest import EMBEDDED, LONG_PROMPT, pair
 
 from gac_core import Ensemble, EnsembleConfig, Grammar, MemberConfig, MemberError, MemberLostError
+from gac_core.decoding import absence
 from gac_core.engine.engines import Place
 from gac_core.engine.frontend import connect
 from gac_core.executor.local import LocalExecutor
 from gac_core.executor.local_member import MemberCall
-from gac_core.executor.messages import Answer, Failure
+from gac_core.executor.messages import Answer, Failure, TopDistributions
 from gac_core.model.member import Member
 
 FAULTS = ("raise", "memory", "nan", "lost", "hang", "restart")
@@ -89,10 +90,9 @@ class FaultyExecutor(LocalExecutor):
         free = self._free
 
         def run():
-            return [
-                spoiled(answer, fault)
-                for answer, fault in zip(member.forward(asks, prefill_seconds), faults, strict=True)
-            ]
+            answers = member.forward(asks, prefill_seconds)
+            spoil_kept(member, asks, faults)
+            return [spoiled(answer, fault) for answer, fault in zip(answers, faults, strict=True)]
 
         def work():
             if member.member.member_id in self._lost or "lost" in faults:
@@ -107,32 +107,41 @@ class FaultyExecutor(LocalExecutor):
         return thread, MemberCall(member, work, call._failed)
 
 
+def spoil_kept(member, asks, faults) -> None:
+    """Makes the distributions NaN that a compact evaluator keeps to be fetched."""
+    for ask, fault in zip(asks, faults, strict=True):
+        if fault == "nan":
+            for row in member.evaluator._kept.get(ask.chunk.request_id, {}).values():
+                row.mul_(float("nan"))
+
+
 def spoiled(answer: Answer, fault: str | None) -> Answer:
     """An answer as a fault leaves it."""
     if fault == "raise":
         return replace(answer, result=Failure(RuntimeError("a kernel failed")))
     if fault == "memory":
         return replace(answer, result=Failure(RuntimeError("CUDA out of memory")))
-    if fault == "nan" and isinstance(answer.result, torch.Tensor):
-        certainty = None if answer.certainty is None else answer.certainty * float("nan")
-        return replace(answer, result=answer.result * float("nan"), certainty=certainty)
+    if fault == "nan" and answer.result is not None and not isinstance(answer.result, Failure):
+        nan, result = float("nan"), answer.result
+        certainty = None if answer.certainty is None else answer.certainty * nan
+        if isinstance(result, TopDistributions):
+            spoilt = {name: getattr(result, name) * nan for name in ("probs", "totals", "rest")}
+            return replace(answer, result=replace(result, **spoilt), certainty=certainty)
+        return replace(answer, result=result * nan, certainty=certainty)
     return answer
 
 
 @contextmanager
-def faulty_ensemble(models=None, **settings):
-    """An ensemble, of the embedded members unless others are given, and its `FaultyExecutor`."""
+def faulty_ensemble(compact=False, **settings):
+    """An ensemble of the embedded members, in fp32, and its `FaultyExecutor`."""
     executors: list[FaultyExecutor] = []
 
     def new_executor(listener):
-        executors.append(FaultyExecutor(listener=listener))
+        executors.append(FaultyExecutor(compact=compact, listener=listener))
         return executors[-1]
 
-    names = [f"m{index}" for index in range(len(models or EMBEDDED))]
-    members = [
-        Member.from_model(*given, name)
-        for given, name in zip(models or [pair(folder) for folder in EMBEDDED], names, strict=True)
-    ]
+    names = [f"m{index}" for index in range(len(EMBEDDED))]
+    members = [Member.from_model(*pair(folder), name) for folder, name in zip(EMBEDDED, names, strict=True)]
     config = EnsembleConfig(tuple(MemberConfig(name) for name in names), **settings)
     ensemble = Ensemble.__new__(Ensemble)
     ensemble._attach(connect(members, config, place=Place("faulty", new_executor)))
@@ -171,7 +180,7 @@ def fail_at(one, executor, name, count, fault="raise", until=None):
     executor.absent = lambda asked: asked == name and bool(done) and (until is None or written() < until)
 
 
-def healed(executor) -> None:
+def healed(executor: FaultyExecutor) -> None:
     """Ends a script."""
     executor.script = lambda name, request_id: None
     executor.absent = lambda name: False
@@ -234,12 +243,20 @@ class FaultReport:
     hung: list[object] = field(default_factory=list)
 
 
-def random_faults(seed: int, least: int) -> FaultReport:
-    """Runs batches of requests during random faults until there were enough, and compares every text with its twin."""
-    rng, report = random.Random(seed), FaultReport()
-    with faulty_ensemble(on_member_failure="drop", forward_timeout=1.0) as (one, executor):
-        while report.faults < least:
-            _one_batch(rng, report, one, executor)
+def random_faults(seed: int, least: int, compact: bool = False) -> FaultReport:
+    """Runs batches of requests during random faults, and compares every text with its twin.
+
+    Args:
+        seed: Seed of the batches and faults.
+        least: How many faults there are at least; each kind occurs.
+        compact: As in `LocalExecutor`.
+    """
+    rng, report, due = random.Random(seed), FaultReport(), list(FAULTS)
+    faulty = faulty_ensemble(compact, on_member_failure="drop", forward_timeout=1.0)
+    with pytest.MonkeyPatch.context() as patch, faulty as (one, executor):
+        patch.setattr(absence, "REJOIN_PAUSE", 0.0)
+        while report.faults < least or due:
+            _one_batch(rng, report, one, executor, due)
     return report
 
 
@@ -247,7 +264,7 @@ GRAMMAR = Grammar.regex("[a-z ]{30}")
 PROMPTS = [LONG_PROMPT, "Where is bridge 1", "Who", "1874 crowns, 14:15", "one two one two one two"]
 
 
-def _one_batch(rng: random.Random, report: FaultReport, one, executor) -> None:
+def _one_batch(rng: random.Random, report: FaultReport, one, executor, due: list[str]) -> None:
     asked = [
         {
             "prompt": rng.choice(PROMPTS),
@@ -264,7 +281,9 @@ def _one_batch(rng: random.Random, report: FaultReport, one, executor) -> None:
     weights = [6, 3, 6, 3, 0.15, 6]
 
     def script(name, request_id):
-        return rng.choices(FAULTS, weights)[0] if rng.random() < 0.12 else None
+        if rng.random() > 0.12:
+            return None
+        return due.pop() if due else rng.choices(FAULTS, weights)[0]
 
     executor.given.clear()
     executor.script, executor.restore_after = script, rng.randrange(1, 6)

@@ -1,7 +1,8 @@
 """Random inputs of every kind, each answered by a process of its own that may neither die nor take long.
 
 Each input must come to a right answer or to a `GaCError` of a bounded length. ``python tests/soak.py --count 10000``
-prints a table; `test_soak.py` runs a few of them.
+prints a table; `test_soak.py` runs a few of them. Then members fail at random points (`faulty.random_faults`), and every
+text must be that of the members that were left.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from faulty import random_faults
 from soak_inputs import (
     LONGEST_ERROR,
     MODELS,
@@ -159,10 +161,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds for each")
+    parser.add_argument("--faults", type=int, default=2_000, help="faults of members")
     asked = parser.parse_args()
     outcomes = run(range(asked.first, asked.first + asked.count), asked.limit)
     print(report(outcomes))
-    sys.exit(any(outcome.kind not in ("answered", "refused") for outcome in outcomes.values()))
+    failed = any(outcome.kind not in ("answered", "refused") for outcome in outcomes.values())
+    for compact in (False, True) if asked.faults else ():
+        faults = random_faults(asked.first, asked.faults // 2, compact)
+        print(faults)
+        failed = failed or bool(faults.wrong or faults.hung)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

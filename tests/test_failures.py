@@ -270,10 +270,30 @@ def test_a_gate_that_must_live():
         healed(executor)
 
 
-def test_random_faults():
-    report = random_faults(seed=1, least=200)
-    assert report.faults >= 200
+def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_members, monkeypatch):
+    one, _ = dropping
+    member = one._input_processor._members[1]
+    commit, left = member.commit, [3]
+
+    def failing_commit(text, data, own):
+        left[0] -= 1
+        if not left[0]:
+            raise RuntimeError("a tokenizer failed")
+        commit(text, data, own=own)
+
+    monkeypatch.setitem(vars(member), "commit", failing_commit)
+    output = one.generate(PROMPT, drafts=False, **GREEDY)
+    assert [(each.member, each.at_token, each.rejoined_at) for each in output.stats.dropped] == [("m1", 3, None)]
+    tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output))
+    assert list(output.tokens) == tokens
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_random_faults(compact):
+    report = random_faults(seed=1, least=100, compact=compact)
+    assert report.faults >= 100
     assert report.wrong == []
     assert report.hung == []
     assert report.kinds == set(FAULTS)
+    assert report.dropped > report.rejoined > 0
     assert report.drafted > 0
