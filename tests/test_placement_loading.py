@@ -10,13 +10,17 @@ import threading
 
 import pytest
 import torch
+from accelerate.utils.modeling import check_device_map
 from chunks import IDS, logits
 from conftest import EMBEDDED, QUESTION
 from pooled import config, model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import ConfigError, Ensemble, MemberConfig, ModelPool, PlacementError
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.needs import Workload, member_need
 from gac_core.model.placing import place_members
+from gac_core.placement.values import Device
 
 # ---- members of a pool
 
@@ -181,3 +185,48 @@ def test_a_plan_of_the_files_is_the_plan_of_the_pool(tmp_path):
     read = type(written).from_yaml(tmp_path / "e.yaml")
     assert read == written
     assert json.dumps(read.devices) == json.dumps(DEVICES)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs of so many bytes; nothing can be loaded on them."""
+
+    def have(size: int) -> None:
+        monkeypatch.setattr("gac_core.model.placing.default_devices", lambda: ("cuda:0", "cuda:1"))
+        monkeypatch.setattr(
+            "gac_core.model.placing.local_devices", lambda names: [Device(name, size, size) for name in names]
+        )
+        monkeypatch.setattr("gac_core.model.places.unusable", lambda device: None)
+
+    return have
+
+
+def test_all_gpus_are_used_by_default(gpus):
+    gpus(2**40)
+    placed = place_members(config(*EMBEDDED, MemberConfig(EMBEDDED[0], name="same", dtype="float32")), [])
+    keys = [member.key.model.weights for member in placed]
+    assert {key.device for key in keys} == {"cuda:0", "cuda:1"}
+    assert keys[0] == keys[3]
+    assert [member.checkpoint.device for member in placed] == [key.device for key in keys]
+    later = place_members(config(EMBEDDED[0]), [placed[0].key.model])
+    assert later[0].key.model == placed[0].key.model
+    assert later[0].checkpoint is None
+
+
+def test_a_member_that_is_too_large_for_a_gpu_is_divided_over_two(gpus):
+    settings = {"max_batch_size": 1, "prefill_tokens": 16, "cache_gib": 0}
+    need = member_need(
+        Checkpoint.find(MemberConfig(EMBEDDED[0], dtype="float32")), "ash", Workload(0, 16, max_batch_size=1)
+    )
+    gpus(int((need.activations + 0.7 * need.weights) / 0.95))
+    (placed,) = place_members(config(EMBEDDED[0], **settings), [])
+    device_map = placed.checkpoint.config.device_map
+    assert set(device_map.values()) == {"cuda:0", "cuda:1"}
+    assert placed.key.model.weights.devices == {"cuda:0", "cuda:1"}
+    # accelerate accepts it for the model, and a model loads with it where all devices are this one.
+    check_device_map(AutoModelForCausalLM.from_pretrained(EMBEDDED[0]), device_map)
+    mapped = MemberConfig(EMBEDDED[0], dtype="float32", device_map=dict.fromkeys(device_map, "cpu"))
+    pool = ModelPool()
+    with pool.acquire(config(mapped)) as divided, pool.acquire(config(EMBEDDED[0], devices=["cpu:0"])) as one:
+        assert model_of(divided.members[0]) is not model_of(one.members[0])
+        torch.testing.assert_close(logits(divided.members[0], IDS), logits(one.members[0], IDS))
