@@ -126,22 +126,25 @@ def test_members_on_one_device_compute_one_after_another():
 
 
 def test_a_tokenizer_is_loaded_while_another_member_reads_its_weights(monkeypatch):
-    """The weights of one member wait until the tokenizer of the other is about to be read."""
+    """The first member's weights and the second one's tokenizer wait for each other."""
     met = threading.Barrier(2, timeout=60)
     load_tokenizer, load_weights = AutoTokenizer.from_pretrained, AutoModelForCausalLM.from_pretrained
+    tokenizers, weights = [], []
 
     def tokenizer(*given, **named):
-        if "birch" in str(named["pretrained_model_name_or_path"]):
+        tokenizers.append(named)
+        if len(tokenizers) == 2:
             met.wait()
         return load_tokenizer(*given, **named)
 
-    def weights(*given, **named):
-        if "birch" not in str(named["pretrained_model_name_or_path"]):
+    def model(*given, **named):
+        weights.append(named)
+        if len(weights) == 1:
             met.wait()
         return load_weights(*given, **named)
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", tokenizer)
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", weights)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", model)
     ModelPool().acquire(config(*EMBEDDED[:2])).close()
     assert not met.broken
 
@@ -213,7 +216,7 @@ def test_all_gpus_are_used_by_default(gpus):
     assert later[0].checkpoint is None
 
 
-def test_a_member_that_is_too_large_for_a_gpu_is_divided_over_two(gpus):
+def test_a_member_that_is_too_large_for_a_gpu_is_divided_over_two(gpus, monkeypatch):
     settings = {"max_batch_size": 1, "prefill_tokens": 16, "cache_gib": 0}
     need = member_need(
         Checkpoint.find(MemberConfig(EMBEDDED[0], dtype="float32")), "ash", Workload(0, 16, max_batch_size=1)
@@ -223,6 +226,7 @@ def test_a_member_that_is_too_large_for_a_gpu_is_divided_over_two(gpus):
     device_map = placed.checkpoint.config.device_map
     assert set(device_map.values()) == {"cuda:0", "cuda:1"}
     assert placed.key.model.weights.devices == {"cuda:0", "cuda:1"}
+    monkeypatch.undo()
     # accelerate accepts it for the model, and a model loads with it where all devices are this one.
     check_device_map(AutoModelForCausalLM.from_pretrained(EMBEDDED[0]), device_map)
     mapped = MemberConfig(EMBEDDED[0], dtype="float32", device_map=dict.fromkeys(device_map, "cpu"))
