@@ -141,7 +141,7 @@ def completely():
         yield [[ensemble.generate(prompt, max_tokens=TOKENS, **asked) for prompt in PROMPTS] for asked in ASKED]
 
 
-@pytest.mark.parametrize("k", [1, 4, 20, 5000])
+@pytest.mark.parametrize("k", [1, 20, 5000])
 @pytest.mark.parametrize("drafts", [[], ["lookup", "ahead"]])
 def test_an_ensemble_writes_the_same_from_the_most_probable_tokens(completely, k, drafts):
     with compactly(k), random_members(drafts=drafts) as ensemble:
@@ -159,7 +159,7 @@ def test_an_ensemble_writes_the_same_from_the_most_probable_tokens(completely, k
         assert (drafted > 0) == bool(drafts)
         counts = counts_of(ensemble)
     assert counts["at once"] > 100
-    if k <= 4:
+    if k == 1:
         assert min(counts["values"], counts["whole"]) > 10
     if k == 5000:
         assert counts["at once"] > 0.99 * counts.total()
