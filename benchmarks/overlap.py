@@ -4,6 +4,9 @@ Run by ``python -m benchmarks.overlap`` on Linux, with the models in the folder 
 CPU (``cpu:0``, ``cpu:1``) is a thread, which is pinned to a core of its own; torch computes with one thread in each.
 All configurations generate the same number of tokens in turn, several times, without drafts. A figure is the median
 over the turns of milliseconds per token, with the smallest and the largest; ratios are formed within a turn.
+
+The last column does not depend on what else the machine runs: the CPU time of the process, of which only the slowest
+member's forwards count where members are on devices of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,44 +32,56 @@ PROMPT = "Write a short story about a lighthouse keeper who finds a map."
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A configuration to measure.
+class Turn:
+    """One answer.
 
     Attributes:
-        name: What it is called in the table.
-        ensemble: The ensemble.
+        wall: Seconds per token.
+        path: CPU seconds per token on the longest path.
     """
 
-    name: str
-    ensemble: Ensemble
+    wall: float
+    path: float
 
 
-class Pinned:
-    """Pins the threads that run a model's forwards to one core.
+class Setup:
+    """A configuration to measure. The threads that run its forwards are pinned, each to the core of its device.
 
     Args:
-        ensemble: The ensemble whose members run in these threads.
+        name: What it is called in the table.
+        ensemble: The ensemble.
         cores: One core per device name.
     """
 
-    def __init__(self, ensemble: Ensemble, cores: dict[str, int]) -> None:
-        self._done = threading.local()
+    def __init__(self, name: str, ensemble: Ensemble, cores: dict[str, int]) -> None:
+        self.name = name
+        self._ensemble = ensemble
+        self._local = threading.local()
+        # CPU seconds in forwards, by device.
+        self._spent: dict[str, float] = {}
         for member in ensemble._members:
-            core = cores.get(str(member.device), min(cores.values()))
+            device = str(member.device)
+            model: Any = member._runner._model
+            model.register_forward_pre_hook(partial(self._enter, cores[device]))
+            model.register_forward_hook(partial(self._leave, device))
 
-            def pin(*_: Any, core: int = core) -> None:
-                if getattr(self._done, "core", None) != core:
-                    os.sched_setaffinity(0, {core})
-                    self._done.core = core
+    def _enter(self, core: int, *_: Any) -> None:
+        if getattr(self._local, "core", None) != core:
+            os.sched_setaffinity(0, {core})
+            self._local.core = core
+        self._local.began = time.thread_time()
 
-            member._runner._model.register_forward_pre_hook(pin)
+    def _leave(self, device: str, *_: Any) -> None:
+        self._spent[device] = self._spent.get(device, 0.0) + time.thread_time() - self._local.began
 
-
-def seconds(ensemble: Ensemble, tokens: int) -> float:
-    """Seconds per token of one answer."""
-    began = time.perf_counter()
-    output = ensemble.generate(PROMPT, max_tokens=tokens, drafts=False)
-    return (time.perf_counter() - began) / max(1, output.usage.completion_tokens)
+    def run(self, tokens: int) -> Turn:
+        """Generates one answer."""
+        self._spent = {}
+        cpu, wall = time.process_time(), time.perf_counter()
+        output = self._ensemble.generate(PROMPT, max_tokens=tokens, drafts=False)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        count = max(1, output.usage.completion_tokens)
+        return Turn(wall / count, (cpu - sum(self._spent.values()) + max(self._spent.values())) / count)
 
 
 def shown(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
@@ -78,18 +94,16 @@ def setups(names: Sequence[str], dtype: str, cores: Sequence[int]) -> list[Setup
     """Each member alone, all on one device, and each on a device of its own."""
     devices = [f"cpu:{index}" for index in range(len(names))]
     places = dict(zip(devices, cores, strict=False))
-    settings: dict[str, Any] = {"dtype": dtype, "progress": False}
-    made = [
-        Setup(name, Ensemble.load([REAL / name], device=device, **settings))
-        for name, device in zip(names, devices, strict=True)
-    ]
     folders = [REAL / name for name in names]
-    made.append(Setup("together, one device", Ensemble.load(folders, device=devices[0], **settings)))
+    settings: dict[str, Any] = {"dtype": dtype, "progress": False}
+    loaded = {
+        name: Ensemble.load([folder], device=device, **settings)
+        for name, folder, device in zip(names, folders, devices, strict=True)
+    }
+    loaded["together, one device"] = Ensemble.load(folders, device=devices[0], **settings)
     own = [{"model": str(folder), "device": device} for folder, device in zip(folders, devices, strict=True)]
-    made.append(Setup("together, own devices", Ensemble.load(own, **settings)))
-    for setup in made:
-        Pinned(setup.ensemble, places)
-    return made
+    loaded["together, own devices"] = Ensemble.load(own, **settings)
+    return [Setup(name, ensemble, places) for name, ensemble in loaded.items()]
 
 
 def main() -> None:
@@ -106,18 +120,22 @@ def main() -> None:
     torch.set_num_threads(1)
     made = setups(args.models, args.dtype, cores)
     for setup in made:
-        seconds(setup.ensemble, args.tokens)
-    turns = [{setup.name: seconds(setup.ensemble, args.tokens) for setup in made} for _ in range(args.repeats)]
-    sums = [sum(turn[name] for name in args.models) for turn in turns]
-    slowest = [max(turn[name] for name in args.models) for turn in turns]
-    table = Table("configuration", "ms per token", "of the sum of members alone", "of the slowest member alone")
+        setup.run(args.tokens)
+    turns = [{setup.name: setup.run(args.tokens) for setup in made} for _ in range(args.repeats)]
+    sums = [sum(turn[name].wall for name in args.models) for turn in turns]
+    slowest = [max(turn[name].wall for name in args.models) for turn in turns]
+    table = Table(
+        *("configuration", "ms per token", "of the sum of members alone", "of the slowest member alone"),
+        "CPU ms per token, longest path",
+    )
     for setup in made:
         own = [turn[setup.name] for turn in turns]
-        of_sum = [value / total for value, total in zip(own, sums, strict=True)]
-        of_slowest = [value / most for value, most in zip(own, slowest, strict=True)]
-        table.add_row(setup.name, shown(own, 1000, 1), shown(of_sum), shown(of_slowest))
+        of_sum = [turn.wall / total for turn, total in zip(own, sums, strict=True)]
+        of_slowest = [turn.wall / most for turn, most in zip(own, slowest, strict=True)]
+        wall, path = [turn.wall for turn in own], [turn.path for turn in own]
+        table.add_row(setup.name, shown(wall, 1000, 1), shown(of_sum), shown(of_slowest), shown(path, 1000, 1))
     print(f"{args.dtype}, {args.tokens} tokens, {args.repeats} turns, cores {cores}, load {os.getloadavg()[0]:.1f}")
-    Console(width=120).print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":
