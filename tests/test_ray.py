@@ -118,11 +118,35 @@ def test_chat_templates_are_those_of_this_process(ray_nodes):
         same(remote, local, QUESTION, max_tokens=12)
 
 
+def test_the_same_cluster_has_several_addresses(ray_nodes, remote):
+    port = ray_nodes.address.rpartition(":")[2]
+    for address in ("auto", f"127.0.0.1:{port}", f"localhost:{port}"):
+        with Ensemble.from_config(replace(remote.config, ray_address=address)) as view:
+            assert member_ids(view) == member_ids(remote)
+
+
 def test_addresses_that_cannot_be_used_are_named(ray_nodes, remote):
     with pytest.raises(
         ConfigError, match=r"ray_address='10.0.0.9:1234', but this process is connected with the Ray at"
     ):
         Ensemble.load(PAIR, executor="ray", ray_address="10.0.0.9:1234")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (
+            "127.0.0.1:1",
+            r"Ray cannot be reached \(ray_address='127.0.0.1:1'\): ConnectionRefusedError.*ray start --head",
+        ),
+        ("ray://127.0.0.1:10001", r"one of Ray's client server.*give the address of its head"),
+    ],
+)
+def test_addresses_without_a_cluster_are_named(address, reason):
+    from gac_core.executor.ray.cluster import _initialise
+
+    with pytest.raises(ConfigError, match=reason):
+        _initialise(address)
 
 
 def test_a_forked_process_cannot_use_the_ray_of_its_parent(ray_nodes, remote):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ OBJECT_STORE_BYTES = 2**28
 
 EXIT_SECONDS = 5.0
 """How long the exit of Python waits for Ray to be shut down by another thread."""
+
+REACH_SECONDS = 10.0
+"""How long to wait for an answer from an address."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class _Connections:
         self._count = 0
         # Whether the first connection initialised Ray, and whether it started one.
         self._initialised = self._started = False
+        # The address that the first connection used.
+        self._address: str | None = None
         self.ended = False
 
     def end(self) -> None:
@@ -100,10 +106,11 @@ class _Connections:
         with self._lock:
             if ray.is_initialized():
                 _check_process()
-                _check_address(address)
+                if address != self._address:
+                    _check_address(address)
             else:
                 self._started = _initialise(address)
-                self._initialised = True
+                self._initialised, self._address = True, address
             self._count += 1
             return self._started
 
@@ -113,6 +120,7 @@ class _Connections:
             if self._count or not self._initialised:
                 return
             self._initialised = self._started = False
+            self._address = None
             if usable():
                 ray.shutdown()
 
@@ -156,6 +164,8 @@ def _initialise(address: str | None) -> bool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
+        if ":" in options["address"]:
+            _reach(options["address"])
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:
         remedy = "check its logs in /tmp/ray" if start else "start it with 'ray start --head', or check the address"
@@ -166,6 +176,12 @@ def _initialise(address: str | None) -> bool:
         ) from error
     _owner = os.getpid()
     return start
+
+
+def _reach(address: str) -> None:
+    """Raises an `OSError` if nothing listens at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port) if port.isdecimal() else 0), REACH_SECONDS).close()
 
 
 def _check_process() -> None:
@@ -179,8 +195,19 @@ def _check_process() -> None:
 def _check_address(address: str | None) -> None:
     """Raises if Ray is connected with another cluster than an ensemble names."""
     used = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", "local", used):
+    if address not in (None, "auto", "local") and _resolved(address) != _resolved(used):
         raise ConfigError(
             f"ray_address={quote(address)}, but this process is connected with the Ray at {used}; leave ray_address "
             "out, or call ray.shutdown() before"
         )
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    """The IP address and the port of an address; this machine has the same one under all names."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.gethostbyname(host)
+    except OSError:
+        return host, port
+    here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return here if found.startswith("127.") else found, port
