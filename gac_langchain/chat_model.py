@@ -102,7 +102,8 @@ class ChatGaC(ConfiguredChat):
         ``finish_reason``, ``model_name``, ``logprobs`` if requested, and under ``gac`` the settings in force
         (`gac_core.EffectiveSettings`), the means of ``confidence``, ``agreement`` and ``divergence`` over the answer
         (for each token with ``token_stats=True``), the steps, the share of them that was ensembled, drafted and
-        accepted tokens, and the work of each member (`gac_core.RequestStats`). Token counts are in ``usage_metadata``.
+        accepted tokens, members that failed (``dropped``), and the work of each member (`gac_core.RequestStats`).
+        Token counts are in ``usage_metadata``.
     """
 
     @property

@@ -31,7 +31,7 @@ class FaultyExecutor(LocalExecutor):
     """A `LocalExecutor` some of whose forwards fail.
 
     Attributes:
-        script: Given a member's name and a request's id, returns which fault its next forward has; None: none.
+        script: Given a member's name and a request's id, returns which fault its next forward or fetch has; None: none.
         absent: Given a member's name, whether it counts as not alive although it could compute.
         given: The faults so far.
         restore_after: Steps after which `restore` is called, again and again; None: never.
@@ -103,6 +103,23 @@ class FaultyExecutor(LocalExecutor):
             if "restart" in faults:
                 self._restarted.add(member.member.member_id)
             return run()
+
+        return thread, MemberCall(member, work, call._failed)
+
+    def _fetch(self, member, wanted):
+        thread, call = super()._fetch(member, wanted)
+        faults = [self.script(member.member.name, each.request_id) for each in wanted]
+        self.given += [fault for fault in faults if fault is not None]
+
+        def work():
+            if member.member.member_id in self._lost or "lost" in faults:
+                self._lost.add(member.member.member_id)
+                return [Failure(MemberLostError(member.member.name, "its process is gone")) for _ in wanted]
+            fetched = member.evaluator.fetch(wanted)
+            return [
+                result if fault is None else Failure(RuntimeError("a fetch failed"), "fetching probabilities")
+                for result, fault in zip(fetched, faults, strict=True)
+            ]
 
         return thread, MemberCall(member, work, call._failed)
 

@@ -14,6 +14,8 @@ from holding import idle, soon
 from gac_core import Grammar, MemberError, as_metadata
 from gac_core.decoding import absence
 from gac_core.decoding.request import Absence
+from gac_langchain import ChatGaC
+from gac_llamaindex import GaCLLM as IndexLLM
 
 PROMPT = LONG_PROMPT
 PROMPTS = [PROMPT, "Where is bridge 1", "Who", "1874 crowns, 14:15"]
@@ -286,6 +288,40 @@ def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_
     assert [(each.member, each.at_token, each.rejoined_at) for each in output.stats.dropped] == [("m1", 3, None)]
     tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output))
     assert list(output.tokens) == tokens
+
+
+def test_a_fetch_that_fails_is_its_members_failure(plain_members):
+    with faulty_ensemble(compact=True, on_member_failure="drop") as (one, executor):
+        fetched = []
+        fetch = executor._fetch
+
+        def counted(member, wanted):
+            fetched.append(member.member.name)
+            executor.script = lambda name, request_id: "raise" if name == fetched[0] and len(fetched) == 1 else None
+            return fetch(member, wanted)
+
+        executor._fetch = counted
+        executor.absent = lambda name: bool(fetched) and name == fetched[0]
+        output = one.generate("Who", **GREEDY)
+        healed(executor)
+        (dropped,) = output.stats.dropped
+        assert dropped.member == fetched[0]
+        assert "a fetch failed" in dropped.reason
+        tokens, _ = reference.generate(plain_members, "Who", 24, absent=absent_by(output))
+        assert list(output.tokens) == tokens
+
+
+def test_answers_of_both_wrappers_say_which_members_failed(dropping):
+    one, executor = dropping
+    for ask in (
+        lambda: ChatGaC(ensemble=one, max_tokens=4).invoke("Who").response_metadata,
+        lambda: IndexLLM(ensemble=one, max_tokens=4).complete("Who").raw,
+    ):
+        fail_at(one, executor, "m1", 0)
+        (dropped,) = ask()["gac"]["dropped"]
+        healed(executor)
+        assert (dropped["member"], dropped["at_token"], dropped["rejoined_at"]) == ("m1", 0, None)
+        assert "a kernel failed" in dropped["reason"]
 
 
 @pytest.mark.parametrize("compact", [False, True])
