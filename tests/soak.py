@@ -1,7 +1,7 @@
 """Random inputs of every kind, each answered by a process of its own that may neither die nor take long.
 
 Each input must come to a right answer or to a `GaCError` of a bounded length. ``python tests/soak.py --count 10000``
-prints a table; `test_soak.py` runs a few of them. Then members fail at random points (`faulty.random_faults`), and each
+prints a table; `test_soak.py` runs a few of them. Then members fail at random points (`random_faults.py`), and each
 text must be that of the members that were left.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from faulty import random_faults
+from random_faults import random_faults
 from soak_inputs import (
     LONGEST_ERROR,
     MODELS,

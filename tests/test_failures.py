@@ -8,10 +8,11 @@ import time
 import pytest
 import reference
 from conftest import LONG_PROMPT
-from faulty import FAULTS, absent_by, fail_at, faulty_ensemble, healed, random_faults, requests_of, twin
+from faulty import FAULTS, absent_by, fail_at, faulty_ensemble, healed, requests_of, twin
 from holding import idle, soon
+from random_faults import random_faults
 
-from gac_core import Grammar, MemberError, as_metadata
+from gac_core import Grammar, as_metadata
 from gac_core.decoding import absence
 from gac_core.decoding.request import Absence
 from gac_langchain import ChatGaC
@@ -218,58 +219,6 @@ def test_pauses_before_a_return_double(dropping, monkeypatch):
     one.generate(PROMPT, **GREEDY)
     healed(executor)
     assert [round(each / 100) for each in until] == [1, 2, 4]
-
-
-# ---- where a request fails
-
-
-def failing(one, executor, prompt=PROMPT, **asked):
-    with pytest.raises(MemberError) as caught:
-        one.generate(prompt, **{**GREEDY, **asked})
-    healed(executor)
-    assert idle(one)
-    return caught.value
-
-
-def test_all_members_fail(dropping):
-    one, executor = dropping
-    executor.script = lambda name, request_id: "raise"
-    executor.absent = lambda name: True
-    error = failing(one, executor)
-    assert error.member == "m2"
-    assert "a kernel failed" in str(error)
-
-
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "restart"])
-def test_without_the_policy_the_request_fails_and_nothing_else(fault):
-    with faulty_ensemble(forward_timeout=0.7) as (one, executor):
-        want = [output.tokens for output in one.generate_batch(PROMPTS, **GREEDY)]
-        fail_at(one, executor, "m1", 2, fault)
-        error = failing(one, executor)
-        assert error.member == "m1"
-        assert error.request_id
-        assert soon(lambda: executor.refresh() or one.health().healthy)
-        assert [output.tokens for output in one.generate_batch(PROMPTS, **GREEDY)] == want
-
-
-def test_too_few_members_are_left():
-    with faulty_ensemble(on_member_failure="drop", min_members=2) as (one, executor):
-        executor.script = lambda name, request_id: "raise" if name == "m2" else None
-        executor.absent = lambda name: True
-        assert [each.member for each in one.generate(PROMPT, **GREEDY).stats.dropped] == ["m2"]
-        executor.script = lambda name, request_id: "raise" if name != "m1" else None
-        assert failing(one, executor).member == "m2"
-
-
-def test_a_gate_that_must_live():
-    with faulty_ensemble(on_member_failure="drop", gate_must_live=True, gate="m1") as (one, executor):
-        executor.script = lambda name, request_id: "raise" if name == "m1" else None
-        assert one.generate(PROMPT, max_tokens=4).stats.dropped[0].member == "m1"
-        executor.script = lambda name, request_id: "raise" if name == "m1" else None
-        assert failing(one, executor, threshold=0.5).member == "m1"
-        executor.script = lambda name, request_id: "raise" if name == "m2" else None
-        assert one.generate(PROMPT, max_tokens=4, threshold=1.0).stats.dropped[0].member == "m2"
-        healed(executor)
 
 
 def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_members, monkeypatch):
