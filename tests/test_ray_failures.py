@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,23 @@ def test_a_lost_node_fails_its_member_until_it_is_back(ray_nodes):
             ensemble.generate("In which town", **ASKED)
         ray_nodes.cluster.add_node(num_cpus=1, object_store_memory=2**27, resources={"extra": 1})
         restarted(ensemble, 1, 1)
+        assert ensemble.generate("In which town", **ASKED).text == wanted
+
+
+@pytest.mark.slow
+def test_a_member_is_not_started_again_from_other_files(ray_nodes, tmp_path):
+    folder = tmp_path / "member"
+    shutil.copytree(PAIR[0], folder)
+    with ray_nodes.load([str(folder)]) as ensemble:
+        wanted = ensemble.generate("In which town", **ASKED).text
+        shutil.copytree(PAIR[1], folder, dirs_exist_ok=True)
+        os.kill(pid_of(ensemble, 0), signal.SIGKILL)
+        wait_for(lambda: ensemble.health().members[0].state == "lost")
+        assert "its files on node" in ensemble.health().members[0].reason
+        with pytest.raises(MemberLostError, match="member 'member' failed"):
+            ensemble.generate("In which town", **ASKED)
+        shutil.copytree(PAIR[0], folder, dirs_exist_ok=True)
+        wait_for(lambda: ensemble.health().healthy, 60)
         assert ensemble.generate("In which town", **ASKED).text == wanted
 
 
