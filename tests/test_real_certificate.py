@@ -22,18 +22,21 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(("names", "threshold"), [(("smollm2", "qwen"), None), (("smollm2", "qwen", "gemma3"), 0.6)])
-def test_real_members_write_the_same_from_their_most_probable_tokens(real, names, threshold, capsys):
+@pytest.mark.parametrize(
+    ("names", "threshold", "prompts"),
+    [(("smollm2", "qwen"), None, PROMPTS + MORE), (("smollm2", "qwen", "gemma3"), 0.6, MORE[:6])],
+)
+def test_real_members_write_the_same_from_their_most_probable_tokens(real, names, threshold, prompts, capsys):
     asked = {"max_tokens": 24, "threshold": threshold, "drafts": False}
     with real.ensemble(*names) as ensemble:
-        full = ensemble.generate_batch(PROMPTS + MORE, **asked)
+        full = ensemble.generate_batch(prompts, **asked)
     with compactly(), real.ensemble(*names) as ensemble:
-        short = ensemble.generate_batch(PROMPTS + MORE, **asked)
+        short = ensemble.generate_batch(prompts, **asked)
         counts = counts_of(ensemble)
     for one, other in zip(short, full, strict=True):
         assert_same(one, other)
     steps = counts.total()
-    assert steps > 300
+    assert steps > 10 * len(prompts)
     with capsys.disabled():
         shares = ", ".join(f"{how} {counts[how] / steps:.1%}" for how in ("at once", "values", "whole"))
         print(f"\n{' + '.join(names)}, threshold {threshold}: {steps} tokens proven {shares}")
