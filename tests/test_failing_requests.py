@@ -33,7 +33,7 @@ def test_all_members_fail():
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "restart"])
 def test_without_the_policy_the_request_fails_and_nothing_else(fault):
-    with faulty_ensemble(forward_timeout=0.7) as (one, executor):
+    with faulty_ensemble(forward_timeout=2.0) as (one, executor):
         want = [output.tokens for output in one.generate_batch(PROMPTS, **GREEDY)]
         fail_at(one, executor, "m1", 2, fault)
         error = failing(one, executor)

@@ -32,7 +32,7 @@ def no_pauses(monkeypatch):
 
 @pytest.fixture(scope="module")
 def dropping():
-    with faulty_ensemble(on_member_failure="drop", forward_timeout=0.7) as (one, executor):
+    with faulty_ensemble(on_member_failure="drop", forward_timeout=2.0) as (one, executor):
         one.generate(PROMPT, max_tokens=4)
         yield one, executor
         assert idle(one)
