@@ -45,7 +45,7 @@ def pid_of(ensemble: Ensemble, place: int) -> int:
     return supervisor(ensemble, place).process.facts.pid
 
 
-def wait_for(condition, seconds: float = 40.0) -> None:
+def wait_for(condition, seconds: float = 90.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
@@ -100,7 +100,7 @@ def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes,
         with pytest.raises(MemberLostError, match=r"member 'birch' failed: process .* is gone") as error:
             for _ in stream:
                 pass
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert error.value.member == "birch"
         with pytest.raises(MemberError, match="birch"):
             remote.generate("In which town", **ASKED)
@@ -152,22 +152,14 @@ def test_an_actor_that_hangs_fails_its_requests_in_time(remote, wanted):
     began = time.monotonic()
     with pytest.raises(MemberTimeoutError, match="member 'ash' failed") as error:
         remote.generate("In which town", **ASKED)
-    assert 3 <= time.monotonic() - began < 4
+    assert 3 <= time.monotonic() - began < 6
     assert error.value.member == "ash"
     restarted(remote, 0, generation + 1)
     assert remote.generate("In which town", **ASKED).text == wanted
     wait_for(lambda: not is_running(pid))
 
 
-def test_a_closed_ensemble_leaves_no_process(ray_nodes):
-    with ray_nodes.load(PAIR[:1], cache_gib=0.5) as ensemble:
-        pid = pid_of(ensemble, 0)
-        assert is_running(pid)
-    wait_for(lambda: not is_running(pid), 5)
-
-
-@pytest.mark.parametrize("end", ["kill", "exit"])
-def test_a_driver_that_ends_leaves_no_process(ray_nodes, end):
+def test_drivers_that_end_leave_no_process(ray_nodes):
     code = f"""
 import sys
 from gac_core import Ensemble
@@ -176,15 +168,14 @@ print(ensemble._members[0].facts.pid, flush=True)
 sys.stdin.read()
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    driver = subprocess.Popen([sys.executable, "-c", code], text=True, cwd=ROOT, **pipes)
-    pid = int(driver.stdout.readline())
-    assert is_running(pid)
-    if end == "kill":
-        driver.kill()
-    _, errors = driver.communicate(timeout=20)
-    assert driver.returncode == (0 if end == "exit" else -signal.SIGKILL), errors
-    assert "Traceback" not in errors
-    wait_for(lambda: not is_running(pid), 15)
+    exits, killed = (subprocess.Popen([sys.executable, "-c", code], text=True, cwd=ROOT, **pipes) for _ in range(2))
+    pids = [int(driver.stdout.readline()) for driver in (exits, killed)]
+    assert all(map(is_running, pids))
+    killed.kill()
+    for driver, status in ((exits, 0), (killed, -signal.SIGKILL)):
+        _, errors = driver.communicate(timeout=60)
+        assert (driver.returncode, "Traceback" in errors) == (status, False), errors
+    wait_for(lambda: not any(map(is_running, pids)), 15)
 
 
 def test_a_lost_node_fails_its_member_until_it_is_back(ray_nodes):
@@ -199,6 +190,10 @@ def test_a_lost_node_fails_its_member_until_it_is_back(ray_nodes):
         ray_nodes.cluster.add_node(num_cpus=1, object_store_memory=2**27, resources={"extra": 1})
         restarted(ensemble, 1, 1)
         assert ensemble.generate("In which town", **ASKED).text == wanted
+        pid = pid_of(ensemble, 1)
+        assert is_running(pid)
+    # The last ensemble of a member ends its process.
+    wait_for(lambda: not is_running(pid), 5)
 
 
 @pytest.mark.slow
