@@ -189,7 +189,7 @@ def measure(folders: Sequence[str], args: argparse.Namespace, tables: Sequence[T
         for rig in rigs:
             stack.enter_context(rig.ensemble)
         print(prediction(folders, rigs[0].ensemble), flush=True)
-        for kind in KINDS if len(folders) == 2 else ["greedy"]:
+        for kind in args.kinds if len(folders) == 2 else ["greedy"]:
             local, ray = in_turn(rigs, KINDS[kind], args.tokens, args.repeats)
             row = (
                 names,
@@ -224,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folders", nargs="+", default=[str(REAL / name) for name in ("smollm2", "qwen", "gemma3")])
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="requests of two members")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
