@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -56,13 +57,14 @@ class Deadline:
                 results.put((None, error))
 
         threading.Thread(target=run, name="gac-timed", daemon=True).start()
-        try:
-            value, error = results.get(timeout=self.left())
-        except queue.Empty:
-            raise TimeoutError from None
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
+        while not self.passed():
+            # A wait may end early.
+            with suppress(queue.Empty):
+                value, error = results.get(timeout=self.left())
+                if error is not None:
+                    raise error
+                return value  # type: ignore[return-value]
+        raise TimeoutError
 
     async def wait(self, awaitable: Awaitable[R]) -> R:
         """Awaits something.

@@ -100,6 +100,9 @@ def _events(
             try:
                 at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
+                if not call.deadline.passed():
+                    # The wait ended early.
+                    continue
                 raise _timed_out(session, call, processor.num_tokens) from None
             chunk = _accepted(session, call, processor, at, event)
             yield chunk
@@ -142,6 +145,9 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
             try:
                 place, at, event = events.get(timeout=calls[first].deadline.left())
             except queue.Empty:
+                if not calls[first].deadline.passed():
+                    # The wait ended early.
+                    continue
                 raise _timed_out(session, calls[first], submitted[first][1].num_tokens) from None
             output = _accepted(session, calls[place], submitted[place][1], at, event).output
             if output is not None:
