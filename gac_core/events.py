@@ -83,7 +83,10 @@ class StepDone:
 
 Event = MemberFailed | MemberRecovered | ForwardDone | StepDone
 Listener = Callable[[Event], None]
-"""Called in a thread of the library; must return soon and should not raise."""
+"""Called in a thread of the library, which waits for it; must return soon and should not raise.
+
+It may call `Ensemble.health` and `Ensemble.close`, but no ensemble may be asked in it.
+"""
 
 
 def ignore(event: Event) -> None:

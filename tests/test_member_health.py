@@ -11,7 +11,7 @@ from chunks import ask_of
 from conftest import EMBEDDED, ensemble_of, member_ids, random_pair, start
 from holding import held, idle, soon
 
-from gac_core import EngineClosedError, Ensemble, MemberError, MemberTimeoutError
+from gac_core import EngineClosedError, Ensemble, MemberError, MemberTimeoutError, RequestError
 from gac_core.events import ForwardDone, MemberFailed, MemberRecovered, StepDone
 from gac_core.executor.local import LocalExecutor
 from gac_core.executor.messages import Failure
@@ -216,6 +216,40 @@ def test_listeners_of_an_ensemble(pair, monkeypatch, caplog):
     events.clear()
     assert pair.generate("Who", max_tokens=2).tokens
     assert events == []
+
+
+@pytest.mark.parametrize("kind", [ForwardDone, StepDone])
+def test_a_listener_cannot_ask_what_waits_for_it(pair, kind):
+    errors = []
+
+    def ask(event):
+        if isinstance(event, kind) and not errors:
+            try:
+                pair.generate("Who", max_tokens=1, timeout=1)
+            except RequestError as error:
+                errors.append(str(error))
+
+    pair.add_listener(ask)
+    assert len(pair.generate("Where", max_tokens=3).tokens) == 3
+    assert "pass the event on to another thread" in errors[0]
+
+
+@pytest.mark.parametrize("kind", [ForwardDone, StepDone])
+def test_a_listener_may_look_and_close(pair, kind):
+    seen = []
+
+    def close(event):
+        if isinstance(event, kind) and not seen:
+            seen.append(pair.health().healthy)
+            began = time.monotonic()
+            pair.close()
+            seen.append(time.monotonic() - began)
+
+    pair.add_listener(close)
+    with pytest.raises(EngineClosedError):
+        pair.generate("Where", max_tokens=3, timeout=10)
+    assert seen[0]
+    assert seen[1] < 0.5
 
 
 def test_events_have_the_names_of_the_listeners_ensemble():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from conftest import EMBEDDED, LONG_PROMPT, QUESTION, member_ids, shared_ensemble
 from pooled import recorded_loads
 
-from gac_core import ConfigError, Ensemble, Grammar, MemberConfig, ModelLoadError
+from gac_core import ConfigError, Ensemble, GaCError, Grammar, MemberConfig, MemberError, ModelLoadError
+from gac_core.combination import GATES
 from gac_langchain import ChatGaC
 from gac_llamaindex import GaCLLM
 
@@ -74,6 +77,45 @@ def test_answers_are_those_of_members_in_this_process(remote, local, asked):
 def test_answers_with_a_grammar_are_those_of_members_in_this_process(remote, local, asked, grammar):
     for prompt in PROMPTS[:2]:
         same(remote, local, prompt, max_tokens=24, grammar=grammar, **asked)
+
+
+class Unreadable:
+    """A gate rule that no other process can read."""
+
+    def __call__(self, probs):
+        return probs.amax(-1)
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_gate_rules_of_users_run_beside_the_model_and_fail_their_own_requests_alone(local, remote, monkeypatch):
+    lock = threading.Lock()
+    monkeypatch.setitem(GATES, "half", lambda probs: probs.amax(-1) / 2)
+    monkeypatch.setitem(GATES, "locked", lambda probs: lock and probs.amax(-1))
+    monkeypatch.setitem(GATES, "unreadable", Unreadable())
+    asked = {"max_tokens": 8, "threshold": 0.4}
+    with ThreadPoolExecutor() as pool:
+        futures = {rule: pool.submit(remote.generate, QUESTION, gate_rule=rule, **asked) for rule in GATES}
+        for rule, reason in (("locked", "sending its gate rule"), ("unreadable", "measuring how sure its gate is")):
+            with pytest.raises(GaCError, match=reason) as caught:
+                futures[rule].result()
+            assert not isinstance(caught.value, MemberError)
+        for rule in ("confidence", "margin", "half"):
+            assert futures[rule].result().tokens == local.generate(QUESTION, gate_rule=rule, **asked).tokens
+
+
+def test_tables_that_an_actor_could_not_store_are_sent_again(remote, local, monkeypatch):
+    from gac_core.executor.ray import process
+
+    encode = process.encode
+    for member in remote._members:
+        member.supervisor.process.resend_tables()
+    # The actor cannot read the first message.
+    monkeypatch.setattr(process, "encode", lambda message: monkeypatch.undo() or encode(message)[:-1])
+    with pytest.raises(MemberError, match="truncated"):
+        remote.generate(QUESTION, max_tokens=2)
+    same(remote, local, QUESTION, max_tokens=8)
 
 
 def test_requests_at_once_are_answered_as_one_by_one(remote, local):

@@ -16,6 +16,13 @@ from gac_core.health import EnsembleHealth, MemberHealth
 
 logger = logging.getLogger(__name__)
 
+_thread = threading.local()
+
+
+def in_listener() -> bool:
+    """Returns whether this thread runs a listener, so that the engine may be waiting for it."""
+    return bool(getattr(_thread, "listening", False))
+
 
 class Monitor:
     """Passes events of an engine on to the listeners of the ensembles that they concern, and counts failures.
@@ -58,10 +65,13 @@ class Monitor:
             own = event if isinstance(event, StepDone) else _named(event, client)
             if own is None:
                 continue
+            outer, _thread.listening = in_listener(), True
             try:
                 listener(own)
             except BaseException:
                 logger.exception("a listener raised")
+            finally:
+                _thread.listening = outer
 
 
 def _named(event: Event, client: Client) -> Event | None:

@@ -48,6 +48,7 @@ class Session:
             EngineClosedError: The ensemble is closed, or was loaded before this process was forked.
             QueueFullError: As many of the ensemble's requests as are allowed run or wait already.
             EngineStuckError: A step has been running for too long.
+            RequestError: This is called by a listener.
             TimeoutError: There was no place in time.
         """
         self.worker.submit(Entry(request, sink, self.client), wait, timeout)

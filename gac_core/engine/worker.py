@@ -10,8 +10,8 @@ import time
 from gac_core.decoding.request import Request
 from gac_core.engine.engine import Engine
 from gac_core.engine.mailbox import Client, Entry, Event, Mailbox
-from gac_core.engine.monitor import Monitor, ensemble_health, unusable
-from gac_core.errors import EngineClosedError, EngineStuckError, GaCError, quote
+from gac_core.engine.monitor import Monitor, ensemble_health, in_listener, unusable
+from gac_core.errors import EngineClosedError, EngineStuckError, GaCError, RequestError, quote
 from gac_core.failures import caused
 from gac_core.health import EnsembleHealth
 
@@ -69,6 +69,10 @@ class Worker:
     def submit(self, entry: Entry, wait: bool, timeout: float | None) -> None:
         """Queues a request; errors as in `Session.submit`."""
         self.check_process()
+        if in_listener():
+            raise RequestError(
+                "a listener cannot ask an ensemble, which may be waiting for it; pass the event on to another thread"
+            )
         self._mailbox.submit(entry, lambda: self._refuse_if_stuck(entry.client), wait, timeout)
 
     def abort(self, request_id: str) -> None:
@@ -126,7 +130,7 @@ class Worker:
             return
         hung = self._hung_member(client)
         last = self._mailbox.leave(client)
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread or in_listener():
             return
         if last:
             self._thread.join(timeout)

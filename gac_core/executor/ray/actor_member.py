@@ -85,6 +85,7 @@ class ActorMember:
         self._seconds = self._returned - (self.began or self._returned)
         self.began = None
         if isinstance(reply, PortableError):
+            self.process.resend_tables()
             return Failure(reply.rebuild())
         if isinstance(reply, ForwardReply):
             self.member.times.restore(reply.times)

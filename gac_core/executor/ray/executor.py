@@ -23,6 +23,7 @@ from gac_core.executor.ray.wire import (
     ForwardMessage,
     ForwardReply,
     evaluated_mask,
+    message_of,
     tables_of,
 )
 from gac_core.health import MemberHealth
@@ -45,11 +46,17 @@ class _Call:
 
 
 @dataclass(frozen=True)
-class _MaskedAsk:
-    """An ask with its mask, which was evaluated in this process, or why that failed."""
+class _Prepared:
+    """An ask with its mask, which was evaluated in this process, and its message, or why there is none."""
 
     ask: Ask
-    mask: Tensor | Failure | None
+    mask: Tensor | None
+    message: AskMessage | Failure
+
+    @classmethod
+    def of(cls, ask: Ask) -> _Prepared:
+        mask = evaluated_mask(ask)
+        return cls(ask, None, mask) if isinstance(mask, Failure) else cls(ask, mask, message_of(ask, mask))
 
 
 class RayExecutor:
@@ -96,17 +103,17 @@ class RayExecutor:
         Raises:
             KeyError: There is no such member.
         """
-        masked = {key: [_MaskedAsk(ask, evaluated_mask(ask)) for ask in own] for key, own in asks.items()}
+        prepared = {key: [_Prepared.of(ask) for ask in own] for key, own in asks.items()}
         calls: dict[str, _Call] = {}
-        for key, own in masked.items():
+        for key, own in prepared.items():
             member = self._members[key]
             member.limit = min((each.ask.timeout for each in own if each.ask.timeout is not None), default=math.inf)
-            usable = [(each.ask, each.mask) for each in own if not isinstance(each.mask, Failure)]
-            if usable:
-                messages = [AskMessage.of(ask, mask) for ask, mask in usable]
-                calls[key] = _Call(member, _forward(messages, prefill_seconds), tables_of([ask for ask, _ in usable]))
+            messages = [each.message for each in own if isinstance(each.message, AskMessage)]
+            if messages:
+                tables = tables_of([each.ask for each in own if isinstance(each.message, AskMessage)])
+                calls[key] = _Call(member, _forward(messages, prefill_seconds), tables)
         replies = _run("forward", calls)
-        return {key: _answers(own, replies.get(key)) for key, own in masked.items()}
+        return {key: _answers(own, replies.get(key)) for key, own in prepared.items()}
 
     def fetch(self, wanted: Mapping[str, Sequence[Fetch]]) -> dict[str, list[Tensor | Failure]]:
         """Returns probabilities that answers left out; see `Executor.fetch`.
@@ -201,13 +208,13 @@ def _run(method: str, calls: Mapping[str, _Call]) -> dict[str, Any]:
     return replies
 
 
-def _answers(own: Sequence[_MaskedAsk], reply: ForwardReply | Failure | None) -> list[Answer]:
-    """The answers to the asks of one member; those whose masks failed were not sent."""
+def _answers(own: Sequence[_Prepared], reply: ForwardReply | Failure | None) -> list[Answer]:
+    """The answers to the asks of one member; those without a message were not sent."""
     received = iter(reply.answers if isinstance(reply, ForwardReply) else ())
     answers: list[Answer] = []
     for each in own:
-        if isinstance(each.mask, Failure):
-            answers.append(Answer(each.mask))
+        if isinstance(each.message, Failure):
+            answers.append(Answer(each.message))
         elif isinstance(reply, ForwardReply):
             answers.append(next(received).answer(each.mask))
         else:

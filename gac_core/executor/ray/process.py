@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class MemberProcess:
         self._lock = threading.Lock()
         self._lost: MemberError | None = None
         # Keys of the alignment tables that it has; the least recently used first.
-        self._tables: OrderedDict[str, None] = OrderedDict()
+        self._tables: list[str] = []
         kind: Any = ray.remote(concurrency_groups={"watch": 1})(MemberActor)  # type: ignore[call-overload]
         environment = {"env_vars": {"RAY_max_direct_call_object_size": str(_INLINE_BYTES)}}
         placed = kind.options(max_restarts=0, max_task_retries=0, runtime_env=environment, **options)
@@ -138,17 +137,20 @@ class MemberProcess:
             if self.lost is not None:
                 raise self.lost
             new = [table for key, table in tables.items() if key not in self._tables]
-            for key in tables:
-                self._tables[key] = None
-                self._tables.move_to_end(key)
-            forget = list(self._tables)[: max(0, len(self._tables) - max(MAX_TABLES, len(tables)))]
-            for key in forget:
-                del self._tables[key]
+            known = [*(key for key in self._tables if key not in tables), *tables]
+            forget = known[: max(0, len(known) - max(MAX_TABLES, len(tables)))] if tables else []
             data = encode(compose(new, forget))
             try:
-                return getattr(self._actor, method).remote(*split(data)), len(data)
+                reference = getattr(self._actor, method).remote(*split(data))
             except Exception as error:
                 raise self.mark_lost(error) from error
+            self._tables = known[len(forget) :]
+            return reference, len(data)
+
+    def resend_tables(self) -> None:
+        """Sends alignment tables anew when they are next needed: the actor may not have read a message."""
+        with self._lock:
+            self._tables = []
 
     def release(self, request_id: str, clear: bool) -> None:
         """Frees what the actor holds of a request, without waiting; never raises."""

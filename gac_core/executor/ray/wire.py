@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gac_core import combination
 from gac_core.combination import Gate
 from gac_core.executor.messages import Answer, Ask, Failure, Fetch, Form, TopDistributions
 from gac_core.executor.ray.remote_errors import PortableError
@@ -31,7 +32,12 @@ PART_BYTES = 90_000
 
 @dataclass(frozen=True)
 class AskMessage:
-    """An `Ask`; its fields, with the key of its alignment, and the mask as bits, shape ``[ends, union / 8]``."""
+    """An `Ask`: its fields, the alignment by its key.
+
+    Attributes:
+        mask: As bits, shape ``[ends, union / 8]``.
+        gate_rule: Pickled.
+    """
 
     request_id: str
     start: int
@@ -43,7 +49,7 @@ class AskMessage:
     repetition_penalty: float
     text_before: Array | None
     mask: Array | None
-    gate_rule: Gate | None
+    gate_rule: bytes | None
     fetch_from: int
 
     @classmethod
@@ -60,7 +66,7 @@ class AskMessage:
             repetition_penalty=ask.repetition_penalty,
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
-            gate_rule=ask.gate_rule,
+            gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
             fetch_from=ask.fetch_from,
         )
 
@@ -75,9 +81,29 @@ class AskMessage:
             repetition_penalty=self.repetition_penalty,
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
-            gate_rule=self.gate_rule,
+            gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
             fetch_from=self.fetch_from,
         )
+
+
+def _packed_rule(rule: Gate) -> bytes:
+    """A gate rule as bytes; one of the user's with its code, where an actor cannot import it."""
+    if rule.__module__ == combination.__name__:
+        return pickle.dumps(rule)
+    from ray import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(rule)  # type: ignore[no-untyped-call]
+    return packed
+
+
+def _rule(packed: bytes) -> Gate:
+    """A gate rule that is unpickled when it measures, so that what this raises is a failure of its ask alone."""
+
+    def measure(probs: Tensor) -> Tensor:
+        measured: Tensor = pickle.loads(packed)(probs)
+        return measured
+
+    return measure
 
 
 def _mask(bits: Array, size: int) -> Callable[[], Tensor]:
@@ -263,6 +289,14 @@ def evaluated_mask(ask: Ask) -> Tensor | Failure | None:
         return ask.mask().cpu()
     except BaseException as error:
         return Failure(error, "masking what the grammar does not allow", of_member=False)
+
+
+def message_of(ask: Ask, mask: Tensor | None) -> AskMessage | Failure:
+    """Returns the message of an ask, whose mask was evaluated; the failure of the request where it has none."""
+    try:
+        return AskMessage.of(ask, mask)
+    except Exception as error:
+        return Failure(error, "sending its gate rule to an actor", of_member=False)
 
 
 def tables_of(asks: Sequence[Ask]) -> Mapping[str, AlignmentTable]:
