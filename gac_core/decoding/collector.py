@@ -13,6 +13,7 @@ from torch import Tensor
 from gac_core.decoding.absence import rejoin
 from gac_core.decoding.distributions import Unread, VoiceResult
 from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.decoding.ensemble_member import together
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import VoiceDistributions
@@ -127,10 +128,14 @@ class DistributionCollector:
 
     Args:
         executor: Runs the members.
+
+    Attributes:
+        forward_seconds: Wall time of the short forwards so far.
     """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self.forward_seconds = 0.0
 
     def notice_recoveries(self, batch: Iterable[Request]) -> None:
         """Lets members that work again take part, and those that lost their KV cache since the last step read again."""
@@ -155,10 +160,12 @@ class DistributionCollector:
         asks: dict[str, dict[Query, Ask]] = {}
         for query in queries:
             asks.setdefault(query.voice.member.member_id, {})[query] = query.ask(masks)
+        before = {query.voice.member: query.voice.member.times.total for query in queries}
         try:
             answers = self._executor.forward({key: list(own.values()) for key, own in asks.items()}, prefill_seconds)
         finally:
             masks.close()
+        self.forward_seconds += together({member: member.times.total - total for member, total in before.items()})
         return [
             (query.row, query.voice, _recorded(query, ask, answer))
             for member_id, own in answers.items()

@@ -112,8 +112,7 @@ class Decoder:
 
     def _decide(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
         """Runs one step of requests whose next token is not forced."""
-        times = {voice.member.times for request in batch for voice in request.voices}
-        began, forwards = time.perf_counter(), sum(each.total for each in times)
+        began, forwards = time.perf_counter(), self._collector.forward_seconds
         self._collector.notice_recoveries(batch)
         step = self._lookup.draft(Step.begin(batch, prefill_seconds))
         self._prepare_masks(step)
@@ -128,7 +127,7 @@ class Decoder:
                 step=step,
                 accepted={row: done.accepted for row, done in enumerate(outcomes) if done.accepted is not None},
                 seconds=time.perf_counter() - began,
-                forward_seconds=sum(each.total for each in times) - forwards,
+                forward_seconds=self._collector.forward_seconds - forwards,
             )
         )
         return [list(outcome.results) for outcome in outcomes]

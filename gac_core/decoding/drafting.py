@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
 from gac_core.decoding.acceptance import DraftBudget
-from gac_core.decoding.ensemble_member import EnsembleMember
+from gac_core.decoding.ensemble_member import EnsembleMember, together
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.step import Step, StepOutcome
@@ -44,6 +46,31 @@ class NoDraft:
         """Does nothing: there are no estimates to update."""
 
 
+@dataclass(frozen=True)
+class Participation:
+    """In which share of the steps each member takes part.
+
+    Attributes:
+        deciding: Members that every step needs: all, or the gates of requests with a threshold.
+        others: Members that compute after these, where a gate is not sure.
+    """
+
+    deciding: Mapping[EnsembleMember, float]
+    others: Mapping[EnsembleMember, float]
+
+    @classmethod
+    def of(cls, batch: Rows[Request]) -> Participation:
+        """Returns the shares in which the members of some requests took part so far."""
+        deciding = {voice.member: 1.0 for request in batch for voice in request.deciding}
+        others: dict[EnsembleMember, float] = {}
+        for request in batch:
+            share = (request.stats.steps_ensembled + 1) / (request.stats.steps + 1)
+            for voice in request.voices:
+                if voice.member not in deciding:
+                    others[voice.member] = max(share, others.get(voice.member, 0.0))
+        return cls(deciding, others)
+
+
 class StepCosts:
     """Estimates what steps cost, from the measured times of forwards and of everything beside them."""
 
@@ -65,30 +92,22 @@ class StepCosts:
         positions = len(batch) + sum(drafts[row].sequence.drafted for row in outcome.accepted if row in drafts)
         self._overheads.append(max(outcome.seconds - outcome.forward_seconds, 0.0) / positions)
 
-    def forward_seconds(self, shares: Mapping[EnsembleMember, float], tokens: int) -> float:
-        """Returns seconds of one forward of each member over so many tokens, times how often it takes part."""
-        return sum(share * member.times.seconds(tokens) for member, share in shares.items())
+    def forward_seconds(self, participation: Participation, tokens: int) -> float:
+        """Returns seconds of the forwards of a step over so many tokens, with how often each member takes part."""
+        return sum(
+            together({member: share * member.times.seconds(tokens) for member, share in stage.items()})
+            for stage in (participation.deciding, participation.others)
+        )
 
     def step_seconds(self, batch: Iterable[Request]) -> Callable[[int], float]:
         """Returns seconds of a step as a function of how many tokens are drafted for each row."""
         requests = list(batch)
-        shares, rows, overhead = participation(requests), len(requests), self.overhead
+        taking_part, rows, overhead = Participation.of(requests), len(requests), self.overhead
 
         def seconds(drafted: int) -> float:
-            return self.forward_seconds(shares, rows * (drafted + 1)) + overhead * rows * (drafted + 1)
+            return self.forward_seconds(taking_part, rows * (drafted + 1)) + overhead * rows * (drafted + 1)
 
         return cache(seconds)
-
-
-def participation(batch: Iterable[Request]) -> dict[EnsembleMember, float]:
-    """Returns per member the share of steps in which it takes part: all but those that a gate decides alone."""
-    shares: dict[EnsembleMember, float] = {}
-    for request in batch:
-        needed = (request.stats.steps_ensembled + 1) / (request.stats.steps + 1)
-        for voice in request.voices:
-            share = 1.0 if voice in request.deciding else needed
-            shares[voice.member] = max(share, shares.get(voice.member, 0.0))
-    return shares
 
 
 def allows_drafts(step: Step, kind: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gac_core.decoding.tokenized_text import CommitRule
@@ -23,6 +24,7 @@ class EnsembleMember:
         context: The longest text that it can read, in tokens; None without a limit.
         size: Number of parameters of its model.
         times: How long its forwards take.
+        runs_on: Where it computes; members with the same value compute one after another, others at the same time.
     """
 
     name: str
@@ -33,3 +35,12 @@ class EnsembleMember:
     context: int | None
     size: int
     times: ForwardTimes
+    runs_on: str
+
+
+def together(seconds: Mapping[EnsembleMember, float]) -> float:
+    """Returns how long forwards of several members take that begin at the same time, given the seconds of each."""
+    sums: dict[str, float] = {}
+    for member, own in seconds.items():
+        sums[member.runs_on] = sums.get(member.runs_on, 0.0) + own
+    return max(sums.values(), default=0.0)

@@ -13,13 +13,14 @@ from gac_core.decoding.acceptance import AcceptanceRates, DraftBudget, run_ahead
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.decoding.drafting import (
+    Participation,
     StepCosts,
     allows_drafts,
     max_draft_tokens,
-    participation,
     record_drafts,
     sample_tokens,
 )
+from gac_core.decoding.ensemble_member import together
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.step import Draft, Step, StepOutcome
@@ -88,14 +89,18 @@ class RunAhead:
     def _cost(self, request: Request, rows: int) -> tuple[Callable[[int], float], float]:
         """Returns seconds of a step as a function of the drafter's forwards, and seconds of a token without drafts."""
         drafter, overhead = self._drafter(request).member, self._costs.overhead * rows
-        shares = participation([request])
-        own = shares.pop(drafter) * drafter.times.seconds(rows)
-        verifying = dict.fromkeys(shares, 1.0)
+        every = Participation.of([request])
+        own, verifying = drafter.times.seconds(rows), [voice.member for voice in request.voices]
+        verifying.remove(drafter)
 
         def seconds(forwards: int) -> float:
-            return forwards * (own + overhead) + self._costs.forward_seconds(verifying, rows * forwards)
+            verified = together({member: member.times.seconds(rows * forwards) for member in verifying})
+            return forwards * (own + overhead) + verified
 
-        return cache(seconds), own + overhead + self._costs.forward_seconds(shares, rows)
+        plain = overhead + self._costs.forward_seconds(every, rows)
+        # Without a draft, all members compute at once where there is no gate.
+        first = plain if request.threshold is None else seconds(1)
+        return cache(lambda forwards: first if forwards == 1 else seconds(forwards)), plain
 
     def _drafter(self, request: Request) -> Sequence:
         """Returns the gate where there is a threshold, else the fastest voice, or the gate if it is hardly slower."""

@@ -78,6 +78,7 @@ def ensemble_members(
             context=member.context,
             size=member.size,
             times=member.times,
+            runs_on=member.runs_on,
         )
         for member, settings in zip(members, config.members, strict=True)
     ]

@@ -36,6 +36,11 @@ class ExecutorMember(Protocol):
     times: ForwardTimes
 
     @property
+    def runs_on(self) -> str:
+        """Where it computes: members with the same value compute one after another, others at the same time."""
+        ...
+
+    @property
     def deterministic(self) -> bool:
         """Whether its logits do not depend on other requests, bit for bit."""
         ...

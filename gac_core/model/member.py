@@ -131,6 +131,11 @@ class Member:
         return cls(name, LoadedModel(model, tokenizer, name), MemberOptions(context, compile, **options))
 
     @property
+    def runs_on(self) -> str:
+        """Its device: members on one device compute one after another."""
+        return str(self.device)
+
+    @property
     def deterministic(self) -> bool:
         """Whether its logits do not depend on other requests, bit for bit."""
         return self.options.deterministic

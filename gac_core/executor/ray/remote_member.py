@@ -49,6 +49,11 @@ class RemoteMember:
         self._deterministic = deterministic
 
     @property
+    def runs_on(self) -> str:
+        """Its actor, which computes beside all others."""
+        return self.member_id
+
+    @property
     def deterministic(self) -> bool:
         """Whether its logits do not depend on other requests, bit for bit."""
         return self._deterministic
