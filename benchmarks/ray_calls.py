@@ -23,7 +23,8 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-SIZES = (1_000, 100_000, 900_000, 14_000_000)
+# Bytes of a reply, and seconds without a call before: as between two steps of members that compute for so long.
+CASES = ((1_000, 0.0), (1_000, 0.05), (100_000, 0.0), (900_000, 0.0), (14_000_000, 0.0))
 ACTORS = (1, 2, 4, 8)
 SENT = 500
 WARM_UP = 5
@@ -47,18 +48,27 @@ def actors(count: int) -> Iterator[list[Any]]:
         ray.init(address=cluster.address, logging_level="ERROR")
         environment = {"env_vars": {"RAY_max_direct_call_object_size": str(2**24)}}
         kind = ray.remote(num_cpus=0, runtime_env=environment)(Echo)
-        yield [kind.options(resources={f"node{index % 2}": 1}).remote() for index in range(count)]
+        running = [kind.options(resources={f"node{index % 2}": 1}).remote() for index in range(count)]
+        ray.get([each.reply.remote(b"", 1) for each in running])
+        yield running
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def measure(call: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Returns the median wall time of a call and the mean processor time of this process, in seconds."""
+def measure(call: Callable[[], object], repeats: int, pause: float) -> tuple[float, float]:
+    """Returns the median wall time of a call and the mean processor time of this process, in seconds.
+
+    Args:
+        call: What is measured.
+        repeats: How often.
+        pause: Seconds without a call before each.
+    """
     for _ in range(WARM_UP):
         call()
     walls, used = [], time.process_time()
     for _ in range(repeats):
+        time.sleep(pause)
         began = time.perf_counter()
         call()
         walls.append(time.perf_counter() - began)
@@ -72,16 +82,16 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     table = Table("bytes of a reply", *(f"{count} actors" for count in ACTORS), title="ms: wall (processor time here)")
     with actors(max(ACTORS)) as running:
-        for size in SIZES:
+        for size, pause in CASES:
             cells = []
             for count in ACTORS:
 
                 def call(size: int = size, count: int = count) -> object:
                     return ray.get([each.reply.remote(bytes(SENT), size) for each in running[:count]])
 
-                wall, used = measure(call, repeats if size < 10**7 else max(1, repeats // 10))
+                wall, used = measure(call, repeats if size < 10**7 else max(1, repeats // 10), pause)
                 cells.append(f"{1e3 * wall:.2f} ({1e3 * used:.2f})")
-            table.add_row(f"{size:,}", *cells)
+            table.add_row(f"{size:,}" + (f", after {1e3 * pause:.0f} ms" if pause else ""), *cells)
     Console(width=120).print(table)
 
 
