@@ -111,7 +111,19 @@ def test_an_ensemble_that_is_closed_while_a_member_hangs_names_it_and_harms_no_o
     again.close()
 
 
-# ---- health and events of an ensemble
+def test_an_ensemble_is_closed_without_waiting_for_the_forward_of_another_engine():
+    config = {"dtype": "float32"}
+    with Ensemble.load(EMBEDDED[2:], **config) as other:
+        closing = Ensemble.load(EMBEDDED[:1], cache_gib=0.5, **config)
+        assert closing._session.worker is other._session.worker
+        # As during a forward of another member with the same weights.
+        with closing._members[0]._lock:
+            closing.close(timeout=0.05)
+            assert other.generate("Who", max_tokens=2, timeout=10).tokens
+        assert closing._session.client.released.wait(10)
+
+
+# ---- health of an ensemble
 
 
 def test_health_of_an_ensemble(pair):

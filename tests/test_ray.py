@@ -252,3 +252,12 @@ def test_a_member_that_takes_too_long_to_load_is_named(ray_nodes, monkeypatch):
     monkeypatch.setattr("gac_core.executor.ray.supervisor.START_SECONDS", 0.1)
     with pytest.raises(ModelLoadError, match="'ash': its actor was not ready after 0 s"):
         ray_nodes.load(PAIR[:1], prefill_tokens=64)
+
+
+def test_a_node_with_another_version_of_this_library_is_named(ray_nodes, monkeypatch):
+    def decode(parts):
+        raise AttributeError("no class MemberFacts")
+
+    monkeypatch.setattr("gac_core.executor.ray.process.decode", decode)
+    with pytest.raises(ModelLoadError, match="'ash': its actor's report .*no class MemberFacts.* same version"):
+        ray_nodes.load(PAIR[:1], prefill_tokens=65)

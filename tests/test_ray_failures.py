@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -162,6 +163,7 @@ def test_an_actor_that_hangs_fails_its_requests_in_time(remote, wanted):
 def test_drivers_that_end_leave_no_process(ray_nodes):
     code = f"""
 import sys
+import threading
 from gac_core import Ensemble
 ensemble = Ensemble.load([{PAIR[0]!r}], executor="ray", ray_address={ray_nodes.address!r})
 print(ensemble._members[0].facts.pid, flush=True)
@@ -225,3 +227,28 @@ def test_a_model_that_cannot_be_loaded_names_member_and_node(ray_nodes, tmp_path
         (tmp_path / name).write_bytes((Path(PAIR[0]) / name).read_bytes())
     with pytest.raises(ModelLoadError, match=r"member 'bare'.* on node .* the folder has no weights"):
         ray_nodes.load([MemberConfig(str(tmp_path), name="bare")])
+
+
+def test_a_member_that_is_closed_while_it_is_started_again_leaves_no_process(ray_nodes, monkeypatch):
+    one, other = (MemberConfig(model, dtype="float32", resources={"left": 1}) for model in PAIR)
+    closing = ray_nodes.load([one, other], cache_gib=0.5)
+    # The place of both is kept for this one.
+    with ray_nodes.load([other], cache_gib=0.5) as left:
+        own = supervisor(closing, 0)
+        assert supervisor(left, 0) is supervisor(closing, 1)
+        start_one, started = own._start, []
+
+        def start():
+            started.append(start_one())
+            closer = threading.Thread(target=closing.close)
+            closer.start()
+            assert own._closed.wait(10)
+            # It has looked for processes to end.
+            time.sleep(0.2)
+            return started[0]
+
+        monkeypatch.setattr(own, "_start", start)
+        os.kill(pid_of(closing, 0), signal.SIGKILL)
+        wait_for(lambda: started)
+        wait_for(lambda: not is_running(started[0].process.facts.pid), 15)
+        assert left.generate("In which town", **ASKED).text

@@ -83,12 +83,6 @@ class Engine:
         except KeyError:
             return None
 
-    @property
-    def has_hung_members(self) -> bool:
-        """Whether the forward of a member was given up and has not returned."""
-        states = [self.member_health(member_id) for own in self._members.values() for member_id in own]
-        return any(state is not None and state.state == "hung" for state in states)
-
     def add_request(self, request: Request) -> None:
         """Queues a request; it joins between two steps."""
         self._scheduler.add(request)

@@ -210,17 +210,17 @@ class Worker:
 
     def _remove(self, client: Client) -> None:
         """Ends an ensemble's requests, and removes its members from the engine."""
-        hung = self._engine.has_hung_members
         try:
             self._engine.remove_ensemble(client.ensemble_id)
         except BaseException:
             logger.exception("an ensemble's members could not be removed from the engine")
         self._end_requests(client, _CLOSED)
         self.monitor.remove(client)
-        if hung:
-            # Closing a model waits for its forward.
+        # Closing a model waits for its forward, which may be another engine's, or hang; other ensembles go on.
+        try:
             threading.Thread(target=_release, args=(client,), name="gac-release", daemon=True).start()
-        else:
+        except RuntimeError:
+            # Python exits and starts no threads any more.
             _release(client)
 
     def _deliver(self, request_id: str, event: Event) -> None:

@@ -108,11 +108,14 @@ class MemberSupervisor:
         if self._closed.is_set():
             return
         self._closed.set()
+        self._end_processes()
+        self._thread.join(5.0)
+        self.placement.release()
+
+    def _end_processes(self) -> None:
         for process in (self._process, self._starting):
             if process is not None:
                 process.end(MemberLostError(self.name, "its ensemble was closed"))
-        self._thread.join(5.0)
-        self.placement.release()
 
     def _run(self) -> None:
         pause, since = FIRST_PAUSE, 0.0
@@ -124,7 +127,10 @@ class MemberSupervisor:
                 if started.process is not None:
                     self._process, self._facts = started.process, started.process.facts
                 self._changed.notify_all()
-            if started.process is not None:
+            if self._closed.is_set():
+                # `close` may not have seen the process.
+                self._end_processes()
+            elif started.process is not None:
                 if restarted:
                     self._report_restart(started.process, time.monotonic() - since)
                 self._wait_gone(started.process)
@@ -171,6 +177,12 @@ class MemberSupervisor:
             failure = self._wait_loaded(process)
         except MemberError as lost:
             failure = ModelLoadError(self.name, f"its process ended while it was loaded: {lost}")
+        except Exception as error:
+            failure = ModelLoadError(
+                self.name,
+                f"its actor's report cannot be read ({type(error).__name__}: {shorten(str(error))}); install the same "
+                "version of this library on all nodes",
+            )
         finally:
             self._starting = None
         if failure is not None:
