@@ -259,5 +259,5 @@ def test_a_node_with_another_version_of_this_library_is_named(ray_nodes, monkeyp
         raise AttributeError("no class MemberFacts")
 
     monkeypatch.setattr("gac_core.executor.ray.process.decode", decode)
-    with pytest.raises(ModelLoadError, match="'ash': its actor's report .*no class MemberFacts.* same version"):
+    with pytest.raises(ModelLoadError, match=r"'ash': its actor's report .*no class MemberFacts.* same version"):
         ray_nodes.load(PAIR[:1], prefill_tokens=65)
