@@ -13,7 +13,7 @@ class MemberFailed:
     Attributes:
         member: Its name.
         member_id: Its id in the executor.
-        reason: What went wrong, as in the error's message.
+        reason: What went wrong, as `MemberError.reason`.
         error: Name of the exception's class, for example ``"MemberTimeoutError"``.
         request_id: The request it failed for, as callers see its id; None if the member does not work for any request
             until a `MemberRecovered`.

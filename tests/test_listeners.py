@@ -109,4 +109,6 @@ def test_events_have_the_names_of_the_listeners_ensemble():
         assert soon(lambda: sum(isinstance(event, MemberRecovered) for _, event in heard) == 2)
         named = {(who, event.member) for who, event in heard if not isinstance(event, StepDone)}
         assert named == {("one", "ash"), ("other", "mine")}
+        failed = [event for _, event in heard if isinstance(event, MemberFailed)]
+        assert all(event.reason.startswith("its forward has been running") for event in failed)
         assert other.health().members[0].name == "mine"

@@ -18,6 +18,8 @@ from gac_core import (
     as_metadata,
 )
 from gac_core.model.cache import SlotCache, SlotLayer
+from gac_core.model.chunk import Chunk
+from gac_core.model.member import Member
 from gac_core.model.runner import RowRunner
 from gac_core.model.slots import SlotTable
 
@@ -204,3 +206,14 @@ def test_a_member_that_cannot_write_the_text_is_left_out_or_ends_the_request(com
                 both.generate("Who", max_tokens=8, gate="m1", threshold=None)
             assert caught.value.value
         assert both.generate("Who", max_tokens=8).stats.left_out
+
+
+def test_a_chunk_behind_what_the_cache_holds_has_no_logits():
+    member = Member.from_model(*random_pair("llama"), "m")
+    (first,) = member.forward([Chunk("r", 0, tuple(range(5, 9)), 1)])
+    assert first.read == 4
+    (result,) = member.forward([Chunk("r", 5, (7,), 1)])
+    assert "holds 4 tokens of the request, not 5" in str(result.logits)
+    member.release("r", clear=True)
+    (result,) = member.forward([Chunk("r", 4, (7,), 1)])
+    assert "holds 0 tokens of the request, not 4" in str(result.logits)

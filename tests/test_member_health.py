@@ -81,7 +81,8 @@ def test_members_that_share_a_model_wait_for_it():
         twins.generate("Who", max_tokens=2)
         with held(twins, 0):
             with pytest.raises(MemberTimeoutError):
-                twins.generate("Who", max_tokens=2)
+                # With drafts, the one that drafts may be asked alone.
+                twins.generate("Who", max_tokens=2, drafts=False)
             assert soon(lambda: not any(alive(twins, index) for index in range(2)))
             with pytest.raises(MemberTimeoutError):
                 twins.generate("Who", max_tokens=2)
@@ -168,7 +169,7 @@ def test_health_while_a_forward_runs_hangs_and_has_returned():
             assert idle(one)
             health = one.health()
             assert (health.healthy, health.step_seconds, health.members[1].alive) == (False, None, False)
-            assert health.reason.startswith("member 'm1' is hung: member 'm1' failed: its forward")
+            assert health.reason.startswith("member 'm1' is hung: its forward has been running")
             assert health.members[1].failures == 1
             assert health.members[0].alive
         assert soon(lambda: one.health().healthy)
@@ -184,10 +185,15 @@ def test_health_after_a_fork(pair):
     child = os.fork()
     if not child:
         health = pair.health()
-        os.write(write, f"{health.healthy} {health.reason} {health.members[0].state}".encode())
+        try:
+            pair.add_listener(print)
+        except EngineClosedError:
+            os.write(write, f"{health.healthy} {health.reason} {health.members[0].state}".encode())
         os._exit(0)
+    os.close(write)
     os.waitpid(child, 0)
-    assert os.read(read, 1000) == b"False the ensemble was loaded before this process was forked closed"
+    with os.fdopen(read) as file:
+        assert file.read() == "False the ensemble was loaded before this process was forked closed"
     assert pair.health().healthy
 
 
@@ -213,7 +219,7 @@ def test_events_and_states_of_a_hung_member():
     assert executor.health(one.member_id).weight_bytes > 4 * one.size
     executor.release("r")
     events.clear()
-    one._runner.forward = lambda rows: entered.set() or (free.wait(60) and forward(rows))
+    one._runner.forward = lambda rows: entered.set() or (free.wait() and forward(rows))
     answers = executor.forward(asks)
     assert isinstance(answers[one.member_id][0].result, Failure)
     assert not isinstance(answers[other.member_id][0].result, Failure)
@@ -248,7 +254,7 @@ def test_a_release_does_not_wait_for_another_engine_and_comes_before_the_next_fo
     def other_engine():
         with member._lock:
             entered.set()
-            free.wait(60)
+            free.wait()
 
     thread = threading.Thread(target=other_engine)
     thread.start()

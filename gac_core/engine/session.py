@@ -66,7 +66,12 @@ class Session:
         return self.worker.health(self.client)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Adds a listener for the ensemble's events; returns a function that removes it."""
+        """Adds a listener for the ensemble's events; returns a function that removes it.
+
+        Raises:
+            EngineClosedError: The ensemble was loaded before this process was forked.
+        """
+        self.check_process()
         return self.worker.monitor.add(self.client, listener)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:

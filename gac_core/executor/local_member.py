@@ -98,7 +98,9 @@ class LocalMember:
         with self._lock:
             self._hung = _Hung(error, now)
         self._log(logging.ERROR, "member %r is hung: its forward has been running for %.1f s", "member_failed", seconds)
-        failed = MemberFailed(self.member.name, self.member.member_id, str(error), type(error).__name__, None, seconds)
+        failed = MemberFailed(
+            self.member.name, self.member.member_id, error.reason, type(error).__name__, None, seconds
+        )
         self._listener(failed)
 
     # ---- in the thread of its device
@@ -156,7 +158,7 @@ class LocalMember:
             name=self.member.name,
             member_id=self.member.member_id,
             state=state,
-            reason=None if hung is None else str(hung.error),
+            reason=None if hung is None else hung.error.reason,
             where=str(self.member.device),
             since_forward=None if ended is None else now - ended,
             forward_seconds=self._seconds,

@@ -119,7 +119,7 @@ class ActorMember:
     def _lost(self, process: MemberProcess, error: MemberError) -> None:
         seconds = error.seconds if isinstance(error, MemberTimeoutError) else 0.0
         name, member_id = self.member.name, self.member.member_id
-        self._listener(MemberFailed(name, member_id, str(error), type(error).__name__, None, seconds))
+        self._listener(MemberFailed(name, member_id, error.reason, type(error).__name__, None, seconds))
 
     def _restarted(self, process: MemberProcess, seconds: float) -> None:
         self._listener(MemberRecovered(self.member.name, self.member.member_id, seconds, restarted=True))
