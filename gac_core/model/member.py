@@ -205,9 +205,8 @@ class Member:
                 # No memory for one more slot; the other chunks have theirs.
                 return ChunkResult(error)
         if chunk.start > len(slot.token_ids):
-            # Logits would be those of another text.
-            held = len(slot.token_ids)
-            return ChunkResult(RuntimeError(f"its KV cache holds {held} tokens of the request, not {chunk.start}"))
+            held = f"{len(slot.token_ids)} tokens of the request, not {chunk.start}"
+            return ChunkResult(RuntimeError(f"its KV cache holds {held}"))
         cached = common_prefix_length(slot.token_ids[chunk.start :], chunk.token_ids)
         cached = min(cached, len(chunk.token_ids) - chunk.num_logits)
         return _Job(chunk, slot, Row(slot.index, chunk.start + cached, chunk.token_ids[cached:], chunk.num_logits))
