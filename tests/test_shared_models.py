@@ -13,6 +13,7 @@ from architectures import random_model
 from chunks import IDS, ask_of, logits
 from conftest import random_pair
 
+from gac_core import ModelLoadError
 from gac_core.executor.local import LocalExecutor
 from gac_core.model.chunk import Chunk
 from gac_core.model.loaded import LoadedModel
@@ -109,6 +110,16 @@ def test_close_waits_for_a_running_forward(monkeypatch):
         free.set()
         closing.result(60)
         assert isinstance(result.result(60)[0].logits, torch.Tensor)
+
+
+def test_a_member_is_not_loaded_while_a_forward_of_its_model_hangs(monkeypatch):
+    monkeypatch.setattr("gac_core.model.loaded.IDLE_SECONDS", 0.1)
+    loaded = LoadedModel(*random_pair("llama"), "m")
+    with ThreadPoolExecutor() as threads:
+        # As a forward does.
+        with loaded.lock, pytest.raises(ModelLoadError, match=r"cannot load member 'm': a forward .* for 0.1 s"):
+            threads.submit(Member, "m", loaded).result(60)
+        assert threads.submit(Member, "m", loaded).result(60).name == "m"
 
 
 def test_members_are_added_and_removed_by_count():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +13,9 @@ import torch
 
 from gac_core.errors import ModelLoadError
 from gac_core.model.checkpoint_checks import end_ids, member_tokenizer
+
+IDLE_SECONDS = 600.0
+"""How long a new member waits for a forward of another one with the same weights."""
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
@@ -50,6 +55,27 @@ class LoadedModel:
         self.size = int(model.num_parameters())
         self.max_positions = _max_positions(model, name)
         self.tokenizer = member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows)
+
+    @contextmanager
+    def idle(self, name: str) -> Iterator[None]:
+        """Holds the lock, once a forward that runs has returned.
+
+        Args:
+            name: The member that asks, for errors.
+
+        Raises:
+            ModelLoadError: The forward does not return in time.
+        """
+        if not self.lock.acquire(timeout=IDLE_SECONDS):
+            raise ModelLoadError(
+                name,
+                f"a forward of another member with the same weights has not returned for {IDLE_SECONDS:.1f} s; close "
+                "the ensembles that use them, or load it in a new process",
+            )
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     @property
     def nbytes(self) -> int:

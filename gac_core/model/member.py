@@ -78,6 +78,7 @@ class Member:
 
     Raises:
         ConfigError: ``context`` is longer than the model can read.
+        ModelLoadError: A forward of another member does not return.
     """
 
     def __init__(self, name: str, loaded: LoadedModel, options: MemberOptions | None = None) -> None:
@@ -98,7 +99,7 @@ class Member:
         self.options = options
         self._lock = loaded.lock
         self._closed = threading.Event()
-        with self._lock:
+        with loaded.idle(name):
             kind = CompiledRunner if options.compile else SlotRunner
             self._runner: Runner = choose_runner(loaded.model, name, kind)
         self._slots = SlotTable(self._runner, options.cache_bytes, prefix_caching=not options.deterministic)
@@ -205,8 +206,7 @@ class Member:
                 # No memory for one more slot; the other chunks have theirs.
                 return ChunkResult(error)
         if chunk.start > len(slot.token_ids):
-            held = f"{len(slot.token_ids)} tokens of the request, not {chunk.start}"
-            return ChunkResult(RuntimeError(f"its KV cache holds {held}"))
+            return ChunkResult(RuntimeError(f"its KV cache lacks tokens before position {chunk.start}"))
         cached = common_prefix_length(slot.token_ids[chunk.start :], chunk.token_ids)
         cached = min(cached, len(chunk.token_ids) - chunk.num_logits)
         return _Job(chunk, slot, Row(slot.index, chunk.start + cached, chunk.token_ids[cached:], chunk.num_logits))
