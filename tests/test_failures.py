@@ -15,6 +15,7 @@ from random_faults import random_faults
 from gac_core import Grammar, as_metadata
 from gac_core.decoding import absence
 from gac_core.decoding.request import Absence
+from gac_core.events import MemberFailed
 from gac_langchain import ChatGaC
 from gac_llamaindex import GaCLLM as IndexLLM
 
@@ -221,8 +222,14 @@ def test_pauses_before_a_return_double(dropping, monkeypatch):
     assert [round(each / 100) for each in until] == [1, 2, 4]
 
 
-def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_members, monkeypatch):
-    one, _ = dropping
+FORCED = Grammar.regex("one two three four five (six|seven)")
+
+
+@pytest.mark.parametrize("grammar", [None, FORCED], ids=["selected", "forced"])
+def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_members, monkeypatch, grammar):
+    one, executor = dropping
+    events = []
+    remove = one.add_listener(events.append)
     member = one._input_processor._members[1]
     commit, left = member.commit, [3]
 
@@ -233,10 +240,21 @@ def test_a_member_that_cannot_write_a_token_is_dropped_for_good(dropping, plain_
         commit(text, data, own=own)
 
     monkeypatch.setitem(vars(member), "commit", failing_commit)
-    output = one.generate(PROMPT, drafts=False, **GREEDY)
-    assert [(each.member, each.at_token, each.rejoined_at) for each in output.stats.dropped] == [("m1", 3, None)]
-    tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output))
+    slots = []
+    monkeypatch.setattr(executor, "refresh", lambda: slots.append(one._members[1]._slots.num_running))
+    output = one.generate(PROMPT, drafts=False, grammar=grammar, **GREEDY)
+    remove()
+    ((name, at_token, rejoined_at),) = [(each.member, each.at_token, each.rejoined_at) for each in output.stats.dropped]
+    assert (name, rejoined_at) == ("m1", None)
+    assert at_token >= 3
+    assert grammar is not None or at_token == 3
+    oracle = None if grammar is None else reference.Oracle(grammar)
+    tokens, _ = reference.generate(plain_members, PROMPT, 24, grammar=oracle, absent=absent_by(output))
     assert list(output.tokens) == tokens
+    (failed,) = [event for event in events if isinstance(event, MemberFailed)]
+    assert (failed.member, failed.error, failed.request_id) == ("m1", "MemberError", output.request_id)
+    # Its KV cache of the request is freed at once.
+    assert slots[-1] == 0
 
 
 def test_a_fetch_that_fails_is_its_members_failure(plain_members):

@@ -6,7 +6,8 @@ A commit that replaces ids at the end of a text only lowers ``num_cached``: the 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gac_core.decoding.absence import drop_for_good
 from gac_core.decoding.request import Absence, Request
@@ -112,10 +113,12 @@ class Commitment:
     Attributes:
         results: The token, then the error that ended the request, if any.
         can_continue: Whether further tokens can follow.
+        failed: By voice the errors of its members, which could not write the token.
     """
 
     results: tuple[TokenResult, ...]
     can_continue: bool
+    failed: Mapping[Sequence, GaCError] = field(default_factory=dict)
 
 
 def commit_token(request: Request, token: SampledToken) -> Commitment:
@@ -128,21 +131,27 @@ def commit_token(request: Request, token: SampledToken) -> Commitment:
         return Commitment((CommittedToken(token),), can_continue=False)
     request.written += token.data
     request.num_committed += 1
+    failed: dict[Sequence, GaCError] = {}
     try:
         if request.constraint is not None:
             request.constraint.accept(token.data)
         for voice in list(request.voices):
-            _append_or_leave_out(request, voice, token.data, own=voice in token.chosen_by)
+            error = _append_or_leave_out(request, voice, token.data, own=voice in token.chosen_by)
+            if error is not None:
+                failed[voice] = error
+                fatal = drop_for_good(request, voice, error)
+                if fatal is not None:
+                    return Commitment((CommittedToken(token), fatal), can_continue=False, failed=failed)
         for absence in list(request.absent):
             _append_absent(request, absence, token.data)
-    except GaCError as error:
-        return Commitment((CommittedToken(token), error), can_continue=False)
+    except GaCError as reason:
+        return Commitment((CommittedToken(token), reason), can_continue=False, failed=failed)
     full = any(voice.is_full for voice in request.voices)
-    return Commitment((CommittedToken(token, context_full=full),), can_continue=not full)
+    return Commitment((CommittedToken(token, context_full=full),), can_continue=not full, failed=failed)
 
 
-def _append_or_leave_out(request: Request, voice: Sequence, data: bytes, own: bool) -> None:
-    """Commits to one voice, without which the request goes on if that fails and its policy allows it; else raises."""
+def _append_or_leave_out(request: Request, voice: Sequence, data: bytes, own: bool) -> MemberError | None:
+    """Commits to one voice, without which the request goes on if its vocabulary lacks bytes; returns other failures."""
     try:
         _append(voice, data, own)
     except UnwritableTextError as error:
@@ -151,8 +160,8 @@ def _append_or_leave_out(request: Request, voice: Sequence, data: bytes, own: bo
         request.leave_out(voice, error)
         _log_left_out(request, error)
     except MemberError as error:
-        if drop_for_good(request, voice, error) is not None:
-            raise
+        return error
+    return None
 
 
 def _append_absent(request: Request, absence: Absence, data: bytes) -> None:

@@ -22,7 +22,7 @@ from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import Selection, forced_token, select
 from gac_core.decoding.sequence import Sequence as Voice
-from gac_core.decoding.settlement import settle
+from gac_core.decoding.settlement import RowOutcome, settle
 from gac_core.decoding.step import Step, StepOutcome
 from gac_core.decoding.tokens import TokenResult
 from gac_core.errors import (
@@ -86,10 +86,13 @@ class Decoder:
             reading the prompt.
         """
         forced = {row: commit_forced(request) for row, request in enumerate(batch) if request.constraint is not None}
-        free = [row for row in range(len(batch)) if not forced.get(row)]
+        for row, outcome in forced.items():
+            self._report(batch[row], outcome.failed)
+        written = {row: list(outcome.results) for row, outcome in forced.items()}
+        free = [row for row in range(len(batch)) if not written.get(row)]
         seconds = min(request.prefill_seconds for request in batch) if len(batch) > 1 else None
         decided = self._decide_safely([batch[row] for row in free], seconds)
-        results = {**forced, **dict(zip(free, decided, strict=True))}
+        results = {**written, **dict(zip(free, decided, strict=True))}
         return [results[row] for row in range(len(batch))]
 
     def _decide_safely(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
@@ -197,19 +200,21 @@ class Decoder:
             logger.exception("the costs of drafts could not be recorded")
 
 
-def commit_forced(request: Request) -> list[TokenResult]:
-    """Commits the tokens that a request's grammar forces; empty if there are none."""
+def commit_forced(request: Request) -> RowOutcome:
+    """Commits the tokens that a request's grammar forces, if there are any."""
     results: list[TokenResult] = []
+    failed: dict[Voice, GaCError] = {}
     try:
         assert request.constraint is not None
         for data in request.constraint.forced():
             commitment = commit_token(request, forced_token(request, data))
             results += commitment.results
+            failed |= commitment.failed
             if not commitment.can_continue:
                 break
     except BaseException as error:
         results.append(request_failure("writing what the grammar forces", error))
-    return results
+    return RowOutcome(tuple(results), failed=failed)
 
 
 def truncate_rejected(step: Step) -> Step:

@@ -54,13 +54,15 @@ def settle(step: Step, row: int, selections: Selections) -> RowOutcome:
         for accepted in range(step.positions(row)):
             selection = selections[row, accepted]
             if not selection.usable:
-                failed = _invalid(selection)
-                fatal = go_on_without(request, failed) if failed else _forbidden(selection)
+                invalid = _invalid(selection)
+                fatal = go_on_without(request, invalid) if invalid else _forbidden(selection)
+                failed |= invalid
                 results += () if fatal is None else (fatal,)
                 break
             commitment = commit_token(request, selection.sampled())
             request.sampler.advance()
             results += commitment.results
+            failed |= commitment.failed
             if not commitment.can_continue or not _continues(step, row, accepted + 1):
                 break
     except BaseException as error:
