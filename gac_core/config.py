@@ -89,7 +89,7 @@ class EnsembleConfig:
         gate_must_live: With ``"drop"``, whether a thresholded request fails when its gate does. Default False: the
             default of ``gate`` among the other members takes its place.
         forward_timeout: Seconds after which a member whose forward has not returned counts as failed, until it returns;
-            long enough for ``prefill_tokens``. Default 600.
+            long enough for ``prefill_tokens``, and shorter than ``stuck_after``. Default 300.
         executor: Where members run. ``"local"`` (default): in this process. ``"ray"`` (the extra ``ray``): each in an
             actor of its own on a Ray cluster, placed by its ``num_gpus``, ``num_cpus`` and ``resources``; this process
             loads tokenizers alone. Files of models must be at the same path on the nodes.
@@ -122,7 +122,7 @@ class EnsembleConfig:
     on_member_failure: str = "fail"
     min_members: int = 1
     gate_must_live: bool = False
-    forward_timeout: float = 600.0
+    forward_timeout: float = 300.0
     executor: str = "local"
     ray_address: str | None = None
     devices: tuple[str, ...] | None = None
@@ -193,6 +193,12 @@ class EnsembleConfig:
         self._set("on_member_failure", policy)
         check_flag(ConfigError, "gate_must_live", self.gate_must_live)
         self._set("min_members", check_int(ConfigError, "min_members", self.min_members, 1, len(self.members)))
+        if policy == "fail" and (self.min_members > 1 or self.gate_must_live):
+            field = "min_members" if self.min_members > 1 else "gate_must_live"
+            raise ConfigError(
+                f"{field}={quote(getattr(self, field))} has an effect with on_member_failure='drop' alone, not 'fail'; "
+                "leave it out or set on_member_failure"
+            )
 
     def _check_drafts(self) -> None:
         drafts = self.drafts

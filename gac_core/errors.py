@@ -218,8 +218,9 @@ class MemberTimeoutError(MemberError, TimeoutError):
     def __init__(self, member: str, seconds: float) -> None:
         super().__init__(
             member,
-            f"its forward has been running for {seconds:.1f} s and has not returned; check its device, raise "
-            'forward_timeout if forwards may take that long, or set on_member_failure="drop" to go on without it',
+            f"its forward has been running for {seconds:.3g} s and has not returned; check its device, or raise "
+            'forward_timeout if forwards may take that long; with on_member_failure="drop" requests go on without it '
+            "while min_members others are left",
         )
         self.seconds = seconds
 

@@ -8,6 +8,12 @@ from gac_core.errors import GaCError, MemberError, MemberLostError, MemberTimeou
 
 E = TypeVar("E", bound=BaseException)
 
+# How a request could have gone on.
+_LOST = (
+    '; Ensemble.health() says when it works again, and with on_member_failure="drop" requests go on without it while '
+    "min_members others are left"
+)
+
 
 def caused(error: E, cause: BaseException) -> E:
     """Returns an error with its ``__cause__`` set, as ``raise error from cause`` would do."""
@@ -49,7 +55,7 @@ def _own(member: str, error: MemberError) -> MemberError:
     if isinstance(error, MemberTimeoutError):
         own = MemberTimeoutError(member, error.seconds)
     elif isinstance(error, MemberLostError):
-        own = MemberLostError(member, error.reason)
+        own = MemberLostError(member, error.reason.removesuffix(_LOST) + _LOST)
     else:
         return error
     own.__cause__ = error.__cause__

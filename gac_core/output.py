@@ -156,7 +156,7 @@ class RequestStats:
         settings: The settings that applied.
         steps: Selected union tokens, the end of text included.
         forced: Union tokens that a grammar forced, the end of text included; they are not steps.
-        steps_ensembled: Steps that combined all members; the gate decided the others alone.
+        steps_ensembled: Steps that combined all members that took part then; the gate decided the others alone.
         drafted: Draft tokens.
         accepted: Draft tokens that were accepted.
         confidence: Mean of `TokenStats.confidence` over the steps, without forced tokens. None before the first step.

@@ -153,6 +153,8 @@ TAKES = {
 )
 def test_every_field_refuses_values_of_other_types(kind, field):
     base = {"model": "a"} if kind is MemberConfig else {"members": ("a",)}
+    if field == "gate_must_live":
+        base["on_member_failure"] = "drop"
     for value in WRONG:
         if any(type(value) is type(good) and value == good for good in TAKES[field]):
             kind(**{**base, field: value})
@@ -261,3 +263,10 @@ def test_several_gpus_are_not_shared():
 def test_amounts_of_gpus_are_not_custom_resources():
     with pytest.raises(ConfigError, match=r"resources of member 'a' contain 'GPU'; set num_cpus or num_gpus"):
         MemberConfig("a", resources={"GPU": 1})
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_members", 2), ("gate_must_live", True)])
+def test_limits_of_what_is_dropped_need_the_policy(field, value):
+    assert getattr(EnsembleConfig(("a", "b"), on_member_failure="drop", **{field: value}), field) == value
+    with pytest.raises(ConfigError, match=f"{field}={value} has an effect with on_member_failure='drop' alone"):
+        EnsembleConfig(("a", "b"), **{field: value})

@@ -12,6 +12,7 @@ from gac_core.decoding.request import Request
 from gac_core.engine.mailbox import Client
 from gac_core.errors import EngineStuckError, quote
 from gac_core.events import Event, Listener, MemberFailed, StepDone
+from gac_core.executor.base import ExecutorMember
 from gac_core.health import EnsembleHealth, MemberHealth
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def ensemble_health(
         step_seconds: How long the engine's step has been running.
         stuck: The member that it waits for, and for how long, if that is too long.
     """
-    known = [state or MemberHealth("", member.member_id) for state, member in zip(members, client.members, strict=True)]
+    known = [state or _joining(member) for state, member in zip(members, client.members, strict=True)]
     states = tuple(
         replace(
             state,
@@ -124,6 +125,11 @@ def ensemble_health(
         queue=sum(request.ensemble_id == client.ensemble_id for request in waiting),
         step_seconds=step_seconds,
     )
+
+
+def _joining(member: ExecutorMember) -> MemberHealth:
+    """Returns the state of a member that the engine does not use yet."""
+    return MemberHealth("", member.member_id, where=member.runs_on, weight_bytes=member.weight_bytes)
 
 
 def unusable(client: Client, reason: str) -> EnsembleHealth:

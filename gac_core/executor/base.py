@@ -41,6 +41,11 @@ class ExecutorMember(Protocol):
         ...
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights."""
+        ...
+
+    @property
     def deterministic(self) -> bool:
         """Whether its logits do not depend on other requests, bit for bit."""
         ...

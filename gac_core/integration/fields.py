@@ -85,7 +85,7 @@ WRAPPER_FIELDS = _table(
     ("on_member_failure", str | None, '"fail" (default) or "drop": go on without a member that fails.'),
     ("min_members", int | None, 'Members that a request needs at least, with "drop". Default: 1.'),
     ("gate_must_live", bool | None, 'With "drop", whether a thresholded request fails with its gate. Default: False.'),
-    ("forward_timeout", float | None, "Seconds after which a forward counts as failed. Default: 600."),
+    ("forward_timeout", float | None, "Seconds after which a forward counts as failed. Default: 300."),
     ("executor", str | None, '"local" (default) or "ray"; see EnsembleConfig.'),
     ("ray_address", str | None, "Ray cluster of the executor. Default: RAY_ADDRESS, else one on this machine."),
     ("devices", list[str] | None, "Devices among which members are placed by size. Default: all GPUs, else the CPU."),

@@ -6,7 +6,7 @@ import re
 
 from gac_core.errors import ConfigError, quote
 
-_UNITS = {"": 1, **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T"))}}
+_UNITS = {f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T"))}
 _UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate(("", "K", "M", "G", "T")) if prefix}
 _BY_NAME = {name.lower(): size for name, size in _UNITS.items()}
 
@@ -17,7 +17,7 @@ def format_bytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Returns the bytes of a size such as ``"80GiB"``, ``"24 GB"`` or ``"1000000"``.
+    """Returns the bytes of a size such as ``"80GiB"``, ``"24 GB"`` or ``"1000 B"``.
 
     Raises:
         ConfigError: It is not a size.

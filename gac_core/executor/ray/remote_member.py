@@ -50,8 +50,13 @@ class RemoteMember:
 
     @property
     def runs_on(self) -> str:
-        """Its actor, which computes beside all others."""
-        return self.member_id
+        """Its actor when it was loaded, which computes beside all others."""
+        return self.facts.place
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights."""
+        return self.facts.weight_bytes
 
     @property
     def deterministic(self) -> bool:
