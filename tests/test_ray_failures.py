@@ -180,6 +180,27 @@ sys.stdin.read()
     wait_for(lambda: not any(map(is_running, pids)), 15)
 
 
+def test_sigterm_in_the_middle_of_a_text_ends_a_driver_in_order(ray_nodes):
+    # Registered first, so that it runs last: Ray's handler aborts a process that takes 3 s to exit.
+    code = f"""
+import atexit, time
+atexit.register(lambda: time.sleep(4) or print("done", flush=True))
+from gac_core import Ensemble
+ensemble = Ensemble.load([{PAIR[0]!r}], executor="ray", ray_address={ray_nodes.address!r})
+for chunk in ensemble.stream("passages " * 30, max_tokens=10**6, temperature=5.0, seed=1):
+    print(ensemble._members[0].facts.pid, flush=True)
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    driver = subprocess.Popen([sys.executable, "-c", code], text=True, cwd=ROOT, **pipes)
+    pid = int(driver.stdout.readline())
+    driver.terminate()
+    output, errors = driver.communicate(timeout=60)
+    assert driver.returncode == signal.SIGTERM, errors
+    assert output.endswith("done\n")
+    assert "Traceback" not in errors
+    wait_for(lambda: not is_running(pid), 15)
+
+
 def test_a_lost_node_fails_its_member_until_it_is_back(ray_nodes):
     node = ray_nodes.cluster.add_node(num_cpus=1, object_store_memory=2**27, resources={"extra": 1})
     member = MemberConfig(PAIR[1], dtype="float32", name="away", resources={"extra": 1})

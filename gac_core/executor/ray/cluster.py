@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ OBJECT_STORE_BYTES = 2**28
 
 EXIT_SECONDS = 5.0
 """How long the exit of Python waits for Ray to be shut down by another thread."""
+
+SIGTERM_SECONDS = 3.0
+"""Seconds after a SIGTERM at which Ray's handler aborts a process that has not exited."""
 
 REACH_SECONDS = 10.0
 """How long to wait for an answer from an address."""
@@ -140,12 +144,26 @@ def usable() -> bool:
 
 def end() -> None:
     """Makes no calls any more: Python exits, and Ray shuts itself down next."""
+    _cancel_abort()
     _connections.end()
 
 
 def ended() -> bool:
     """Returns whether `end` was called."""
     return _connections.ended
+
+
+def _cancel_abort() -> None:
+    """Cancels the alarm that Ray's native SIGTERM handler sets.
+
+    It aborts a process that has not exited after `SIGTERM_SECONDS`, and an orderly exit takes longer: Ray waits for the
+    processes that it started. An alarm that could be another one is kept.
+    """
+    if not hasattr(signal, "SIGALRM") or signal.getsignal(signal.SIGALRM) != signal.SIG_DFL:
+        return
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    if 0 < left <= SIGTERM_SECONDS and not interval:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _initialise(address: str | None) -> bool:
