@@ -90,7 +90,7 @@ def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
     assert works.cache_bytes > 0
 
 
-def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes, remote, wanted):
+def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes, remote, wanted, caplog):
     generation = supervisor(remote, 1).process.generation
     with ray_nodes.load(PAIR[:1], forward_timeout=3.0) as other:
         bystander = start(other, "passages " * 30, max_tokens=400, drafts=False)
@@ -105,6 +105,9 @@ def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes,
         assert error.value.member == "birch"
         with pytest.raises(MemberError, match="birch"):
             remote.generate("In which town", **ASKED)
+        # One line each, without a traceback.
+        failed = [record for record in caplog.records if getattr(record, "event", "") == "request_failed"]
+        assert [(record.member, record.exc_info) for record in failed] == [("birch", None)] * 2
         assert sum(1 for _ in bystander) > 100
     restarted(remote, 1, generation + 1)
     assert remote.generate("In which town", **ASKED).text == wanted

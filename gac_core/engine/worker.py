@@ -11,7 +11,15 @@ from gac_core.decoding.request import Request
 from gac_core.engine.engine import Engine
 from gac_core.engine.mailbox import Client, Entry, Event, Mailbox
 from gac_core.engine.monitor import Monitor, ensemble_health, in_listener, unusable
-from gac_core.errors import EngineClosedError, EngineStuckError, GaCError, RequestError, quote
+from gac_core.errors import (
+    EngineClosedError,
+    EngineStuckError,
+    GaCError,
+    MemberLostError,
+    MemberTimeoutError,
+    RequestError,
+    quote,
+)
 from gac_core.failures import caused
 from gac_core.health import EnsembleHealth
 
@@ -289,6 +297,8 @@ def _report(request: Request, error: GaCError) -> None:
     """Logs one record for a request that failed, without any text of it; the error receives the request's id."""
     error.request_id = request.label
     member, cause = getattr(error, "member", None), error.__cause__
+    # The place where a loss was noticed does not explain it, and every request of the member would log it.
+    gone = isinstance(error, (MemberLostError, MemberTimeoutError))
     logger.log(
         logging.WARNING if isinstance(error, EngineClosedError) else logging.ERROR,
         "request %s failed: %s%s%s",
@@ -302,5 +312,5 @@ def _report(request: Request, error: GaCError) -> None:
             "member": member,
             "seconds": time.perf_counter() - request.arrived,
         },
-        exc_info=cause,
+        exc_info=None if gone else cause,
     )

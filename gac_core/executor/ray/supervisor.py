@@ -150,7 +150,7 @@ class MemberSupervisor:
         if self._closed.is_set() or cluster.ended() or error is None:
             return
         extra = {"event": "member_failed", "member": self.name, "request_id": None}
-        logger.error("member %r is lost and started again: %s", self.name, error.reason, extra=extra)
+        logger.error("member %r is lost and is being started again: %s", self.name, error.reason, extra=extra)
         for on_lost, _ in list(self._subscribers.values()):
             on_lost(process, error)
 
