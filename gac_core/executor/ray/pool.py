@@ -125,9 +125,11 @@ class RayPool:
 
         Raises:
             ConfigError: Ray cannot be reached, or a setting does not fit a model.
-            ModelLoadError: A member has no place on the cluster or cannot be loaded there.
+            ModelLoadError: A folder does not exist, or a member has no place on the cluster or cannot be loaded there.
             EngineClosedError: Ray was initialised before this process was forked.
         """
+        for member in config.members:
+            _check_paths(member)
         cluster = Cluster(config.ray_address)
         entries: list[Entry[ActorKey, _PooledActor]] = []
 
@@ -206,6 +208,13 @@ def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: boo
         key = ActorKey(ModelKey.of(member, "ray"), own, reservation, session, 0)
         keys.append(replace(key, copy=sum(replace(other, copy=0) == key for other in keys)))
     return keys
+
+
+def _check_paths(config: MemberConfig) -> None:
+    """Raises a `ModelLoadError` for a folder or file that does not exist here; downloads nothing."""
+    for path, file in ((config.model, config.gguf_file), (config.tokenizer, None)):
+        if path is not None:
+            find_source(config.model, path, file if os.path.isdir(path) else None)
 
 
 def _absolute(member: MemberConfig) -> MemberConfig:
