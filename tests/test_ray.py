@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -189,6 +190,33 @@ def test_addresses_without_a_cluster_are_named(address, reason):
 
     with pytest.raises(ConfigError, match=reason):
         _initialise(address)
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (MemberConfig("./missing"), "there is no folder './missing'"),
+        (MemberConfig(PAIR[0], tokenizer="./missing"), "there is no folder './missing'"),
+        (MemberConfig(PAIR[0], gguf_file="missing.gguf"), "has no file 'missing.gguf'"),
+    ],
+)
+def test_folders_are_checked_before_ray_is_used(member, reason):
+    with pytest.raises(ModelLoadError, match=reason):
+        Ensemble.load([PAIR[1], member], executor="ray", ray_address="127.0.0.1:1")
+
+
+def test_an_address_that_answers_but_refuses_names_the_token_first(monkeypatch):
+    from gac_core.executor.ray import cluster
+
+    def refuse(**options):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    # Ray itself tries for 20 s.
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"^the token.*RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.*Failed to connect"):
+            cluster._initialise(address)
 
 
 def test_a_forked_process_cannot_use_the_ray_of_its_parent(ray_nodes, remote):

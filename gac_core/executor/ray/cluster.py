@@ -181,19 +181,32 @@ def _initialise(address: str | None) -> bool:
     if start:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    reached = False
     try:
         if ":" in options["address"]:
             _reach(options["address"])
+            reached = True
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:
-        remedy = "check its logs in /tmp/ray" if start else "start it with 'ray start --head', or check the address"
-        raise ConfigError(
-            f"Ray cannot be {'started' if start else 'reached'} (ray_address={quote(address)}): "
-            f"{type(error).__name__}: {shorten(' '.join(str(error).split()))}; {remedy}, and set RAY_AUTH_TOKEN to the "
-            "cluster's token if it has one"
-        ) from error
+        reason = f"(ray_address={quote(address)}): {type(error).__name__}: {shorten(' '.join(str(error).split()))}"
+        raise ConfigError(_refusal(start, reached and isinstance(error, ConnectionError), reason)) from error
     _owner = os.getpid()
     return start
+
+
+def _refusal(start: bool, refused: bool, reason: str) -> str:
+    """The message for a Ray that cannot be used, with the likeliest remedy first."""
+    if refused:
+        return (
+            "the token of the Ray cluster is missing or wrong, or another program answers at its address; set "
+            f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token, or check the address {reason}"
+        )
+    if start:
+        return f"Ray cannot be started {reason}; check its logs in /tmp/ray"
+    return (
+        f"Ray cannot be reached {reason}; start it with 'ray start --head', or check the address, and set "
+        "RAY_AUTH_TOKEN to the cluster's token if it has one"
+    )
 
 
 def _reach(address: str) -> None:
