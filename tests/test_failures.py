@@ -31,6 +31,21 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(absence, "REJOIN_PAUSE", 0.0)
 
 
+def check_text(one, executor, plain_members, output, asked):
+    """A text is that of the members that took part at each token: by a run without drafts, and by the reference."""
+    assert output.tokens == twin(one, executor, PROMPT, output, **asked)
+    if "temperature" not in asked:
+        tokens, _ = reference.generate(
+            plain_members,
+            PROMPT,
+            24,
+            threshold=asked.get("threshold"),
+            gate=gate_of(one, asked),
+            absent=absent_by(output),
+        )
+        assert list(output.tokens) == tokens
+
+
 @pytest.fixture(scope="module")
 def dropping():
     with faulty_ensemble(on_member_failure="drop", forward_timeout=2.0) as (one, executor):
@@ -61,17 +76,7 @@ def test_the_text_goes_on_as_that_of_the_others(dropping, plain_members, name, c
         assert dropped.rejoined_at is None
     assert len(output.stats.dropped) == len(executor.given)
     assert executor.given or asked is not GREEDY
-    assert output.tokens == twin(one, executor, PROMPT, output, **asked)
-    if "temperature" not in asked:
-        tokens, _ = reference.generate(
-            plain_members,
-            PROMPT,
-            24,
-            threshold=asked.get("threshold"),
-            gate=gate_of(one, asked),
-            absent=absent_by(output),
-        )
-        assert list(output.tokens) == tokens
+    check_text(one, executor, plain_members, output, asked)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -109,17 +114,7 @@ def test_a_member_that_works_again_takes_part_again(dropping, plain_members, nam
     if asked is GREEDY:
         assert output.stats.dropped[0].rejoined_at is not None
         assert output.stats.members[name].forwards > 1
-    assert output.tokens == twin(one, executor, PROMPT, output, **asked)
-    if "temperature" not in asked:
-        tokens, _ = reference.generate(
-            plain_members,
-            PROMPT,
-            24,
-            threshold=asked.get("threshold"),
-            gate=gate_of(one, asked),
-            absent=absent_by(output),
-        )
-        assert list(output.tokens) == tokens
+    check_text(one, executor, plain_members, output, asked)
 
 
 @pytest.mark.parametrize("grammar", [Grammar.regex("[a-z ]{40}"), Grammar.choices(["one two three", "one two four"])])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
+
+from gac_core.config import EnsembleConfig
+from gac_core.member_config import MemberConfig
 
 MIN_PART_TOKENS = 16
 """Tokens of long chunks that one call computes at least, however long that takes."""
@@ -26,3 +30,14 @@ class MemberOptions:
     cache_bytes: int = 2**30
     prefill_tokens: int = 512
     deterministic: bool = False
+
+    @classmethod
+    def of(cls, member: MemberConfig, config: EnsembleConfig) -> Self:
+        """Returns the options of one member of an ensemble."""
+        return cls(
+            context=member.context,
+            compile=member.compile,
+            cache_bytes=int(config.cache_gib * 2**30),
+            prefill_tokens=config.prefill_tokens,
+            deterministic=config.deterministic,
+        )

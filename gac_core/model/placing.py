@@ -83,13 +83,7 @@ def place_members(config: EnsembleConfig, models: Sequence[ModelKey]) -> list[Pl
     placed: list[PlacedMember] = []
     for member, key in zip(config.members, keys, strict=True):
         model = replace(key, weights=places.get(key.weights, key.weights))
-        options = MemberOptions(
-            context=member.context,
-            compile=member.compile,
-            cache_bytes=_cache_bytes(config),
-            prefill_tokens=config.prefill_tokens,
-            deterministic=config.deterministic,
-        )
+        options = MemberOptions.of(member, config)
         copies = sum((each.key.model, each.key.options) == (model, options) for each in placed)
         found = checkpoints.get(key)
         checkpoint = None if found is None else replace(found, config=member).placed(model.weights.placed(member))
@@ -179,15 +173,11 @@ def _usable(device: str) -> bool:
 
 def _workload(config: EnsembleConfig, checkpoints: Sequence[Checkpoint]) -> Workload:
     return Workload(
-        cache_bytes=_cache_bytes(config),
+        cache_bytes=int(config.cache_gib * 2**30),
         prefill_tokens=config.prefill_tokens,
         max_batch_size=config.max_batch_size,
         union=sum(each.vocab_size for each in checkpoints),
     )
-
-
-def _cache_bytes(config: EnsembleConfig) -> int:
-    return int(config.cache_gib * 2**30)
 
 
 def _need(

@@ -196,15 +196,10 @@ def _threads(member: MemberConfig, members: int) -> Threads:
 
 
 def _keys(members: Sequence[MemberConfig], config: EnsembleConfig, has_gpus: bool, session: str) -> list[ActorKey]:
-    options = MemberOptions(
-        cache_bytes=int(config.cache_gib * 2**30),
-        prefill_tokens=config.prefill_tokens,
-        deterministic=config.deterministic,
-    )
     keys: list[ActorKey] = []
     for member in members:
         reservation = Reservation.of(member, has_gpus)
-        own = replace(options, context=member.context, compile=member.compile)
+        own = MemberOptions.of(member, config)
         key = ActorKey(ModelKey.of(member, "ray"), own, reservation, session, 0)
         keys.append(replace(key, copy=sum(replace(other, copy=0) == key for other in keys)))
     return keys
