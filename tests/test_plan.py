@@ -103,6 +103,11 @@ def test_the_error_names_the_member_its_need_and_what_is_free():
     assert isinstance(error.value, ConfigError)
     assert (error.value.member, error.value.need) == ("oak", 62 * GIB)
     assert error.value.free == {"cuda:0": 10 * GIB, "cuda:1": 40 * GIB}
+    # 4 GiB are free, but each device also needs the activations.
+    with pytest.raises(
+        PlacementError, match=r"activations 1\.0 GiB on each device that it is divided over\); free: 2\.0"
+    ):
+        plan([need("elm", 2.5, layers=5, activations=GIB)], gpus(2, 2), reserve=0)
     with pytest.raises(ConfigError, match="no devices"):
         plan([large], [])
 

@@ -219,6 +219,21 @@ def test_an_address_that_answers_but_refuses_names_the_token_first(monkeypatch):
             cluster._initialise(address)
 
 
+@pytest.mark.parametrize(("mode", "warned"), [("token", False), ("disabled", True), (None, True)])
+def test_a_ray_that_is_started_without_a_token_is_warned_of(monkeypatch, caplog, mode, warned):
+    from gac_core.executor.ray import cluster
+
+    started = []
+    monkeypatch.setattr(cluster.ray, "init", lambda **options: started.append(options["address"]))
+    monkeypatch.setattr(cluster, "_owner", os.getpid())
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    assert cluster._initialise("local")
+    assert started == ["local"]
+    assert ("requires no token" in caplog.text) == warned
+
+
 def test_a_forked_process_cannot_use_the_ray_of_its_parent(ray_nodes, remote):
     read, write = os.pipe()
     pid = os.fork()

@@ -40,6 +40,8 @@ class PlacementError(ConfigError):
         more = f", {' and '.join(beside)}" if beside else ""
         parts = {"weights": need.weights, "KV cache": need.kv_cache, "activations": need.activations}
         sizes = ", ".join(f"{what} {format_bytes(size)}" for what, size in parts.items() if size)
+        if need.blocks and need.activations and len(devices) > 1:
+            sizes += " on each device that it is divided over"
         remedies = [*need.remedies, "a smaller cache_gib"] if need.kv_cache else [*need.remedies]
         super().__init__(
             f"member {quote(need.name)} does not fit: it needs {format_bytes(need.total)} ({sizes}); "

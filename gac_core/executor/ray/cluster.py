@@ -16,6 +16,8 @@ import ray
 from gac_core.errors import ConfigError, EngineClosedError, quote, shorten
 from gac_core.executor.ray.tokens import starts_here
 
+logger = logging.getLogger(__name__)
+
 OBJECT_STORE_BYTES = 2**28
 """Shared memory of a Ray that is started here; messages of a step are far smaller."""
 
@@ -180,6 +182,11 @@ def _initialise(address: str | None) -> bool:
     options: dict[str, Any] = {"address": "local" if start else address}
     if start:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            logger.warning(
+                "the Ray that is started here requires no token, so that all who reach its ports can run code on this "
+                "machine; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN before Ray is imported"
+            )
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     reached = False
     try:
