@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python examples/rag_langchain.py
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-real: install
 	$(BIN)/python -m pytest -m "real and not slow"

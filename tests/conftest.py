@@ -24,7 +24,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
-from raynodes import Nodes, put_ray_first, skip_without_ray, started_nodes
+from raynodes import Nodes, skip_without_ray, started_nodes
 from reference import PlainMember
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,6 +37,7 @@ EMBEDDED = [str(ROOT / "examples" / "models" / name) for name in ("ash", "birch"
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 REAL_NAMES = ("smollm2", "qwen", "gemma3")
 STORIES = [str(SHARED / "models" / name) for name in ("stories260K", "babyllama-361")]
+
 
 LOADS: Counter[str] = Counter()
 
@@ -96,7 +97,6 @@ def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    put_ray_first(items)
     if config.getoption("--shuffle") is not None:
         items[:] = shuffled(items, config.getoption("--shuffle"))
     skip_without_ray(items)

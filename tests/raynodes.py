@@ -36,12 +36,6 @@ class Nodes:
         return Ensemble.load(members, executor="ray", ray_address=self.address, **settings)
 
 
-def put_ray_first(items: list[pytest.Item]) -> None:
-    """Runs files with members on Ray first: they take longest, mostly waiting; last, they would leave a core idle."""
-    paths = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in paths)
-
-
 def skip_without_ray(items: list[pytest.Item]) -> None:
     """Skips the tests that need Ray where it is not installed."""
     if importlib.util.find_spec("ray") is None:
