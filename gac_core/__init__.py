@@ -66,8 +66,6 @@ from gac_core.output import (
     OutputChunk,
     RequestOutput,
     RequestStats,
-    TokenLogprob,
-    TokenStats,
     ToolCallChunk,
     Usage,
     fold,
@@ -75,6 +73,7 @@ from gac_core.output import (
 from gac_core.placement.planner import PlacementError
 from gac_core.sampling import SamplingParams
 from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
+from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
 
 __version__ = "0.1.0"
 
@@ -115,6 +114,7 @@ __all__ = [
     "MemberRecovered",
     "MemberStats",
     "MemberTimeoutError",
+    "MemberToken",
     "Message",
     "ModelInfo",
     "ModelLoadError",

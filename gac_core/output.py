@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.token_stats import TokenLogprob, TokenStats
 
 
 class FinishReason(str, Enum):
@@ -21,47 +22,6 @@ class FinishReason(str, Enum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """Log-probabilities at one position.
-
-    Attributes:
-        token: Bytes of the selected union token; empty for the end of text.
-        logprob: Natural logarithm of its probability in the combined distribution.
-        top: The most probable tokens and their log-probabilities, best first.
-    """
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class TokenStats:
-    """Confidence and agreement of the members at one position.
-
-    Attributes:
-        token: Bytes of the selected union token; empty for the end of text.
-        confidence: Its probability in the combined distribution (the gate's where it decided alone), among the tokens
-            that the grammar allows, before temperature and truncation; 1 for a token that a grammar forced.
-        agreement: Share of the members whose most probable allowed token it was, 0 to 1. None unless several members'
-            distributions were combined.
-        divergence: Jensen-Shannon divergence of the members' distributions, with their weights, in nats: 0 if they are
-            equal, at most the logarithm of the number of members. None unless several were combined, and where the
-            token was proven from the most probable tokens of each distribution alone.
-        ensembled: Whether all members' distributions were combined; otherwise the gate decided alone, or a grammar
-            forced the token.
-        forced: Whether the grammar allowed this token only.
-    """
-
-    token: bytes
-    confidence: float
-    agreement: float | None = None
-    divergence: float | None = None
-    ensembled: bool = True
-    forced: bool = False
 
 
 @dataclass(frozen=True)

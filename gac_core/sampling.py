@@ -48,8 +48,8 @@ class SamplingParams:
         parse_special: Whether text of the prompt that spells a control token, such as ``<|im_end|>``, becomes that
             token. Default False: it is encoded as ordinary text, so that users cannot forge turns. Set it for strings
             that your own code has put control tokens into, for example by rendering a chat template.
-        token_stats: Return the confidence and agreement of the members for each token (`gac_core.TokenStats`). Default
-            False: only their means over the answer.
+        token_stats: Return for each token the confidence and agreement of the members, and what each of them proposed
+            (`gac_core.TokenStats`). Default False: only the means over the answer.
         timeout: Maximum time in seconds from the call to the last token, including the time in the queue. When it has
             passed, the call raises a `RequestTimeoutError` and the request is aborted, even if a member's forward
             hangs. Above 0. None (default): no limit.

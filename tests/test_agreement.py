@@ -14,6 +14,7 @@ from test_drafts import eager
 
 from gac_core import Grammar, RequestError, fold
 from gac_core.decoding.agreement import agreement, jensen_shannon
+from gac_core.decoding.member_tokens import measure_members, member_tokens
 
 PROMPT = "one two three one two three one two"
 FIVE = [[0.5, 0.2, 0.2, 0.1, 0.0], [0.1, 0.6, 0.1, 0.1, 0.1], [0.2, 0.0, 0.0, 0.4, 0.4]]
@@ -66,6 +67,23 @@ def test_agreement_is_the_share_of_first_choices():
     assert measured([FIVE[0], [0.0] * 5], [0.5, 0.5], 0)[0] == 0.5
 
 
+def members_of(entries):
+    """The members' entries of several tokens, as the reference gives them."""
+    return [[(each.member, each.token) for each in entry.members] for entry in entries], [
+        number for entry in entries for each in entry.members for number in (each.probability, each.selected)
+    ]
+
+
+def proposals(trace, names, gate, union):
+    """The same from the distributions of the reference; one alone is the gate's."""
+    tokens, numbers = [], []
+    for parts, pick in trace:
+        voices = names if len(parts) > 1 else [gate]
+        tokens.append([(name, union[int(part.argmax())]) for name, part in zip(voices, parts, strict=True)])
+        numbers += [part[place] / part.sum() for part in parts for place in (int(part.argmax()), pick)]
+    return tokens, numbers
+
+
 def figures(trace):
     """Confidence, agreement and divergence of each step of the reference."""
     for parts, pick in trace:
@@ -95,6 +113,12 @@ def test_figures_of_an_answer_are_those_of_the_reference(ensemble, plain_members
         assert (entry.confidence, entry.agreement, entry.divergence) == pytest.approx(want, abs=2e-5)
         assert entry.ensembled == (entry.agreement is not None)
     assert [entry.token for entry in output.token_stats][: len(output.tokens)] == list(output.tokens)
+    union = [*sorted({data for member in plain_members for data in member.ids}), b""]
+    tokens, numbers = members_of(free)
+    wanted_tokens, wanted_numbers = proposals(trace, ensemble.names, ensemble.gate, union)
+    assert tokens == wanted_tokens
+    assert numbers == pytest.approx(wanted_numbers, abs=2e-5)
+    assert not any(entry.members for entry in output.token_stats if entry.forced)
     stats, compared = output.stats, [entry for entry in free if entry.ensembled]
     assert 0 < len(compared) <= len(free)
     assert (len(compared) == len(free)) == (threshold is None)
@@ -116,6 +140,9 @@ def test_figures_are_the_same_with_drafts_and_in_batches(asked):
             assert (a.token, a.ensembled, a.agreement) == (b.token, b.ensembled, b.agreement)
             assert (a.confidence, a.divergence) == pytest.approx((b.confidence, b.divergence), abs=2e-5)
         assert one.stats.confidence == pytest.approx(other.stats.confidence, abs=2e-5)
+        (tokens, numbers), (same_tokens, same_numbers) = members_of(one.token_stats), members_of(other.token_stats)
+        assert tokens == same_tokens
+        assert numbers == pytest.approx(same_numbers, abs=2e-5)
 
 
 def test_a_gate_alone_and_forced_tokens_have_no_agreement(ensemble):
@@ -136,6 +163,20 @@ def test_copies_of_a_member_always_agree():
         stats = copies.generate(QUESTION, max_tokens=8).stats
     assert stats.agreement == 1
     assert stats.divergence == pytest.approx(0, abs=1e-6)
+
+
+def test_the_most_probable_token_of_several_is_the_one_with_the_lowest_id():
+    class Union:
+        def data(self, token):
+            return None if token == 4 else b"abcd"[token : token + 1]
+
+    parts = [torch.tensor(each) for each in ([0.1, 0.2, 0.2, 0.0, 0.0], [0.0] * 5, [0.0, 0.25, 0.0, 0.0, 0.75])]
+    numbers = measure_members(parts, torch.tensor([2])).tolist()
+    # A member without any mass on what a grammar allows has no entry; an end of text has no bytes.
+    first, last = member_tokens(["m", "n", "o"], numbers, Union())
+    assert (first.member, first.token, last.member, last.token) == ("m", b"b", "o", b"")
+    figures = (first.probability, first.selected, last.probability, last.selected)
+    assert figures == pytest.approx((0.4, 0.4, 0.75, 0.0))
 
 
 def test_token_stats_are_given_on_request(ensemble):

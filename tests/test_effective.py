@@ -246,7 +246,10 @@ async def test_metadata_name_the_settings_in_force_on_every_route(chat, llm, ind
     for metadata in found:
         json.dumps(metadata)
         first = metadata["gac"]["token_stats"][0]
-        assert set(first) == {"token", "bytes", "confidence", "agreement", "divergence", "ensembled", "forced"}
+        keys = {"token", "bytes", "confidence", "agreement", "divergence", "ensembled", "forced", "members"}
+        assert set(first) == keys
+        assert [member["member"] for member in first["members"]] == ["ash", "birch", "cedar"]
+        assert set(first["members"][0]) == {"member", "token", "bytes", "probability", "selected"}
         assert 0 <= first["agreement"] <= 1
         assert first["divergence"] >= 0
 

@@ -43,6 +43,12 @@ def same(remote: Ensemble, local: Ensemble, prompt, **asked) -> None:
     if wanted.logprobs is not None:
         for one, other in zip(found.logprobs, wanted.logprobs, strict=True):
             assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    for one, other in zip(found.token_stats or (), wanted.token_stats or (), strict=True):
+        assert [(each.member, each.token) for each in one.members] == [(m.member, m.token) for m in other.members]
+        for own, same_member in zip(one.members, other.members, strict=True):
+            assert (own.probability, own.selected) == pytest.approx(
+                (same_member.probability, same_member.selected), abs=1e-5
+            )
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from gac_core.combination import arithmetic_mean
 from gac_core.decoding.agreement import agreement, jensen_shannon
+from gac_core.decoding.member_tokens import measure_members, member_tokens
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.tokens import SampledToken
 from gac_core.model.cache import to_host
-from gac_core.output import TokenLogprob
+from gac_core.token_stats import MemberToken, TokenLogprob
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Selection:
         own: The probability that each voice gives it, as a share of the same total.
         agreement: Share of the voices whose most probable token it is; None unless there are several.
         divergence: Their Jensen-Shannon divergence, in nats; None unless there are several, and complete.
+        members: As in `TokenStats`; empty unless the request asks for it.
     """
 
     place: Place | TopPlace
@@ -39,6 +41,7 @@ class Selection:
     own: tuple[float, ...]
     agreement: float | None
     divergence: float | None
+    members: tuple[MemberToken, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -60,6 +63,7 @@ class Selection:
             confidence=self.confidence,
             agreement=self.agreement,
             divergence=self.divergence,
+            members=self.members,
         )
 
 
@@ -103,7 +107,10 @@ def _select_token(place: Place, combined: Tensor) -> Tensor:
 
 
 def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor) -> Tensor:
-    """Returns confidence, agreement, divergence and each voice's probability, float64, shape ``[3 + voices]``."""
+    """Returns confidence, agreement, divergence and each voice's probability, float64, shape ``[3 + voices]``.
+
+    Where the request asks for statistics of tokens, followed by those of `measure_members`.
+    """
     device = combined.device
     own = [probs.index_select(0, token.to(probs.device)).to(device) for probs in place.probs]
     confidence = combined.index_select(0, token)
@@ -117,20 +124,26 @@ def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor
         compared = [agreement(place.probs, own), jensen_shannon(place.probs, shares, mean)]
     if total is not None:
         own = [each / total for each in own]
-    return torch.cat([part.double() for part in (confidence, *compared, *own)])
+    members = [measure_members(place.probs, token)] if place.request.params.token_stats else []
+    return torch.cat([part.double() for part in (confidence, *compared, *own, *members)])
 
 
 def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float]) -> Selection:
-    confidence, agreed, divergence, *own = numbers
-    several = len(place.voices) > 1
+    confidence, agreed, divergence, *others = numbers
+    count, request = len(place.voices), place.request
+    several = count > 1
+    members: tuple[MemberToken, ...] = ()
+    if request.params.token_stats:
+        members = member_tokens([voice.name for voice in place.voices], others[count : 5 * count], request.union)
     return Selection(
         place=place,
         combined=combined,
         token=token,
         confidence=confidence,
-        own=tuple(own[: len(place.voices)]),
+        own=tuple(others[:count]),
         agreement=agreed if several else None,
         divergence=divergence if several else None,
+        members=members,
     )
 
 

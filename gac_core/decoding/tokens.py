@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gac_core.decoding.sequence import Sequence
 from gac_core.errors import GaCError
-from gac_core.output import TokenLogprob, TokenStats
+from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class SampledToken:
         confidence: As in `TokenStats`.
         agreement: As in `TokenStats`.
         divergence: As in `TokenStats`.
+        members: As in `TokenStats`; empty unless the request asks for it.
     """
 
     data: bytes | None
@@ -32,6 +33,7 @@ class SampledToken:
     confidence: float = 1.0
     agreement: float | None = None
     divergence: float | None = None
+    members: tuple[MemberToken, ...] = ()
 
     @property
     def token_stats(self) -> TokenStats:
@@ -43,6 +45,7 @@ class SampledToken:
             divergence=self.divergence,
             ensembled=self.ensembled,
             forced=self.forced,
+            members=self.members,
         )
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
 from gac_core.chat.tools import InvalidToolCall, ToolCall
-from gac_core.output import FinishReason, OutputChunk, RequestOutput, TokenLogprob, TokenStats, ToolCallChunk
+from gac_core.output import FinishReason, OutputChunk, RequestOutput, ToolCallChunk
+from gac_core.token_stats import TokenLogprob, TokenStats
 
 
 class OutputProcessor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gac_core.output import RequestOutput, TokenLogprob
+from gac_core.output import RequestOutput
+from gac_core.token_stats import TokenLogprob, TokenStats
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,15 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
     if output.seed is not None:
         values["seed"] = output.seed
     if output.token_stats is not None:
-        values["gac"]["token_stats"] = [{**asdict(item), **_token(item.token)} for item in output.token_stats]
+        values["gac"]["token_stats"] = [_stats(item) for item in output.token_stats]
     if output.logprobs is not None:
         values["logprobs"] = {"content": [_entry(item) for item in output.logprobs]}
     return values
+
+
+def _stats(item: TokenStats) -> dict[str, Any]:
+    members = [{**asdict(member), **_token(member.token)} for member in item.members]
+    return {**asdict(item), **_token(item.token), "members": members}
 
 
 def _entry(item: TokenLogprob) -> dict[str, Any]:
