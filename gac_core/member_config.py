@@ -52,6 +52,10 @@ class MemberConfig:
             environment variable ``OMP_NUM_THREADS`` of this process, if that is set.
         resources: Custom resources of Ray that it needs, such as ``{"big_memory": 1}``; they select nodes. Default
             none.
+        temperature: Temperature scaling (Guo et al. 2017): its logits are divided by this, after a request's
+            ``repetition_penalty`` and before anything else. Above 1 its distributions become flatter, which corrects a
+            model that is surer than it is right; `gac calibrate` finds the value. It changes how much the member's
+            preferences count, not which token the member itself prefers. Above 0. Default 1: unchanged.
     """
 
     model: str
@@ -72,6 +76,7 @@ class MemberConfig:
     num_gpus: float | None = None
     num_cpus: float | None = None
     resources: Mapping[str, float] | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         model = str(self.model) if isinstance(self.model, Path) else self.model
@@ -87,6 +92,8 @@ class MemberConfig:
                 "the weight 0 in the weights of a request"
             )
         self._set("weight", check_number(ConfigError, self._label("weight"), self.weight, 0, low_open=True))
+        temperature = check_number(ConfigError, self._label("temperature"), self.temperature, 0, 1e6, low_open=True)
+        self._set("temperature", temperature)
         self._set("dtype", check_option(ConfigError, self._label("dtype"), self.dtype, DTYPES))
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ConfigError(

@@ -108,6 +108,7 @@ WRONG = [
 TAKES = {
     "model": ["no", "false", "1"],
     "weight": [1.5, 10**30],
+    "temperature": [1.5],
     "trust_remote_code": [True],
     "compile": [True],
     "allow_pickle": [True],

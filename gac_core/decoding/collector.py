@@ -61,6 +61,7 @@ class Query:
             alignment=self.voice.member.alignment,
             form="full" if request.needs_full else "top",
             repetition_penalty=penalty,
+            temperature=self.voice.member.temperature,
             text_before=() if penalty == 1 else tuple(ids[:start]),
             mask=masks.of(self),
             gate_rule=request.gate_rule if gated else None,

@@ -20,6 +20,7 @@ class EnsembleMember:
         member_id: Its id in the executor. Ensembles that share a loaded model use the same id.
         tokenizer: Its tokenizer.
         alignment: Maps its logits onto the ensemble's union vocabulary.
+        temperature: Its logits are divided by this.
         commit: Appends committed bytes to its text.
         context: The longest text that it can read, in tokens; None without a limit.
         size: Number of parameters of its model.
@@ -36,6 +37,7 @@ class EnsembleMember:
     size: int
     times: ForwardTimes
     runs_on: str
+    temperature: float = 1.0
 
 
 def together(seconds: Mapping[EnsembleMember, float]) -> float:

@@ -66,7 +66,7 @@ def ensemble_members(
     Args:
         members: The loaded members, in the order of ``config.members``.
         union: Their union vocabulary.
-        config: Names and commit rule.
+        config: Names, temperatures and commit rule.
     """
     return [
         EnsembleMember(
@@ -79,6 +79,7 @@ def ensemble_members(
             size=member.size,
             times=member.times,
             runs_on=member.runs_on,
+            temperature=settings.temperature,
         )
         for member, settings in zip(members, config.members, strict=True)
     ]

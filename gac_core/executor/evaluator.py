@@ -25,7 +25,7 @@ class _Rows:
 
 
 class Evaluator:
-    """Answers asks with one member: forward, repetition penalty, alignment, grammar masks, certainty.
+    """Answers asks with one member: forward, repetition penalty, temperature, alignment, grammar masks, certainty.
 
     A failure of one ask does not affect the others.
 
@@ -115,22 +115,41 @@ def _rows(index: int, ask: Ask, logits: Tensor) -> _Rows | Failure:
 
 
 def wanted_rows(ask: Ask, logits: Tensor) -> Tensor:
-    """Returns the logits at the ends that an ask names, with the repetition penalty; shape ``[ends, rows]``.
+    """Returns the logits at the ends that an ask names, with repetition penalty and temperature.
+
+    The penalty comes first: it divides or multiplies the model's own logits, as in CTRL and transformers, whatever the
+    member's temperature.
 
     Args:
         ask: The ask.
         logits: Those of the chunk's last positions, shape ``[num_logits, rows of the head]``.
+
+    Returns:
+        Shape ``[ends, rows of the head]``; float32 where there is a temperature, else the dtype of ``logits``.
     """
     ends = ask.ends
     if len(ends) < logits.shape[0]:
         places = to_device([end - ends[-1] + logits.shape[0] - 1 for end in ends], logits.device)
         logits = logits.index_select(0, places)
-    if ask.repetition_penalty == 1:
-        return logits
-    text = [*ask.text_before, *ask.chunk.token_ids]
-    seen = [to_device(sorted(set(text[:end])), logits.device) for end in ends]
-    rows = zip(logits, seen, strict=True)
-    return torch.stack([penalise_repetition(row, ids, ask.repetition_penalty) for row, ids in rows])
+    if ask.repetition_penalty != 1:
+        text = [*ask.text_before, *ask.chunk.token_ids]
+        seen = [to_device(sorted(set(text[:end])), logits.device) for end in ends]
+        rows = zip(logits, seen, strict=True)
+        logits = torch.stack([penalise_repetition(row, ids, ask.repetition_penalty) for row, ids in rows])
+    return scale_logits(logits, ask.temperature)
+
+
+def scale_logits(logits: Tensor, temperature: float) -> Tensor:
+    """Divides logits by a temperature (temperature scaling, Guo et al. 2017); 1 returns them unchanged.
+
+    Args:
+        logits: Any shape and floating-point dtype.
+        temperature: Above 0.
+
+    Returns:
+        Float32 of the same shape; with a temperature of 1 ``logits`` itself.
+    """
+    return logits if temperature == 1 else logits.float() / temperature
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

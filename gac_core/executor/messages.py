@@ -38,6 +38,7 @@ class Ask:
         fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
         timeout: Seconds after which a member that has not returned counts as hung; the smallest of its asks in one
             call applies. None: no limit.
+        temperature: The logits are divided by this, after the repetition penalty. Default 1: unchanged.
     """
 
     chunk: Chunk
@@ -50,6 +51,7 @@ class Ask:
     gate_rule: Gate | None = None
     fetch_from: int = 0
     timeout: float | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

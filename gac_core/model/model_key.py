@@ -28,7 +28,7 @@ class WeightsKey:
 
     Attributes:
         settings: The member's settings with a resolved path and dtype, without tokenizer, chat template, name, weight,
-            context, compile, placement and resources, which do not change the weights.
+            temperature, context, compile, placement and resources, which do not change the weights.
         device: The device with its index; None if a device map places the weights.
         device_map: The device map as JSON; None without one.
         files: The files of a local folder. Empty for names on a model hub, of which one version per ``revision`` is
@@ -61,6 +61,7 @@ class WeightsKey:
             chat_template=None,
             name=None,
             weight=1.0,
+            temperature=1.0,
             context=None,
             compile=False,
             device=None,

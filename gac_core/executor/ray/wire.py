@@ -47,6 +47,7 @@ class AskMessage:
     alignment: str
     form: Form
     repetition_penalty: float
+    temperature: float
     text_before: Array | None
     mask: Array | None
     gate_rule: bytes | None
@@ -64,6 +65,7 @@ class AskMessage:
             alignment=ask.alignment.table.key,
             form=ask.form,
             repetition_penalty=ask.repetition_penalty,
+            temperature=ask.temperature,
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
             gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
@@ -79,6 +81,7 @@ class AskMessage:
             alignment=alignment,
             form=self.form,
             repetition_penalty=self.repetition_penalty,
+            temperature=self.temperature,
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
             gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
