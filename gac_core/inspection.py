@@ -173,13 +173,31 @@ def inspect(members: Sequence[LoadedTokenizer], words: Sequence[str], text: str 
     reports = [
         _report(member, len(shared & own) / len(own) if own else 0.0) for member, own in zip(members, held, strict=True)
     ]
-    splits = [[_pieces(tokenizer, f" {word}") for word in words] for tokenizer in tokenizers]
+    splits = [pieces_of(tokenizer, [f" {word}" for word in words]) for tokenizer in tokenizers]
     agreement = {
-        f"{names[a]} + {names[b]}": sum(x == y for x, y in zip(splits[a], splits[b], strict=True)) / max(len(words), 1)
+        f"{names[a]} + {names[b]}": share_cut_alike(splits[a], splits[b])
         for a, b in itertools.combinations(range(len(names)), 2)
     }
     _count_several_ids(tokenizers, reports, " ".join(words) if text is None else text)
     return Report(reports, len(union), len(shared), len(words), agreement, _warnings(reports, agreement))
+
+
+def pieces_of(tokenizer: MemberTokenizer, texts: Sequence[str]) -> list[tuple[bytes, ...] | None]:
+    """Returns the tokens of each text, as bytes, as the tokenizer cuts it in the middle of a longer text.
+
+    None stands for a text that the tokenizer does not preserve.
+    """
+    return [_pieces(tokenizer, text) for text in texts]
+
+
+def share_cut_alike(first: Sequence[tuple[bytes, ...] | None], second: Sequence[tuple[bytes, ...] | None]) -> float:
+    """Returns the share of texts that two tokenizers cut into the same tokens, 0 to 1.
+
+    Args:
+        first: One tokenizer's `pieces_of`.
+        second: The other's, of the same texts. A text that a tokenizer does not preserve counts as cut differently.
+    """
+    return sum(a is not None and a == b for a, b in zip(first, second, strict=True)) / max(len(first), 1)
 
 
 def _report(member: LoadedTokenizer, shared: float) -> MemberReport:
