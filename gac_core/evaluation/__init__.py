@@ -1,0 +1,1 @@
+"""Evaluation of members, ensembles and settings on questions with known answers."""

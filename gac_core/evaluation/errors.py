@@ -1,0 +1,20 @@
+"""The error of evaluations."""
+
+from __future__ import annotations
+
+from gac_core.errors import GaCError
+
+
+class EvaluationError(GaCError):
+    """Questions, metrics or results cannot be used, or a question could not be answered.
+
+    Args:
+        what: What is wrong and what to do about it.
+        member: Name of the member that failed; None if none did.
+        question: Id of the question; None if it is none's.
+    """
+
+    def __init__(self, what: str, member: str | None = None, question: str | None = None) -> None:
+        super().__init__(what)
+        self.member = member
+        self.question = question
