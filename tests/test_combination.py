@@ -76,7 +76,7 @@ def test_the_geometric_mean_needs_probability_from_every_member():
 @gates
 def test_certainty_is_between_none_and_all(gate):
     one_hot = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
-    certainty = gate(torch.stack([P, Q, R, one_hot]))
+    certainty = gate(torch.stack([P, Q, R, one_hot]), 0.75)
     assert certainty.shape == (4,)
     assert bool(((certainty >= 0) & (certainty <= 1)).all())
     assert float(certainty[3]) == 1
@@ -85,9 +85,9 @@ def test_certainty_is_between_none_and_all(gate):
 
 def test_gate_rules_have_the_values_of_their_definitions():
     probs = torch.stack([P, Q])
-    torch.testing.assert_close(GATES["confidence"](probs), torch.tensor([0.5, 0.6]))
-    torch.testing.assert_close(GATES["margin"](probs), torch.tensor([0.2, 0.3]))
-    assert GATES["margin"](torch.ones(1, 1)).tolist() == [1.0]
+    torch.testing.assert_close(GATES["confidence"](probs, 0.5), torch.tensor([0.5, 0.6]))
+    torch.testing.assert_close(GATES["margin"](probs, 0.5), torch.tensor([0.2, 0.3]))
+    assert GATES["margin"](torch.ones(1, 1), 0.5).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(("field", "table"), [("combine", COMBINERS), ("gate_rule", GATES)])

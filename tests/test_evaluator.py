@@ -71,7 +71,9 @@ def test_masks_remove_mass_and_certainty_is_that_of_what_is_left(member, rule):
     (answer,) = Evaluator(member).forward([ask_of(member, mask=lambda: masks, gate_rule=GATES[rule], **asked)])
     want = plain(member, ENDS, ask.alignment) * masks
     torch.testing.assert_close(answer.result, want, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(answer.certainty, GATES[rule](want / want.sum(-1, keepdim=True)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        answer.certainty, GATES[rule](want / want.sum(-1, keepdim=True), 1.0), atol=1e-4, rtol=1e-3
+    )
     assert float(answer.certainty[2]) == pytest.approx(1.0)
 
 

@@ -89,7 +89,7 @@ def test_answers_with_a_grammar_are_those_of_members_in_this_process(remote, loc
 class Unreadable:
     """A gate rule that no other process can read."""
 
-    def __call__(self, probs):
+    def __call__(self, probs, share):
         return probs.amax(-1)
 
     def __reduce__(self):
@@ -98,8 +98,8 @@ class Unreadable:
 
 def test_gate_rules_of_users_run_beside_the_model_and_fail_their_own_requests_alone(local, remote, monkeypatch):
     lock = threading.Lock()
-    monkeypatch.setitem(GATES, "half", lambda probs: probs.amax(-1) / 2)
-    monkeypatch.setitem(GATES, "locked", lambda probs: lock and probs.amax(-1))
+    monkeypatch.setitem(GATES, "half", lambda probs, share: probs.amax(-1) / 2)
+    monkeypatch.setitem(GATES, "locked", lambda probs, share: lock and probs.amax(-1))
     monkeypatch.setitem(GATES, "unreadable", Unreadable())
     asked = {"max_tokens": 8, "threshold": 0.4}
     with ThreadPoolExecutor() as pool:

@@ -34,12 +34,13 @@ def test_an_ask_arrives_as_it_was_sent(alignment, monkeypatch):
     monkeypatch.setattr(wire, "PART_BYTES", 100)
     mask = torch.rand(2, alignment.table.size) < 0.1
     chunk = Chunk("request", 3, (5, 7, 6), 2)
-    ask = Ask(chunk, (5, 6), alignment, "top", 1.5, (1, 2, 3), lambda: mask, margin, fetch_from=4)
+    ask = Ask(chunk, (5, 6), alignment, "top", 1.5, (1, 2, 3), lambda: mask, margin, 0.25, fetch_from=4)
     found = crossed(AskMessage.of(ask, mask)).ask(alignment)
     assert (found.chunk, found.ends, found.form, found.fetch_from) == (chunk, (5, 6), "top", 4)
     assert (found.repetition_penalty, found.text_before) == (1.5, (1, 2, 3))
     probs = torch.rand(2, 9).softmax(-1)
-    assert torch.equal(found.gate_rule(probs), margin(probs))
+    assert torch.equal(found.gate_rule(probs, found.share), margin(probs, 0.25))
+    assert found.share == 0.25
     assert torch.equal(found.mask(), mask)
 
 

@@ -46,6 +46,7 @@ def go_on_without(request: Request, errors: Mapping[Sequence, GaCError]) -> GaCE
         return errors[request.gate]
     for voice, error in errors.items():
         _drop(request, voice, error)
+    _choose_gate(request)
     for voice in request.voices:
         if voice.pending_probs is None:
             voice.recompute_last()
@@ -79,8 +80,6 @@ def _drop(request: Request, voice: Sequence, error: GaCError) -> None:
         type(error.__cause__ or error).__name__,
         extra={"event": "member_dropped", "request_id": request.label, "member": voice.name, "seconds": 0.0},
     )
-    if voice is request.gate:
-        _choose_gate(request)
 
 
 def rejoin(request: Request, alive: Callable[[str], bool]) -> None:
@@ -114,15 +113,18 @@ def _return(request: Request, absence: Absence) -> None:
 
 
 def _choose_gate(request: Request) -> None:
-    """Sets the gate: the request's own, or while that is absent the default one among the voices that are left."""
+    """Sets the gate: the request's own, or while that is absent the default one among the voices that are left.
+
+    With a threshold, the gate computes the next token's distribution anew: its certainty may depend on its share of the
+    weights, and what a new gate computed before has none.
+    """
     gate = request.configured_gate
     if gate not in request.voices and request.voices:
         index, _ = default_gate(
             [voice.weight for voice in request.voices], [voice.member.size for voice in request.voices]
         )
         gate = request.voices[index]
-    if gate is not request.gate:
-        request.gate = gate
-        # What it computed before lacks the certainty that only a gate's answer has.
+    request.gate = gate
+    if request.threshold is not None:
         gate.pending_probs = None
         gate.recompute_last()

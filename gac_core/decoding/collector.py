@@ -65,6 +65,7 @@ class Query:
             text_before=() if penalty == 1 else tuple(ids[:start]),
             mask=masks.of(self),
             gate_rule=request.gate_rule if gated else None,
+            share=request.share(self.voice),
             fetch_from=len(text.token_ids),
             timeout=request.failures.forward_timeout,
         )

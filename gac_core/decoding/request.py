@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from gac_core.combination import CERTIFIABLE, Combiner, Gate
+from gac_core.combination import CERTIFIABLE, Combiner, Gate, normalise
 from gac_core.config import FailurePolicy
 from gac_core.decoding.sampler import Sampler
 from gac_core.decoding.sequence import Sequence
@@ -119,6 +119,10 @@ class Request:
     def has_pending_probs(self) -> bool:
         """Whether some voices already have the next token's distribution while others still read."""
         return any(voice.pending_probs is not None for voice in self.voices)
+
+    def share(self, voice: Sequence) -> float:
+        """Returns the normalised weight of one of its voices."""
+        return normalise([each.weight for each in self.voices])[self.voices.index(voice)]
 
     def leave_out(self, voice: Sequence, reason: GaCError) -> None:
         """Continues without a voice; the others' weights are renormalised."""

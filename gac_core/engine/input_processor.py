@@ -23,7 +23,7 @@ from gac_core.chat.rendered_prompt import (
     render_prompt,
     uses_native_tools,
 )
-from gac_core.combination import COMBINERS, GATES
+from gac_core.combination import combiner_named, gate_named
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
@@ -119,8 +119,8 @@ class InputProcessor:
             gate=gate,
             threshold=settings.threshold,
             union=self._union,
-            combiner=COMBINERS[settings.combine],
-            gate_rule=GATES[settings.gate_rule],
+            combiner=combiner_named(settings.combine),
+            gate_rule=gate_named(settings.gate_rule),
             sampler=Sampler(params, seed),
             seed=seed,
             settings=self.defaults.effective(params, settings, seed),

@@ -209,7 +209,12 @@ def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:
     """Returns how sure the member is at each end, among the tokens that the grammar allows."""
     assert ask.gate_rule is not None
     try:
-        return ask.gate_rule(probs if ask.mask is None else probs / probs.sum(-1, keepdim=True))
+        if ask.mask is None:
+            return ask.gate_rule(probs, ask.share)
+        totals = probs.sum(-1)
+        # The others may keep all of their mass.
+        least = ask.share * totals / (ask.share * totals + (1 - ask.share))
+        return ask.gate_rule(probs / totals[:, None], least)
     except BaseException as error:
         return Failure(error, "measuring how sure its gate is", of_member=False)
 

@@ -35,6 +35,7 @@ class Ask:
         mask: Returns which union tokens a grammar allows at each end, bool, shape ``[len(ends), union]``; called once.
             None: all of them.
         gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
+        share: The member's normalised weight, for ``gate_rule``.
         fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
         timeout: Seconds after which a member that has not returned counts as hung; the smallest of its asks in one
             call applies. None: no limit.
@@ -49,6 +50,7 @@ class Ask:
     text_before: tuple[int, ...] = ()
     mask: Callable[[], Tensor] | None = None
     gate_rule: Gate | None = None
+    share: float = 1.0
     fetch_from: int = 0
     timeout: float | None = None
     temperature: float = 1.0

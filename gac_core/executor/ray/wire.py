@@ -51,6 +51,7 @@ class AskMessage:
     text_before: Array | None
     mask: Array | None
     gate_rule: bytes | None
+    share: float
     fetch_from: int
 
     @classmethod
@@ -69,6 +70,7 @@ class AskMessage:
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
             gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
+            share=ask.share,
             fetch_from=ask.fetch_from,
         )
 
@@ -85,13 +87,14 @@ class AskMessage:
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
             gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
+            share=self.share,
             fetch_from=self.fetch_from,
         )
 
 
 def _packed_rule(rule: Gate) -> bytes:
     """A gate rule as bytes; one of the user's with its code, where an actor cannot import it."""
-    if rule.__module__ == combination.__name__:
+    if getattr(rule, "__module__", "").startswith(combination.__name__):
         return pickle.dumps(rule)
     from ray import cloudpickle
 
@@ -102,8 +105,8 @@ def _packed_rule(rule: Gate) -> bytes:
 def _rule(packed: bytes) -> Gate:
     """A gate rule that is unpickled when it measures, so that what this raises is a failure of its ask alone."""
 
-    def measure(probs: Tensor) -> Tensor:
-        measured: Tensor = pickle.loads(packed)(probs)
+    def measure(probs: Tensor, share: float | Tensor) -> Tensor:
+        measured: Tensor = pickle.loads(packed)(probs, share)
         return measured
 
     return measure
