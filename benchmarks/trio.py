@@ -1,6 +1,6 @@
-"""Does an ensemble of three real models beat its best member? Six benchmarks, pooled; chosen on one half of the
-questions, reported on the other.
+"""Whether an ensemble of three real models beats its best member, over six benchmarks.
 
+Weights and threshold are chosen on one half of the questions and reported on the other.
 Run by ``python -m benchmarks.tasks DATASETS DATA`` and then ``python -m benchmarks.trio --data DATA --out
 results.jsonl``; docs/real-models.md has the outcome. A run with the same ``--out`` continues where the last one ended.
 The results file is one of `gac eval`; ``--table`` prints the tables of what it has so far.
