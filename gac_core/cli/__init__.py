@@ -8,10 +8,12 @@ try:
 except ImportError as error:  # pragma: no cover - depends on what is installed
     raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
 
+from gac_core.cli.eval import evaluate
 from gac_core.cli.inspect import inspect
 from gac_core.cli.plan import plan
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plan)
 

@@ -53,12 +53,21 @@ class Question:
     @property
     def rank(self) -> str:
         """SHA-256 of task and id, hexadecimal: samples are the questions with the lowest ranks."""
-        return hashlib.sha256(f"{self.task}\n{self.id}".encode()).hexdigest()
+        return _rank(self.task, self.id)
 
     @property
     def half(self) -> Half:
-        """The half that it belongs to, by its rank: about as many questions are in each."""
-        return "choose" if int(self.rank[-1], 16) % 2 else "report"
+        """The half that it belongs to: about as many questions are in each."""
+        return half_of(self.task, self.id)
+
+
+def half_of(task: str, question: str) -> Half:
+    """Returns the half that the question with this id belongs to: a hash of task and id decides."""
+    return "choose" if int(_rank(task, question)[-1], 16) % 2 else "report"
+
+
+def _rank(task: str, question: str) -> str:
+    return hashlib.sha256(f"{task}\n{question}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

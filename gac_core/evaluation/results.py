@@ -13,7 +13,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.errors import quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.prompts import PromptForm
-from gac_core.evaluation.questions import QuestionSet
+from gac_core.evaluation.questions import Half, QuestionSet, half_of
 from gac_core.evaluation.settings import Setting
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,11 @@ class Answer:
     def key(self) -> Key:
         """Setting, task and id."""
         return self.setting, self.task, self.id
+
+    @property
+    def half(self) -> Half:
+        """The half that its question belongs to."""
+        return half_of(self.task, self.id)
 
     @property
     def score(self) -> float:

@@ -1,0 +1,142 @@
+"""``gac eval``: compares members, ensembles and settings on questions with known answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from gac_core.cli.errors import reported
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values
+from gac_core.ensemble import Ensemble
+from gac_core.evaluation.comparing import THRESHOLDS, EvaluationPlan, compare_settings
+from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.recommend import Recommendation, recommend
+from gac_core.evaluation.report import Block, as_html, as_markdown, report
+from gac_core.evaluation.results import Results, header_of
+from gac_core.evaluation.settings import Setting, parse_weights
+from gac_core.evaluation.summary import tables
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="A YAML configuration of an ensemble, or several models.")],
+    data: Annotated[list[Path], typer.Option(help="JSON lines with questions and answers; may be repeated.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="exact, f1, contains, choice, number, regex:PATTERN or module:function; the first one counts. "
+            "FILE=METRIC sets it for one data file. Default: one that fits the questions."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option(help="chat (each member's chat template) or plain (text, for base models).")] = (
+        "chat"
+    ),
+    instruction: Annotated[str | None, typer.Option(help="System message, or first paragraph of plain text.")] = None,
+    shots: Annotated[
+        list[str] | None, typer.Option(help="Examples before each question; FILE=N for one data file.")
+    ] = None,
+    max_tokens: Annotated[
+        list[str] | None, typer.Option(help="Tokens of an answer at most; FILE=N for one data file.")
+    ] = None,
+    weights: Annotated[list[str] | None, typer.Option(help="Such as 1:2:4; may be repeated.")] = None,
+    threshold: Annotated[list[float] | None, typer.Option(help="May be repeated. Default: 0.5, 0.7, 0.9.")] = None,
+    gate: Annotated[str | None, typer.Option(help="Gate of the thresholds. Default: the best member so far.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Rule that combines distributions. Default: as configured.")] = (
+        None
+    ),
+    gate_rule: Annotated[str | None, typer.Option(help="Measure of the gate's certainty. Default: as configured.")] = (
+        None
+    ),
+    baseline: Annotated[bool, typer.Option(help="Compare with samples of the best member (self-consistency).")] = True,
+    limit: Annotated[int | None, typer.Option(help="Questions of each file at most: a fixed sample.", min=1)] = None,
+    half: Annotated[str | None, typer.Option(help="choose or report: only the questions of this half.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Requests at once. Default: as configured, or 16.", min=1)] = None,
+    cache: Annotated[bool, typer.Option(help="Reuse prompts between settings; without, times are comparable.")] = True,
+    count_errors: Annotated[
+        bool, typer.Option("--count-errors", help="Count questions that fail as wrong instead of stopping.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Results, JSON lines; a run with the same file continues.")] = None,
+    report_path: Annotated[Path | None, typer.Option("--report", help="Report to write: .md or .html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tables and the recommendation as JSON.")] = False,
+) -> None:
+    """Measure on your questions whether an ensemble is better than its best member, and which settings to use."""
+    with reported("eval"):
+        _check_report(report_path)
+        per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
+        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, half)
+        config = configuration(models, dtype, batch, cache)
+        plan = EvaluationPlan(
+            tuple(parse_weights(each, config.names) for each in weights or ()) or (None,),
+            THRESHOLDS if threshold is None else tuple(threshold),
+            gate,
+            combine,
+            gate_rule,
+            baseline,
+        )
+        header = header_of(
+            config,
+            [task.questions for task in tasks],
+            {task.name: task.form for task in tasks},
+            {task.name: [each.name for each in task.metrics] for task in tasks},
+        )
+        results = Results(header, out)
+        total = sum(len(task.questions.questions) for task in tasks)
+        with Ensemble.from_config(config) as ensemble, EvaluationProgress(total) as progress:
+            settings = compare_settings(
+                ensemble, tasks, plan, results, progress.answered, progress.planned, count_errors
+            )
+        texts = {question.key: question.question for task in tasks for question in task.questions.questions}
+        show(results, settings, cache, report_path, as_json, texts)
+
+
+def _check_report(path: Path | None) -> None:
+    if path is not None and path.suffix not in (".md", ".html"):
+        raise EvaluationError(f"the report must be a .md or .html file, not {path}")
+
+
+def show(
+    results: Results,
+    settings: Sequence[Setting],
+    cached: bool,
+    path: Path | None,
+    as_json: bool,
+    questions: Mapping[tuple[str, str], str],
+) -> None:
+    """Prints the tables and the recommendation, and writes the report."""
+    made = tables(results, settings)
+    advice = recommend(results, settings) if any(setting.is_ensemble for setting in settings) else None
+    blocks = report(results, made, advice, cached, questions)
+    if path is not None:
+        text = as_html(blocks) if path.suffix == ".html" else as_markdown(blocks)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise EvaluationError(f"cannot write the report {path}: {error.strerror or error}") from error
+    if as_json:
+        values: dict[str, Any] = {
+            "tables": [table.as_dict() for table in made],
+            "recommendation": None if advice is None else asdict(advice),
+        }
+        typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
+    else:
+        console = Console()
+        print_blocks(blocks, advice, console if console.is_terminal else Console(width=160))
+
+
+def print_blocks(blocks: Sequence[Block], advice: Recommendation | None, console: Console) -> None:
+    """Prints the tables of a report, and the recommendation at the end."""
+    for block in blocks:
+        if block.table and block.table[0][0] == "answered by":
+            table = RichTable(*block.table[0], title=block.text, title_justify="left")
+            for row in block.table[1:]:
+                table.add_row(*row)
+            console.print(table)
+    if advice is not None:
+        console.print(f"\n{advice.text}", markup=False, highlight=False)

@@ -1,0 +1,159 @@
+"""What the commands that answer questions share: the configuration, tasks of data files, and progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from gac_core.config import EnsembleConfig
+from gac_core.errors import listed, quote
+from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.metrics import default_metric, metric_named
+from gac_core.evaluation.prompts import PromptForm
+from gac_core.evaluation.questions import read_sets
+from gac_core.evaluation.run import Task, make_task
+from gac_core.evaluation.settings import Setting
+from gac_core.loading import configured
+
+
+def configuration(
+    models: Sequence[str], dtype: str | None = None, batch: int | None = None, cache: bool = True
+) -> EnsembleConfig:
+    """Returns the ensemble of a command: one YAML file, or several models.
+
+    Args:
+        models: The arguments.
+        dtype: For members that do not set their own.
+        batch: Requests at once. Default: as configured.
+        cache: Whether prompts are reused between settings.
+
+    Raises:
+        ConfigError: It is wrong.
+    """
+    changes: dict[str, Any] = {} if cache else {"cache_gib": 0.0}
+    if batch is not None:
+        changes["max_batch_size"] = batch
+    if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
+        config = EnsembleConfig.from_yaml(models[0])
+        members = tuple(
+            replace(member, dtype=dtype) if dtype and member.dtype == "auto" else member for member in config.members
+        )
+        return replace(config, members=members, **changes)
+    return configured(list(models), dtype=dtype, **changes)
+
+
+def option_values(data: Sequence[Path], options: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """Returns the values of options for each data file, by option and name of the file.
+
+    ``NAME=VALUE`` is for the data file of this name (without its extension) alone, and goes before values for all.
+    """
+    names = [path.stem for path in data]
+    values: dict[str, dict[str, list[str]]] = {}
+    for option, given in options.items():
+        own: dict[str, list[str]] = {}
+        shared = []
+        for text in given:
+            name, equals, value = text.partition("=")
+            if equals and name in names:
+                own.setdefault(name, []).append(value)
+            else:
+                shared.append(text)
+        values[option] = {name: own.get(name, shared) for name in names}
+    return values
+
+
+def load_tasks(
+    data: Sequence[Path],
+    form: str,
+    instruction: str | None,
+    options: Mapping[str, Mapping[str, Sequence[str]]],
+    limit: int | None,
+    half: str | None,
+) -> list[Task]:
+    """Returns the tasks of data files.
+
+    Args:
+        data: The files.
+        form: ``"chat"`` or ``"plain"``.
+        instruction: As in `PromptForm`.
+        options: Values of ``metric``, ``shots`` and ``max_tokens`` for each file, from `option_values`.
+        limit: Maximum number of questions of each file.
+        half: As in `QuestionSet.limited`.
+
+    Raises:
+        EvaluationError: Something cannot be used.
+    """
+    if half not in (None, "choose", "report"):
+        raise EvaluationError(f"half must be choose or report, not {quote(half)}")
+    tasks = []
+    for questions in read_sets(data):
+        name = questions.name
+        metrics = [metric_named(each) for each in options["metric"][name] or [default_metric(questions)]]
+        shots, max_tokens = (_number(option, options[option][name]) for option in ("shots", "max_tokens"))
+        solutions = metrics[0].name == "number" and any("####" in each for each in questions.questions[0].answers)
+        prompts = PromptForm(form, instruction, shots, max_tokens, solutions)  # type: ignore[arg-type]
+        task = make_task(questions, prompts, metrics)
+        kept = task.questions.limited(limit, half)  # type: ignore[arg-type]
+        if not kept.questions:
+            raise EvaluationError(f"{questions.path} has no questions of the half {half}; leave --half out")
+        tasks.append(replace(task, questions=kept))
+    return tasks
+
+
+def _number(option: str, values: Sequence[str]) -> int | None:
+    try:
+        return int(values[-1]) if values else None
+    except ValueError:
+        raise EvaluationError(
+            f"--{option.replace('_', '-')} must be a number or FILE=NUMBER, where FILE is the name of a data file "
+            f"without its extension, not {listed(map(quote, values))}"
+        ) from None
+
+
+class EvaluationProgress:
+    """A progress bar for each setting and one for all, on stderr.
+
+    Args:
+        total: Number of questions of each setting.
+    """
+
+    def __init__(self, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        self._total = total
+        self._tasks: dict[str, TaskID] = {}
+        self._all = self._bars.add_task("all", total=0)
+
+    def __enter__(self) -> EvaluationProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def planned(self, settings: Sequence[Setting]) -> None:
+        """Adds settings."""
+        for setting in settings:
+            self._tasks[setting.label] = self._bars.add_task(setting.label, total=self._total)
+        self._bars.update(self._all, total=self._total * len(self._tasks))
+
+    def answered(self, setting: Setting, count: int) -> None:
+        """Advances the bar of a setting by a number of questions."""
+        self._bars.advance(self._tasks[setting.label], count)
+        self._bars.advance(self._all, count)

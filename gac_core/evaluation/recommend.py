@@ -1,0 +1,182 @@
+"""A recommendation in words: which setting to use, or to use the best member alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.questions import half_of
+from gac_core.evaluation.results import Results
+from gac_core.evaluation.settings import Setting, show_weights
+from gac_core.evaluation.statistics import Comparison, Interval, questions_needed
+from gac_core.evaluation.summary import Scores
+
+TOLERANCE = 0.01
+"""Score that a cheaper setting may lose on the questions on which settings are chosen."""
+
+Verdict = Literal["ensemble", "alone", "undecided"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use.
+
+    Attributes:
+        verdict: ``"ensemble"``: the setting is better than the best member alone, and the interval excludes 0.
+            ``"alone"``: the best member is better, or as good and cheaper. ``"undecided"``: the setting has the higher
+            score, and the interval includes 0.
+        setting: The best ensemble setting, or the cheapest one that is not shown to be worse than it.
+        member: The best member alone, on the questions of the comparison.
+        comparison: The setting against this member.
+        questions: Number of questions of the comparison.
+        held_out: Whether these are other questions than those on which the setting was chosen.
+        saved: Share of the steps that were not ensembled.
+        text: The recommendation in words.
+    """
+
+    verdict: Verdict
+    setting: Setting
+    member: Setting
+    comparison: Comparison
+    questions: int
+    held_out: bool
+    saved: float
+    text: str
+
+
+def recommend(results: Results, settings: Sequence[Setting]) -> Recommendation:
+    """Returns a recommendation.
+
+    If there are several ensemble settings and questions of both halves, the setting is chosen on one half and compared
+    with the best member on the other.
+
+    Raises:
+        EvaluationError: There is no member alone or no ensemble to compare.
+    """
+    ensembles = [setting for setting in settings if setting.is_ensemble]
+    scores = Scores(results, settings)
+    if not ensembles or scores.best_member() is None:
+        raise EvaluationError("a recommendation needs a member alone and an ensemble")
+    both = len({half_of(*key) for key in scores.keys}) == 2
+    held_out = both and len(ensembles) > 1
+    chosen = choose(Scores(results, settings, half="choose") if held_out else scores, ensembles)
+    reported = Scores(results, settings, half="report") if held_out else scores
+    member = reported.best_member()
+    assert member is not None
+    comparison = reported.compare(chosen, member)
+    difference = comparison.difference
+    verdict: Verdict = "ensemble" if difference.low > 0 else "undecided" if difference.value > 0 else "alone"
+    saved = 1 - reported.cost(chosen).share_ensembled
+    parts = [
+        _sentence(verdict, chosen, member, reported, comparison, saved),
+        _basis(reported, held_out, len(ensembles)),
+    ]
+    parts += _by_task(results, reported, settings, chosen, member)
+    parts += _baseline(reported, chosen)
+    text = " ".join(parts)
+    return Recommendation(verdict, chosen, member, comparison, len(reported.keys), held_out, saved, text)
+
+
+def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
+    """Returns the setting with the highest mean score, or a cheaper one that is about as good.
+
+    Of the settings that are not shown to be worse than the best one (the paired interval includes 0) and whose mean is
+    at most 0.01 below, the one with the fewest forward passes of all members together; of equal ones the better.
+    """
+    best = max(ensembles, key=scores.mean)
+
+    def usable(setting: Setting) -> bool:
+        difference = scores.compare(setting, best).difference
+        return difference.high >= 0 and difference.value >= -TOLERANCE
+
+    def price(setting: Setting) -> tuple[float, float]:
+        return sum(scores.cost(setting).forwards.values()), -scores.mean(setting)
+
+    return min((setting for setting in ensembles if setting == best or usable(setting)), key=price)
+
+
+def _sentence(
+    verdict: Verdict, chosen: Setting, member: Setting, scores: Scores, comparison: Comparison, saved: float
+) -> str:
+    gain = f"{relative(comparison)} over {member.label} alone ({points(comparison.difference)})"
+    steps = f", {saved:.0%} fewer ensembled steps" if chosen.threshold is not None else ""
+    if verdict == "ensemble":
+        return f"Use {described(chosen)}: {gain}{steps}."
+    needed = questions_needed(scores.of(chosen), scores.of(member))
+    if verdict == "undecided":
+        size = f"; about {needed:,} questions would be needed to show a difference of this size" if needed else ""
+        return (
+            f"No difference can be shown with {len(scores.keys):,} questions. The best ensemble found is "
+            f"{described(chosen)}: {gain}{steps}{size}."
+        )
+    shown = "is better" if comparison.difference.high < 0 else "is as good or better, and cheaper"
+    return f"Do not ensemble: {member.label} alone {shown}. The best ensemble found, {described(chosen)}: {gain}."
+
+
+def _basis(scores: Scores, held_out: bool, count: int) -> str:
+    if held_out:
+        return (
+            f"The setting was chosen among {count} on one half of the questions, and these numbers are from the "
+            f"{len(scores.keys):,} questions of the other half, so that the choice does not bias them."
+        )
+    if count > 1:
+        return (
+            f"The setting was chosen among {count} on the same {len(scores.keys):,} questions, so that its numbers are "
+            "too favourable; check them on other questions."
+        )
+    return f"From {len(scores.keys):,} questions."
+
+
+def _by_task(
+    results: Results, scores: Scores, settings: Sequence[Setting], chosen: Setting, member: Setting
+) -> list[str]:
+    """Returns the difference on each task, if there are several."""
+    tasks = sorted(set(scores.tasks))
+    if len(tasks) < 2:
+        return []
+    half = None if len({half_of(*key) for key in scores.keys}) == 2 else half_of(*scores.keys[0])
+    shown = []
+    for task in tasks:
+        part = Scores(results, settings, [task], half)
+        shown.append(f"{task} {points(part.compare(chosen, member).difference)}")
+    return [f"By task: {'; '.join(shown)}."]
+
+
+def _baseline(scores: Scores, chosen: Setting) -> list[str]:
+    """Returns how the setting compares with self-consistency, if that was measured."""
+    parts = []
+    for setting in scores.settings:
+        if setting.samples == 1:
+            continue
+        difference = scores.compare(chosen, setting).difference
+        verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "not shown to be different"
+        parts.append(
+            f"Against a majority vote of {setting.label} (self-consistency) it is {verdict}: {points(difference)}."
+        )
+    return parts
+
+
+def described(setting: Setting) -> str:
+    """Returns a setting in the words of a recommendation: ``weights 1:2:4 with gate qwen at 0.7``."""
+    how = (
+        "the configured weights" if setting.weights is None else f"weights {show_weights([*setting.weights.values()])}"
+    )
+    how += "".join(f" and {rule}" for rule in (setting.combine, setting.gate_rule) if rule)
+    if setting.threshold is None:
+        return f"{how} at every step"
+    return f"{how} with gate {setting.gate} at {setting.threshold:g}"
+
+
+def points(interval: Interval) -> str:
+    """Returns a difference of scores in points of 100, with its interval."""
+    return f"{100 * interval.value:+.1f} points [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def relative(comparison: Comparison) -> str:
+    """Returns a relative difference in per cent, with its interval."""
+    if comparison.relative is None:
+        return "no relative difference (that member has no right answer)"
+    interval = comparison.relative
+    return f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]"
