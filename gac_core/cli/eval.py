@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
 from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values
 from gac_core.ensemble import Ensemble
@@ -25,28 +26,16 @@ from gac_core.evaluation.summary import tables
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="A YAML configuration of an ensemble, or several models.")],
-    data: Annotated[list[Path], typer.Option(help="JSON lines with questions and answers; may be repeated.")],
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="exact, f1, contains, choice, number, regex:PATTERN or module:function; the first one counts. "
-            "FILE=METRIC sets it for one data file. Default: one that fits the questions."
-        ),
-    ] = None,
-    form: Annotated[str, typer.Option(help="chat (each member's chat template) or plain (text, for base models).")] = (
-        "chat"
-    ),
-    instruction: Annotated[str | None, typer.Option(help="System message, or first paragraph of plain text.")] = None,
-    shots: Annotated[
-        list[str] | None, typer.Option(help="Examples before each question; FILE=N for one data file.")
-    ] = None,
-    max_tokens: Annotated[
-        list[str] | None, typer.Option(help="Tokens of an answer at most; FILE=N for one data file.")
-    ] = None,
-    weights: Annotated[list[str] | None, typer.Option(help="Such as 1:2:4; may be repeated.")] = None,
-    threshold: Annotated[list[float] | None, typer.Option(help="May be repeated. Default: 0.5, 0.7, 0.9.")] = None,
-    gate: Annotated[str | None, typer.Option(help="Gate of the thresholds. Default: the best member so far.")] = None,
+    models: options.Models,
+    data: options.Data,
+    metric: options.Metrics = None,
+    form: options.Form = "chat",
+    instruction: options.Instruction = None,
+    shots: options.Shots = None,
+    max_tokens: options.MaxTokens = None,
+    weights: options.Weights = None,
+    threshold: options.Thresholds = None,
+    gate: options.Gate = None,
     combine: Annotated[str | None, typer.Option(help="Rule that combines distributions. Default: as configured.")] = (
         None
     ),
@@ -54,15 +43,13 @@ def evaluate(
         None
     ),
     baseline: Annotated[bool, typer.Option(help="Compare with samples of the best member (self-consistency).")] = True,
-    limit: Annotated[int | None, typer.Option(help="Questions of each file at most: a fixed sample.", min=1)] = None,
+    limit: options.Limit = None,
     half: Annotated[str | None, typer.Option(help="choose or report: only the questions of this half.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Requests at once. Default: as configured, or 16.", min=1)] = None,
+    dtype: options.Dtype = None,
+    batch: options.Batch = None,
     cache: Annotated[bool, typer.Option(help="Reuse prompts between settings; without, times are comparable.")] = True,
-    count_errors: Annotated[
-        bool, typer.Option("--count-errors", help="Count questions that fail as wrong instead of stopping.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Results, JSON lines; a run with the same file continues.")] = None,
+    count_errors: options.CountErrors = False,
+    out: options.Out = None,
     report_path: Annotated[Path | None, typer.Option("--report", help="Report to write: .md or .html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the tables and the recommendation as JSON.")] = False,
 ) -> None:
