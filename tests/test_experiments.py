@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.experiments import vocabulary, words
+from benchmarks.experiments.answers import TokenAnswer
+from benchmarks.experiments.snowballing_report import TaskAnswers, best_member, report
+from benchmarks.experiments.wrong_tokens import Verdict, can_become, judge, majority, most_confident
 from gac_core.inspection import pieces_of, share_cut_alike
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -74,3 +79,82 @@ def test_word_lists():
     assert code["operators"] == [" (", " )", " *", " ,", " :"]
     assert code["indented line starts"] == ["\n    return"]
     assert len(set(words.rare_words(100)) - set(words.common_words(50_000))) == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "possible"),
+    [
+        ("", "Ada", True),
+        (" A", "Ada Lovelace", True),
+        (" Ada", "Ada Lovelace", True),
+        (" The Ada L", "Ada Lovelace", True),
+        (" th", "Ada", True),
+        (" ada, lovelace.", "Ada Lovelace", True),
+        (" Ada the", "Ada", True),
+        (" Ada Lovelace", "Ada", False),
+        (" Adam", "Ada", False),
+        (" Ad a", "Ada", False),
+        (" B", "Ada", False),
+        (" Anti-sem", "Antisemitism", True),
+    ],
+)
+def test_an_answer_can_be_reached_or_not(text, answer, possible):
+    assert can_become(text, answer) == possible
+
+
+@pytest.mark.parametrize(
+    ("tokens", "course", "place"),
+    [
+        ([b" Ada", b" Love", b"lace", b"\n"], "right", None),
+        ([b" The", b" Ada", b" Lovelace", b".\nQuestion"], "right", None),
+        ([b" Ada", b"\n"], "ends early", None),
+        ([], "ends early", None),
+        ([b" Ada", b" Lovelace", b" wrote", b" it"], "goes on", 2),
+        ([b" Ada", b" Byron", b"\n"], "wrong turn", 1),
+        ([b" It", b" is", b" Ada", b" Lovelace", b"\n"], "wrong turn", 0),
+        ([b" Countess\xc3", b"\xa9", b"\n"], "wrong turn", 0),
+        ([b" \xc3", b"\x89va", b"\n"], "right", None),
+    ],
+)
+def test_the_first_wrong_token(tokens, course, place):
+    assert judge(tokens, ["Ada Lovelace", "Éva"]) == Verdict(course, place)
+
+
+def test_choices_among_complete_answers():
+    confidences = {"a": 0.2, "b": 0.9, "c": 0.3}
+    assert majority({"a": " The Nile.", "b": " Rhine", "c": "nile"}, confidences) == "c"
+    assert majority({"a": "Nile", "b": "Rhine", "c": "Elbe"}, confidences) == "b"
+    assert most_confident(confidences) == "b"
+
+
+def told(id, setting, text, beginning="", confidence=0.5, right=("Nile",)):
+    """An answer whose tokens are its words."""
+    tokens = tuple(token.encode().hex() for token in re.findall(r" ?\w+", text.removeprefix(beginning)))
+    contains = any(each in text for each in right)
+    return TokenAnswer("rivers", id, setting, beginning, text, tokens, confidence, text.strip() in right, contains)
+
+
+def test_the_report_counts_courses_first_tokens_and_repairs():
+    accepted = {"1": ["Nile"], "2": ["Nile"], "3": ["Nile"]}
+    free = {
+        "a": [told("1", "a", " Nile"), told("2", "a", " River Nile"), told("3", "a", " Elbe")],
+        "b": [told("1", "b", " Rhine"), told("2", "b", " Rhine"), told("3", "b", " Nile", confidence=0.9)],
+        "both": [told("1", "both", " Rhine"), told("2", "both", " Nile"), told("3", "both", " Elbe")],
+    }
+    begun = {
+        "a": [told("2", "a", " River Nile", " River"), told("3", "a", " Elbe", " Elbe")],
+        "both": [told("2", "both", " River Elbe", " River"), told("3", "both", " Elbe or Nile", " Elbe")],
+    }
+    answers = TaskAnswers("rivers", accepted, ["a", "b"], best_member({"a": free["a"], "b": free["b"]}), free, begun)
+    assert answers.best == "a"
+    lines = report(answers).splitlines()
+    assert "| a | 33.3" in lines[4]
+    assert "| a | 1 | 0 | 0 | 1 | 1 | 2 |" in lines
+    assert "| both | 1 | 0 | 0 | 0 | 2 | 2 |" in lines
+    # Of the two questions that a begins wrongly, both begins one otherwise, and rightly; it loses the third.
+    assert "| both | 1 | 1 | 1 | 1 | 1 | 1 |" in lines
+    assert "| most confident complete answer | 1 | 1 | 1 | 2 | 0 | 0 |" in lines
+    assert [line[:40] for line in lines if "repaired" not in line and "of 2" in line and "wrong" not in line] == [
+        "| a | 1 of 2 | 50.0 (0.0 to 100.0) |  |",
+        "| both | 1 of 2 | 50.0 (0.0 to 100.0) | ",
+    ]
