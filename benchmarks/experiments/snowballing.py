@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.experiments.answers import AnswerFile, TokenAnswer, answer_all
-from benchmarks.experiments.data import DATA, short_answer_task
+from benchmarks.experiments.data import DATASETS, read_sets, short_answer_task
 from benchmarks.experiments.plots import OUT
 from benchmarks.experiments.snowballing_report import TaskAnswers, best_member, plot, report
 from benchmarks.experiments.wrong_tokens import judge
@@ -64,7 +64,7 @@ def main() -> None:
     """Answers, prints the tables and draws the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["squad", "triviaqa"], help="squad, triviaqa, nq")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of squad-300.json and benchmarks/")
+    parser.add_argument("--data", type=Path, default=DATASETS, help="folder of the public benchmarks")
     parser.add_argument("--questions", type=int, nargs="+", default=[200], help="one number, or one per task")
     parser.add_argument("--members", nargs="+", default=["smollm2", "gemma3", "qwen"], help=f"folders in {REAL}")
     parser.add_argument("--weights", nargs="+", default=["1:1:1", "1:3:3"], help="one ensemble each")
@@ -74,7 +74,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder for snowballing.svg")
     args = parser.parse_args()
     counts = args.questions * len(args.tasks) if len(args.questions) == 1 else args.questions
-    tasks = [short_answer_task(name, args.data, count) for name, count in zip(args.tasks, counts, strict=True)]
+    sets = read_sets(args.data)
+    tasks = [short_answer_task(sets[name], count) for name, count in zip(args.tasks, counts, strict=True)]
     weights = [parse_weights(text, args.members) for text in args.weights]
     settings = [*map(alone, args.members), *(every_step(args.members, each) for each in weights)]
     file = AnswerFile(args.answers)

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.experiments.data import DATASETS, SHARED
 from benchmarks.experiments.plots import COLOURS, GREY, OUT, markdown, new_figure, save
 from benchmarks.experiments.words import word_lists
 from benchmarks.real_accuracy import REAL
+from gac_core.evaluation.questions import read_questions
 from gac_core.inspection import load, pieces_of, share_cut_alike
 
 ROOT = Path(__file__).parent.parent.parent
-SHARED = ROOT.parent / "shared"
 MEMBERS = ("smollm2", "gemma3", "qwen")
 Pieces = Sequence[tuple[bytes, ...] | None]
 
@@ -128,13 +129,13 @@ def main() -> None:
     """Compares the tokenizers, prints the table, writes the data and two plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizers", type=Path, nargs="+", help="folders; default: all shared and real ones")
-    parser.add_argument("--mmlu", type=Path, default=SHARED / "datasets" / "benchmarks" / "mmlu.jsonl")
+    parser.add_argument("--mmlu", type=Path, default=DATASETS / "benchmarks" / "mmlu.jsonl", help="its questions")
     parser.add_argument("--code", type=Path, default=ROOT / "gac_core", help="folder of Python files")
     parser.add_argument("--marked", nargs="+", default=MEMBERS, help="tokenizers whose pairs are shown one by one")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for vocabulary.csv and the plots")
     args = parser.parse_args()
     folders = args.tokenizers or [*sorted((SHARED / "tokenizers").iterdir()), *(REAL / name for name in MEMBERS)]
-    texts = word_lists(args.mmlu, args.code)
+    texts = word_lists(read_questions(args.mmlu), args.code)
     pieces = {}
     for folder in folders:
         tokenizer = load(str(folder)).tokenizer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import keyword
 import re
 import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 
+from gac_core.evaluation.questions import Question, QuestionSet
 from gac_core.inspection import common_words
 
 RARE_FROM = 50_000
@@ -53,11 +53,11 @@ def domain_words(texts: Iterable[str], common: Iterable[str]) -> list[str]:
     return sorted(found - set(common))
 
 
-def mmlu_texts(path: Path) -> dict[str, list[str]]:
-    """Returns the questions and choices of each domain from a file of MMLU questions."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def domain_texts(questions: Iterable[Question]) -> dict[str, list[str]]:
+    """Returns the questions and choices of each domain of MMLU."""
+    asked = list(questions)
     return {
-        name: [text for row in rows if row["domain"] in subjects for text in (row["question"], *row["choices"])]
+        name: [text for each in asked if each.domain in subjects for text in (each.question, *each.choices)]
         for name, subjects in DOMAINS.items()
     }
 
@@ -82,16 +82,17 @@ def code_texts(sources: Iterable[str]) -> dict[str, list[str]]:
     return {"identifiers": sorted(names), "operators": sorted(operators), "indented line starts": sorted(starts)}
 
 
-def word_lists(mmlu: Path, code: Path) -> dict[str, list[str]]:
+def word_lists(mmlu: QuestionSet, code: Path) -> dict[str, list[str]]:
     """Returns the texts of every category, each as it is given to the tokenizers.
 
     Args:
-        mmlu: A file of MMLU questions in JSON lines, with ``domain``, ``question`` and ``choices``.
+        mmlu: The questions of MMLU.
         code: Folder of Python files.
     """
     common = common_words()
     words = {"common words": common, "rare words": rare_words()}
-    words |= {name: domain_words(texts, common) for name, texts in mmlu_texts(mmlu).items()}
+    asked = (*mmlu.questions, *mmlu.shots)
+    words |= {name: domain_words(texts, common) for name, texts in domain_texts(asked).items()}
     words["years 1500 to 2025"] = [str(year) for year in range(1500, 2026)]
     sources = [path.read_text(encoding="utf-8") for path in sorted(code.rglob("*.py"))]
     return {name: [f" {word}" for word in each] for name, each in words.items()} | code_texts(sources)
