@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.experiments import vocabulary, words
+from benchmarks.experiments import grid, thresholds, vocabulary, weights, words
 from benchmarks.experiments.answers import TokenAnswer
+from benchmarks.experiments.grid import Answered
 from benchmarks.experiments.snowballing_report import TaskAnswers, best_member, report
 from benchmarks.experiments.wrong_tokens import Verdict, can_become, judge, majority, most_confident
+from benchmarks.trio import NAMES
+from gac_core.evaluation.results import Answer, Header, Results
+from gac_core.evaluation.settings import alone, every_step, thresholded
 from gac_core.inspection import pieces_of, share_cut_alike
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
@@ -158,3 +163,58 @@ def test_the_report_counts_courses_first_tokens_and_repairs():
         "| a | 1 of 2 | 50.0 (0.0 to 100.0) |  |",
         "| both | 1 of 2 | 50.0 (0.0 to 100.0) | ",
     ]
+
+
+def test_the_grid_of_weights_has_every_member_alone_and_equal_weights():
+    grid = weights.simplex(3, 2)
+    assert set(grid) == {(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)}
+    assert len(weights.simplex(3, 4)) == 16
+    for each in grid:
+        shares = tuple(weight / sum(each) for weight in each)
+        assert weights.shares_of(Answered(weights.setting_of(each), [])) == shares
+    assert weights.weights_of(thresholded(NAMES, "qwen", 0.5, (1, 1, 1))) is None
+    assert weights.weights_of(every_step(NAMES, (1, 1, 1), "geometric")) is None
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results file: 12 questions of two tasks, each member alone, every step and a threshold."""
+    file = Results(Header({}, [], {}, {}, {}), tmp_path_factory.mktemp("results") / "results.jsonl")
+    gated = thresholded(NAMES, "qwen", 0.5, (1, 1, 1))
+    for setting, right in [(alone(name), 4) for name in NAMES] + [(every_step(NAMES, (1, 1, 1)), 8), (gated, 7)]:
+        file.use(setting)
+        ensembled = 4 if setting.threshold is None else 1 if setting == gated else 0
+        file.add(
+            [
+                Answer(setting.label, "ab"[i % 2], str(i), str(i < right), {"exact": float(i < right)}, 4, ensembled)
+                for i in range(12)
+            ]
+        )
+    file.add([Answer(alone("qwen").label, "a", "more", "", {"exact": 1.0}, 4)])
+    return file.path
+
+
+def test_tables_of_weights_and_thresholds(results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["weights", str(results), "--out", str(tmp_path)])
+    weights.main()
+    shown = capsys.readouterr().out
+    assert "| smollm2:gemma3:qwen | a (6) | b (6) | pooled (12) | against smollm2 |" in shown
+    assert re.search(r"\| 1:1:1 \| 66\.7 \| 66\.7 \| 66\.7 \([\d. to]+\) \| \+33\.3 ", shown)
+    assert "0.5" not in shown
+    monkeypatch.setattr("sys.argv", ["thresholds", str(results), "--weights", "1:1:1", "--out", str(tmp_path)])
+    thresholds.main()
+    shown = capsys.readouterr().out
+    assert re.search(r"\| gate qwen at 0.5, weights 1:1:1 \| 58.3 .*\| -8.3 .*\| 92 \| 25 \| 0.0 \|", shown)
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.svg", "thresholds.svg"}
+
+
+def test_weights_chosen_on_one_half_are_reported_on_the_other(results):
+    answered = grid.read_answers(results, lambda setting: weights.weights_of(setting) is not None)
+    counts = Counter(grid.half_of(answer) for answer in answered[0].answers)
+    sentence = weights.chosen_on_half(answered)
+    assert f"Chosen on {counts['choose']} questions: every step, weights 1:1:1" in sentence
+    assert f"On the other {counts['report']}:" in sentence
+    one_half = [each.only(lambda answer: grid.half_of(answer) == "choose") for each in answered]
+    assert weights.chosen_on_half(one_half) == ""
+    with pytest.raises(SystemExit, match="no question"):
+        grid.read_answers(results, lambda setting: False)

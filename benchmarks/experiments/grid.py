@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.experiments.data import DATASETS, read_sets
 from benchmarks.trio import NAMES, REAL, TASKS
 from gac_core import Ensemble
 from gac_core.evaluation.metrics import metric_named
-from gac_core.evaluation.questions import QuestionSet
+from gac_core.evaluation.questions import Half, Question, QuestionSet
 from gac_core.evaluation.results import Answer, Results, header_of, read_lines
 from gac_core.evaluation.run import Task, make_task, run
 from gac_core.evaluation.settings import Setting
@@ -32,35 +33,87 @@ def grid_tasks(sets: Mapping[str, QuestionSet], factor: float) -> list[Task]:
     tasks = []
     for name, (_, form, metrics) in TASKS.items():
         if count := round(factor * COUNTS[name]):
-            tasks.append(make_task(sets[name].limited(count), form, [metric_named(metric) for metric in metrics]))
+            # The sample is taken from the questions that are not examples.
+            task = make_task(sets[name], form, [metric_named(metric) for metric in metrics])
+            tasks.append(replace(task, questions=task.questions.limited(count)))
     return tasks
 
 
-def answer_missing(args: argparse.Namespace, settings: Sequence[Setting], cache_gib: float = 1.0) -> None:
-    """Answers the questions with settings for which the results file lacks answers."""
-    sets = read_sets(args.data)
+def answer_missing(
+    path: Path, datasets: Path, factor: float, settings: Sequence[Setting], cache_gib: float = 1.0
+) -> None:
+    """Answers the questions with settings for which a results file lacks answers.
+
+    Args:
+        path: The results file.
+        datasets: Folder of the public benchmarks.
+        factor: Multiplies the number of questions per task.
+        settings: The settings.
+        cache_gib: As in `EnsembleConfig`; 0: every setting computes its prompts, for times that can be compared.
+    """
+    sets = read_sets(datasets)
     models = [str(REAL / name) for name in NAMES]
     with Ensemble.load(models, dtype="bfloat16", max_batch_size=16, cache_gib=cache_gib, drafts=()) as ensemble:
-        forms = {name: TASKS[name][1] for name in TASKS}
-        header = header_of(
-            ensemble.config, [sets[name] for name in TASKS], forms, {name: TASKS[name][2] for name in TASKS}
-        )
-        run(ensemble, grid_tasks(sets, args.questions), settings, Results(header, args.results), _show)
+        forms, metrics = ({name: each[place] for name, each in TASKS.items()} for place in (1, 2))
+        header = header_of(ensemble.config, [sets[name] for name in TASKS], forms, metrics)
+        run(ensemble, grid_tasks(sets, factor), settings, Results(header, path), _show)
 
 
 def _show(setting: Setting, count: int) -> None:
     print(f"{count} questions: {setting.label}", flush=True)
 
 
-def complete_answers(path: Path, settings: Sequence[Setting]) -> dict[str, list[Answer]]:
-    """Returns the answers to the questions that all settings have answered, by label, in the same order.
+@dataclass(frozen=True)
+class Answered:
+    """The answers of one setting.
+
+    Attributes:
+        setting: The setting.
+        answers: Its answers, by task and id.
+    """
+
+    setting: Setting
+    answers: list[Answer]
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return sum(self.scores) / len(self.answers)
+
+    @property
+    def scores(self) -> list[float]:
+        """Score of each answer."""
+        return [each.score for each in self.answers]
+
+    def only(self, keep: Callable[[Answer], bool]) -> Answered:
+        """Returns the setting with some of its answers."""
+        return Answered(self.setting, [each for each in self.answers if keep(each)])
+
+
+def read_answers(path: Path, wanted: Callable[[Setting], bool]) -> list[Answered]:
+    """Returns the answers to the questions that all wanted settings have answered.
 
     Args:
         path: A results file.
-        settings: Settings; those that the file lacks altogether are left out.
+        wanted: Whether a setting is of interest.
+
+    Raises:
+        SystemExit: There is no such question.
     """
-    _, known, answers = read_lines(path)
-    labels = [setting.label for setting in settings if setting.label in known]
-    keys = [{(task, id) for label, task, id in answers if label == each} for each in labels]
+    _, settings, answers = read_lines(path)
+    kept = [setting for setting in settings.values() if wanted(setting)]
+    keys = [{(task, id) for label, task, id in answers if label == each.label} for each in kept]
     shared = sorted(set.intersection(*keys)) if keys else []
-    return {label: [answers[label, *key] for key in shared] for label in labels}
+    if not shared:
+        raise SystemExit(f"{path}: no question was answered with all of the {len(kept)} settings that this needs")
+    return [Answered(each, [answers[each.label, *key] for key in shared]) for each in kept]
+
+
+def best_alone(answered: Iterable[Answered]) -> Answered:
+    """Returns the member with the highest mean score alone."""
+    return max((each for each in answered if each.setting.alone), key=lambda each: each.mean)
+
+
+def half_of(answer: Answer) -> Half:
+    """Returns the half to which the question of an answer belongs."""
+    return Question(answer.id, "", ("",), task=answer.task).half

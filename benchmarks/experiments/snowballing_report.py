@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmarks.experiments.answers import TokenAnswer
-from benchmarks.experiments.plots import BLUE, GREEN, GREY, ORANGE, RED, markdown, new_figure, save
+from benchmarks.experiments.plots import BLUE, GREEN, GREY, ORANGE, RED, markdown, new_figure, percent, save
 from benchmarks.experiments.wrong_tokens import Verdict, judge, majority, most_confident
-from gac_core.evaluation.statistics import Interval, compare, mean_interval
+from gac_core.evaluation.statistics import compare, mean_interval
 
 MAJORITY, CONFIDENT = "majority of complete answers", "most confident complete answer"
 OUTCOMES = {
@@ -94,14 +94,14 @@ def accuracy(answers: TaskAnswers) -> str:
     rows = []
     for label, each in {**answers.free, **answers.chosen}.items():
         scores = [float(answer.exact) for answer in each]
-        against = "" if label == answers.best else shown(compare(scores, own).difference, sign="+")
+        against = "" if label == answers.best else percent(compare(scores, own).difference, sign="+")
         rows.append(
-            [label, shown(mean_interval(scores)), shown(mean_interval([float(a.contains) for a in each])), against]
+            [label, percent(mean_interval(scores)), percent(mean_interval([float(a.contains) for a in each])), against]
         )
     any_right = [
         float(any(each)) for each in zip(*([a.exact for a in answers.free[m]] for m in answers.members), strict=True)
     ]
-    rows.append(["some member's answer (upper bound)", shown(mean_interval(any_right)), "", ""])
+    rows.append(["some member's answer (upper bound)", percent(mean_interval(any_right)), "", ""])
     return markdown(["answered by", "exact", "contains", f"exact against {answers.best}"], rows)
 
 
@@ -148,14 +148,9 @@ def repairs(answers: TaskAnswers) -> str:
     rows = []
     for label, each in answers.begun.items():
         scores = [float(answer.contains) for answer in each]
-        against = "" if label == answers.best else shown(compare(scores, own).difference, sign="+")
-        rows.append([label, f"{sum(map(int, scores))} of {len(scores)}", shown(mean_interval(scores)), against])
+        against = "" if label == answers.best else percent(compare(scores, own).difference, sign="+")
+        rows.append([label, f"{sum(map(int, scores))} of {len(scores)}", percent(mean_interval(scores)), against])
     return markdown(["continued by", "repaired", "%", f"against {answers.best}"], rows)
-
-
-def shown(interval: Interval, sign: str = "") -> str:
-    """Returns an estimate and its interval in per cent."""
-    return f"{100 * interval.value:{sign}.1f} ({100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f})"
 
 
 def plot(tasks: Sequence[TaskAnswers], path: Path) -> None:
