@@ -132,7 +132,7 @@ def main() -> None:
     sets = [read_questions(args.data / f"{name}.jsonl") for name in TASKS]
     choose, report = make_tasks(sets, "choose"), make_tasks(sets, "report")
     with Ensemble.load(
-        [str(REAL / name) for name in NAMES], dtype="bfloat16", max_batch_size=32, cache_gib=2, drafts=()
+        [str(REAL / name) for name in NAMES], dtype="bfloat16", max_batch_size=16, cache_gib=1, drafts=()
     ) as ensemble:
         header = header_of(
             ensemble.config, sets, {name: TASKS[name][1] for name in TASKS}, {name: TASKS[name][2] for name in TASKS}
