@@ -72,6 +72,7 @@ from gac_core.output import (
 )
 from gac_core.placement.planner import PlacementError
 from gac_core.sampling import SamplingParams
+from gac_core.scoring import Score
 from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
 
@@ -129,6 +130,7 @@ __all__ = [
     "RequestStats",
     "RequestTimeoutError",
     "SamplingParams",
+    "Score",
     "StepDone",
     "StructuredOutput",
     "TokenCounts",

@@ -12,7 +12,7 @@ from typing import Any
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
 from gac_core.config import EnsembleConfig
-from gac_core.engine.calls import Call, new_call, new_calls
+from gac_core.engine.calls import Call, answers, new_call, new_calls
 from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
 from gac_core.engine.frontend import Frontend, connect, connect_pooled
 from gac_core.engine.session import CLOSE_TIMEOUT
@@ -23,9 +23,10 @@ from gac_core.loading import ModelLike, configured, fork_safe, from_environment
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.sampling import SamplingParams
+from gac_core.scoring import Scoring
 
 
-class Ensemble:
+class Ensemble(Scoring):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -210,7 +211,7 @@ class Ensemble:
     def _call(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
     ) -> Call:
-        return new_call(self._session, self._input_processor, prompt, params, overrides, request_id)
+        return new_call(self._session, answers(self._input_processor, [prompt])[0], params, overrides, request_id)
 
     def generate(
         self,
@@ -246,9 +247,8 @@ class Ensemble:
         **overrides: Any,
     ) -> list[RequestOutput]:
         """Answers several prompts at once; arguments and errors as in `generate`. An error of one ends them all."""
-        return collect_batch(
-            self._session, new_calls(self._session, self._input_processor, prompts, params, overrides, request_ids)
-        )
+        tasks = answers(self._input_processor, prompts)
+        return collect_batch(self._session, new_calls(self._session, tasks, params, overrides, request_ids))
 
     def stream(
         self,
@@ -281,7 +281,8 @@ class Ensemble:
         **overrides: Any,
     ) -> list[RequestOutput]:
         """`generate_batch` for event loops; cancelling it frees the engine."""
-        calls = new_calls(self._session, self._input_processor, prompts, params, overrides, request_ids)
+        tasks = answers(self._input_processor, prompts)
+        calls = new_calls(self._session, tasks, params, overrides, request_ids)
         return await acollect_batch(self._session, calls, self.config.max_batch_size)
 
     def astream(

@@ -13,11 +13,13 @@ class TokenLogprob:
         token: Bytes of the selected union token; empty for the end of text.
         logprob: Natural logarithm of its probability in the combined distribution.
         top: The most probable tokens and their log-probabilities, best first.
+        rank: 1 more than the number of tokens with a larger probability; 1 for the most probable one.
     """
 
     token: bytes
     logprob: float
     top: tuple[tuple[bytes, float], ...] = ()
+    rank: int = 1
 
 
 @dataclass(frozen=True)

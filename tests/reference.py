@@ -201,6 +201,7 @@ def generate(
     grammar=None,
     trace=None,
     absent=lambda count: (),
+    given=None,
 ):
     """Greedy GaC.
 
@@ -219,6 +220,7 @@ def generate(
         trace: A list that receives at every decided step the distributions of the members asked, and the pick.
         absent: Given how many tokens are written, returns the members that have no vote. While the gate is one of them,
             the heaviest of the others takes its place, among equals the largest, among those the first.
+        given: Tokens that are written in place of those with most probability; as many as ``steps``.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -264,7 +266,7 @@ def generate(
         if threshold is not None and certainty(parts[sure]) >= threshold:
             parts = {sure: parts[sure]}
         total = rule(list(parts.values()), [weights[index] for index in parts])
-        pick = int(total.argmax())
+        pick = int(total.argmax()) if given is None else union.index(given[len(out)])
         assert math.isfinite(total[pick])
         assert total[pick] > 0
         if trace is not None:

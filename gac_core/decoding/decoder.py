@@ -17,6 +17,7 @@ import torch
 from gac_core.decoding.certificate import Certifier, Key
 from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import commit_token
+from gac_core.decoding.continuation import draft_continuations
 from gac_core.decoding.drafting import Drafter, NoDraft, StepCosts, sample_tokens
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
@@ -90,7 +91,8 @@ class Decoder:
             self._report(batch[row], outcome.failed)
         written = {row: list(outcome.results) for row, outcome in forced.items()}
         free = [row for row in range(len(batch)) if not written.get(row)]
-        seconds = min(request.prefill_seconds for request in batch) if len(batch) > 1 else None
+        waiting = len(batch) > 1 and any(request.continuation is None for request in batch)
+        seconds = min(request.prefill_seconds for request in batch) if waiting else None
         decided = self._decide_safely([batch[row] for row in free], seconds)
         results = {**written, **dict(zip(free, decided, strict=True))}
         return [results[row] for row in range(len(batch))]
@@ -117,7 +119,7 @@ class Decoder:
         """Runs one step of requests whose next token is not forced."""
         began, forwards = time.perf_counter(), self._collector.forward_seconds
         self._collector.notice_recoveries(batch)
-        step = self._lookup.draft(Step.begin(batch, prefill_seconds))
+        step = self._lookup.draft(draft_continuations(Step.begin(batch, prefill_seconds)))
         self._prepare_masks(step)
         step = truncate_rejected(self._query_gates(step))
         step = self._run_ahead.draft(step)

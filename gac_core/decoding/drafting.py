@@ -145,7 +145,7 @@ def record_drafts(kind: str, outcome: StepOutcome, budget: DraftBudget, costs: S
     drafts = {row: draft for row, draft in step.drafts.items() if draft.kind == kind}
     gained = 0
     for row, draft in drafts.items():
-        if row in outcome.accepted:
+        if row in outcome.accepted and draft.rate is not None:
             draft.rate.record(draft.sequence.drafted, outcome.accepted[row])
             gained += outcome.accepted[row]
     plain = costs.step_seconds(step.batch)(0)
@@ -155,4 +155,5 @@ def record_drafts(kind: str, outcome: StepOutcome, budget: DraftBudget, costs: S
 
 def _is_reading(request: Request) -> bool:
     """Whether a step with this request is no measure of the overhead: a member reads more than a few tokens."""
-    return request.num_tokens <= 1 or any(voice.num_uncached > MAX_DRAFT_TOKENS for voice in request.voices)
+    early = request.num_tokens <= 1 or request.continuation is not None
+    return early or any(voice.num_uncached > MAX_DRAFT_TOKENS for voice in request.voices)

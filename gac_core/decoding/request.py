@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gac_core.combination import CERTIFIABLE, Combiner, Gate, normalise
 from gac_core.config import FailurePolicy
-from gac_core.decoding.sampler import Sampler
+from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.errors import GaCError
 from gac_core.grammar.constraint import Constraint
@@ -47,6 +47,7 @@ class Request:
         gate_rule: Measures how sure the gate is.
         sampler: Samples its tokens.
         seed: The sampler's seed.
+        continuation: The union tokens of a request that scores a given text; None for one that generates text.
         settings: The effective settings, for its statistics.
         written: Prompt and answer as bytes, for prompt lookup.
         constraint: The state of its grammar; None without one.
@@ -71,8 +72,9 @@ class Request:
     union: UnionVocabulary
     combiner: Combiner
     gate_rule: Gate
-    sampler: Sampler
+    sampler: Sampler | FixedTokens
     seed: int
+    continuation: tuple[bytes, ...] | None = None
     settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     written: bytearray = field(default_factory=bytearray)
     constraint: Constraint | None = None

@@ -7,6 +7,7 @@ Except where a docstring says otherwise, functions take and return probabilities
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -94,6 +95,29 @@ class Sampler:
 
     def advance(self) -> None:
         """Moves on to the random numbers of the next token."""
+        self._place += 1
+
+
+class FixedTokens:
+    """Picks given tokens one after another, whatever their probability: the sampler of a request that is scored.
+
+    Args:
+        ids: Union ids of the tokens, in order.
+    """
+
+    greedy = False
+    """Its log-probabilities need complete distributions, as random draws do."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids = tuple(ids)
+        self._place = 0
+
+    def pick(self, probs: Tensor, keys: Tensor, ahead: int = 0) -> Tensor:
+        """Returns the id of the next token, or of one further ahead; arguments and result as in `Sampler.pick`."""
+        return torch.tensor([self._ids[self._place + ahead]], device=probs.device)
+
+    def advance(self) -> None:
+        """Moves on to the next token."""
         self._place += 1
 
 

@@ -32,6 +32,7 @@ class Selection:
         agreement: Share of the voices whose most probable token it is; None unless there are several.
         divergence: Their Jensen-Shannon divergence, in nats; None unless there are several, and complete.
         members: As in `TokenStats`; empty unless the request asks for it.
+        rank: As in `TokenLogprob`, where log-probabilities are asked for.
     """
 
     place: Place | TopPlace
@@ -42,11 +43,16 @@ class Selection:
     agreement: float | None
     divergence: float | None
     members: tuple[MemberToken, ...] = ()
+    rank: int = 1
 
     @property
     def usable(self) -> bool:
-        """Whether the distribution is one: NaN, infinity and a total of 0 leave nothing to select."""
-        return 0 < self.confidence < float("inf")
+        """Whether the distribution is one: NaN, infinity and a total of 0 leave nothing to select.
+
+        A given token (`Request.continuation`) may have the probability 0.
+        """
+        given = self.place.request.continuation is not None
+        return 0 < self.confidence < float("inf") or (given and self.confidence == 0)
 
     def sampled(self) -> SampledToken:
         """Returns the token as it is committed.
@@ -107,7 +113,7 @@ def _select_token(place: Place, combined: Tensor) -> Tensor:
 
 
 def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor) -> Tensor:
-    """Returns confidence, agreement, divergence and each voice's probability, float64, shape ``[3 + voices]``.
+    """Returns confidence, agreement, divergence, rank and each voice's probability, float64, shape ``[4 + voices]``.
 
     Where the request asks for statistics of tokens, followed by those of `measure_members`.
     """
@@ -125,11 +131,13 @@ def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor
     if total is not None:
         own = [each / total for each in own]
     members = [measure_members(place.probs, token)] if place.request.params.token_stats else []
-    return torch.cat([part.double() for part in (confidence, *compared, *own, *members)])
+    ranked = place.request.params.logprobs is not None
+    rank = (combined > confidence).sum(0, keepdim=True) + 1 if ranked else torch.ones_like(confidence)
+    return torch.cat([part.double() for part in (confidence, *compared, rank, *own, *members)])
 
 
 def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float]) -> Selection:
-    confidence, agreed, divergence, *others = numbers
+    confidence, agreed, divergence, rank, *others = numbers
     count, request = len(place.voices), place.request
     several = count > 1
     members: tuple[MemberToken, ...] = ()
@@ -144,6 +152,7 @@ def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float])
         agreement=agreed if several else None,
         divergence=divergence if several else None,
         members=members,
+        rank=int(rank),
     )
 
 
@@ -170,4 +179,4 @@ def token_logprob(request: Request, selection: Selection) -> TokenLogprob | None
             if value > float("-inf")
         )
     logprob = torch.tensor(selection.confidence, dtype=torch.float32).log()
-    return TokenLogprob(union.data(selection.token) or b"", float(logprob), top)
+    return TokenLogprob(union.data(selection.token) or b"", float(logprob), top, selection.rank)

@@ -24,14 +24,14 @@ class Draft:
     Attributes:
         sequence: The drafted tokens.
         kind: Which drafter made it.
-        rate: The acceptance rate that it counts for.
-        extra_seconds: What it makes the step cost more, by measured times.
+        rate: The acceptance rate that it counts for. Default None: none, because its tokens are given.
+        extra_seconds: What it makes the step cost more, by measured times. Default 0.
     """
 
     sequence: DraftSequence
     kind: str
-    rate: AcceptanceRate
-    extra_seconds: float
+    rate: AcceptanceRate | None = None
+    extra_seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_list
 from gac_core.decoding.request import Request
+from gac_core.engine.continuations import Continuation
 from gac_core.engine.deadline import Deadline
 from gac_core.engine.input_processor import InputProcessor, as_label, resolved
 from gac_core.engine.output_processor import OutputProcessor
@@ -23,6 +25,7 @@ from gac_core.errors import (
     QueueFullError,
     RequestError,
     RequestTimeoutError,
+    quote,
 )
 from gac_core.sampling import SamplingParams
 
@@ -65,10 +68,13 @@ def reported(label: str) -> Iterator[None]:
         raise
 
 
+Task = Callable[[SamplingParams, str], tuple[Request, OutputProcessor]]
+"""Makes a request, and the processor of its output, from its parameters and the id that its caller sees."""
+
+
 def new_call(
     session: Session,
-    input_processor: InputProcessor,
-    prompt: Prompt,
+    task: Task,
     params: SamplingParams | None,
     overrides: Mapping[str, Any],
     request_id: str | None,
@@ -83,24 +89,53 @@ def new_call(
     label = as_label(request_id)
     with reported(label):
         asked = resolved(params, overrides)
-    return Call(lambda: input_processor.request(prompt, asked, {}, label), label, Deadline(asked.timeout))
+    return Call(lambda: task(asked, label), label, Deadline(asked.timeout))
 
 
 def new_calls(
     session: Session,
-    input_processor: InputProcessor,
-    prompts: Sequence[Prompt],
+    tasks: Sequence[Task],
     params: SamplingParams | None,
     overrides: Mapping[str, Any],
     request_ids: Sequence[str | None] | None,
 ) -> list[Call]:
-    """Returns a call for each of several prompts; errors as in `new_call`."""
-    prompts = check_list(RequestError, "prompts", prompts, "prompts")
-    given = [None] * len(prompts) if request_ids is None else request_ids
+    """Returns a call for each of several tasks; errors as in `new_call`."""
+    given = [None] * len(tasks) if request_ids is None else request_ids
     labels = check_list(RequestError, "request_ids", given, "strings")
-    if len(labels) != len(prompts):
-        raise RequestError(f"{len(labels)} request_ids for {len(prompts)} prompts; give one each")
+    if len(labels) != len(tasks):
+        raise RequestError(f"{len(labels)} request_ids for {len(tasks)} prompts; give one each")
+    return [new_call(session, task, params, overrides, label) for task, label in zip(tasks, labels, strict=True)]
+
+
+def answers(input_processor: InputProcessor, prompts: Sequence[Prompt]) -> list[Task]:
+    """Returns the tasks of answering prompts.
+
+    Raises:
+        RequestError: It is no list of prompts.
+    """
     return [
-        new_call(session, input_processor, prompt, params, overrides, label)
-        for prompt, label in zip(prompts, labels, strict=True)
+        partial(_answer, input_processor, prompt) for prompt in check_list(RequestError, "prompts", prompts, "prompts")
     ]
+
+
+def _answer(
+    input_processor: InputProcessor, prompt: Prompt, params: SamplingParams, label: str
+) -> tuple[Request, OutputProcessor]:
+    return input_processor.request(prompt, params, {}, label)
+
+
+def scores(input_processor: InputProcessor, pairs: Sequence[tuple[Prompt, Continuation]]) -> list[Task]:
+    """Returns the tasks of scoring continuations.
+
+    Args:
+        input_processor: Makes the requests.
+        pairs: Each a prompt and its continuation.
+
+    Raises:
+        RequestError: It is no list of pairs.
+    """
+    pairs = check_list(RequestError, "pairs", pairs, "pairs of a prompt and its continuation")
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise RequestError(f"pairs[{index}] must be a prompt and its continuation, not {quote(pair)}")
+    return [partial(input_processor.score_request, prompt, continuation) for prompt, continuation in pairs]

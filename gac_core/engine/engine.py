@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from gac_core.decoding.decoder import Decoder
 from gac_core.decoding.request import Request
+from gac_core.decoding.sequence import Sequence as Voice
 from gac_core.decoding.tokens import CommittedToken, TokenResult
 from gac_core.engine.scheduler import Scheduler
-from gac_core.errors import GaCError
+from gac_core.errors import GaCError, RequestError, quote
 from gac_core.events import Listener, StepDone, ignore
 from gac_core.executor.base import Executor, ExecutorMember
 from gac_core.failures import request_failure
@@ -146,8 +147,11 @@ class Engine:
         if data is None or request.detokenizer.stopped_by is not None:
             limited = data is None and request.constraint is not None and request.constraint.limited
             return self._finish(request, FinishReason.LENGTH if limited else FinishReason.STOP, chunk)
-        if committed.context_full or request.num_tokens >= request.params.max_tokens:
+        full = next((voice for voice in request.voices if voice.is_full), None) if committed.context_full else None
+        if request.num_tokens >= request.params.max_tokens or (full is not None and request.continuation is None):
             return self._finish(request, FinishReason.LENGTH, chunk)
+        if full is not None:
+            return self._fail(request, _too_long(full))
         return request.request_id, chunk
 
     def _fail(self, request: Request, error: GaCError) -> RequestEvent:
@@ -177,3 +181,12 @@ class Engine:
             token_stats=() if request.params.token_stats else None,
         )
         return request.request_id, replace(last, text=text, output=output)
+
+
+def _too_long(voice: Voice) -> RequestError:
+    """Returns the error of a given continuation that does not fit into a member's context."""
+    return RequestError(
+        f"the prompt with its continuation is {len(voice.text.token_ids)} tokens long or longer for member "
+        f"{quote(voice.name)}, whose context holds {voice.member.context} tokens; shorten the prompt or the "
+        "continuation, or leave this member out"
+    )

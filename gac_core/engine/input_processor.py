@@ -10,6 +10,7 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import Any
 
 from gac_core.chat.answer import AnswerParser
@@ -25,12 +26,14 @@ from gac_core.chat.rendered_prompt import (
 )
 from gac_core.combination import combiner_named, gate_named
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.continuation import KIND
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
-from gac_core.decoding.sampler import Sampler
+from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.effective import EnsembleDefaults, RequestSettings
+from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.grammar.compiler import Compiler
@@ -100,17 +103,65 @@ class InputProcessor:
         params = resolved(params, overrides)
         settings = self.defaults.resolve(params)
         members = self._participants(settings)
-        conversation, prepared = self._prepared(prompt, members, params.parse_special, bounded=True)
-        voices = [
-            Sequence(member, weight, _tokenized(member, each.encode()))
-            for member, weight, each in zip(members, settings.weights.values(), prepared, strict=True)
-        ]
+        conversation, texts = self._texts(prompt, members, params.parse_special)
+        voices = _voices(members, settings, texts)
         gate = voices[list(settings.weights).index(settings.gate)]
         thinking = conversation is not None and _opens_thinking(conversation, gate.member)
         output = OutputProcessor(None if conversation is None else _parser(conversation, params.grammar, thinking))
         grammar = params.grammar if conversation is None else _grammar(conversation, params.grammar, thinking)
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        request = Request(
+        request = self._new_request(
+            params,
+            settings,
+            voices,
+            label,
+            sampler=Sampler(params, seed),
+            seed=seed,
+            constraint=None if grammar is None else self._compiler.start(grammar, _budget(params, voices)),
+            drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
+            turn_ends=() if conversation is None or params.grammar is not None else _turn_ends(members),
+        )
+        return request, output
+
+    def score_request(
+        self, prompt: Prompt, continuation: Continuation, params: SamplingParams, label: str = ""
+    ) -> tuple[Request, OutputProcessor]:
+        """Returns a request that scores a given text, and the processor of its output.
+
+        Raises:
+            RequestError: The prompt, the continuation or an argument is wrong.
+            UnwritableTextError: The gate's vocabulary cannot represent the continuation.
+        """
+        if params.grammar is not None:
+            raise RequestError(f"a score is not constrained: leave out grammar, which is {quote(params.grammar)}")
+        settings = self.defaults.resolve(params)
+        members = self._participants(settings)
+        if isinstance(prompt, str) and not prompt:
+            texts = [opening_ids(member.tokenizer) for member in members]
+        else:
+            _, texts = self._texts(prompt, members, params.parse_special)
+        voices = _voices(members, settings, texts)
+        gate = voices[list(settings.weights).index(settings.gate)]
+        tokens = given_tokens(continuation, gate.member.tokenizer, self._union)
+        params = replace(params, max_tokens=len(tokens), temperature=0.0, stop=(), logprobs=params.logprobs or 0)
+        request = self._new_request(
+            params,
+            settings,
+            voices,
+            label,
+            sampler=FixedTokens([self._union.ids[token] for token in tokens]),
+            seed=0,
+            continuation=tokens,
+            drafts=frozenset({KIND}) if params.drafts and self._config.drafts else frozenset(),
+        )
+        return request, OutputProcessor(None)
+
+    def _new_request(
+        self, params: SamplingParams, settings: RequestSettings, voices: list[Sequence], label: str, **own: Any
+    ) -> Request:
+        """Returns a request of this ensemble; ``own`` are fields that generating and scoring set differently."""
+        gate = voices[list(settings.weights).index(settings.gate)]
+        return Request(
             request_id=uuid.uuid4().hex,
             label=label,
             ensemble_id=self._ensemble_id,
@@ -121,17 +172,12 @@ class InputProcessor:
             union=self._union,
             combiner=combiner_named(settings.combine),
             gate_rule=gate_named(settings.gate_rule),
-            sampler=Sampler(params, seed),
-            seed=seed,
-            settings=self.defaults.effective(params, settings, seed),
+            settings=self.defaults.effective(params, settings, own["seed"]),
             written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
-            constraint=None if grammar is None else self._compiler.start(grammar, _budget(params, voices)),
-            drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             failures=self._config.failures,
             prefill_seconds=self._config.prefill_seconds / len(voices),
-            turn_ends=() if conversation is None or params.grammar is not None else _turn_ends(members),
+            **own,
         )
-        return request, output
 
     def without_chat_template(self, params: SamplingParams) -> list[str]:
         """Returns the names of a request's participants that have no chat template.
@@ -144,6 +190,13 @@ class InputProcessor:
 
     def _participants(self, settings: RequestSettings) -> list[EnsembleMember]:
         return [self._members[index] for index in settings.weights]
+
+    def _texts(
+        self, prompt: Prompt, members: Rows[EnsembleMember], parse_special: bool
+    ) -> tuple[Conversation | None, list[list[int]]]:
+        """Returns the prompt as a conversation, if it is one, and its ids for each of some members."""
+        conversation, prepared = self._prepared(prompt, members, parse_special, bounded=True)
+        return conversation, [each.encode() for each in prepared]
 
     def _prepared(
         self, prompt: Prompt, members: Rows[EnsembleMember], parse_special: bool, bounded: bool
@@ -178,6 +231,15 @@ def _budget(params: SamplingParams, voices: Rows[Sequence]) -> int:
     """Returns how many tokens may be generated: ``max_tokens``, or fewer where a member's context ends before."""
     rooms = [voice.member.context - len(voice.text.token_ids) for voice in voices if voice.member.context is not None]
     return min([params.max_tokens, *rooms])
+
+
+def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Rows[list[int]]) -> list[Sequence]:
+    """Returns the voices of a request's participants, given the ids of the prompt for each of them."""
+    weights = settings.weights.values()
+    return [
+        Sequence(member, weight, _tokenized(member, ids))
+        for member, weight, ids in zip(members, weights, texts, strict=True)
+    ]
 
 
 def _tokenized(member: EnsembleMember, ids: list[int]) -> TokenizedText:

@@ -190,8 +190,10 @@ class Member:
         else:
             shares = share(lengths, budget)
         for job, tokens in zip(long, shares, strict=True):
-            if tokens < len(job.row.token_ids):
-                job.row = replace(job.row, token_ids=job.row.token_ids[:tokens], num_logits=0)
+            # The ids from the first one on whose logits are wanted are never divided.
+            head = len(job.row.token_ids) - job.row.num_logits
+            if tokens < len(job.row.token_ids) and head > 0:
+                job.row = replace(job.row, token_ids=job.row.token_ids[: min(tokens, head)], num_logits=0)
         return planned
 
     def _job(self, chunk: Chunk, earlier: Sequence[Chunk]) -> _Job | ChunkResult:
@@ -242,10 +244,7 @@ class Member:
         return ChunkResult(logits if done else None, output.seconds, read, len(row.token_ids))
 
     def _groups(self, jobs: Sequence[_Job]) -> list[list[int]]:
-        """Indices of jobs that share a forward: all short rows, and longer ones by powers of two.
-
-        If results must not depend on other requests, each runs alone.
-        """
+        """Indices of jobs by forward: short rows, longer ones by powers of two; or each alone if deterministic."""
         lengths = {index: len(job.row.token_ids) for index, job in enumerate(jobs) if job.row.token_ids}
         if self.deterministic:
             return [[index] for index in lengths]

@@ -118,6 +118,11 @@ def control_spellings(tokenizer: MemberTokenizer) -> Spellings:
     return _control(tokenizer).spellings
 
 
+def divided_spellings(tokenizer: MemberTokenizer, text: str) -> list[str]:
+    """Returns a text in pieces, divided inside every spelling of a control token."""
+    return _divided(text, control_spellings(tokenizer).starts(text))
+
+
 # ---- texts
 
 
