@@ -9,12 +9,15 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.experiments import grid, thresholds, vocabulary, weights, words
+from benchmarks.experiments import calibration, grid, thresholds, vocabulary, weights, words
 from benchmarks.experiments.answers import TokenAnswer
+from benchmarks.experiments.data import DATASETS
+from benchmarks.experiments.domains import GROUPS, domain_of
 from benchmarks.experiments.grid import Answered
 from benchmarks.experiments.snowballing_report import TaskAnswers, best_member, report
 from benchmarks.experiments.wrong_tokens import Verdict, can_become, judge, majority, most_confident
 from benchmarks.trio import NAMES
+from gac_core.evaluation.questions import read_questions
 from gac_core.evaluation.results import Answer, Header, Results
 from gac_core.evaluation.settings import alone, every_step, thresholded
 from gac_core.inspection import pieces_of, share_cut_alike
@@ -218,3 +221,30 @@ def test_weights_chosen_on_one_half_are_reported_on_the_other(results):
     assert weights.chosen_on_half(one_half) == ""
     with pytest.raises(SystemExit, match="no question"):
         grid.read_answers(results, lambda setting: False)
+
+
+def answer(id, confidence, score, task="a"):
+    return Answer("s", task, id, "", {"exact": score}, confidence=confidence)
+
+
+def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy():
+    # Two bins of two answers: 0.15 against 0.5, and 0.95 against 1.
+    answers = [answer("1", 0.1, 0.0), answer("2", 0.19, 1.0), answer("3", 0.92, 1.0), answer("4", 0.98, 1.0)]
+    assert calibration.error_of(answers) == pytest.approx((abs(0.145 - 0.5) + abs(0.95 - 1)) / 2)
+    assert calibration.bias_of(answers) == pytest.approx(0.5475 - 0.75)
+    bins = [(0.145, 0.5, 2), (0.95, 1.0, 2)]
+    assert [tuple(each) for each in calibration.reliability(answers)] == [pytest.approx(each) for each in bins]
+    groups = calibration.by_domain([*answers, answer("5", None, 0.0)], {("a", each.id): "x" for each in answers})
+    assert [(name, len(own)) for name, own in groups.items()] == [("all", 4), ("x", 4)]
+
+
+def test_few_questions_give_an_error_even_to_a_calibrated_model():
+    assert calibration.noise([0.5] * 10) > 2 * calibration.noise([0.5] * 200) > 0
+
+
+@pytest.mark.shared
+def test_every_subject_of_mmlu_has_a_domain():
+    questions = read_questions(DATASETS / "benchmarks" / "mmlu.jsonl").questions
+    assert {domain_of("mmlu", each.domain) for each in questions} == set(GROUPS)
+    assert {subject for group in GROUPS.values() for subject in group} == {each.domain for each in questions}
+    assert domain_of("nq", "") == "nq"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.experiments.grid import Answered, add_arguments, answer_missing, best_alone, half_of, read_answers
-from benchmarks.experiments.plots import OUT, markdown, new_figure, percent, save
+from benchmarks.experiments.plots import GREY, OUT, markdown, new_figure, percent, save
 from benchmarks.trio import NAMES
 from gac_core.evaluation.settings import Setting, alone, every_step, show_weights
 from gac_core.evaluation.statistics import compare, mean_interval
@@ -113,11 +113,12 @@ def _triangle(axes: Any, shares: Sequence[Sequence[float]], values: Sequence[flo
     """Draws values at their weights; each corner is a member alone."""
     corners = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2)])
     places = np.array(shares) @ corners
-    axes.scatter(*places.T, c=values, cmap="viridis", s=330)
+    axes.plot(*corners[[0, 1, 2, 0]].T, color=GREY, linewidth=0.8, zorder=0)
+    axes.scatter(*places.T, c=values, cmap="viridis", s=230)
     middle = (min(values) + max(values)) / 2
     for (x, y), value in zip(places, values, strict=True):
         colour = "white" if value < middle else "black"
-        axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     for (x, y), name in zip(corners, NAMES, strict=True):
         axes.text(x, y + (0.13 if y else -0.17), name, ha="center", va="center", fontsize=9)
     axes.set(xlim=(-0.2, 1.2), ylim=(-0.25, 1.1), aspect="equal")
