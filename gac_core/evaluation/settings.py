@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gac_core.checks import check_int
@@ -28,7 +28,8 @@ class Setting:
     """
 
     label: str
-    weights: Mapping[str, float] | None = None
+    # A mapping cannot be hashed; equal settings still have equal hashes.
+    weights: Mapping[str, float] | None = field(default=None, hash=False)
     threshold: float | None = None
     gate: str | None = None
     combine: str | None = None

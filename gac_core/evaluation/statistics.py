@@ -70,7 +70,7 @@ def resampled_means(scores: Sequence[Sequence[float]], groups: Sequence[str] | N
 
 def mean_interval(scores: Sequence[float], groups: Sequence[str] | None = None) -> Interval:
     """Returns the mean of scores with its interval; arguments as in `resampled_means`."""
-    return _interval(float(np.mean(scores)), resampled_means([scores], groups)[:, 0])
+    return interval_of(float(np.mean(scores)), resampled_means([scores], groups)[:, 0])
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str] | None = None) -> Comparison:
@@ -82,13 +82,23 @@ def compare(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str
         groups: As in `resampled_means`.
     """
     means = resampled_means([ours, theirs], groups)
-    first, second = float(np.mean(ours)), float(np.mean(theirs))
-    difference = _interval(first - second, means[:, 0] - means[:, 1])
-    usable = means[:, 1] > 0
+    return comparison_of(float(np.mean(ours)), float(np.mean(theirs)), means[:, 0], means[:, 1])
+
+
+def comparison_of(first: float, second: float, first_means: Values, second_means: Values) -> Comparison:
+    """Returns the differences of two means, from the means over the same resamples.
+
+    Args:
+        first: Mean of one setting.
+        second: Mean of the other.
+        first_means: Float64, shape ``[resamples]``: the first mean over each resample.
+        second_means: Likewise the second mean.
+    """
+    difference = interval_of(first - second, first_means - second_means)
+    usable = second_means > 0
     if second == 0 or not usable.any():
         return Comparison(difference, None)
-    ratios = means[usable, 0] / means[usable, 1] - 1
-    return Comparison(difference, _interval(first / second - 1, ratios))
+    return Comparison(difference, interval_of(first / second - 1, first_means[usable] / second_means[usable] - 1))
 
 
 def questions_needed(ours: Sequence[float], theirs: Sequence[float]) -> int | None:
@@ -104,6 +114,7 @@ def questions_needed(ours: Sequence[float], theirs: Sequence[float]) -> int | No
     return math.ceil(((1.96 + 0.84) * float(differences.std(ddof=1)) / mean) ** 2)
 
 
-def _interval(value: float, samples: Values) -> Interval:
-    low, high = np.quantile(samples, (0.025, 0.975))
+def interval_of(value: float, means: Values) -> Interval:
+    """Returns an estimate with the 2.5% and 97.5% quantiles over resamples, float64 of shape ``[resamples]``."""
+    low, high = np.quantile(means, (0.025, 0.975))
     return Interval(value, float(low), float(high))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.results import Answer, Results
 from gac_core.evaluation.settings import Setting
-from gac_core.evaluation.statistics import Comparison, Interval, compare, mean_interval
+from gac_core.evaluation.statistics import Comparison, Interval, Values, comparison_of, interval_of, resampled_means
 
 POOLED = "all tasks"
 
@@ -127,7 +128,17 @@ class Scores:
 
     def compare(self, setting: Setting, other: Setting) -> Comparison:
         """Returns the paired differences of two settings; each task is resampled by itself."""
-        return compare(self.of(setting), self.of(other), self.tasks)
+        first, second = (self._means[:, self.settings.index(each)] for each in (setting, other))
+        return comparison_of(self.mean(setting), self.mean(other), first, second)
+
+    def interval(self, setting: Setting) -> Interval:
+        """Returns the mean score of a setting with its interval."""
+        return interval_of(self.mean(setting), self._means[:, self.settings.index(setting)])
+
+    @cached_property
+    def _means(self) -> Values:
+        """The means of all settings over the same resamples."""
+        return resampled_means([self.of(setting) for setting in self.settings], self.tasks)
 
     def best_member(self) -> Setting | None:
         """Returns the member with the highest mean score alone."""
@@ -182,7 +193,7 @@ def _row(scores: Scores, setting: Setting, best: Setting | None) -> Row:
     others = list(answers[0].scores)[1:] if len({tuple(answer.scores) for answer in answers}) == 1 else []
     return Row(
         setting,
-        mean_interval(scores.of(setting), scores.tasks),
+        scores.interval(setting),
         {name: sum(answer.scores[name] for answer in answers) / len(answers) for name in others},
         None if best is None or setting == best else scores.compare(setting, best),
         scores.cost(setting),
