@@ -38,6 +38,8 @@ TASKS: dict[str, tuple[int, PromptForm, tuple[str, ...]]] = {
     "gsm8k": (40, PromptForm("plain", max_tokens=200, solutions=True), ("number",)),
 }
 WEIGHTS = ("1:1:1", "0:1:1", "1:2:2", "1:1:2", "1:2:4", "0:1:2")
+# A solution takes as long as fifty answers of the other tasks, so that these have no part in the choice.
+REPORTED_ONLY = ("gsm8k",)
 THRESHOLDS = (0.5, 0.7, 0.9)
 ALONE = tuple(alone(name) for name in NAMES)
 Scores = dict[str, dict[tuple[str, str], float]]
@@ -47,6 +49,8 @@ def make_tasks(sets: Sequence[QuestionSet], half: Half) -> list[Task]:
     """Returns the tasks with the questions of one half."""
     tasks = []
     for each in sets:
+        if half == "choose" and each.name in REPORTED_ONLY:
+            continue
         limit, form, metrics = TASKS[each.name]
         tasks.append(make_task(each.limited(limit // 2, half), form, [metric_named(name) for name in metrics]))
     return tasks
