@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def make_tasks(sets: Sequence[QuestionSet], half: Half) -> list[Task]:
         if half == "choose" and each.name in REPORTED_ONLY:
             continue
         limit, form, metrics = TASKS[each.name]
-        tasks.append(make_task(each.limited(limit // 2, half), form, [metric_named(name) for name in metrics]))
+        task = make_task(each, form, [metric_named(name) for name in metrics])
+        tasks.append(replace(task, questions=task.questions.limited(limit // 2, half)))
     return tasks
 
 
