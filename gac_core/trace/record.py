@@ -1,0 +1,115 @@
+"""`Trace`: one answer, what each member proposed at every token, and what each member answers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gac_core.chat.conversation import Message, Prompt, as_conversation
+from gac_core.ensemble import Ensemble
+from gac_core.integration.metadata import as_metadata
+from gac_core.output import RequestOutput
+from gac_core.sampling import SamplingParams
+from gac_core.trace.page import render
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One answer with the statistics of its tokens.
+
+    Attributes:
+        prompt: The prompt: a text, or the messages of a conversation.
+        output: The ensemble's answer, with `RequestOutput.token_stats`.
+        alone: By name what each member answers alone to the same prompt, likewise.
+    """
+
+    prompt: str | tuple[Message, ...]
+    output: RequestOutput
+    alone: Mapping[str, RequestOutput] = field(default_factory=dict)
+
+    def to_html(self, title: str = "") -> str:
+        """Returns a self-contained HTML page, which needs neither scripts nor a network.
+
+        Args:
+            title: Title of the page. Default: the beginning of the prompt.
+        """
+        return render(self.prompt, self.output, self.alone, title)
+
+    def to_json(self) -> str:
+        """Returns the trace as JSON: ``version``, ``prompt``, ``answer``, and ``alone`` by member.
+
+        An answer has ``text``, ``reasoning`` and the values of `as_metadata`.
+        """
+        prompt = self.prompt if isinstance(self.prompt, str) else [_plain(message) for message in self.prompt]
+        values = {
+            "version": _VERSION,
+            "prompt": prompt,
+            "answer": _answer(self.output),
+            "alone": {name: _answer(output) for name, output in self.alone.items()},
+        }
+        return json.dumps(values, ensure_ascii=False, indent=1)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in asdict(message).items() if value}
+
+
+def _answer(output: RequestOutput) -> dict[str, Any]:
+    return {"text": output.text, "reasoning": output.reasoning, **as_metadata(output)}
+
+
+def trace(
+    ensemble: Ensemble, prompt: Prompt, params: SamplingParams | None = None, *, alone: bool = True, **overrides: Any
+) -> Trace:
+    """Answers a prompt and returns what each member proposed at every token.
+
+    Args:
+        ensemble: The ensemble.
+        prompt: As in `Ensemble.generate`.
+        params: As there; ``token_stats`` is set in any case.
+        alone: Whether each member that takes part also answers alone. Default True.
+        **overrides: Single values in place of those of ``params``.
+
+    Raises:
+        RequestError: The prompt or an argument is wrong.
+        MemberError: A member failed.
+    """
+    asked = (params or SamplingParams()).with_overrides({**overrides, "token_stats": True})
+    output = ensemble.generate(prompt, asked)
+    conversation = as_conversation(prompt)
+    shown = conversation.turns if conversation is not None else str(prompt)
+    return Trace(shown, output, answers_alone(ensemble, prompt, output, asked) if alone else {})
+
+
+def answers_alone(
+    ensemble: Ensemble, prompt: Prompt, output: RequestOutput, params: SamplingParams | None = None
+) -> dict[str, RequestOutput]:
+    """Returns by name what each member of an answer answers alone to the same prompt, with statistics of its tokens.
+
+    The members answer one after the other, so that their costs can be compared with those of the ensemble. A sampled
+    answer is repeated with its seed. If a single member took part, it has no other answer alone: the result is empty.
+
+    Args:
+        ensemble: The ensemble.
+        prompt: The prompt of the answer.
+        output: The answer.
+        params: Its parameters. Default `SamplingParams()`.
+
+    Raises:
+        RequestError: The prompt or an argument is wrong.
+        MemberError: A member failed.
+    """
+    names = list(output.stats.settings.weights)
+    params = params or SamplingParams()
+    if len(names) == 1:
+        return {}
+    return {
+        name: ensemble.generate(
+            prompt, params, gate=name, threshold=0.0, weights={name: 1.0}, seed=output.seed, token_stats=True
+        )
+        for name in names
+    }

@@ -1,0 +1,182 @@
+"""The tokens of an answer as a page shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gac_core.output import EffectiveSettings, RequestOutput
+from gac_core.token_stats import MemberToken, TokenStats
+from gac_core.trace.levels import level_of
+from gac_core.trace.visible import Piece, characters, label, pieces
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What one member proposed at a token.
+
+    Attributes:
+        member: Its name.
+        index: Its place among the members that take part.
+        token: Its most probable token, in visible form.
+        probability: Probability of this token, 0 to 1.
+        selected: Probability of the selected token, 0 to 1.
+        chosen: Whether the two are the same token.
+    """
+
+    member: str
+    index: int
+    token: str
+    probability: float
+    selected: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One token of an answer.
+
+    Attributes:
+        number: Its place in the answer, from 1.
+        text: The characters that it completes, for the text; empty where it ends within a character.
+        label: Its bytes in visible form; ``end of text`` for the end.
+        data: Its bytes in hexadecimal.
+        kind: ``"ensembled"``, ``"gate"`` (it decided alone), ``"forced"`` (by a grammar).
+        is_end: Whether it is the end of the text.
+        confidence: As in `TokenStats`.
+        agreement: As in `TokenStats`.
+        divergence: As in `TokenStats`.
+        unity: 1 less the share that the divergence has of the largest possible one; None without a divergence.
+        proposals: By member, in the ensemble's order.
+        decision: How it was selected, as a sentence.
+    """
+
+    number: int
+    text: tuple[Piece, ...]
+    label: str
+    data: str
+    kind: str
+    is_end: bool
+    confidence: float
+    agreement: float | None
+    divergence: float | None
+    unity: float | None
+    proposals: tuple[Proposal, ...]
+    decision: str
+
+    @property
+    def proposers(self) -> tuple[str, ...]:
+        """Members whose most probable token it was."""
+        return tuple(each.member for each in self.proposals if each.chosen)
+
+    @property
+    def contested(self) -> bool:
+        """Whether some of several members proposed another token."""
+        return len(self.proposals) > 1 and not all(each.chosen for each in self.proposals)
+
+    @property
+    def mask(self) -> int:
+        """The places of the members that proposed it, as bits."""
+        return sum(1 << each.index for each in self.proposals if each.chosen)
+
+    @property
+    def level(self) -> str:
+        """Name of the style of its confidence."""
+        return f"c{level_of(self.confidence).number}"
+
+    @property
+    def classes(self) -> str:
+        """Names of its styles: kind, and the levels of confidence, agreement and unity."""
+        names = [self.kind, self.level]
+        if self.agreement is not None:
+            names.append(f"a{level_of(self.agreement).number}")
+        if self.unity is not None:
+            names.append(f"d{level_of(self.unity).number}")
+        if self.kind == "gate":
+            names.append(f"g{self.proposals[0].index % 8}" if self.proposals else "")
+        elif self.kind == "ensembled":
+            names.append(f"s{self.mask}")
+        return " ".join(filter(None, names))
+
+    @property
+    def summary(self) -> str:
+        """One line on it, for tooltips and screen readers."""
+        parts = [f"Token {self.number}: {self.label}", f"confidence {self.confidence:.0%}", self.decision]
+        parts += [
+            f"{each.member} proposed {each.token} with {each.probability:.0%}"
+            for each in self.proposals
+            if not each.chosen
+        ]
+        return ". ".join(part.rstrip(".") for part in parts) + "."
+
+
+def token_views(output: RequestOutput, members: Sequence[str]) -> tuple[TokenView, ...]:
+    """Returns the tokens of an answer.
+
+    Args:
+        output: The answer, with statistics of its tokens.
+        members: Names of all members of the trace; their places give the proposals' ``index``.
+    """
+    stats = output.token_stats or ()
+    texts = characters(each.token for each in stats)
+    settings, count = output.stats.settings, len(output.tokens)
+    places = {name: index for index, name in enumerate(members)}
+    return tuple(
+        _view(number, each, text, number > count, settings, places)
+        for number, (each, text) in enumerate(zip(stats, texts, strict=True), 1)
+    )
+
+
+def _view(
+    number: int, stats: TokenStats, text: bytes, is_end: bool, settings: EffectiveSettings, places: dict[str, int]
+) -> TokenView:
+    proposals = tuple(_proposal(each, stats, places[each.member]) for each in stats.members)
+    # The largest possible divergence depends on the weights: it is their entropy.
+    weights = [settings.weights[each.member] for each in stats.members]
+    most = _entropy(weights)
+    unity = None if stats.divergence is None or not most else max(0.0, 1 - stats.divergence / most)
+    return TokenView(
+        number=number,
+        text=pieces(text),
+        label="end of text" if is_end else label(stats.token),
+        data=stats.token.hex(" ").upper(),
+        kind="forced" if stats.forced else "ensembled" if stats.ensembled else "gate",
+        is_end=is_end,
+        confidence=stats.confidence,
+        agreement=stats.agreement,
+        divergence=stats.divergence,
+        unity=unity,
+        proposals=proposals,
+        decision=_decision(stats, proposals, settings),
+    )
+
+
+def _proposal(entry: MemberToken, stats: TokenStats, index: int) -> Proposal:
+    token = label(entry.token) if entry.token else "end of text"
+    return Proposal(entry.member, index, token, entry.probability, entry.selected, entry.token == stats.token)
+
+
+def _entropy(weights: Iterable[float]) -> float:
+    weights = list(weights)
+    total = sum(weights)
+    return -sum(weight / total * math.log(weight / total) for weight in weights)
+
+
+def _decision(stats: TokenStats, proposals: Sequence[Proposal], settings: EffectiveSettings) -> str:
+    """Returns how a token was selected, as a sentence."""
+    if stats.forced:
+        return "The grammar allowed no other token."
+    if not stats.ensembled:
+        gate = proposals[0].member if proposals else settings.gate
+        if settings.gate_rule == "confidence" and proposals:
+            return f"The gate {gate} was {proposals[0].probability:.0%} sure and decided alone."
+        return f"The gate {gate} decided alone: its {settings.gate_rule} reached the threshold."
+    if len(proposals) == 1:
+        return f"{proposals[0].member} alone took part."
+    chosen = [each.member for each in proposals if each.chosen]
+    if len(chosen) == len(proposals):
+        return f"All {len(proposals)} members proposed it."
+    if not chosen:
+        return "No member proposed it first: it won by the combined probabilities."
+    return f"Proposed by {' and '.join(chosen)}, {len(chosen)} of {len(proposals)} members."
