@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gac_core.cli.errors import reported
-from gac_core.errors import RequestError, quote
+from gac_core.cli.files import read_text
 from gac_core.inspection import Report, common_words, load, words_of
 from gac_core.inspection import inspect as compare
 
@@ -32,22 +32,13 @@ def inspect(
 ) -> None:
     """Compare the tokenizers of models: shared tokens, words tokenized alike, and warnings."""
     with reported("inspect"):
-        chosen = common_words(count) if words is None else words_of(_read("--words", words), count)
-        given = None if text is None else _read("--text", text)
+        chosen = common_words(count) if words is None else words_of(read_text("--words", words), count)
+        given = None if text is None else read_text("--text", text)
         report = compare([load(model) for model in models], chosen, given)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
         show(report, Console())
-
-
-def _read(option: str, path: Path) -> str:
-    """Returns the content of a text file that an option names."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RequestError(f"cannot read {quote(str(path))} ({option}): {reason}; give a text file in UTF-8") from error
 
 
 def show(report: Report, console: Console) -> None:

@@ -18,7 +18,7 @@ from gac_core.output import RequestOutput
 from gac_core.trace.levels import LEVELS
 from gac_core.trace.summary import COST_HEADERS, costs, figures, notes, settings_of
 from gac_core.trace.tokens import TokenView, token_views
-from gac_core.trace.visible import Piece, pieces, printable
+from gac_core.trace.visible import pieces, printable
 
 _MOST_CONTESTED = 8
 _CONTEXT = 6
@@ -120,10 +120,10 @@ def _most_contested(tokens: Sequence[TokenView]) -> list[TokenView]:
     return sorted(contested[:_MOST_CONTESTED], key=lambda token: token.number)
 
 
-def _context(tokens: Sequence[TokenView], token: TokenView) -> tuple[Piece, ...]:
-    """Returns the text of the tokens before one."""
+def _context(tokens: Sequence[TokenView], token: TokenView) -> str:
+    """Returns the text of the tokens before one, on one line."""
     before = tokens[max(0, token.number - 1 - _CONTEXT) : token.number - 1]
-    return tuple(piece for each in before for piece in each.text)
+    return "".join(each.label for each in before).replace("\u2423", " ")
 
 
 def _stylesheet(tokens: Iterable[TokenView], members: int) -> str:

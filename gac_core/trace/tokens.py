@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from gac_core.output import EffectiveSettings, RequestOutput
 from gac_core.token_stats import MemberToken, TokenStats
@@ -44,6 +45,7 @@ class TokenView:
         data: Its bytes in hexadecimal.
         kind: ``"ensembled"``, ``"gate"`` (it decided alone), ``"forced"`` (by a grammar).
         is_end: Whether it is the end of the text.
+        is_outside: Whether it comes after the answer's text: a stop string, or the beginning of another turn.
         confidence: As in `TokenStats`.
         agreement: As in `TokenStats`.
         divergence: As in `TokenStats`.
@@ -58,6 +60,7 @@ class TokenView:
     data: str
     kind: str
     is_end: bool
+    is_outside: bool
     confidence: float
     agreement: float | None
     divergence: float | None
@@ -97,6 +100,7 @@ class TokenView:
             names.append(f"g{self.proposals[0].index % 8}" if self.proposals else "")
         elif self.kind == "ensembled":
             names.append(f"s{self.mask}")
+        names += ["outside"] if self.is_outside else []
         return " ".join(filter(None, names))
 
     @property
@@ -120,16 +124,33 @@ def token_views(output: RequestOutput, members: Sequence[str]) -> tuple[TokenVie
     """
     stats = output.token_stats or ()
     texts = characters(each.token for each in stats)
-    settings, count = output.stats.settings, len(output.tokens)
+    settings, inside = output.stats.settings, _tokens_inside(output)
     places = {name: index for index, name in enumerate(members)}
-    return tuple(
-        _view(number, each, text, number > count, settings, places)
+    views = [
+        _view(number, each, text, settings, places)
         for number, (each, text) in enumerate(zip(stats, texts, strict=True), 1)
+    ]
+    count = len(output.tokens)
+    return tuple(
+        replace(view, is_outside=inside < view.number <= count)
+        if view.number <= count
+        else replace(view, is_end=True, label="end of text")
+        for view in views
     )
 
 
+def _tokens_inside(output: RequestOutput) -> int:
+    """Returns how many tokens begin before the end of the answer's text."""
+    text = output.text.encode()
+    start = b"".join(output.tokens).rfind(text) if text else -1
+    if start < 0:
+        return len(output.tokens)
+    sizes = accumulate(len(token) for token in output.tokens)
+    return 1 + sum(size < start + len(text) for size in sizes)
+
+
 def _view(
-    number: int, stats: TokenStats, text: bytes, is_end: bool, settings: EffectiveSettings, places: dict[str, int]
+    number: int, stats: TokenStats, text: bytes, settings: EffectiveSettings, places: dict[str, int]
 ) -> TokenView:
     proposals = tuple(_proposal(each, stats, places[each.member]) for each in stats.members)
     # The largest possible divergence depends on the weights: it is their entropy.
@@ -139,10 +160,11 @@ def _view(
     return TokenView(
         number=number,
         text=pieces(text),
-        label="end of text" if is_end else label(stats.token),
+        label=label(stats.token),
         data=stats.token.hex(" ").upper(),
         kind="forced" if stats.forced else "ensembled" if stats.ensembled else "gate",
-        is_end=is_end,
+        is_end=False,
+        is_outside=False,
         confidence=stats.confidence,
         agreement=stats.agreement,
         divergence=stats.divergence,
