@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from gac_core.chat.conversation import Prompt
-from gac_core.cli.ensembles import MODELS_HELP, load_ensemble, request_settings
 from gac_core.cli.errors import reported
+from gac_core.cli.evaluation_inputs import configuration
+from gac_core.cli.evaluation_options import Models
 from gac_core.cli.files import read_text, write_text
+from gac_core.cli.requests import request_settings
+from gac_core.ensemble import Ensemble
 from gac_core.errors import RequestError
 from gac_core.sampling import SamplingParams
 from gac_core.trace import trace as traced
@@ -19,7 +22,7 @@ _FORMATS = (".html", ".json")
 
 
 def trace(
-    models: Annotated[list[str], typer.Argument(help=MODELS_HELP)],
+    models: Models,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .html, or .json.")],
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file with the prompt.")] = None,
@@ -38,7 +41,6 @@ def trace(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     alone: Annotated[bool, typer.Option(help="Whether each member also answers alone.")] = True,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: as stored.")] = None,
-    device: Annotated[str | None, typer.Option(help="For example cuda:0 or cpu.")] = None,
 ) -> None:
     """Write a page about one answer: each token's confidence, and what each member proposed."""
     with reported("trace"):
@@ -46,7 +48,7 @@ def trace(
         if output.suffix not in _FORMATS:
             raise RequestError(f"the file of -o must end in .html or .json, not {output.suffix or 'nothing'!r}")
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-        with load_ensemble(models, dtype, device) as ensemble:
+        with Ensemble.from_config(configuration(models, dtype)) as ensemble:
             settings = request_settings(ensemble.names, weights, threshold, gate, combine)
             found = traced(ensemble, asked, params, alone=alone, **settings)
         write_text("-o", output, found.to_html() if output.suffix == ".html" else found.to_json())

@@ -18,10 +18,10 @@ from gac_core.output import RequestOutput
 from gac_core.trace.levels import LEVELS
 from gac_core.trace.summary import COST_HEADERS, costs, figures, notes, settings_of
 from gac_core.trace.tokens import TokenView, token_views
-from gac_core.trace.visible import pieces, printable
+from gac_core.trace.visible import named, pieces
 
 _MOST_CONTESTED = 8
-_CONTEXT = 6
+_CONTEXT = 40
 _TITLE = 90
 MEMBER_COLOURS = 8
 
@@ -80,7 +80,7 @@ def render(
 
 def _beginning(text: str) -> str:
     """Returns the beginning of a text as one line."""
-    words = printable(" ".join(text.split()))
+    words = " ".join(text.split())
     return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "\u2026"
 
 
@@ -121,9 +121,9 @@ def _most_contested(tokens: Sequence[TokenView]) -> list[TokenView]:
 
 
 def _context(tokens: Sequence[TokenView], token: TokenView) -> str:
-    """Returns the text of the tokens before one, on one line."""
-    before = tokens[max(0, token.number - 1 - _CONTEXT) : token.number - 1]
-    return "".join(each.label for each in before).replace("\u2423", " ")
+    """Returns the end of the text before a token, on one line."""
+    before = "".join(each.label for each in tokens[max(0, token.number - 1 - _CONTEXT) : token.number - 1])
+    return before.replace("\u2423", " ")[-_CONTEXT:]
 
 
 def _stylesheet(tokens: Iterable[TokenView], members: int) -> str:
@@ -152,10 +152,16 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(
         loader=FunctionLoader(_resource),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: object) -> object:
+    """Returns what an expression of the template writes, without hidden characters; autoescape does the rest."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else named(value)
 
 
 def _resource(name: str) -> str:

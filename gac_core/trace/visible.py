@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from typing import Literal
 
 Kind = Literal["text", "space", "tab", "newline", "code"]
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+# They select a variant of the character before them.
+_SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _KINDS: dict[str, Kind] = {" ": "space", "\t": "tab", "\n": "newline"}
 _MARKS = {"space": "\u2423", "tab": "\u21e5", "newline": "\u21b5"}
-# Characters that start a new line in some terminals.
-_BREAKS = "\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029"
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class Piece:
 
 def is_hidden(char: str) -> bool:
     """Whether a character is not visible by itself or has an effect on others: controls, formats, unusual spaces."""
-    return (unicodedata.category(char) in _HIDDEN and char != " ") or _is_selector(char)
-
-
-def _is_selector(char: str) -> bool:
-    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    return not char.isprintable() or _SELECTORS.match(char) is not None
 
 
 def pieces(data: bytes) -> tuple[Piece, ...]:
@@ -73,19 +69,25 @@ def _marked(piece: Piece) -> str:
     return piece.text if piece.kind == "text" else _MARKS[piece.kind] * len(piece.text)
 
 
+def named(text: str) -> str:
+    """Returns a text in which hidden characters other than line ends and tabs are written as ``<U+202E>``."""
+    if text.isprintable() and not _SELECTORS.search(text):
+        return text
+    return "".join(f"<U+{ord(char):04X}>" if is_hidden(char) and char not in "\n\t" else char for char in text)
+
+
 def printable(text: str) -> str:
     """Returns a text that can be written to a terminal: no character moves the cursor or changes the order of others.
 
     Line ends and tabs stay; other hidden characters become ``<U+001B>``. Joiners and variation selectors stay, which
     emoji and some scripts need.
     """
-    return "".join(char if char in "\n\t\u200c\u200d" or _is_selector(char) else _named(char) for char in text)
+    return "".join(char if _is_harmless(char) else named(char) for char in text)
 
 
-def _named(char: str) -> str:
-    if char in _BREAKS or (is_hidden(char) and not char.isspace()):
-        return f"<U+{ord(char):04X}>"
-    return char
+def _is_harmless(char: str) -> bool:
+    joins = char in "\u200c\u200d" or _SELECTORS.match(char) is not None
+    return joins or unicodedata.category(char) == "Zs"
 
 
 def characters(tokens: Iterable[bytes]) -> list[bytes]:

@@ -1,44 +1,13 @@
-"""Ensembles and their settings as arguments of commands."""
+"""Options of commands that set the parameters of requests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from gac_core.config import EnsembleConfig
-from gac_core.ensemble import Ensemble
 from gac_core.errors import RequestError, quote
 from gac_core.evaluation.settings import parse_weights
-from gac_core.loading import configured
-
-MODELS_HELP = "A YAML configuration of an ensemble, or folders, GGUF files or hub names of its members."
-
-
-def load_ensemble(models: Sequence[str], dtype: str | None = None, device: str | None = None) -> Ensemble:
-    """Loads the ensemble that the arguments of a command name.
-
-    Args:
-        models: The path of one YAML file, which ends in ``.yaml`` or ``.yml``; or one model or more.
-        dtype: As in `Ensemble.load`.
-        device: As in `Ensemble.load`.
-
-    Raises:
-        ConfigError: A setting is wrong.
-        ModelLoadError: A model cannot be loaded.
-    """
-    return Ensemble.from_config(ensemble_config(models, dtype, device))
-
-
-def ensemble_config(models: Sequence[str], dtype: str | None = None, device: str | None = None) -> EnsembleConfig:
-    """Returns the configuration of the ensemble that `load_ensemble` loads; arguments and errors as there."""
-    if len(models) != 1 or Path(models[0]).suffix not in (".yaml", ".yml"):
-        return configured(models, dtype=dtype, device=device)
-    config = EnsembleConfig.from_yaml(models[0])
-    written: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(config)}
-    return configured(written.pop("members"), dtype=dtype, device=device, **written)
 
 
 def weights_argument(text: str, names: Sequence[str]) -> Any:
