@@ -56,6 +56,7 @@ from gac_core.integration.structured import (
     with_recursive_parameters,
 )
 from gac_core.integration.wrapper import EnsembleModel
+from gac_core.likelihood import Likelihood
 from gac_core.member_config import MemberConfig
 from gac_core.model.pool import ModelInfo, ModelPool, default_pool
 from gac_core.output import (
@@ -106,6 +107,7 @@ __all__ = [
     "GrammarError",
     "InvalidLogitsError",
     "InvalidToolCall",
+    "Likelihood",
     "Listener",
     "MemberConfig",
     "MemberError",

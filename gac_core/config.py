@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.combination import COMBINERS, GATES
+from gac_core.config_checks import check_placement, checked_devices
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
-from gac_core.member_config import MemberConfig, as_member
+from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")
@@ -100,6 +102,13 @@ class EnsembleConfig:
             their sizes, such as ``("cuda:0", "cuda:1")``: on one each where there are enough, several on one, or a
             large one over several. Members on different devices compute at the same time. Default: all visible GPUs,
             else the CPU.
+        weights: Where the members' weights come from. ``"auto"``: from ``calibration``. ``"perplexity"``: from each
+            prompt (PackLLM-sim): the more likely a member finds it, the larger its weight; all members take part. A
+            list of numbers, or a mapping of names to numbers, sets `MemberConfig.weight`. Default None: those of the
+            members; with a ``calibration``, and no member with a weight of its own, ``"auto"``.
+        calibration: The path of a YAML file made by ``gac calibrate``, read at once; or its content. Besides weights it
+            sets the temperatures of members, ``gate``, ``threshold``, ``combine`` and ``gate_rule``, each only where it
+            has its default value here. Default: none.
         progress: Whether a progress bar per member is shown on stderr while models load. Default None: if stderr is a
             terminal.
     """
@@ -127,6 +136,8 @@ class EnsembleConfig:
     ray_address: str | None = None
     devices: tuple[str, ...] | None = None
     progress: bool | None = None
+    weights: Weights | None = None
+    calibration: Calibration | Mapping[str, Any] | str | Path | None = None
 
     def __post_init__(self) -> None:
         members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
@@ -137,6 +148,9 @@ class EnsembleConfig:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two members are called {quote(twice[0])}; give them different MemberConfig.name")
+        self._set_weights()
+        if self.calibration is not None:
+            self._calibrate(Calibration.of(self.calibration))
         if self.gate is not None:
             if self.gate not in names:
                 raise ConfigError(f"the gate {quote(self.gate)} is not a member; members are: {listed(names)}")
@@ -156,37 +170,53 @@ class EnsembleConfig:
         for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
         self._check_executor()
-        self._check_devices()
         if self.progress is not None:
             check_flag(ConfigError, "progress", self.progress)
+
+    def _set_weights(self) -> None:
+        given = self.weights
+        members = (
+            with_weights(self.members, given) if given is not None and not isinstance(given, str) else self.members
+        )
+        own = [member for member in self.members if member.weight != 1]
+        if given is not None and own and (isinstance(given, str) or members != self.members):
+            raise ConfigError(
+                f"weights={quote(given)} and the weight {own[0].weight:g} of member {quote(own[0].called)} exclude "
+                "each other; leave one of them out"
+            )
+        if isinstance(given, str):
+            self._set("weights", check_option(ConfigError, "weights", given, WEIGHT_SOURCES))
+            if given == "auto" and self.calibration is None:
+                raise ConfigError(f"weights='auto' needs calibration, the path of a file; {REMEDY}")
+        elif given is not None:
+            self._set("members", members)
+            # Beside a calibration they are kept, since equal weights would otherwise be taken for none.
+            kept = None if self.calibration is None else tuple(member.weight for member in members)
+            self._set("weights", kept)
+
+    def _calibrate(self, calibration: Calibration) -> None:
+        """Fills in what has its default value."""
+        calibration.check_members(self.names)
+        self._set("calibration", calibration)
+        if self.weights is None and all(member.weight == 1 for member in self.members):
+            self._set("weights", "auto")
+        members = list(self.members)
+        for index, member in enumerate(members):
+            if member.temperature == 1:
+                members[index] = replace(member, temperature=calibration.members[member.called].temperature)
+        self._set("members", tuple(members))
+        for field in fields(self):
+            value = getattr(calibration, field.name) if field.name in CALIBRATED else None
+            if value is not None and getattr(self, field.name) == field.default:
+                self._set(field.name, value)
 
     def _check_executor(self) -> None:
         self._set("executor", check_option(ConfigError, "executor", self.executor, EXECUTORS))
         if self.ray_address is not None:
             self._set("ray_address", check_text(ConfigError, "ray_address", self.ray_address))
-        if self.executor == "ray":
-            if self.devices is not None:
-                raise ConfigError(
-                    "devices names devices of this process, but with executor='ray' each member runs on a node of the "
-                    "cluster; leave it out, and give members num_gpus"
-                )
-            return
-        remedy = f"has an effect with executor='ray' alone, not {quote(self.executor)}; leave it out or set executor"
-        if self.ray_address is not None:
-            raise ConfigError(f"ray_address {remedy}")
-        for member in self.members:
-            if member.reserves:
-                raise ConfigError(f"the {member.reserves[0]} of member {quote(member.called)} {remedy}")
-
-    def _check_devices(self) -> None:
-        if self.devices is None:
-            return
-        remedy = "give for example ['cuda:0', 'cuda:1']"
-        given = check_list(ConfigError, "devices", self.devices, "devices", remedy)
-        devices = tuple(check_text(ConfigError, "each of devices", device, remedy) for device in given)
-        if not devices or len(set(devices)) < len(devices):
-            raise ConfigError(f"devices must name one device or more, each once, not {quote(list(devices))}; {remedy}")
-        self._set("devices", devices)
+        check_placement(self.executor, self.ray_address, self.devices, self.members)
+        if self.devices is not None:
+            self._set("devices", checked_devices(self.devices))
 
     def _check_policies(self) -> None:
         policy = check_option(ConfigError, "on_member_failure", self.on_member_failure, FAILURE_POLICIES)
@@ -243,7 +273,7 @@ class EnsembleConfig:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"a configuration must be a mapping with the key 'members', not {quote(values)}")
-        check_names(values, cls, of_members=["weights", *(field.name for field in fields(MemberConfig))])
+        check_names(values, cls, of_members=[*(field.name for field in fields(MemberConfig))])
         return cls(**{**values, "members": values.get("members", ())})
 
     @classmethod

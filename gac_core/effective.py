@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gac_core.calibration_file import REMEDY, CalibratedMember, Calibration
 from gac_core.checks import count_mismatch
 from gac_core.combination import normalise
 from gac_core.config import EnsembleConfig
@@ -23,6 +24,7 @@ class RequestSettings:
 
     Attributes:
         weights: Weight by index of each participating member, above 0, in the ensemble's order.
+        by_perplexity: Whether these are replaced by weights that follow from the prompt.
         gate: Index of the gate, a participating member.
         threshold: At or above it the gate decides alone; None combines all members at every step.
         combine: Key of `gac_core.combination.COMBINERS`.
@@ -36,6 +38,33 @@ class RequestSettings:
     combine: str
     alignment: str
     gate_rule: str
+    by_perplexity: bool = False
+
+
+def default_weights(config: EnsembleConfig) -> list[float]:
+    """Returns the weight of each member that a request has by default, 0 or more; 1 each where prompts decide."""
+    if config.weights == "auto":
+        return calibrated_weights(config)
+    return [member.weight for member in config.members]
+
+
+def calibrated_weights(config: EnsembleConfig) -> list[float]:
+    """Returns the weights of an ensemble's calibration.
+
+    Raises:
+        RequestError: It has none.
+    """
+    found = calibrated_members(config)
+    if not found:
+        raise RequestError(
+            f"weights='auto' needs a calibration: load the ensemble with calibration='calibration.yaml'; {REMEDY}"
+        )
+    return [found[name].weight for name in config.names]
+
+
+def calibrated_members(config: EnsembleConfig) -> Mapping[str, CalibratedMember]:
+    """Returns the members of an ensemble's calibration by name; empty without one."""
+    return config.calibration.members if isinstance(config.calibration, Calibration) else {}
 
 
 def default_gate(weights: Sequence[float], sizes: Sequence[int]) -> tuple[int, str]:
@@ -71,23 +100,22 @@ def gate_index(names: Sequence[str], gate: str) -> int:
     return names.index(gate)
 
 
-def request_weights(
-    names: Sequence[str],
-    defaults: Sequence[float],
-    given: Mapping[str, float] | Sequence[float] | None,
-) -> list[float]:
-    """Returns the weight of each member in a request, 0 or more.
+def request_weights(config: EnsembleConfig, given: Mapping[str, float] | Sequence[float] | str | None) -> list[float]:
+    """Returns the weight of each member in a request, 0 or more; 1 each where the prompt decides.
 
     Args:
-        names: The members' names.
-        defaults: The configured weights.
+        config: The ensemble's configuration.
         given: `SamplingParams.weights`.
 
     Raises:
-        RequestError: It names no member, has another length, or leaves no weight above 0.
+        RequestError: It names no member, has another length, leaves no weight above 0, or needs a calibration.
     """
+    names = config.names
+    if isinstance(given, str):
+        return calibrated_weights(config) if given == "auto" else [1.0] * len(names)
+    defaults = default_weights(config)
     if given is None:
-        return list(defaults)
+        return defaults
     if isinstance(given, Mapping):
         unknown = [name for name in given if name not in names]
         if unknown:
@@ -120,7 +148,7 @@ class EnsembleDefaults:
         self._config = config
         self._names = config.names
         self._sizes = list(sizes)
-        self._weights = [member.weight for member in config.members]
+        self._weights = default_weights(config)
         if config.gate is None:
             index, self.reason = default_gate(self._weights, sizes)
             self.gate = self._names[index]
@@ -131,13 +159,17 @@ class EnsembleDefaults:
     def log(self) -> None:
         """Logs the members, the gate and the mode."""
         members = ", ".join(
-            f"{member.called} (weight {member.weight:g}, {size / 1e6:.4g}M parameters)"
-            for member, size in zip(self._config.members, self._sizes, strict=True)
+            f"{name} (weight {weight:g}, {size / 1e6:.4g}M parameters)"
+            for name, weight, size in zip(self._names, self._weights, self._sizes, strict=True)
         )
         threshold = self._config.threshold
         mode = "no threshold: every step is ensembled" if threshold is None else f"threshold {threshold:g}"
         logger.info("members: %s; gate: %s (%s); %s", members, self.gate, self.reason, mode)
         self._warn(self._config.gate, threshold)
+        found = calibrated_members(self._config)
+        for name in (name for name, member in found.items() if member.hurts):
+            weight = f"; its weight is {found[name].weight:g}" if self._config.weights == "auto" else ""
+            logger.warning("by its calibration, the ensemble answers better without member %r%s", name, weight)
 
     def resolve(self, params: SamplingParams) -> RequestSettings:
         """Returns the settings of a request.
@@ -152,18 +184,22 @@ class EnsembleDefaults:
         wanted = ambient_threshold("default") if params.threshold == "default" else params.threshold
         threshold = self._config.threshold if wanted == "default" else wanted
         named = ambient_gate(None) if params.gate is None else params.gate
-        weights = request_weights(self._names, self._weights, params.weights)
+        weights = request_weights(self._config, params.weights)
+        source = self._config.weights if params.weights is None else params.weights
         gate = self._gate(named, weights, threshold)
         self._warn(named, threshold)
         members = {index: weight for index, weight in enumerate(weights) if weight > 0}
+        if threshold == 0:
+            # The gate decides every step, so that no other member participates.
+            members = {gate: weights[gate]}
         return RequestSettings(
-            # At a threshold of 0 the gate decides every step, so that no other member participates.
-            weights={gate: weights[gate]} if threshold == 0 else members,
+            weights=members,
             gate=gate,
             threshold=threshold,
             combine=params.combine or self._config.combine,
             alignment=params.alignment or self._config.alignment,
             gate_rule=params.gate_rule or self._config.gate_rule,
+            by_perplexity=isinstance(source, str) and source == "perplexity" and len(members) > 1,
         )
 
     def _gate(self, named: str | None, weights: Sequence[float], threshold: float | None) -> int:

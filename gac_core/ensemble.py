@@ -20,13 +20,15 @@ from gac_core.errors import ConfigError, RequestError
 from gac_core.events import Listener
 from gac_core.health import EnsembleHealth
 from gac_core.loading import ModelLike, configured, fork_safe, from_environment
+from gac_core.member_config import Weights
 from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
+from gac_core.prompt_likelihoods import PromptLikelihoods
 from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
 
 
-class Ensemble(Scoring):
+class Ensemble(Scoring, PromptLikelihoods):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -64,7 +66,7 @@ class Ensemble(Scoring):
         cls,
         models: Sequence[ModelLike],
         *,
-        weights: Sequence[float] | None = None,
+        weights: Weights | None = None,
         dtype: str | None = None,
         device: str | None = None,
         device_map: str | Mapping[str, Any] | None = None,
@@ -78,7 +80,7 @@ class Ensemble(Scoring):
 
         Args:
             models: Names on a model hub, folders, mappings or `MemberConfig`, one or more.
-            weights: One per model, above 0; default those of the configs (1 each).
+            weights: As in `EnsembleConfig`, where they replace those of single models. Default 1 each.
             dtype: For members that do not set their own: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.
@@ -111,7 +113,7 @@ class Ensemble(Scoring):
         cls,
         models: Sequence[ModelLike] | None = None,
         *,
-        weights: Sequence[float] | None = None,
+        weights: Weights | None = None,
         device: str | None = None,
         **settings: Any,
     ) -> Ensemble:
@@ -164,8 +166,7 @@ class Ensemble(Scoring):
         """Returns the names of the members that would take part in a request and have no chat template.
 
         Args:
-            params: The request's parameters; at a threshold of 0 only its gate takes part. Default
-                `SamplingParams()`.
+            params: Its parameters; at a threshold of 0 only its gate takes part. Default `SamplingParams()`.
 
         Raises:
             RequestError: The gate is not a member.
@@ -226,8 +227,7 @@ class Ensemble(Scoring):
         Args:
             prompt: A string, or a conversation: a list of `Message` or of mappings with ``role`` and ``content``.
             params: What is asked for; default `SamplingParams()`.
-            request_id: Id of the request in its output, its errors and log records; need not be unique. Default: a new
-                one.
+            request_id: Its id in its output, errors and log records; need not be unique. Default: a new one.
             **overrides: Single values in place of those of ``params``.
 
         Raises:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from gac_core.checks import check_list, count_mismatch
+from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
-from gac_core.member_config import MemberConfig, as_member
+from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
 
 R = TypeVar("R")
 _process = os.getpid()
@@ -40,7 +40,7 @@ def fork_safe(load: Callable[[], R]) -> R:
 def from_environment(
     models: Sequence[ModelLike] | None,
     *,
-    weights: Sequence[float] | None = None,
+    weights: Weights | None = None,
     device: str | None = None,
     **settings: Any,
 ) -> EnsembleConfig:
@@ -65,6 +65,8 @@ def from_environment(
         )
     config = EnsembleConfig.from_yaml(path)
     written = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "members"}
+    own = written.pop("weights")
+    weights = own if weights is None else weights
     given = {key: value for key, value in settings.items() if value is not None}
     if "deterministic" in given:
         # The drafts that were resolved from the other value.
@@ -75,7 +77,7 @@ def from_environment(
 def configured(
     models: Sequence[ModelLike],
     *,
-    weights: Sequence[float] | None = None,
+    weights: Weights | None = None,
     dtype: str | None = None,
     device: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
@@ -92,12 +94,11 @@ def configured(
         raise ConfigError("models must be a list, for example ['model-a', 'model-b'], not a single one")
     models = check_list(ConfigError, "models", models, "names, folders or configurations")
     members = [as_member(model) for model in models]
-    if weights is not None:
-        remedy = "give one number per member, in the order of models (a request may also give a mapping of names)"
-        weights = check_list(ConfigError, "weights", weights, "numbers", remedy)
-        if len(weights) != len(members):
-            raise ConfigError(count_mismatch(weights, len(members)))
-        members = [replace(member, weight=weight) for member, weight in zip(members, weights, strict=True)]
+    if isinstance(weights, str):
+        settings["weights"] = weights
+    elif weights is not None:
+        settings["weights"] = [member.weight for member in with_weights(members, weights)]
+        members = [replace(member, weight=1.0) for member in members]
     for index, member in enumerate(members):
         changes: dict[str, Any] = {}
         if dtype is not None and member.dtype == "auto":

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gac_core.checks import check_flag, check_int, check_number, check_option, check_text
-from gac_core.errors import ConfigError, quote
+from gac_core.checks import (
+    check_flag,
+    check_int,
+    check_list,
+    check_number,
+    check_option,
+    check_text,
+    count_mismatch,
+)
+from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.templates.plain import check_template
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("8bit", "4bit")
+
+Weights = Sequence[float] | Mapping[str, float] | str
+"""Weights of an ensemble's members: one each, by name, or where they come from."""
 
 
 @checked_names
@@ -197,6 +208,36 @@ class MemberConfig:
             return self.name
         path = Path(self.gguf_file if isinstance(self.gguf_file, str) else self.model)
         return (path.stem if path.suffix == ".gguf" else path.name) or self.model
+
+
+def with_weights(members: Sequence[MemberConfig], weights: object) -> tuple[MemberConfig, ...]:
+    """Returns members with other weights.
+
+    Args:
+        members: The members.
+        weights: One number per member, or a mapping of names to numbers; members that are not in it keep theirs.
+
+    Raises:
+        ConfigError: They do not fit the members.
+    """
+    if isinstance(weights, Mapping):
+        names = [member.called for member in members]
+        unknown = [name for name in weights if name not in names]
+        if unknown:
+            raise ConfigError(f"weights names {quote(unknown[0])}, which is not a member; members are: {listed(names)}")
+        given = [weights.get(member.called, member.weight) for member in members]
+    else:
+        remedy = f"give one number per member, a mapping of names to numbers, {quote('auto')} or {quote('perplexity')}"
+        if isinstance(weights, Set):
+            raise ConfigError(f"weights must have an order, not {quote(weights)}; {remedy}")
+        given = list(check_list(ConfigError, "weights", weights, "numbers", remedy))
+        if len(given) != len(members):
+            raise ConfigError(count_mismatch(given, len(members)))
+    try:
+        return tuple(replace(member, weight=weight) for member, weight in zip(members, given, strict=True))
+    except ConfigError as error:
+        error.args = (f"{error}; in weights={quote(weights)}",)
+        raise
 
 
 def as_member(value: str | Path | Mapping[str, Any] | MemberConfig) -> MemberConfig:

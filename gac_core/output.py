@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.likelihood import Likelihood
 from gac_core.token_stats import TokenLogprob, TokenStats
 
 
@@ -124,6 +125,9 @@ class RequestStats:
         divergence: Mean of `TokenStats.divergence` over the same steps, in nats. None without such steps, and where one
             of them had no value.
         members: Work of each member, by name.
+        likelihoods: By name, how likely each member found the prompt, where that was measured: for weights by
+            perplexity, and by `Ensemble.prompt_likelihoods`.
+        scaled_likelihoods: The same at each of the temperatures at which it was measured.
         left_out: By name, why a member was left out of the rest of the request: its vocabulary cannot encode some bytes
             of the text.
         dropped: Members that failed and without which the request went on, in the order of their failures.
@@ -142,6 +146,8 @@ class RequestStats:
     agreement: float | None = None
     divergence: float | None = None
     members: dict[str, MemberStats] = field(default_factory=dict)
+    likelihoods: dict[str, Likelihood] = field(default_factory=dict)
+    scaled_likelihoods: dict[str, tuple[Likelihood, ...]] = field(default_factory=dict, repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
     dropped: list[DroppedMember] = field(default_factory=list)
     queued_seconds: float = 0.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from gac_core.calibration_file import WEIGHT_SOURCES
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.combination import COMBINERS, GATES
 from gac_core.config import ALIGNMENTS
@@ -55,8 +56,11 @@ class SamplingParams:
             hangs. Above 0. None (default): no limit.
         weights: Weights of the members for this request, in place of those of their `MemberConfig`: a mapping from
             names to numbers (members that are not in it keep their weights), or one number per member in the ensemble's
-            order. 0 or more, at least one above 0; a member with weight 0 takes no part in the request. None (default):
-            the ensemble's. If no gate is configured, these weights determine the default gate.
+            order. 0 or more, at least one above 0; a member with weight 0 takes no part in the request. ``"auto"``
+            takes those of the ensemble's calibration, ``"perplexity"`` those that follow from the prompt, with which
+            all members take part (`EnsembleConfig.weights`). None (default): the ensemble's. If no gate is configured,
+            these weights determine the default gate. With ``"perplexity"`` that is the largest model, since weights
+            are known only once the prompt is read.
         combine: How distributions are combined, as `EnsembleConfig.combine`. None (default): the ensemble's.
         alignment: How vocabularies are aligned, as `EnsembleConfig.alignment`. None (default): the ensemble's.
         gate_rule: How the gate's certainty is measured, as `EnsembleConfig.gate_rule`. None (default): the ensemble's.
@@ -82,7 +86,7 @@ class SamplingParams:
     token_stats: bool = False
     timeout: float | None = None
     # A mapping cannot be hashed; equal parameters still have equal hashes.
-    weights: Mapping[str, float] | tuple[float, ...] | None = field(default=None, hash=False)
+    weights: Mapping[str, float] | tuple[float, ...] | str | None = field(default=None, hash=False)
     combine: str | None = None
     alignment: str | None = None
     gate_rule: str | None = None
@@ -148,14 +152,19 @@ class SamplingParams:
         return replace(self, **overrides)
 
 
-def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...]:
+def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...] | str:
     """Returns the weights of a request as plain numbers; the ensemble checks that they fit its members."""
+    if isinstance(value, str) and value in WEIGHT_SOURCES:
+        return str.__str__(value)
     if isinstance(value, Mapping):
         names = [check_text(RequestError, "each name of weights", name) for name in value]
         numbers = [check_number(RequestError, f"weights[{quote(name)}]", value[name], 0) for name in names]
         return dict(zip(names, numbers, strict=True))
     if isinstance(value, (Set, str)):
-        raise RequestError(f"weights must be a mapping of names to numbers, or a list of numbers, not {quote(value)}")
+        raise RequestError(
+            f"weights must be a mapping of names to numbers, a list of numbers, or one of "
+            f"{', '.join(map(quote, WEIGHT_SOURCES))}, not {quote(value)}"
+        )
     given = check_list(RequestError, "weights", value, "numbers, or a mapping of names to numbers")
     numbers = [check_number(RequestError, "each of weights", number, 0) for number in given]
     if not any(numbers):

@@ -21,10 +21,12 @@ from gac_core import (
     Ensemble,
     EnsembleConfig,
     EnsembleModel,
+    SamplingParams,
     UnknownArgumentError,
     ambient_gate,
     ambient_threshold,
     field_error,
+    member_weights,
     open_ensemble,
     request_params,
 )
@@ -77,7 +79,7 @@ class EnsembleSettings(EnsembleModel, BaseModel):
         default=None, description="Names on a model hub, folders, mappings or MemberConfig."
     )
     ensemble: Any = Field(default=None, exclude=True, description="A loaded ensemble, in place of models.")
-    weights: dict[str, float] | list[float] | None = _field("weights")
+    weights: dict[str, float] | list[float] | Literal["auto", "perplexity"] | None = _field("weights")
     dtype: str | None = _field("dtype")
     device: str | None = _field("device")
     device_map: Any = _field("device_map")
@@ -101,6 +103,7 @@ class EnsembleSettings(EnsembleModel, BaseModel):
     ray_address: str | None = _field("ray_address")
     devices: list[str] | None = _field("devices")
     progress: bool | None = _field("progress")
+    calibration: str | dict[str, Any] | None = _field("calibration")
     gate: str | None = _field("gate")
     threshold: float | Literal["default"] | None = _field("threshold")
     max_tokens: int = _field("max_tokens")
@@ -219,6 +222,9 @@ class EnsembleSettings(EnsembleModel, BaseModel):
                 f"ensemble_{name}": getattr(config, name) for name in ("threshold", "alignment", "combine", "gate_rule")
             },
             "ensemble_gate": self._ensemble.gate,
+            "ensemble_weights": "perplexity"
+            if config.weights == "perplexity"
+            else member_weights(config, SamplingParams()),
             "commit": config.commit,
             "deterministic": config.deterministic,
             # Drafts change the cost and, apart from rounding, not the text; a timeout only whether there is one.

@@ -142,10 +142,12 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         """Returns what start events report of this model: its metadata, members, weights, gate and threshold."""
         config = self._ensemble.config
         threshold = ambient_threshold(self.threshold)
+        params = self._sampling_params({})
+        source = config.weights if params.weights is None else params.weights
         return {
             **super().to_payload(),
             "members": list(config.names),
-            "weights": member_weights(config, self._sampling_params({})),
+            "weights": source if source == "perplexity" else member_weights(config, params),
             "gate": ambient_gate(self.gate) or self._ensemble.gate,
             "threshold": config.threshold if threshold == "default" else threshold,
         }

@@ -24,7 +24,7 @@ class EnsembleFields(FunctionCallingLLM):
 
     models: list[Any] | None = Field(default=None, description="Model hub names, folders or member configurations.")
     config: dict[str, Any] | None = Field(default=None, description="A whole configuration, in place of models.")
-    weights: dict[str, float] | list[float] | None = _field("weights")
+    weights: dict[str, float] | list[float] | Literal["auto", "perplexity"] | None = _field("weights")
     dtype: str | None = _field("dtype")
     device: str | None = _field("device")
     device_map: Any = _field("device_map")
@@ -48,6 +48,7 @@ class EnsembleFields(FunctionCallingLLM):
     ray_address: str | None = _field("ray_address")
     devices: list[str] | None = _field("devices")
     progress: bool | None = _field("progress")
+    calibration: str | dict[str, Any] | None = _field("calibration")
     gate: str | None = _field("gate")
     threshold: float | Literal["default"] | None = _field("threshold")
     max_tokens: int = _field("max_tokens")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
@@ -14,12 +15,13 @@ from gac_core.decoding.absence import rejoin
 from gac_core.decoding.distributions import Unread, VoiceResult
 from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.decoding.ensemble_member import together
+from gac_core.decoding.measurement import Part, chunk_of
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import VoiceDistributions
-from gac_core.errors import GaCError
+from gac_core.errors import GaCError, InvalidLogitsError
 from gac_core.executor.base import Executor
-from gac_core.executor.messages import Answer, Ask, Failure, Fetch
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch, TargetLogprobs
 from gac_core.failures import member_failure, request_failure
 from gac_core.model.chunk import Chunk
 
@@ -68,6 +70,31 @@ class Query:
             share=request.share(self.voice),
             fetch_from=len(text.token_ids),
             timeout=request.failures.forward_timeout,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PartQuery:
+    """Which part of one voice's text is read, and the likelihood of which tokens is wanted.
+
+    Attributes:
+        request: The request.
+        voice: The voice.
+        part: The part.
+    """
+
+    request: Request
+    voice: Sequence
+    part: Part
+
+    def ask(self) -> Ask:
+        """Returns the message to the member."""
+        return Ask(
+            chunk=chunk_of(self.request.request_id, self.voice, self.part),
+            ends=(self.part.end,),
+            alignment=self.voice.member.alignment,
+            timeout=self.request.failures.forward_timeout,
+            targets=self.part.targets,
         )
 
 
@@ -174,6 +201,22 @@ class DistributionCollector:
             for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
         ]
 
+    def read_parts(self, parts: Rows[PartQuery]) -> list[tuple[PartQuery, TargetLogprobs | Unread | GaCError]]:
+        """Returns for each part of a text the log-probabilities of its targets, or why there are none; in any order.
+
+        Args:
+            parts: What is read; each voice at most once.
+        """
+        asks: dict[str, dict[PartQuery, Ask]] = {}
+        for query in parts:
+            asks.setdefault(query.voice.member.member_id, {})[query] = query.ask()
+        answers = self._executor.forward({key: list(own.values()) for key, own in asks.items()}) if asks else {}
+        return [
+            (query, _part_result(query, ask, answer))
+            for member_id, own in answers.items()
+            for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
+        ]
+
     def erase(self, request: Request, voice: Sequence) -> None:
         """Frees what a voice's member holds of a request, and erases it."""
         self._executor.release(request.request_id, clear=True, member_id=voice.member.member_id)
@@ -193,13 +236,9 @@ class DistributionCollector:
 
 def _recorded(query: Query, ask: Ask, answer: Answer) -> VoiceResult:
     """Records what a member computed and returns the distributions, or why there are none."""
-    request, voice, result = query.request, query.voice, answer.result
-    stats = request.stats.members[voice.name]
-    if ask.chunk.start == 0 and answer.read and not stats.forwards:
-        stats.reused_tokens = answer.read - answer.computed
-    request.record_forward(voice, answer.computed, answer.seconds)
-    text = voice.text
-    text.num_cached = max(text.num_cached, min(len(text.token_ids), ask.chunk.start + answer.read))
+    voice, result = query.voice, answer.result
+    _record(query.request, voice, ask, answer)
+    assert not isinstance(result, TargetLogprobs), "distributions were asked for"
     if isinstance(result, Failure):
         return voice_error(voice, result)
     if result is None:
@@ -207,6 +246,30 @@ def _recorded(query: Query, ask: Ask, answer: Answer) -> VoiceResult:
         voice.recompute_last()
         return Unread()
     return VoiceDistributions(result, ask.ends, query.first, answer.certainty)
+
+
+def _part_result(query: PartQuery, ask: Ask, answer: Answer) -> TargetLogprobs | Unread | GaCError:
+    """Records what a member computed and returns the log-probabilities, or why there are none."""
+    _record(query.request, query.voice, ask, answer)
+    result = answer.result
+    if isinstance(result, Failure):
+        return voice_error(query.voice, result)
+    if result is None:
+        return Unread()
+    assert isinstance(result, TargetLogprobs), "targets were asked for"
+    if any(math.isnan(value) or value > 0 for own in result.values for value in own):
+        return InvalidLogitsError(query.voice.name)
+    return result
+
+
+def _record(request: Request, voice: Sequence, ask: Ask, answer: Answer) -> None:
+    """Records what a member computed for a voice."""
+    stats = request.stats.members[voice.name]
+    if ask.chunk.start == 0 and answer.read and not stats.forwards:
+        stats.reused_tokens = answer.read - answer.computed
+    request.record_forward(voice, answer.computed, answer.seconds)
+    text = voice.text
+    text.num_cached = max(text.num_cached, min(len(text.token_ids), ask.chunk.start + answer.read))
 
 
 def voice_error(voice: Sequence, failure: Failure) -> GaCError:

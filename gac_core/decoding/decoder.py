@@ -19,6 +19,7 @@ from gac_core.decoding.collector import DistributionCollector
 from gac_core.decoding.commit import commit_token
 from gac_core.decoding.continuation import draft_continuations
 from gac_core.decoding.drafting import Drafter, NoDraft, StepCosts, sample_tokens
+from gac_core.decoding.measurer import Measurer
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import Selection, forced_token, select
@@ -66,6 +67,7 @@ class Decoder:
     ) -> None:
         self._collector = collector
         self._certifier = Certifier(collector)
+        self._measurer = Measurer(collector)
         self._lookup = lookup or NoDraft()
         self._run_ahead = run_ahead or NoDraft()
         self._costs = costs or StepCosts()
@@ -84,8 +86,11 @@ class Decoder:
 
         Returns:
             Per request its committed tokens, then the error that ended it, if any. Nothing where a member is still
-            reading the prompt.
+            reading the prompt, or measuring it.
         """
+        measuring = {row: request for row, request in enumerate(batch) if request.measurement is not None}
+        if measuring:
+            return self._measure(batch, measuring)
         forced = {row: commit_forced(request) for row, request in enumerate(batch) if request.constraint is not None}
         for row, outcome in forced.items():
             self._report(batch[row], outcome.failed)
@@ -95,6 +100,20 @@ class Decoder:
         seconds = min(request.prefill_seconds for request in batch) if waiting else None
         decided = self._decide_safely([batch[row] for row in free], seconds)
         results = {**written, **dict(zip(free, decided, strict=True))}
+        return [results[row] for row in range(len(batch))]
+
+    def _measure(self, batch: Sequence[Request], measuring: Mapping[int, Request]) -> list[list[TokenResult]]:
+        """Reads parts of texts that are measured, and decodes the other requests."""
+        self._collector.notice_recoveries(measuring.values())
+        try:
+            outcomes = self._measurer.read(list(measuring.values()), alone=len(batch) == 1)
+        except BaseException as error:
+            outcomes = [RowOutcome((request_failure("measuring its prompt", error),)) for _ in measuring]
+        others = [row for row in range(len(batch)) if row not in measuring]
+        results = dict(zip(others, self.decode([batch[row] for row in others]) if others else [], strict=True))
+        for row, outcome in zip(measuring, outcomes, strict=True):
+            self._report(batch[row], outcome.failed)
+            results[row] = list(outcome.results)
         return [results[row] for row in range(len(batch))]
 
     def _decide_safely(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:

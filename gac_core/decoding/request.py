@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gac_core.combination import CERTIFIABLE, Combiner, Gate, normalise
 from gac_core.config import FailurePolicy
+from gac_core.decoding.measurement import Measurement
 from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.errors import GaCError
@@ -55,6 +56,7 @@ class Request:
         turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
             turns with them; they are not reported as stop strings.
         failures: What happens when a member fails.
+        measurement: What its members measure of its text before anything is generated; None if nothing.
         prefill_seconds: Seconds that each of its members may spend on long prompts in a step with other requests.
         label: Its id as callers and logs see it, which callers may choose; default ``request_id``.
         ensemble_id: Which of the engine's ensembles it belongs to.
@@ -81,6 +83,7 @@ class Request:
     drafts: frozenset[str] = frozenset()
     turn_ends: tuple[str, ...] = ()
     failures: FailurePolicy = field(default_factory=FailurePolicy)
+    measurement: Measurement | None = None
     prefill_seconds: float = 0.25
     label: str = ""
     ensemble_id: str = ""

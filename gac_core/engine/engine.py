@@ -117,12 +117,14 @@ class Engine:
         self._executor.close()
 
     def _events(self, request: Request, done: Sequence[TokenResult]) -> Iterator[RequestEvent]:
-        """Yields the events of a request's tokens; none after its end."""
+        """Yields the events of a request's tokens, and its end where it only measures; none after its end."""
         for result in done:
             event = self._fail(request, result) if isinstance(result, GaCError) else self._emit_safely(request, result)
             yield event
             if isinstance(event[1], GaCError) or event[1].output is not None:
                 return
+        if request.measurement is not None and request.measurement.is_done(request.voices):
+            yield self._finish(request, FinishReason.LENGTH, OutputChunk(""))
 
     def _emit_safely(self, request: Request, committed: CommittedToken) -> RequestEvent:
         """Returns a token's event; if that cannot be made, the request's error."""

@@ -31,11 +31,11 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
-from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.effective import EnsembleDefaults, RequestSettings
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
+from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
-from gac_core.errors import PromptTooLongError, RequestError, quote
+from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
@@ -175,9 +175,26 @@ class InputProcessor:
             settings=self.defaults.effective(params, settings, own["seed"]),
             written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
             failures=self._config.failures,
+            measurement=measurement(voices, self._config, sets_weights=True) if settings.by_perplexity else None,
             prefill_seconds=self._config.prefill_seconds / len(voices),
             **own,
         )
+
+    def likelihood_request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        label: str = "",
+        continuation: bytes = b"",
+        temperatures: tuple[float, ...] = (),
+    ) -> tuple[Request, OutputProcessor]:
+        """Returns a request that measures how likely every member finds a prompt; see `likelihood_request`."""
+        _, texts = self._texts(prompt, self._members, params.parse_special)
+        pairs = zip(self._members, texts, strict=True)
+        voices = [Sequence(member, 1.0, tokenized(member, ids)) for member, ids in pairs]
+        ids = {"label": label, "ensemble_id": self._ensemble_id}
+        request = likelihood_request(voices, params, self._config, self._union, continuation, temperatures, **ids)
+        return request, OutputProcessor(None)
 
     def without_chat_template(self, params: SamplingParams) -> list[str]:
         """Returns the names of a request's participants that have no chat template.
@@ -237,15 +254,9 @@ def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Row
     """Returns the voices of a request's participants, given the ids of the prompt for each of them."""
     weights = settings.weights.values()
     return [
-        Sequence(member, weight, _tokenized(member, ids))
+        Sequence(member, weight, tokenized(member, ids))
         for member, weight, ids in zip(members, weights, texts, strict=True)
     ]
-
-
-def _tokenized(member: EnsembleMember, ids: list[int]) -> TokenizedText:
-    if member.context is not None and len(ids) > member.context:
-        raise PromptTooLongError(member.name, len(ids), member.context)
-    return TokenizedText(ids)
 
 
 def _opens_thinking(conversation: Conversation, gate: EnsembleMember) -> bool:

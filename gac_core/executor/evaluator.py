@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TopDistributions
+from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TargetLogprobs, Targets, TopDistributions
 from gac_core.model.cache import to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
 from gac_core.tokenization.vocabulary import Alignment
+
+BLOCK_BYTES = 2**25
+"""Bytes of logits that are converted to float32 at once to gather the log-probabilities of targets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,9 @@ class Evaluator:
         answers = [Answer(_first_result(each), each.seconds, each.read, each.computed) for each in computed]
         good: list[_Rows] = []
         for index, (ask, result) in enumerate(zip(asks, computed, strict=True)):
-            if isinstance(result.logits, Tensor):
+            if isinstance(result.logits, Tensor) and ask.targets is not None:
+                answers[index] = replace(answers[index], result=_gathered(ask.targets, result.logits))
+            elif isinstance(result.logits, Tensor):
                 rows = _rows(index, ask, result.logits)
                 if isinstance(rows, Failure):
                     answers[index] = replace(answers[index], result=rows)
@@ -105,6 +110,33 @@ class Evaluator:
 
 def _first_result(result: ChunkResult) -> Failure | None:
     return Failure(result.logits) if isinstance(result.logits, BaseException) else None
+
+
+def _gathered(targets: Targets, logits: Tensor) -> TargetLogprobs | Failure:
+    try:
+        return TargetLogprobs(tuple(map(tuple, target_logprobs(targets, logits).tolist())))
+    except BaseException as error:
+        return Failure(error, "gathering the log-probabilities of a text")
+
+
+def target_logprobs(targets: Targets, logits: Tensor) -> Tensor:
+    """Returns the log-probability of each target, without a float32 copy of all logits.
+
+    Args:
+        targets: The targets.
+        logits: Those of the positions before them, shape ``[ids, rows of the head]``.
+
+    Returns:
+        Float32, shape ``[temperatures, ids]``.
+    """
+    ids = to_device(list(targets.ids), logits.device)[:, None]
+    size = max(1, BLOCK_BYTES // (4 * logits.shape[1]))
+    found = [logits.new_zeros((len(targets.temperatures), 0), dtype=torch.float32)]
+    for start in range(0, len(targets.ids), size):
+        block, own = logits[start : start + size].float(), ids[start : start + size]
+        scaled = (scale_logits(block, temperature) for temperature in targets.temperatures)
+        found.append(torch.stack([each.gather(1, own)[:, 0] - each.logsumexp(-1) for each in scaled]))
+    return torch.cat(found, dim=1)
 
 
 def _rows(index: int, ask: Ask, logits: Tensor) -> _Rows | Failure:

@@ -19,6 +19,19 @@ TOP_K = 20
 Form = Literal["full", "top"]
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Tokens of a text whose log-probabilities are wanted, in place of distributions.
+
+    Attributes:
+        ids: Ids of the member's own vocabulary: the tokens that follow each of the last positions of a chunk.
+        temperatures: The logits are divided by each of these (see `MemberConfig.temperature`); at least one.
+    """
+
+    ids: tuple[int, ...]
+    temperatures: tuple[float, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Ask:
     """Which next-token distributions are wanted of one member for one request.
@@ -40,6 +53,8 @@ class Ask:
         timeout: Seconds after which a member that has not returned counts as hung; the smallest of its asks in one
             call applies. None: no limit.
         temperature: The logits are divided by this, after the repetition penalty. Default 1: unchanged.
+        targets: What is wanted instead, by the model's own distribution over its own vocabulary: ``num_logits`` of the
+            chunk is the number of their ids, and of the other fields only ``timeout`` has an effect. None: nothing.
     """
 
     chunk: Chunk
@@ -54,6 +69,7 @@ class Ask:
     fetch_from: int = 0
     timeout: float | None = None
     temperature: float = 1.0
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +106,17 @@ class TopDistributions:
 
 
 @dataclass(frozen=True)
+class TargetLogprobs:
+    """The log-probabilities of `Targets`.
+
+    Attributes:
+        values: Natural logarithms: for each temperature one for each id.
+    """
+
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why an ask has no distributions.
 
@@ -110,15 +137,15 @@ class Answer:
 
     Attributes:
         result: Distributions over the union, float32, shape ``[len(ends), union]``, tokens that a grammar does not
-            allow having no mass; or the most probable ones; or a failure; or None if a part of the chunk remains to be
-            read, which is asked for in the next step.
+            allow having no mass; or the most probable ones; or the log-probabilities of targets; or a failure; or None
+            if a part of the chunk remains to be read, which is asked for in the next step.
         seconds: The chunk's share of the forward's duration.
         read: Ids of the chunk that the KV cache holds now.
         computed: Ids computed in this call.
         certainty: What ``gate_rule`` measured, float32, shape ``[len(ends)]``; None if it was not wanted.
     """
 
-    result: Tensor | TopDistributions | Failure | None
+    result: Tensor | TopDistributions | TargetLogprobs | Failure | None
     seconds: float = 0.0
     read: int = 0
     computed: int = 0

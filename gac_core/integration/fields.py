@@ -18,7 +18,7 @@ ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
-    *("executor", "ray_address", "devices", "progress"),
+    *("executor", "ray_address", "devices", "progress", "calibration"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
@@ -66,7 +66,12 @@ def _options(rules: Iterable[str]) -> str:
 
 
 WRAPPER_FIELDS = _table(
-    ("weights", dict[str, float] | list[float] | None, "Weight of each member, in order or by name. Default: 1 each."),
+    (
+        "weights",
+        dict[str, float] | list[float] | Literal["auto", "perplexity"] | None,
+        'Weight of each member, in order or by name; or "auto": from the calibration, "perplexity": from each prompt. '
+        "Default: 1 each, or those of the calibration.",
+    ),
     ("dtype", str | None, 'For example "bfloat16". Default: as stored.'),
     ("device", str | None, 'For example "cuda:0". Default: placed among devices.'),
     ("device_map", Any, "Placement over devices, as in accelerate."),
@@ -90,6 +95,7 @@ WRAPPER_FIELDS = _table(
     ("ray_address", str | None, "Ray cluster of the executor. Default: RAY_ADDRESS, else one on this machine."),
     ("devices", list[str] | None, "Devices among which members are placed by size. Default: all GPUs, else the CPU."),
     ("progress", bool | None, "Show progress bars while models load. Default: if stderr is a terminal."),
+    ("calibration", str | dict[str, Any] | None, "A file made by gac calibrate, or its content. Default: none."),
     ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
     (
         "threshold",

@@ -85,15 +85,17 @@ def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float
     Raises:
         RequestError: The weights of ``params`` do not fit the members.
     """
-    return request_weights(config.names, [member.weight for member in config.members], params.weights)
+    return request_weights(config, params.weights)
 
 
 def _with_weights(config: EnsembleConfig, weights: object) -> EnsembleConfig:
     """A configuration with other weights, unless one of them is 0."""
     if weights is None:
         return config
+    if isinstance(weights, str):
+        return replace(config, weights=weights)
     resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
     if 0 in resolved:
         return config
-    members = [replace(member, weight=weight) for member, weight in zip(config.members, resolved, strict=True)]
-    return replace(config, members=tuple(members))
+    members = tuple(replace(member, weight=1.0) for member in config.members)
+    return replace(config, members=members, weights=resolved)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gac_core import combination
 from gac_core.combination import Gate
-from gac_core.executor.messages import Answer, Ask, Failure, Fetch, Form, TopDistributions
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch, Form, TargetLogprobs, Targets, TopDistributions
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.model.chunk import Chunk
 from gac_core.model.costs import TimesSnapshot
@@ -53,6 +53,7 @@ class AskMessage:
     gate_rule: bytes | None
     share: float
     fetch_from: int
+    targets: Targets | None
 
     @classmethod
     def of(cls, ask: Ask, mask: Tensor | None) -> AskMessage:
@@ -72,6 +73,7 @@ class AskMessage:
             gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
             share=ask.share,
             fetch_from=ask.fetch_from,
+            targets=ask.targets,
         )
 
     def ask(self, alignment: Alignment) -> Ask:
@@ -89,6 +91,7 @@ class AskMessage:
             gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
             share=self.share,
             fetch_from=self.fetch_from,
+            targets=self.targets,
         )
 
 
@@ -166,7 +169,7 @@ class TopMessage:
 class AnswerMessage:
     """An `Answer`; a full one under a mask holds the probabilities of the allowed tokens in a row."""
 
-    result: Array | TopMessage | FailureMessage | None
+    result: Array | TopMessage | TargetLogprobs | FailureMessage | None
     seconds: float
     read: int
     computed: int
@@ -182,9 +185,11 @@ class AnswerMessage:
             process: The process that made it, for errors.
         """
         result = answer.result
-        packed: Array | TopMessage | FailureMessage | None = None
+        packed: Array | TopMessage | TargetLogprobs | FailureMessage | None = None
         if isinstance(result, Failure):
             packed = FailureMessage.of(result, process)
+        elif isinstance(result, TargetLogprobs):
+            packed = result
         elif isinstance(result, TopDistributions):
             packed = TopMessage(
                 *(_array(part) for part in (result.ids.int(), result.probs, result.totals, result.rest))
@@ -200,17 +205,18 @@ class AnswerMessage:
         Args:
             mask: The ask's mask.
         """
-        result: Tensor | TopDistributions | Failure | None = None
+        result: Tensor | TopDistributions | TargetLogprobs | Failure | None = None
         if isinstance(self.result, FailureMessage):
             result = self.result.failure()
+        elif isinstance(self.result, TargetLogprobs):
+            result = self.result
         elif isinstance(self.result, TopMessage):
             top = self.result
             ids, probs, totals, rest = map(_tensor, (top.ids, top.probs, top.totals, top.rest))
             result = TopDistributions(ids.long(), probs, totals, rest)
         elif self.result is not None:
-            result = _tensor(self.result)
-            if mask is not None:
-                result = torch.zeros(mask.shape, dtype=torch.float32).masked_scatter_(mask, result)
+            full = _tensor(self.result)
+            result = full if mask is None else torch.zeros(mask.shape).masked_scatter_(mask, full)
         certainty = None if self.certainty is None else _tensor(self.certainty)
         return Answer(result, self.seconds, self.read, self.computed, certainty)
 
