@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from compact import compactly
-from conftest import EMBEDDED, LONG_PROMPT, QUESTION, ensemble_of, pair, random_pair, shared_ensemble
+from conftest import EMBEDDED, LONG_PROMPT, QUESTION, ensemble_of, member_ids, pair, random_pair, shared_ensemble
 
 from gac_core import EnsembleConfig, MemberConfig, MemberError, RequestError, RequestTimeoutError, SamplingParams
 from gac_core.decoding import measurement
@@ -234,3 +234,22 @@ def test_every_member_keeps_a_weight():
         "a": 0.5,
         "b": 0.5,
     }
+
+
+@pytest.mark.ray
+def test_likelihoods_of_actors_are_those_of_members_in_this_process(ray_nodes):
+    """Measured beside the model; what crosses is one number for each token."""
+    with ray_nodes.load(EMBEDDED[:2]) as remote, shared_ensemble(EMBEDDED[:2]) as local:
+        for prompt in (TEXT, QUESTION):
+            wanted, found = local.prompt_likelihoods(prompt), remote.prompt_likelihoods(prompt)
+            for name, own in wanted.items():
+                assert (found[name].tokens, found[name].bytes) == (own.tokens, own.bytes)
+                assert found[name].logprob == pytest.approx(own.logprob, rel=1e-5)
+            one, other = (each.generate(prompt, max_tokens=8, weights="perplexity") for each in (remote, local))
+            assert one.tokens == other.tokens
+        executor, member = remote._session.worker._engine._executor, member_ids(remote)[0]
+        before = executor.traffic(member)
+        remote.prompt_likelihoods("The festival in Borfen is held in spring. " * 3)
+        after = executor.traffic(member)
+        assert after.calls - before.calls == 1
+        assert after.received - before.received < 2000
