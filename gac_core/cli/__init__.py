@@ -11,12 +11,14 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 from gac_core.cli.eval import evaluate
 from gac_core.cli.inspect import inspect
 from gac_core.cli.plan import plan
+from gac_core.cli.sweep import sweep
 from gac_core.cli.trace import trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plan)
+app.command()(sweep)
 app.command()(trace)
 
 

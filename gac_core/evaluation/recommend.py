@@ -46,11 +46,19 @@ class Recommendation:
     text: str
 
 
-def recommend(results: Results, settings: Sequence[Setting]) -> Recommendation:
+def recommend(
+    results: Results, settings: Sequence[Setting], chosen: Setting | None = None, tried: int | None = None
+) -> Recommendation:
     """Returns a recommendation.
 
     If there are several ensemble settings and questions of both halves, the setting is chosen on one half and compared
     with the best member on the other.
+
+    Args:
+        results: The answers.
+        settings: The settings, members alone among them.
+        chosen: The setting, if it was chosen on the first half already; it is compared on the other half alone.
+        tried: Among how many it was chosen. Default: the ensembles of ``settings``.
 
     Raises:
         EvaluationError: There is no member alone or no ensemble to compare.
@@ -60,8 +68,9 @@ def recommend(results: Results, settings: Sequence[Setting]) -> Recommendation:
     if not ensembles or scores.best_member() is None:
         raise EvaluationError("a recommendation needs a member alone and an ensemble")
     both = len({half_of(*key) for key in scores.keys}) == 2
-    held_out = both and len(ensembles) > 1
-    chosen = choose(Scores(results, settings, half="choose") if held_out else scores, ensembles)
+    held_out = chosen is not None or (both and len(ensembles) > 1)
+    if chosen is None:
+        chosen = choose(Scores(results, settings, half="choose") if held_out else scores, ensembles)
     reported = Scores(results, settings, half="report") if held_out else scores
     member = reported.best_member()
     assert member is not None
@@ -69,13 +78,14 @@ def recommend(results: Results, settings: Sequence[Setting]) -> Recommendation:
     difference = comparison.difference
     verdict: Verdict = "ensemble" if difference.low > 0 else "undecided" if difference.value > 0 else "alone"
     saved = 1 - reported.cost(chosen).share_ensembled
-    parts = [
-        _sentence(verdict, chosen, member, reported, comparison, saved),
-        _basis(reported, held_out, len(ensembles)),
-    ]
-    parts += _by_task(results, reported, settings, chosen, member)
-    parts += _baseline(reported, chosen)
-    text = " ".join(parts)
+    text = " ".join(
+        [
+            _sentence(verdict, chosen, member, reported, comparison, saved),
+            _basis(reported, held_out, tried or len(ensembles)),
+            *_by_task(results, reported, settings, chosen, member),
+            *_baseline(reported, chosen),
+        ]
+    )
     return Recommendation(verdict, chosen, member, comparison, len(reported.keys), held_out, saved, text)
 
 

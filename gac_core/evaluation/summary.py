@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.questions import Half
 from gac_core.evaluation.results import Answer, Results
 from gac_core.evaluation.settings import Setting
 from gac_core.evaluation.statistics import Comparison, Interval, Values, comparison_of, interval_of, resampled_means
@@ -86,6 +87,7 @@ class Scores:
         settings: The settings; only questions that all of them have answered are used.
         tasks: Only questions of these tasks. Default: all.
         half: ``"choose"`` or ``"report"``: only questions of this half. Default: both.
+        keys: Only questions with these tasks and ids. Default: all.
 
     Attributes:
         settings: The settings.
@@ -96,14 +98,21 @@ class Scores:
     """
 
     def __init__(
-        self, results: Results, settings: Sequence[Setting], tasks: Iterable[str] | None = None, half: str | None = None
+        self,
+        results: Results,
+        settings: Sequence[Setting],
+        tasks: Iterable[str] | None = None,
+        half: Half | None = None,
+        keys: Collection[tuple[str, str]] | None = None,
     ) -> None:
         self.settings = tuple(settings)
         answers: dict[str, dict[tuple[str, str], Answer]] = {setting.label: {} for setting in settings}
         wanted = None if tasks is None else set(tasks)
         for answer in results.answers.values():
-            if answer.setting in answers and (wanted is None or answer.task in wanted) and half in (None, answer.half):
-                answers[answer.setting][answer.task, answer.id] = answer
+            question = (answer.task, answer.id)
+            fits = (wanted is None or answer.task in wanted) and half in (None, answer.half)
+            if answer.setting in answers and fits and (keys is None or question in keys):
+                answers[answer.setting][question] = answer
         self.keys = sorted(set.intersection(*(set(each) for each in answers.values())) if answers else ())
         if not self.keys:
             raise EvaluationError("no question was answered with all settings; run the evaluation to its end")
