@@ -32,13 +32,13 @@ NAMES = ("smollm2", "gemma3", "qwen")
 # Questions of both halves together, examples and metrics; the first metric counts.
 TASKS: dict[str, tuple[int, PromptForm, tuple[str, ...]]] = {
     "squad": (300, PromptForm("plain", max_tokens=24), ("f1", "exact", "contains")),
-    "triviaqa": (400, PromptForm("plain", max_tokens=16), ("exact", "f1", "contains")),
-    "nq": (200, PromptForm("plain", max_tokens=16), ("exact", "f1", "contains")),
-    "mmlu": (300, PromptForm("plain", shots=2), ("choice",)),
+    "triviaqa": (300, PromptForm("plain", max_tokens=16), ("exact", "f1", "contains")),
+    "nq": (160, PromptForm("plain", max_tokens=16), ("exact", "f1", "contains")),
+    "mmlu": (200, PromptForm("plain", shots=2), ("choice",)),
     "bbh": (200, PromptForm("plain", shots=3, max_tokens=12), ("exact", "f1")),
     "gsm8k": (40, PromptForm("plain", max_tokens=200, solutions=True), ("number",)),
 }
-WEIGHTS = ("1:1:1", "0:1:1", "1:2:2", "1:1:2", "1:2:4", "0:1:2")
+WEIGHTS = ("1:1:1", "0:1:1", "1:4:4", "0:3:2", "0:2:1")
 # A solution takes as long as fifty answers of the other tasks, so that these have no part in the choice.
 REPORTED_ONLY = ("gsm8k",)
 THRESHOLDS = (0.5, 0.7, 0.9)
