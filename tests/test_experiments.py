@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.experiments import calibration, grid, thresholds, vocabulary, weights, words
+from benchmarks.experiments import calibration, grid, outputs, thresholds, vocabulary, weights, words
 from benchmarks.experiments.answers import TokenAnswer
 from benchmarks.experiments.data import DATASETS
 from benchmarks.experiments.domains import GROUPS, domain_of
@@ -248,3 +248,16 @@ def test_every_subject_of_mmlu_has_a_domain():
     assert {domain_of("mmlu", each.domain) for each in questions} == set(GROUPS)
     assert {subject for group in GROUPS.values() for subject in group} == {each.domain for each in questions}
     assert domain_of("nq", "") == "nq"
+
+
+def test_choices_among_complete_answers_are_scored(results, monkeypatch, capsys):
+    members = [
+        Answered(alone(name), [Answer(name, "a", "1", text, {"exact": float(text == "x")}, confidence=confidence)])
+        for name, text, confidence in (("smollm2", "y", 0.9), ("gemma3", "x", 0.2), ("qwen", "x", 0.1))
+    ]
+    assert [own[0] for own in outputs.chosen_scores(members).values()] == [1.0, 0.0, 1.0]
+    monkeypatch.setattr("sys.argv", ["outputs", str(results)])
+    outputs.main()
+    shown = capsys.readouterr().out
+    assert "| answered by | a (6) | b (6) | pooled (12) | against smollm2 |" in shown
+    assert re.search(r"\| every step, weights 1:1:1 \| 66\.7 \| 66\.7 \|", shown)
