@@ -9,13 +9,13 @@ import typer
 
 from gac_core.chat.conversation import Prompt
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import configuration
 from gac_core.cli.evaluation_options import Models
 from gac_core.cli.files import read_text, write_text
+from gac_core.cli.opening import opened
 from gac_core.cli.requests import request_settings
-from gac_core.ensemble import Ensemble
-from gac_core.errors import RequestError
+from gac_core.errors import RequestError, quote
 from gac_core.sampling import SamplingParams
+from gac_core.trace import Trace
 from gac_core.trace import trace as traced
 
 _FORMATS = (".html", ".json")
@@ -40,19 +40,40 @@ def trace(
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     alone: Annotated[bool, typer.Option(help="Whether each member also answers alone.")] = True,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Members without a chat template get a plain one, for base models.")
+    ] = False,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: as stored.")] = None,
 ) -> None:
     """Write a page about one answer: each token's confidence, and what each member proposed."""
     with reported("trace"):
         asked = _prompt(prompt, file, chat, system)
-        if output.suffix not in _FORMATS:
-            raise RequestError(f"the file of -o must end in .html or .json, not {output.suffix or 'nothing'!r}")
+        check_format("-o", output)
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-        with Ensemble.from_config(configuration(models, dtype)) as ensemble:
+        with opened(models, dtype, plain) as ensemble:
             settings = request_settings(ensemble.names, weights, threshold, gate, combine)
             found = traced(ensemble, asked, params, alone=alone, **settings)
-        write_text("-o", output, found.to_html() if output.suffix == ".html" else found.to_json())
+        write_trace("-o", output, found)
     typer.echo(f"wrote {output}", err=True)
+
+
+def check_format(option: str, path: Path) -> None:
+    """Raises if the name of a file for a trace has another ending than ``.html`` or ``.json``.
+
+    Args:
+        option: The option or command that names it, for the error.
+        path: The file.
+
+    Raises:
+        RequestError: It has another ending.
+    """
+    if path.suffix not in _FORMATS:
+        raise RequestError(f"the file of {option} must end in .html or .json, not {quote(path.suffix or str(path))}")
+
+
+def write_trace(option: str, path: Path, found: Trace) -> None:
+    """Writes a trace in the format that the name of a file tells; arguments and errors as in `write_text`."""
+    write_text(option, path, found.to_html() if path.suffix == ".html" else found.to_json())
 
 
 def _prompt(prompt: str | None, file: Path | None, chat: bool, system: str | None) -> Prompt:
