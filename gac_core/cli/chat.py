@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -45,9 +46,8 @@ def chat(
     _tolerate_any_text()
     with reported("chat"), opened(models, dtype, plain) as ensemble:
         settings = request_settings(ensemble.names, weights, threshold, gate, combine)
-        session = ChatSession(
-            ensemble, SamplingParams(max_tokens=max_tokens, temperature=temperature), settings, system
-        )
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+        session = ChatSession(ensemble, params, settings, system)
         _check_templates(session)
         talk(session, Display(Console(highlight=False, markup=False)))
 
@@ -65,8 +65,8 @@ def _check_templates(session: ChatSession) -> None:
     without = session.ensemble.without_chat_template(session.params)
     if without:
         raise RequestError(
-            f"{listed(map(quote, without))} {'has' if len(without) == 1 else 'have'} no chat template; give --plain (for "
-            "base models), or set chat_template in a YAML configuration, or leave out members (a weight of 0)"
+            f"no chat template: {listed(map(quote, without))}; give --plain (for base models), set chat_template in a "
+            "YAML configuration, or give such members the weight 0"
         )
 
 
@@ -98,9 +98,10 @@ def answer(session: ChatSession, display: Display, text: str) -> None:
     """Streams the answer to a message."""
     display.begin()
     output: RequestOutput | None = None
-    for chunk in session.ask(text):
-        display.show(chunk)
-        output = chunk.output or output
+    with closing(session.ask(text)) as chunks:
+        for chunk in chunks:
+            display.show(chunk)
+            output = chunk.output or output
     display.line()
     if output is not None and display.is_terminal:
         display.line(_footer(output), dim=True)

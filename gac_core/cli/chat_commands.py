@@ -50,7 +50,8 @@ def parse_line(line: str) -> Command | str:
     if name not in COMMANDS:
         known = listed(f"/{each}" for each in COMMANDS)
         raise RequestError(
-            f"unknown command {quote('/' + name)}; commands are: {known}. To send a message that begins with /, write //"
+            f"unknown command {quote('/' + name)}; commands are: {known}. "
+            "A message that begins with a slash is written with two of them"
         )
     command = Command(name, argument.strip())
     if command.argument and name in ("stats", "reset", "help", "quit"):

@@ -98,9 +98,10 @@ class Display:
 
     def legend(self) -> None:
         """Writes what the colours mean."""
-        self._console.out("confidence:", style=Style(dim=True), highlight=False, end=" ")
+        self._write("confidence: ", Style(dim=True))
         for level in LEVELS:
-            self._console.out(f" {level.label} ", style=style_of(level), highlight=False, end=" ")
+            self._write(f" {level.label} ", style_of(level))
+            self._write(" ", Style())
         self.line()
 
 

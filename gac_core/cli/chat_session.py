@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from gac_core.cli.chat_commands import COMMANDS, Command
 from gac_core.cli.requests import threshold_argument, weights_argument
 from gac_core.cli.trace import check_format, write_trace
 from gac_core.ensemble import Ensemble
-from gac_core.errors import RequestError, quote
+from gac_core.errors import GaCError, RequestError, quote
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.sampling import SamplingParams
 from gac_core.trace import Trace, answers_alone
@@ -80,7 +79,7 @@ class ChatSession:
         """The parameters of the next request."""
         return self._params.with_overrides({**self._settings, "token_stats": True})
 
-    def ask(self, text: str) -> Iterator[OutputChunk]:
+    def ask(self, text: str) -> Generator[OutputChunk, None, None]:
         """Streams the answer to a message; both become part of the conversation.
 
         What was streamed of an answer counts as the answer if the iterator is closed before its end, or if it raises
@@ -93,16 +92,17 @@ class ChatSession:
         message = Message("user", text)
         prompt, params = (*system, *self.messages, message), self.params
         written = ""
-        with closing(self.ensemble.stream(prompt, params)) as chunks:  # type: ignore[type-var]
-            try:
-                for chunk in chunks:
-                    written += chunk.text
-                    if chunk.output is not None:
-                        self.last = Turn(prompt, params, chunk.output)
-                    yield chunk
-            except (KeyboardInterrupt, GeneratorExit):
-                self._remember(message, written)
-                raise
+        try:
+            for chunk in self.ensemble.stream(prompt, params):
+                written += chunk.text
+                if chunk.output is not None:
+                    self.last = Turn(prompt, params, chunk.output)
+                yield chunk
+        except GaCError:
+            raise
+        except BaseException:
+            self._remember(message, written)
+            raise
         self._remember(message, written)
 
     def _remember(self, message: Message, answer: str) -> None:
@@ -181,7 +181,8 @@ def describe(output: RequestOutput) -> str:
     stats, settings = output.stats, output.stats.settings
     mode = "every step ensembled"
     if settings.threshold is not None:
-        mode = f"{stats.share_ensembled:.0%} of the steps ensembled; gate {settings.gate}, threshold {settings.threshold:g}"
+        share = f"{stats.share_ensembled:.0%} of the steps ensembled"
+        mode = f"{share}; gate {settings.gate}, threshold {settings.threshold:g}"
     lines = [
         f"tokens      {output.usage.completion_tokens} in {stats.total_seconds:.2f} s; first after "
         f"{stats.first_token_seconds:.2f} s",
