@@ -11,7 +11,7 @@ import yaml
 
 from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.combination import COMBINERS, GATES
+from gac_core.combination import check_combine, check_gate_rule, check_rules
 from gac_core.config_checks import check_placement, checked_devices
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
@@ -59,10 +59,15 @@ class EnsembleConfig:
             its training; ``"context-free"`` encodes the token's bytes alone.
         alignment: How the members' distributions are compared. ``"token"`` (default, and the only rule): the paper's;
             union tokens compete with one another.
-        combine: How the members' distributions become one. ``"arithmetic"`` (default): the weighted mean, the paper's
-            rule. ``"geometric"``: the weighted geometric mean, normalised, which needs probability from every member.
+        combine: How the members' distributions become one (`gac_core.combination`, docs/rules.md). ``"arithmetic"``
+            (default): the weighted mean, the paper's rule. ``"geometric"``: the weighted geometric mean, which needs
+            probability from every member. ``"power:R"``, such as ``"power:0.5"``: the power mean with the exponent R;
+            ``"harmonic"`` is that of -1. ``"min"``, ``"max"``: the smallest or largest probability. ``"core"``: CoRE's
+            weights by consistency. ``"safe"``: SAFE's selection of positions, the gate's distribution at the others.
         gate_rule: What is compared with ``threshold``. ``"confidence"`` (default): the gate's largest probability, the
-            paper's rule. ``"margin"``: the difference of its two largest probabilities.
+            paper's rule. ``"margin"``: the difference of its two largest probabilities. ``"entropy"``: exp(-entropy).
+            ``"consensus"``: 1 where no other member can change the greedy token of ``combine="arithmetic"``, which it
+            requires; with ``threshold=1`` the text is that without a threshold.
         drafts: Sources of drafted tokens, which are verified several at once; they change the cost, never the text.
             ``"lookup"``: what followed the same words before, in the prompt or the answer. ``"ahead"``: the gate, or
             the fastest member, drafts, and the others verify. Default both, and none with ``deterministic``. An empty
@@ -159,8 +164,9 @@ class EnsembleConfig:
             self._set("threshold", check_number(ConfigError, "threshold", self.threshold, 0, 1))
         self._set("commit", check_option(ConfigError, "commit", self.commit, COMMITS))
         self._set("alignment", check_option(ConfigError, "alignment", self.alignment, ALIGNMENTS))
-        self._set("combine", check_option(ConfigError, "combine", self.combine, tuple(COMBINERS)))
-        self._set("gate_rule", check_option(ConfigError, "gate_rule", self.gate_rule, tuple(GATES)))
+        self._set("combine", check_combine(ConfigError, self.combine))
+        self._set("gate_rule", check_gate_rule(ConfigError, self.gate_rule))
+        check_rules(ConfigError, self.combine, self.gate_rule)
         check_flag(ConfigError, "deterministic", self.deterministic)
         self._check_drafts()
         self._check_policies()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gac_core.calibration_file import REMEDY, CalibratedMember, Calibration
 from gac_core.checks import count_mismatch
-from gac_core.combination import normalise
+from gac_core.combination import check_rules, normalise
 from gac_core.config import EnsembleConfig
 from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
@@ -27,9 +27,9 @@ class RequestSettings:
         by_perplexity: Whether these are replaced by weights that follow from the prompt.
         gate: Index of the gate, a participating member.
         threshold: At or above it the gate decides alone; None combines all members at every step.
-        combine: Key of `gac_core.combination.COMBINERS`.
+        combine: Name of a rule, as `EnsembleConfig.combine`.
         alignment: As `EnsembleConfig.alignment`.
-        gate_rule: Key of `gac_core.combination.GATES`.
+        gate_rule: Name of a rule, as `EnsembleConfig.gate_rule`.
     """
 
     weights: Mapping[int, float]
@@ -165,7 +165,7 @@ class EnsembleDefaults:
         threshold = self._config.threshold
         mode = "no threshold: every step is ensembled" if threshold is None else f"threshold {threshold:g}"
         logger.info("members: %s; gate: %s (%s); %s", members, self.gate, self.reason, mode)
-        self._warn(self._config.gate, threshold)
+        self._warn(self._config.gate, threshold, self._config.combine)
         found = calibrated_members(self._config)
         for name in (name for name, member in found.items() if member.hurts):
             weight = f"; its weight is {found[name].weight:g}" if self._config.weights == "auto" else ""
@@ -178,8 +178,8 @@ class EnsembleDefaults:
         warning, once for each gate, if the request names a gate and no threshold is in force.
 
         Raises:
-            RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, or the number of
-                weights is wrong.
+            RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, the number of
+                weights is wrong, or the gate rule does not fit the combination rule.
         """
         wanted = ambient_threshold("default") if params.threshold == "default" else params.threshold
         threshold = self._config.threshold if wanted == "default" else wanted
@@ -187,7 +187,10 @@ class EnsembleDefaults:
         weights = request_weights(self._config, params.weights)
         source = self._config.weights if params.weights is None else params.weights
         gate = self._gate(named, weights, threshold)
-        self._warn(named, threshold)
+        combine = params.combine or self._config.combine
+        gate_rule = params.gate_rule or self._config.gate_rule
+        check_rules(RequestError, combine, gate_rule)
+        self._warn(named, threshold, combine)
         members = {index: weight for index, weight in enumerate(weights) if weight > 0}
         if threshold == 0:
             # The gate decides every step, so that no other member participates.
@@ -196,9 +199,9 @@ class EnsembleDefaults:
             weights=members,
             gate=gate,
             threshold=threshold,
-            combine=params.combine or self._config.combine,
+            combine=combine,
             alignment=params.alignment or self._config.alignment,
-            gate_rule=params.gate_rule or self._config.gate_rule,
+            gate_rule=gate_rule,
             by_perplexity=isinstance(source, str) and source == "perplexity" and len(members) > 1,
         )
 
@@ -221,8 +224,8 @@ class EnsembleDefaults:
                 )
         return default_gate(weights, self._sizes)[0]
 
-    def _warn(self, gate: str | None, threshold: float | None) -> None:
-        if gate is None or threshold is not None or gate in self._warned:
+    def _warn(self, gate: str | None, threshold: float | None, combine: str) -> None:
+        if gate is None or threshold is not None or combine == "safe" or gate in self._warned:
             return
         self._warned.add(gate)
         logger.warning(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from gac_core.calibration_file import WEIGHT_SOURCES
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.combination import COMBINERS, GATES
+from gac_core.combination import check_combine, check_gate_rule, check_rules
 from gac_core.config import ALIGNMENTS
 from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar.grammar import Grammar
@@ -127,10 +127,13 @@ class SamplingParams:
         """Checks the parameters that override settings of the ensemble."""
         if self.weights is not None:
             self._set("weights", _checked_weights(self.weights))
-        options = {"combine": tuple(COMBINERS), "alignment": ALIGNMENTS, "gate_rule": tuple(GATES)}
-        for name, allowed in options.items():
-            if getattr(self, name) is not None:
-                self._set(name, check_option(RequestError, name, getattr(self, name), allowed))
+        if self.combine is not None:
+            self._set("combine", check_combine(RequestError, self.combine))
+        if self.alignment is not None:
+            self._set("alignment", check_option(RequestError, "alignment", self.alignment, ALIGNMENTS))
+        if self.gate_rule is not None:
+            self._set("gate_rule", check_gate_rule(RequestError, self.gate_rule))
+        check_rules(RequestError, self.combine, self.gate_rule)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -10,20 +10,39 @@ from gac_core.combination.gate_confidence import confidence
 from gac_core.combination.gate_margin import margin
 from gac_core.combination.geometric import geometric_mean
 from gac_core.combination.interface import Combiner, Gate
+from gac_core.combination.power import PowerMean
+from gac_core.combination.safe import Verification, selective_mean
 from gac_core.combination.shares import normalise
-from gac_core.combination.tables import CERTIFIABLE, COMBINERS, GATES, combiner_named, gate_named
+from gac_core.combination.tables import (
+    CERTIFIABLE,
+    COMBINERS,
+    GATES,
+    POWER,
+    check_combine,
+    check_gate_rule,
+    check_rules,
+    combiner_named,
+    gate_named,
+)
 
 __all__ = [
     "CERTIFIABLE",
     "COMBINERS",
     "GATES",
+    "POWER",
     "Combiner",
     "Gate",
+    "PowerMean",
+    "Verification",
     "arithmetic_mean",
+    "check_combine",
+    "check_gate_rule",
+    "check_rules",
     "combiner_named",
     "confidence",
     "gate_named",
     "geometric_mean",
     "margin",
     "normalise",
+    "selective_mean",
 ]

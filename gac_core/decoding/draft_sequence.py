@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokenized_text import TokenizedText
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a voice's text ends at a position, with the fields of `TokenizedText` there; its length is in tokens."""
+
+    length: int
+    tail_start: int
+    tail: bytes
+
+    @classmethod
+    def of(cls, text: TokenizedText) -> _End:
+        return cls(len(text.token_ids), text.tail_start, text.tail)
 
 
 class DraftSequence:
@@ -27,7 +42,7 @@ class DraftSequence:
         self._texts: dict[Sequence, TokenizedText] = {voice: voice.text.copy() for voice in request.voices}
         # A commit changes no id before these.
         self._fixed = {voice: voice.text.tail_start for voice in request.voices}
-        self._ends = [{voice: len(voice.text.token_ids) for voice in request.voices}]
+        self._ends = [{voice: _End.of(voice.text) for voice in request.voices}]
         self._open = True
 
     @property
@@ -42,11 +57,18 @@ class DraftSequence:
 
     def end(self, voice: Sequence, position: int) -> int:
         """Returns the length of a voice's text at a position, in tokens."""
-        return self._ends[position][voice]
+        return self._ends[position][voice].length
+
+    def text(self, voice: Sequence, position: int) -> TokenizedText:
+        """Returns a voice's text at a position, as it is if the tokens before are committed."""
+        end = self._ends[position][voice]
+        text = TokenizedText(self._texts[voice].token_ids[: end.length])
+        text.tail_start, text.tail = end.tail_start, end.tail
+        return text
 
     def token_ids(self, voice: Sequence) -> list[int]:
         """Returns a voice's ids at the last position."""
-        return self._texts[voice].token_ids[: self._ends[-1][voice]]
+        return self._texts[voice].token_ids[: self.end(voice, -1)]
 
     def extend(self, data: bytes) -> bool:
         """Drafts one more token.
@@ -59,7 +81,6 @@ class DraftSequence:
         """
         if not self._open:
             return False
-        ends = self._ends[-1]
         for voice, text in self._texts.items():
             kept = text.token_ids[text.tail_start :]
             start, text.num_cached = text.tail_start, len(text.token_ids)
@@ -69,13 +90,13 @@ class DraftSequence:
             except BaseException:
                 # If the token is sampled nevertheless, committing it raises the same error, as the request's own.
                 self._open = False
-            if text.num_cached < ends[voice] or (context is not None and len(text.token_ids) > context):
+            if text.num_cached < self.end(voice, -1) or (context is not None and len(text.token_ids) > context):
                 self._open = False
             if not self._open:
                 text.token_ids[start:] = kept
                 return False
         self.tokens.append(data)
-        self._ends.append({voice: len(text.token_ids) for voice, text in self._texts.items()})
+        self._ends.append({voice: _End.of(text) for voice, text in self._texts.items()})
         return True
 
     def truncate(self, position: int) -> None:
@@ -88,8 +109,8 @@ class DraftSequence:
     def matches(self, request: Request, position: int) -> bool:
         """Returns whether the request's texts, in every voice's ids, are those at a position of this draft."""
         return list(self._texts) == request.voices and all(
-            len(voice.text.token_ids) == self._ends[position][voice]
+            len(voice.text.token_ids) == self.end(voice, position)
             and voice.text.token_ids[self._fixed[voice] :]
-            == text.token_ids[self._fixed[voice] : self._ends[position][voice]]
+            == text.token_ids[self._fixed[voice] : self.end(voice, position)]
             for voice, text in self._texts.items()
         )

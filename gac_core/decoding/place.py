@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gac_core.combination import normalise
+from gac_core.combination import Verification, normalise
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import TopDistribution
@@ -40,9 +40,11 @@ class Place(_Place):
     Attributes:
         probs: The voices' distributions, each float32, shape ``[union]``; tokens that a grammar does not allow have no
             mass.
+        verification: What the rule `selective_mean` needs beside them; None with other rules.
     """
 
     probs: tuple[Tensor, ...]
+    verification: Verification | None = None
 
 
 @dataclass(frozen=True, eq=False)

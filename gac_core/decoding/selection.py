@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gac_core.combination import arithmetic_mean
+from gac_core.combination import arithmetic_mean, selective_mean
 from gac_core.decoding.agreement import agreement, jensen_shannon
 from gac_core.decoding.member_tokens import measure_members, member_tokens
 from gac_core.decoding.place import Place, TopPlace
@@ -98,12 +98,17 @@ def select(places: Rows[Place]) -> list[Selection]:
 
 def combine(place: Place) -> tuple[Tensor, Tensor | None]:
     """Returns the combined distribution, and the total that it was divided by where a grammar removed mass."""
-    several = len(place.voices) > 1
-    mixed = place.request.combiner(place.probs, place.shares) if several else place.probs[0]
+    mixed = _mixed(place) if len(place.voices) > 1 else place.probs[0]
     if place.request.constraint is None:
         return mixed, None
     total = mixed.sum()
     return mixed / total, total
+
+
+def _mixed(place: Place) -> Tensor:
+    if place.verification is not None:
+        return selective_mean(place.probs, place.shares, place.verification)
+    return place.request.combiner(place.probs, place.shares)
 
 
 def _select_token(place: Place, combined: Tensor) -> Tensor:

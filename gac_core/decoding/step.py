@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from gac_core.combination import selective_mean
 from gac_core.decoding.acceptance import AcceptanceRate
 from gac_core.decoding.collector import DistributionCollector, Query
 from gac_core.decoding.distributions import StepDistributions
@@ -14,6 +15,8 @@ from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.decoding.place import Place, TopPlace, place_of
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.tokenized_text import TokenizedText
+from gac_core.decoding.verification import verify
 from gac_core.errors import GaCError
 
 
@@ -136,7 +139,13 @@ class Step:
         alone = row in self.sure and self.sure[row][position]
         voices = (request.gate,) if alone else tuple(request.voices)
         found = self.distributions.rows[row].voices
-        return place_of(request, position, voices, [found[voice].at(position) for voice in voices])
+        place = place_of(request, position, voices, [found[voice].at(position) for voice in voices])
+        if request.combiner is not selective_mean or not isinstance(place, Place) or len(voices) == 1:
+            return place
+        return replace(place, verification=verify(place, {voice: self._text(row, voice, position) for voice in voices}))
+
+    def _text(self, row: int, voice: Sequence, position: int) -> TokenizedText:
+        return self.drafts[row].sequence.text(voice, position) if row in self.drafts else voice.text.copy()
 
     def voice_place(self, row: int, voice: Sequence, position: int) -> Place | TopPlace:
         """Returns one position of a row, decided by one voice alone."""

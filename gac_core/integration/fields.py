@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from gac_core.combination import COMBINERS, GATES
+from gac_core.combination import COMBINERS, GATES, POWER
 from gac_core.errors import ConfigError, quote
 from gac_core.sampling import SamplingParams
 
@@ -78,7 +78,11 @@ WRAPPER_FIELDS = _table(
     ("quantization", str | None, '"8bit" or "4bit". Default: none.'),
     ("commit", str | None, '"canonical" (default) or "context-free"; see EnsembleConfig.'),
     ("alignment", str | None, '"token", the only rule; see EnsembleConfig.'),
-    ("combine", str | None, f"How distributions are combined: {_options(COMBINERS)}. Default: the ensemble's."),
+    (
+        "combine",
+        str | None,
+        f"How distributions are combined: {_options([*COMBINERS, POWER])}. Default: the ensemble's.",
+    ),
     ("gate_rule", str | None, f"What the threshold is compared with: {_options(GATES)}. Default: the ensemble's."),
     ("max_batch_size", int | None, "Requests that run at once. Default: 16."),
     ("max_queue", int | None, "Requests that may wait; more are refused. Default: 1024."),
