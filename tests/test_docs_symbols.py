@@ -44,9 +44,9 @@ def test_documents_name_what_exists(document, index):
 
 @pytest.mark.parametrize("name", sorted({*SAMPLING_FIELDS, *COMBINERS, *GATES}))
 def test_every_parameter_and_rule_is_documented(name):
-    pieces = code_of(text_of("README.md") + text_of("docs/configuration.md"))
+    pieces = code_of("".join(map(text_of, ("README.md", "docs/configuration.md", "docs/rules.md"))))
     found = any(re.search(rf"(?<![\w.]){name}\b", code) for code in pieces)
-    assert found, f"mention `{name}` in README.md or docs/configuration.md"
+    assert found, f"mention `{name}` in README.md, docs/configuration.md or docs/rules.md"
 
 
 def test_foreign_names_are_named_somewhere():
