@@ -58,6 +58,16 @@ class Scoring:
     _session: Session
     _input_processor: InputProcessor
 
+    def cut(self, continuation: Continuation, params: SamplingParams | None = None) -> tuple[bytes, ...]:
+        """Returns the union tokens that `score` cuts a continuation into: those of the gate's tokenizer.
+
+        Raises:
+            RequestError: The continuation or the gate is wrong.
+            UnwritableTextError: The gate's vocabulary cannot represent the continuation.
+        """
+        self._session.check_process()
+        return self._input_processor.cut(continuation, params or SamplingParams())
+
     def score(
         self,
         prompt: Prompt,

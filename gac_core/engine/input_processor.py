@@ -123,6 +123,11 @@ class InputProcessor:
         )
         return request, output
 
+    def cut(self, continuation: Continuation, params: SamplingParams) -> tuple[bytes, ...]:
+        """Returns the union tokens as which a continuation is scored; errors as in `score_request`."""
+        gate = self._members[self.defaults.resolve(params).gate]
+        return given_tokens(continuation, gate.tokenizer, self._union)
+
     def score_request(
         self, prompt: Prompt, continuation: Continuation, params: SamplingParams, label: str = ""
     ) -> tuple[Request, OutputProcessor]:
@@ -141,8 +146,7 @@ class InputProcessor:
         else:
             _, texts = self._texts(prompt, members, params.parse_special)
         voices = _voices(members, settings, texts)
-        gate = voices[list(settings.weights).index(settings.gate)]
-        tokens = given_tokens(continuation, gate.member.tokenizer, self._union)
+        tokens = self.cut(continuation, params)
         params = replace(params, max_tokens=len(tokens), temperature=0.0, stop=(), logprobs=params.logprobs or 0)
         request = self._new_request(
             params,
