@@ -19,6 +19,9 @@ FOREIGN = frozenset(
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
         "RAY_max_direct_call_object_size",
+        # lm-evaluation-harness, and names of tasks in it.
+        *("gen_prefix", "--num_fewshot", "acc"),
+        *("gac_mmlu", "gac_nq", "gac_triviaqa", "gac_bbh", "gac_gsm8k", "gac_squad"),
     ]
 )
 DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md"]

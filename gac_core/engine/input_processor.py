@@ -13,8 +13,6 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
 
-from gac_core.chat.answer import AnswerParser
-from gac_core.chat.callforms import BARE_FORM, FORMS, Form
 from gac_core.chat.conversation import Conversation, Prompt, as_conversation
 from gac_core.chat.rendered_prompt import (
     RenderedPrompt,
@@ -32,12 +30,12 @@ from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import EnsembleDefaults, RequestSettings
+from gac_core.engine.answer_form import answer_grammar, answer_parser
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
-from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
 from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
@@ -107,8 +105,10 @@ class InputProcessor:
         voices = _voices(members, settings, texts)
         gate = voices[list(settings.weights).index(settings.gate)]
         thinking = conversation is not None and _opens_thinking(conversation, gate.member)
-        output = OutputProcessor(None if conversation is None else _parser(conversation, params.grammar, thinking))
-        grammar = params.grammar if conversation is None else _grammar(conversation, params.grammar, thinking)
+        output = OutputProcessor(
+            None if conversation is None else answer_parser(conversation, params.grammar, thinking)
+        )
+        grammar = params.grammar if conversation is None else answer_grammar(conversation, params.grammar, thinking)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = self._new_request(
             params,
@@ -291,31 +291,3 @@ def as_label(request_id: object) -> str:
     if not isinstance(request_id, str) or not 0 < len(request_id) <= 200 or not request_id.isprintable():
         raise RequestError(f"request_id must be a string of 1 to 200 printable characters, not {quote(request_id)}")
     return str.__str__(request_id)
-
-
-def _parser(conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
-    """Returns the parser of the answer; it agrees with `_grammar` on what a tool call is."""
-    names = [tool.name for tool in conversation.offered_tools]
-    forms: tuple[Form, ...] = ()
-    if conversation.tool_choice == "auto" and answer is None:
-        forms = FORMS
-    elif conversation.tool_choice == "auto" and answer is not None and answer.kind == "json_schema":
-        forms = (BARE_FORM,)
-    # Without tools an answer in a grammar begins at once, also where the template has opened a block of reasoning.
-    inside = inside and (answer is None or bool(names))
-    return AnswerParser(names, inside=inside, forms=forms, distinct=conversation.tool_choice != "auto")
-
-
-def _grammar(conversation: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
-    """Returns the grammar of the answer: tool calls, or the requested kind of text."""
-    if not conversation.offered_tools:
-        return answer
-    named = conversation.tool_choice not in ("auto", "required")
-    tools = {
-        tool.name: tool.parameters
-        for tool in conversation.offered_tools
-        if not named or tool.name == conversation.tool_choice
-    }
-    required = conversation.tool_choice != "auto"
-    parallel = conversation.parallel_tool_calls and not named
-    return Grammar.tool_calls(tools, required=required, parallel=parallel, answer=answer, inside=inside)
