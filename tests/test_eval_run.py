@@ -37,7 +37,7 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "handbook.jsonl"
     rows = [
         {"question": each.question, "answer": each.answer, "contexts": each.passages, "domain": each.relation}
-        for each in held_out(8, seed=3)
+        for each in held_out(6, seed=3)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -68,7 +68,16 @@ def test_settings_of_a_comparison(finished):
     assert [setting.label for setting in settings[:-1]] == labels
     assert (settings[-1].gate, settings[-1].temperature) == (best, 0.7)
     assert 3 <= settings[-1].samples <= 16
-    assert len(results.answers) == len(settings) * 8
+    assert len(results.answers) == len(settings) * 6
+
+
+def test_weights_without_the_gate_have_no_thresholds():
+    plan = EvaluationPlan(((1.0, 2.0), (0.0, 1.0)), (0.5,))
+    assert [setting.label for setting in plan.gated(("a", "b"), "a")] == ["gate a at 0.5, weights 1:2"]
+    assert len(plan.gated(("a", "b"), "b")) == 2
+    assert len(replace(plan, gate="a").gated(("a", "b"), "a")) == 2  # which the ensemble refuses
+    assert [setting.label for setting in plan.first(("a",))] == ["a"]
+    assert plan.gated(("a",), "a") == []
 
 
 def test_answers_are_those_of_plain_calls(ensemble, finished):

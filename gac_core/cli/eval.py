@@ -74,11 +74,8 @@ def evaluate(
             {task.name: [each.name for each in task.metrics] for task in tasks},
         )
         results = Results(header, out)
-        total = sum(len(task.questions.questions) for task in tasks)
-        with Ensemble.from_config(config) as ensemble, EvaluationProgress(total) as progress:
-            settings = compare_settings(
-                ensemble, tasks, plan, results, progress.answered, progress.planned, count_errors
-            )
+        with Ensemble.from_config(config) as ensemble, EvaluationProgress() as progress:
+            settings = compare_settings(ensemble, tasks, plan, results, progress.began, progress.answered, count_errors)
         texts = {question.key: question.question for task in tasks for question in task.questions.questions}
         show(results, settings, cache, report_path, as_json, texts)
 

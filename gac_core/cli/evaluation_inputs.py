@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -124,36 +122,20 @@ def _number(option: str, values: Sequence[str]) -> int | None:
         ) from None
 
 
-class EvaluationProgress:
-    """A progress bar for each setting and one for all, on stderr.
+class EvaluationProgress(Progress):
+    """A progress bar for each part of an evaluation, on stderr."""
 
-    Args:
-        total: Number of questions of each setting.
-    """
-
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-        self._total = total
-        self._tasks: dict[str, TaskID] = {}
-        self._all = self._bars.add_task("all", total=0)
+        setting = TextColumn("{task.fields[setting]}")
+        super().__init__(*columns, TimeRemainingColumn(), setting, console=Console(stderr=True))
 
-    def __enter__(self) -> EvaluationProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def planned(self, settings: Sequence[Setting]) -> None:
-        """Adds settings."""
-        for setting in settings:
-            self._tasks[setting.label] = self._bars.add_task(setting.label, total=self._total)
-        self._bars.update(self._all, total=self._total * len(self._tasks))
+    def began(self, what: str, total: int) -> None:
+        """Adds the bar of a part."""
+        for before in self.task_ids:
+            self.stop_task(before)
+        self._current = self.add_task(what, total=total, setting="")
 
     def answered(self, setting: Setting, count: int) -> None:
-        """Advances the bar of a setting by a number of questions."""
-        self._bars.advance(self._tasks[setting.label], count)
-        self._bars.advance(self._all, count)
+        """Advances the current bar by a number of answers."""
+        self.update(self._current, advance=count, setting=setting.label)

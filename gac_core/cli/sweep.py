@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.pareto import as_csv, plot
 from gac_core.evaluation.recommend import described
 from gac_core.evaluation.results import Results, header_of
-from gac_core.evaluation.settings import Setting, parse_weights
+from gac_core.evaluation.settings import parse_weights
 from gac_core.evaluation.sweep import Grid, Sweep, configured_as, default_weights, price
 from gac_core.evaluation.sweep import sweep as search
 
@@ -73,7 +72,7 @@ def sweep(
             {task.name: [each.name for each in task.metrics] for task in tasks},
         )
         results = Results(header, out / "results.jsonl")
-        with Ensemble.from_config(config) as ensemble, SweepProgress() as progress:
+        with Ensemble.from_config(config) as ensemble, EvaluationProgress() as progress:
             found = search(ensemble, tasks, values, results, grid, progress.began, progress.answered)
         best = configured_as(config, found.best).to_yaml()
         _write(out / "sweep.csv", as_csv(found))
@@ -111,19 +110,3 @@ def show(found: Sweep, console: Console) -> None:
         )
     console.print(table)
     console.print(f"\n{found.recommendation.text}", markup=False, highlight=False)
-
-
-class SweepProgress(Progress):
-    """A progress bar for each round of a search, on stderr."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-
-    def began(self, what: str, total: int) -> None:
-        """Adds a bar for a round."""
-        self._current = self.add_task(what, total=total)
-
-    def answered(self, setting: Setting, count: int) -> None:
-        """Advances the bar of the round."""
-        self.advance(self._current, count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.run import ROUND, Progress, Task, check_settings, run
+from gac_core.evaluation.run import ROUND, Progress, Stage, Task, check_settings, count_questions, run
 from gac_core.evaluation.settings import Setting, alone, every_step, self_consistency, thresholded
 
 THRESHOLDS = (0.5, 0.7, 0.9)
@@ -25,7 +25,7 @@ class EvaluationPlan:
         combine: As `SamplingParams.combine`. None (default): the ensemble's.
         gate_rule: As `SamplingParams.gate_rule`. None (default): the ensemble's.
         baseline: Whether to compare with several samples of the best member and a majority vote (self-consistency), as
-            many as compute about as much as the first ensemble. Default True.
+            many as cost about as much as the first ensemble. Default True.
     """
 
     weights: tuple[tuple[float, ...] | None, ...] = (None,)
@@ -43,12 +43,17 @@ class EvaluationPlan:
         return members + [every_step(names, weights, self.combine) for weights in self.weights]
 
     def gated(self, names: Sequence[str], gate: str) -> list[Setting]:
-        """Returns the thresholded settings."""
+        """Returns the thresholded settings; without weights in which the gate takes no part, unless it was given."""
         if len(names) == 1:
             return []
+        usable = [
+            weights
+            for weights in self.weights
+            if weights is None or weights[names.index(gate)] > 0 or self.gate is not None
+        ]
         return [
             thresholded(names, gate, threshold, weights, self.combine, self.gate_rule)
-            for weights in self.weights
+            for weights in usable
             for threshold in self.thresholds
         ]
 
@@ -58,8 +63,8 @@ def compare_settings(
     tasks: Sequence[Task],
     plan: EvaluationPlan,
     results: Results,
+    stage: Stage | None = None,
     progress: Progress | None = None,
-    planned: Callable[[Sequence[Setting]], None] | None = None,
     count_errors: bool = False,
 ) -> list[Setting]:
     """Answers all questions with all settings of a plan, on one ensemble.
@@ -72,8 +77,8 @@ def compare_settings(
         tasks: The questions.
         plan: What to compare.
         results: Receives the answers.
+        stage: Called at the beginning of each of the two parts, with its description and number of answers.
         progress: As in `run`.
-        planned: Called with settings once they are known, before they are run.
         count_errors: As in `run`.
 
     Returns:
@@ -84,17 +89,19 @@ def compare_settings(
     """
     names = ensemble.names
     first = plan.first(names)
-    check_settings(ensemble, [*first, *plan.gated(names, plan.gate or names[0])], tasks)
-    if planned is not None:
-        planned(first)
+    gates = [] if plan.gate is None else [alone(plan.gate)]
+    check_settings(ensemble, [*first, *gates], tasks)
+    check_settings(ensemble, [] if plan.gate is None else plan.gated(names, plan.gate), tasks)
     probe = [replace(task, questions=task.questions.limited(ROUND)) for task in tasks]
-    run(ensemble, probe, first, results, None, count_errors)
+    if stage is not None:
+        stage("first questions", len(first) * count_questions(probe))
+    run(ensemble, probe, first, results, progress, count_errors)
     best = best_member(names, probe, results)
     later = plan.gated(names, plan.gate or best)
     if plan.baseline and len(names) > 1:
         later.append(self_consistency(best, equal_samples(ensemble, best, first[len(names)], probe, results)))
-    if planned is not None:
-        planned(later)
+    if stage is not None:
+        stage("all questions", len([*first, *later]) * count_questions(tasks))
     run(ensemble, tasks, [*first, *later], results, progress, count_errors)
     return [*first, *later]
 
@@ -106,10 +113,10 @@ def best_member(names: Sequence[str], tasks: Sequence[Task], results: Results) -
 
 
 def equal_samples(ensemble: Ensemble, member: str, setting: Setting, tasks: Sequence[Task], results: Results) -> int:
-    """Returns how many samples of a member compute about as much as a setting, 3 to 16.
+    """Returns how many samples of a member cost about as much as a setting, 3 to 16.
 
-    Computation is tokens times the bytes of the weights. The samples of a question share its prompt, which is computed
-    once (prefix caching).
+    The cost is forward passes times the bytes of the weights, which they read. The prompt of a question is computed
+    once for all of its samples (prefix caching).
 
     Args:
         ensemble: The ensemble.
@@ -120,14 +127,9 @@ def equal_samples(ensemble: Ensemble, member: str, setting: Setting, tasks: Sequ
     """
     sizes: Mapping[str, int] = {each.name: each.weight_bytes for each in ensemble.health().members}
     keys = [question.key for task in tasks for question in task.questions.questions]
-    budget = prompts = generated = 0
+    budget = spent = 0
     for key in keys:
         works = results.answers[setting.label, *key].members
-        budget += sum(sizes[name] * (work.tokens + work.reused_tokens) for name, work in works.items())
-        for work in results.answers[member, *key].members.values():
-            prompts += work.prompt_tokens
-            generated += max(work.tokens + work.reused_tokens - work.prompt_tokens, 1)
-    if not generated or not sizes[member]:
-        return MIN_SAMPLES
-    samples = (budget / sizes[member] - prompts) / generated
-    return max(MIN_SAMPLES, min(MAX_SAMPLES, round(samples)))
+        budget += sum(sizes[name] * work.forwards for name, work in works.items())
+        spent += sum(sizes[name] * work.forwards for name, work in results.answers[member, *key].members.items())
+    return max(MIN_SAMPLES, min(MAX_SAMPLES, round(budget / spent))) if spent else MIN_SAMPLES

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from gac_core.evaluation.comparing import MAX_SAMPLES, MIN_SAMPLES
 from gac_core.evaluation.recommend import Recommendation, points, relative
 from gac_core.evaluation.results import Results
 from gac_core.evaluation.statistics import Interval
@@ -130,8 +131,8 @@ def _notes(tables: Sequence[Table], names: Sequence[str], cached: bool) -> list[
     if any(row.setting.samples > 1 for row in tables[0].rows):
         notes.append(
             "Samples: the model answers several times at a temperature above 0, and the most frequent answer counts "
-            "(self-consistency). Their number is such that they compute about as much as the first ensemble: tokens "
-            "times the size of the weights, the shared prompt once, at least 3 and at most 16 samples."
+            "(self-consistency). Their number is such that they cost about as much as the first ensemble, in forward "
+            f"passes times the size of the weights, from {MIN_SAMPLES} to {MAX_SAMPLES} samples."
         )
     return notes
 

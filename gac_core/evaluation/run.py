@@ -24,6 +24,7 @@ ROUND = 32
 """Questions that all settings answer before the next ones are asked."""
 
 Progress = Callable[[Setting, int], None]
+Stage = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def make_task(questions: QuestionSet, form: PromptForm, metrics: Sequence[Metric
         for question in rest.questions:
             metric.check(question)
     return Task(rest, examples, form, tuple(metrics))
+
+
+def count_questions(tasks: Sequence[Task]) -> int:
+    """Returns the number of questions of all tasks."""
+    return sum(len(task.questions.questions) for task in tasks)
 
 
 def check_settings(ensemble: Ensemble, settings: Sequence[Setting], tasks: Sequence[Task]) -> None:

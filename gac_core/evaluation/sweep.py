@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import gcd
@@ -12,7 +12,7 @@ from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.recommend import Recommendation, choose, recommend
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.run import Progress, Task, check_settings, run
+from gac_core.evaluation.run import Progress, Stage, Task, check_settings, count_questions, run
 from gac_core.evaluation.settings import Setting, alone, every_step, thresholded
 from gac_core.evaluation.statistics import Interval
 from gac_core.evaluation.summary import Cost, Scores
@@ -22,8 +22,6 @@ FIRST_RUNG = 24
 
 SURVIVORS = 2
 """Settings of every step for which thresholds are tried."""
-
-Stage = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ class _Search:
         """Answers the first questions of each task with all settings."""
         part = [replace(task, questions=task.questions.limited(limit)) for task in self.tasks]
         if self.stage is not None:
-            self.stage(what, len(settings) * sum(len(task.questions.questions) for task in part))
+            self.stage(what, len(settings) * count_questions(part))
         run(self.ensemble, part, settings, self.results, self.progress)
         self.asked.update(dict.fromkeys(settings, limit))
         keys = {question.key for task in part for question in task.questions.questions}
@@ -217,7 +215,7 @@ def sweep(
         left = survivors + (search.narrow("thresholds", gated, halve=False) if gated else [])
     best = choose(Scores(results, left, half="choose"), left)
     if stage is not None:
-        stage("other half", (len(members) + 1) * sum(len(task.questions.questions) for task in reported_on))
+        stage("other half", (len(members) + 1) * count_questions(reported_on))
     run(ensemble, reported_on, [*members, best], results, progress)
     trials = _trials(search)
     advice = recommend(results, [*members, best], chosen=best, tried=len(trials) - len(members))
