@@ -11,7 +11,7 @@ class EvaluationError(GaCError):
     Args:
         what: What is wrong and what to do about it.
         member: Name of the member that failed; None if none did.
-        question: Id of the question; None if it is none's.
+        question: Id of the question; None if the error concerns no single one.
     """
 
     def __init__(self, what: str, member: str | None = None, question: str | None = None) -> None:

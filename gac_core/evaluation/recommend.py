@@ -110,7 +110,7 @@ def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
 def _sentence(
     verdict: Verdict, chosen: Setting, member: Setting, scores: Scores, comparison: Comparison, saved: float
 ) -> str:
-    gain = f"{relative(comparison)} over {member.label} alone ({points(comparison.difference)})"
+    gain = f"{relative(comparison)} against {member.label} alone ({points(comparison.difference)})"
     steps = f", {saved:.0%} fewer ensembled steps" if chosen.threshold is not None else ""
     if verdict == "ensemble":
         return f"Use {described(chosen)}: {gain}{steps}."
