@@ -32,7 +32,7 @@ class TaskAnswers:
         members: Names of the members.
         best: The member with the most right answers.
         free: By setting, an answer to each question.
-        begun: By setting, an answer after each wrong beginning of the best member.
+        begun: By setting, an answer after each wrong beginning of the best member: the best member and the ensembles.
     """
 
     task: str
@@ -41,6 +41,11 @@ class TaskAnswers:
     best: str
     free: Mapping[str, Sequence[TokenAnswer]]
     begun: Mapping[str, Sequence[TokenAnswer]]
+
+    @property
+    def own(self) -> Sequence[TokenAnswer]:
+        """The answers of the best member."""
+        return self.free[self.best]
 
     @property
     def ensembles(self) -> list[str]:
@@ -84,13 +89,14 @@ def best_member(answers: Mapping[str, Sequence[TokenAnswer]]) -> str:
 
 def report(answers: TaskAnswers) -> str:
     """Returns the tables of a task."""
-    head = f"### {answers.task}: {len(answers.accepted)} questions; best member alone: {answers.best}"
-    return "\n\n".join([head, accuracy(answers), courses(answers), first_tokens(answers), repairs(answers)])
+    head = f"### {answers.task}: {len(answers.own)} questions; best member alone: {answers.best}"
+    tables = [accuracy(answers), courses(answers), first_tokens(answers)]
+    return "\n\n".join([head, *tables, *([repairs(answers)] if answers.begun[answers.best] else [])])
 
 
 def accuracy(answers: TaskAnswers) -> str:
     """Returns the table of right answers."""
-    own = [float(each.exact) for each in answers.free[answers.best]]
+    own = [float(each.exact) for each in answers.own]
     rows = []
     for label, each in {**answers.free, **answers.chosen}.items():
         scores = [float(answer.exact) for answer in each]
@@ -117,7 +123,7 @@ def courses(answers: TaskAnswers) -> str:
 
 def first_tokens(answers: TaskAnswers) -> str:
     """Returns the table of questions whose first token the best member gets wrong, and of those it does not."""
-    own = answers.free[answers.best]
+    own = answers.own
     wrong = [place for place, answer in enumerate(own) if answers.starts_wrong(answer)]
     rest = [place for place in range(len(own)) if place not in set(wrong)]
     rows = []
@@ -166,7 +172,7 @@ def plot(tasks: Sequence[TaskAnswers], path: Path) -> None:
         axes.set_yticks(range(len(each)), list(each) if axes is panels[0] else [])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel(f"{answers.task}: % of {len(answers.accepted)} questions")
+        axes.set_xlabel(f"{answers.task}: % of {len(answers.own)} questions")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     save(figure, path)
