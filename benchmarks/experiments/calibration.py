@@ -128,7 +128,7 @@ def main() -> None:
         answer_missing(args.results, args.data, args.questions, settings)
     sets = read_sets(args.data).values()
     domains = {each.key: domain_of(each.task, each.domain) for own in sets for each in own.questions}
-    answered: Sequence[Answered] = read_answers(args.results, lambda setting: setting in settings)
+    answered: Sequence[Answered] = read_answers(args.results, lambda setting: setting in settings, args.least)
     groups = {each.setting.label: by_domain(each.answers, domains) for each in answered}
     print(table(groups))
     plot(groups, args.out / "calibration.svg")

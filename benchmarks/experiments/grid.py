@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, help="a results file of gac eval, or a new file")
     parser.add_argument("--run", action="store_true", help="answer the questions that the file lacks")
     parser.add_argument("--data", type=Path, default=DATASETS, help="folder of the public benchmarks")
+    parser.add_argument("--least", type=int, default=1, help="leave out settings with fewer answers")
     parser.add_argument("--questions", type=float, default=1.0, help="multiplies the number of questions per task")
 
 
@@ -90,18 +92,20 @@ class Answered:
         return Answered(self.setting, [each for each in self.answers if keep(each)])
 
 
-def read_answers(path: Path, wanted: Callable[[Setting], bool]) -> list[Answered]:
+def read_answers(path: Path, wanted: Callable[[Setting], bool], least: int = 1) -> list[Answered]:
     """Returns the answers to the questions that all wanted settings have answered.
 
     Args:
         path: A results file.
         wanted: Whether a setting is of interest.
+        least: Settings with fewer answers are left out.
 
     Raises:
         SystemExit: There is no such question.
     """
     _, settings, answers = read_lines(path)
-    kept = [setting for setting in settings.values() if wanted(setting)]
+    counts = Counter(label for label, _, _ in answers)
+    kept = [each for each in settings.values() if wanted(each) and counts[each.label] >= least]
     keys = [{(task, id) for label, task, id in answers if label == each.label} for each in kept]
     shared = sorted(set.intersection(*keys)) if keys else []
     if not shared:

@@ -65,7 +65,7 @@ def main() -> None:
     settings = [*map(alone, NAMES), *(every_step(NAMES, parse_weights(each, NAMES)) for each in args.weights)]
     if args.run:
         answer_missing(args.results, args.data, args.questions, settings)
-    answered = read_answers(args.results, lambda setting: setting in settings)
+    answered = read_answers(args.results, lambda setting: setting in settings, args.least)
     scores = {each.setting.label: each.scores for each in answered}
     scores |= chosen_scores([each for each in answered if each.setting.alone])
     print(table(scores, [each.task for each in answered[0].answers], best_alone(answered).setting.label))

@@ -123,7 +123,7 @@ def main() -> None:
         answer_missing(args.results, args.data, args.questions, [*settings, *members])
         if args.latency:
             answer_missing(args.latency, args.data, args.latency_questions, settings, cache_gib=0)
-    answered = read_answers(args.results, lambda setting: setting in [*settings, *members])
+    answered = read_answers(args.results, lambda setting: setting in [*settings, *members], args.least)
     timed = read_answers(args.latency, lambda setting: setting in settings) if args.latency else []
     best = best_alone(answered)
     order = {setting.label: place for place, setting in enumerate(settings)}

@@ -134,7 +134,7 @@ def main() -> None:
     if args.run:
         settings = [setting_of(weights) for weights in simplex(len(NAMES), args.steps)]
         answer_missing(args.results, args.data, args.questions, settings)
-    answered = read_answers(args.results, lambda setting: weights_of(setting) is not None)
+    answered = read_answers(args.results, lambda setting: weights_of(setting) is not None, args.least)
     answered = sorted(answered, key=shares_of, reverse=True)
     print(f"{table(answered, best_alone(answered))}\n\n{chosen_on_half(answered)}")
     plot(answered, args.out / "weights.svg")
