@@ -7,7 +7,6 @@ bootstrap intervals over questions, and "gain" is relative to the best member al
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gac_core import Ensemble, RequestOutput
+from gac_core.evaluation.statistics import compare, mean_interval
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
 sys.path.insert(0, str(MODELS))
@@ -45,13 +45,6 @@ class Result:
     def accuracy(self) -> float:
         """Share of right answers."""
         return sum(self.hits) / len(self.hits)
-
-
-def bootstrap(values: list[float], rounds: int = 2000) -> tuple[float, float]:
-    """Returns the 2.5% and 97.5% quantiles of the mean of resampled values."""
-    generator = random.Random(0)
-    means = sorted(sum(generator.choices(values, k=len(values))) / len(values) for _ in range(rounds))
-    return means[int(0.025 * rounds)], means[int(0.975 * rounds)]
 
 
 def measure(ensemble: Ensemble, count: int, seed: int, **asked: object) -> Result:
@@ -89,16 +82,15 @@ def main() -> None:
             )
     table = Table("answered by", "exact", "95% interval", "against best alone", "95% interval", "steps ensembled", "s")
     for name, row in rows.items():
-        low, high = bootstrap([float(hit) for hit in row.hits])
-        differences = [float(hit) - float(other) for hit, other in zip(row.hits, best.hits, strict=True)]
-        worse, better = bootstrap(differences)
+        own = mean_interval([float(hit) for hit in row.hits])
+        against = compare([float(hit) for hit in row.hits], [float(hit) for hit in best.hits]).difference
         alone = name.endswith("alone")
         table.add_row(
             name,
             f"{row.accuracy:.1%}",
-            f"{low:.1%} to {high:.1%}",
+            f"{own.low:.1%} to {own.high:.1%}",
             "" if alone else f"{row.accuracy / best.accuracy - 1:+.1%}",
-            "" if alone else f"{worse:+.1%} to {better:+.1%} points",
+            "" if alone else f"{against.low:+.1%} to {against.high:+.1%} points",
             "" if alone else f"{row.ensembled / row.steps:.1%}",
             f"{row.seconds:.1f}",
         )

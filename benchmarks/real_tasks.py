@@ -1,19 +1,20 @@
-"""Tasks for real models, and scores of their answers: SQuAD, Natural Questions, completing Python functions."""
+"""Tasks for real models: SQuAD, Natural Questions, completing Python functions."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-import string
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.code_tasks import FUNCTIONS
+from gac_core.evaluation.metrics import METRICS, metric_named
+from gac_core.evaluation.prompts import PromptForm
+from gac_core.evaluation.questions import Question, QuestionSet, read_questions
+from gac_core.evaluation.run import Task, make_task
 
 INSTRUCTION = (
     "Answer the question from the passage. Give only the answer, in as few words as possible, copied from the passage."
@@ -42,28 +43,10 @@ SHOTS = (
 )
 
 
-@dataclass(frozen=True)
-class Item:
-    """One question.
-
-    Attributes:
-        id: Its id in results; unique within its task.
-        prompt: A string, or a list of messages.
-        answers: Accepted answers, or the expressions that must be true of a completed function.
-        stop: Strings that end the answer.
-        max_tokens: Maximum number of tokens.
-        completes: The code that the answer completes; None if the answer is text.
-    """
-
-    id: str
-    prompt: str | list[dict[str, str]]
-    answers: tuple[str, ...]
-    stop: tuple[str, ...] = ()
-    max_tokens: int = 32
-    completes: str | None = None
+TEXT_METRICS = tuple(METRICS[name] for name in ("f1", "exact", "contains"))
 
 
-def squad(path: Path, form: str, n: int, question: int = 0) -> list[Item]:
+def squad(path: Path, form: str, n: int, question: int = 0) -> Task:
     """Returns one question about each of the first ``n`` passages.
 
     Args:
@@ -72,87 +55,59 @@ def squad(path: Path, form: str, n: int, question: int = 0) -> list[Item]:
         n: Maximum number of questions.
         question: Which question of each passage; passages with fewer are left out. Default the first.
     """
-    passages = json.loads(path.read_text(encoding="utf-8"))
-    items = []
-    for place, passage in enumerate(passages):
-        if question >= len(passage["qas"]) or len(items) == n:
-            continue
-        asked = passage["qas"][question]
-        prompt = (_chat if form == "chat" else _shots)(passage["context"], asked["question"])
-        stop = () if form == "chat" else ("\n",)
-        items.append(Item(f"{place}.{question}", prompt, tuple(asked["answers"]), stop))
-    return items
-
-
-def _chat(passage: str, question: str) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": INSTRUCTION},
-        {"role": "user", "content": f"Passage: {passage}\n\nQuestion: {question}"},
+    data = path.read_bytes()
+    name = f"squad-{form}"
+    asked = [
+        Question(
+            f"{place}.{question}",
+            passage["qas"][question]["question"],
+            tuple(passage["qas"][question]["answers"]),
+            contexts=(passage["context"],),
+            task=name,
+        )
+        for place, passage in enumerate(json.loads(data))
+        if question < len(passage["qas"])
     ]
+    shots = [
+        Question(str(place), text, (answer,), contexts=(passage,), task=name)
+        for place, (passage, text, answer) in enumerate(SHOTS)
+    ]
+    prompts = PromptForm("chat", INSTRUCTION, shots=0) if form == "chat" else PromptForm("plain")
+    return make_task(_set(name, asked[:n], shots, data), prompts, TEXT_METRICS)
 
 
-def _shots(passage: str, question: str) -> str:
-    shown = "".join(f"Passage: {text}\nQuestion: {asked}\nAnswer: {answer}\n\n" for text, asked, answer in SHOTS)
-    return f"{shown}Passage: {passage}\nQuestion: {question}\nAnswer:"
-
-
-def nq(path: Path, n: int) -> list[Item]:
+def nq(path: Path, n: int) -> Task:
     """Returns the first ``n`` test questions, without passages, after the file's few-shot examples.
 
     Args:
-        path: JSON lines of ``{"split": "shots" or "test", "question", "answers"}``.
+        path: Questions in the format of `gac eval`.
         n: Maximum number of questions.
     """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    shown = "".join(
-        f"Question: {row['question']}\nAnswer: {row['answers'][0]}\n\n" for row in rows if row["split"] == "shots"
+    read = read_questions(path)
+    return make_task(
+        _set(read.name, read.questions[:n], read.shots, path.read_bytes()),
+        PromptForm("plain", max_tokens=24),
+        TEXT_METRICS,
     )
-    tests = [row for row in rows if row["split"] == "test"][:n]
-    return [
-        Item(str(place), f"{shown}Question: {row['question']}\nAnswer:", tuple(row["answers"]), ("\n",), 24)
-        for place, row in enumerate(tests)
-    ]
 
 
-def code(n: int) -> list[Item]:
-    """Returns the first ``n`` functions to complete."""
+def code(n: int) -> Task:
+    """Returns the first ``n`` functions to complete; their answers are expressions that must be true afterwards."""
     stop = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert", "\n#", "\n@", "\n```", '\n"""')
-    return [Item(each.name, each.prompt, each.checks, stop, 160, each.prompt) for each in FUNCTIONS[:n]]
+    functions = [Question(each.name, each.prompt, each.checks, task="code") for each in FUNCTIONS]
+    data = json.dumps([(each.question, each.answers) for each in functions]).encode()
+    form = PromptForm("raw", stop=stop, max_tokens=160)
+    return make_task(_set("code", functions[:n], (), data), form, [metric_named("benchmarks.real_tasks:passed")])
 
 
-def normalised(text: str) -> list[str]:
-    """Returns the words of a text as SQuAD compares them: lower case, no punctuation, no articles."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+def _set(name: str, questions: Sequence[Question], shots: Sequence[Question], data: bytes) -> QuestionSet:
+    digest = hashlib.sha256(data).hexdigest()
+    return QuestionSet(tuple(questions), tuple(shots), Path(f"{name}.jsonl"), digest)
 
 
-def exact(text: str, answer: str) -> float:
-    """Returns whether a text equals the answer after normalisation."""
-    return float(normalised(text) == normalised(answer))
-
-
-def f1(text: str, answer: str) -> float:
-    """Returns the harmonic mean of precision and recall over words."""
-    given, wanted = normalised(text), normalised(answer)
-    if not given or not wanted:
-        return float(given == wanted)
-    common = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * common / (len(given) + len(wanted))
-
-
-def contains(text: str, answer: str) -> float:
-    """Returns whether the text contains the answer's words consecutively."""
-    return float(f" {' '.join(normalised(answer))} " in f" {' '.join(normalised(text))} ")
-
-
-SCORES: dict[str, Callable[[str, str], float]] = {"exact": exact, "f1": f1, "contains": contains}
-
-
-def score(item: Item, text: str) -> dict[str, float]:
-    """Returns an answer's scores by name, 0 to 1 each: the best over the accepted answers; ``passed`` for code."""
-    if item.completes is not None:
-        return {"passed": float(passes(item.completes + text, item.answers))}
-    return {name: max(rule(text, answer) for answer in item.answers) for name, rule in SCORES.items()}
+def passed(text: str, question: Question) -> float:
+    """Returns whether a completed function passes its checks: a metric of `gac eval`."""
+    return float(passes(question.question + text, question.answers))
 
 
 def passes(program: str, checks: tuple[str, ...], seconds: float = 10.0) -> bool:

@@ -301,7 +301,7 @@ def test_the_command(data, tmp_path):
     [
         (["--metric", "bleu"], "unknown metric 'bleu'"),
         (["--metric", "choice"], "the metric choice needs choices"),
-        (["--form", "text"], "form must be one of 'chat', 'plain', not 'text'"),
+        (["--form", "text"], "form must be one of 'chat', 'plain', 'raw', not 'text'"),
         (["--weights", "1:2:3"], "weights must be 2 numbers joined by colons"),
         (["--gate", "none"], "the gate 'none' is not a member"),
         (["--shots", "x"], "--shots must be a number or FILE=NUMBER"),

@@ -191,6 +191,11 @@ def test_prompts_of_each_form():
     assert chat.prompt[2]["content"] == "B"
     assert chat.prompt[3]["content"] == "Passages:\n\nAda met Bob.\n\nCleo left.\n\nQuestion: Who?"
     assert [m["role"] for m in PromptForm("chat", instruction="").prompt(TEXT).prompt] == ["user"]
+    raw = PromptForm("raw", stop=("\ndef ",), max_tokens=9).prompt(TEXT)
+    assert (raw.prompt, raw.stop, raw.max_tokens) == ("Who?", ("\ndef ",), 9)
+    assert PromptForm("plain", stop=(".",)).prompt(LETTER).stop == (".",)
+    with pytest.raises(EvaluationError, match="the raw form has no examples, not shots=1"):
+        PromptForm("raw", shots=1)
     for wrong in ({"kind": "text"}, {"shots": -1}, {"max_tokens": 0}):
         with pytest.raises(EvaluationError, match=next(iter(wrong)).replace("kind", "form")):
             PromptForm(**wrong)

@@ -1,4 +1,4 @@
-"""The benchmark of real models: its scores, its checks of code, and how a run continues. On the embedded models."""
+"""The benchmark of real models: its questions, its checks of code, and how a run continues. On the embedded models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from benchmarks import real_accuracy
 from benchmarks.code_tasks import FUNCTIONS
-from benchmarks.real_tasks import SHOTS, code, nq, passes, score, squad
+from benchmarks.real_tasks import SHOTS, code, nq, passes, squad
 
 
 @pytest.fixture
@@ -23,32 +23,27 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_scores_take_the_best_accepted_answer(data):
-    item = squad(data / "squad.json", "shots", 1)[0]
-    assert score(item, " The Ada! ") == {"exact": 1.0, "f1": 1.0, "contains": 1.0}
-    assert score(item, "It is Ada") == {"exact": 0.0, "f1": 0.5, "contains": 1.0}
-    assert score(item, "Adam") == {"exact": 0.0, "f1": 0.0, "contains": 0.0}
-    assert score(item, "") == {"exact": 0.0, "f1": 0.0, "contains": 0.0}
+def prompts(task):
+    return [task.prompt(question).prompt for question in task.questions.questions]
 
 
 def test_questions_of_each_form(data):
     chat = squad(data / "squad.json", "chat", 5)
-    assert [item.id for item in chat] == ["0.0", "1.0"]
-    assert [message["role"] for message in chat[0].prompt] == ["system", "user"]
-    (second,) = squad(data / "squad.json", "shots", 5, question=1)
-    assert second.prompt.startswith(f"Passage: {SHOTS[0][0]}")
-    assert second.prompt.endswith("Question: Who is Bob?\nAnswer:")
-    assert [item.prompt for item in nq(data / "nq.jsonl", 1)] == [
-        "Question: Who is Ada?\nAnswer: Ada\n\nQuestion: Who is Bob?\nAnswer:"
-    ]
+    assert [question.id for question in chat.questions.questions] == ["0.0", "1.0"]
+    assert [message["role"] for message in prompts(chat)[0]] == ["system", "user"]
+    (second,) = prompts(squad(data / "squad.json", "shots", 5, question=1))
+    assert second.startswith(f"Passage: {SHOTS[0][0]}")
+    assert second.endswith("Question: Who is Bob?\nAnswer:")
+    assert prompts(nq(data / "nq.jsonl", 1)) == ["Question: Who is Ada?\nAnswer: Ada\n\nQuestion: Who is Bob?\nAnswer:"]
 
 
 def test_code_is_run_against_its_checks():
     assert len({each.name for each in FUNCTIONS}) == len(FUNCTIONS) == 40
-    double = code(1)[0]
-    assert score(double, "    return 2 * x\n") == {"passed": 1.0}
-    assert score(double, "    return 3 * x\n") == {"passed": 0.0}
-    assert score(double, "    return 2 *\n") == {"passed": 0.0}
+    task = code(1)
+    (double,) = task.questions.questions
+    assert prompts(task) == [FUNCTIONS[0].prompt]
+    for text, score in (("    return 2 * x\n", 1.0), ("    return 3 * x\n", 0.0), ("    return 2 *\n", 0.0)):
+        assert task.scores(text, double) == {"benchmarks.real_tasks:passed": score}
     assert not passes("while True:\n    pass", (), seconds=0.5)
     for each in FUNCTIONS:
         compile(each.prompt + "    pass\n" + "".join(f"assert {check}\n" for check in each.checks), each.name, "exec")
@@ -63,15 +58,13 @@ def test_a_run_continues_where_the_last_one_ended(tmp_path, monkeypatch, capsys)
         command += ["--thresholds", "0.5", "--dtype", "float32", "--questions", str(count), "--out", str(out)]
         monkeypatch.setattr(sys, "argv", command)
         real_accuracy.main()
-        return [json.loads(line) for line in out.read_text().splitlines()]
+        lines = map(json.loads, out.read_text().splitlines())
+        return [line for line in lines if line["type"] == "answer"]
 
     first = run(2)
-    ways = ["ash alone", "birch alone", "every step 1:2", "threshold 0.5 1:2, gate birch", "every step 1:1"]
-    assert [line["way"] for line in first] == [way for way in ways for _ in range(2)]
-    for line in first:
-        shares = {"alone": {0}, "every": {line["steps"]}, "threshold": range(line["steps"] + 1)}
-        assert line["ensembled"] in next(share for word, share in shares.items() if word in line["way"])
+    labels = ["ash", "birch", "every step, weights 1:2", "gate birch at 0.5, weights 1:2", "every step, weights 1:1"]
+    assert [line["setting"] for line in first] == [label for label in labels for _ in range(2)]
     second = run(3)
     assert second[: len(first)] == first
-    assert [(line["way"], line["id"]) for line in second[len(first) :]] == [(way, "absolute") for way in ways]
-    assert "3 questions; best member alone: ash alone" in capsys.readouterr().out
+    assert [(line["setting"], line["id"]) for line in second[len(first) :]] == [(each, "absolute") for each in labels]
+    assert "3 questions; best member alone: ash" in capsys.readouterr().out

@@ -33,6 +33,7 @@ def evaluate(
     instruction: options.Instruction = None,
     shots: options.Shots = None,
     max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
     weights: options.Weights = None,
     threshold: options.Thresholds = None,
     gate: options.Gate = None,
@@ -57,7 +58,7 @@ def evaluate(
     with reported("eval"):
         _check_report(report_path)
         per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
-        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, half)
+        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, half, stop)
         config = configuration(models, dtype, batch, cache)
         plan = EvaluationPlan(
             tuple(parse_weights(each, config.names) for each in weights or ()) or (None,),

@@ -81,6 +81,7 @@ def load_tasks(
     options: Mapping[str, Mapping[str, Sequence[str]]],
     limit: int | None,
     half: str | None,
+    stop: Sequence[str] | None = None,
 ) -> list[Task]:
     """Returns the tasks of data files.
 
@@ -91,6 +92,7 @@ def load_tasks(
         options: Values of ``metric``, ``shots`` and ``max_tokens`` for each file, from `option_values`.
         limit: Maximum number of questions of each file.
         half: As in `QuestionSet.limited`.
+        stop: As in `PromptForm`. Default: that of the form.
 
     Raises:
         EvaluationError: Something cannot be used.
@@ -103,7 +105,7 @@ def load_tasks(
         metrics = [metric_named(each) for each in options["metric"][name] or [default_metric(questions)]]
         shots, max_tokens = (_number(option, options[option][name]) for option in ("shots", "max_tokens"))
         solutions = metrics[0].name == "number" and any("####" in each for each in questions.questions[0].answers)
-        prompts = PromptForm(form, instruction, shots, max_tokens, solutions)  # type: ignore[arg-type]
+        prompts = PromptForm(form, instruction, shots, max_tokens, tuple(stop) if stop else None, solutions)  # type: ignore[arg-type]
         task = make_task(questions, prompts, metrics)
         kept = task.questions.limited(limit, half)  # type: ignore[arg-type]
         if not kept.questions:

@@ -16,7 +16,10 @@ Metrics = Annotated[
         "FILE=METRIC sets it for one data file. Default: one that fits the questions."
     ),
 ]
-Form = Annotated[str, typer.Option(help="chat (each member's chat template) or plain (text, for base models).")]
+Form = Annotated[
+    str, typer.Option(help="chat (each member's chat template), plain (text, for base models) or raw (the question).")
+]
+Stop = Annotated[list[str] | None, typer.Option(help="Strings that end an answer. Default: those of the form.")]
 Instruction = Annotated[str | None, typer.Option(help="System message, or first paragraph of plain text.")]
 Shots = Annotated[list[str] | None, typer.Option(help="Examples before each question; FILE=N for one data file.")]
 MaxTokens = Annotated[list[str] | None, typer.Option(help="Tokens of an answer at most; FILE=N for one data file.")]

@@ -32,6 +32,7 @@ def sweep(
     instruction: options.Instruction = None,
     shots: options.Shots = None,
     max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(help="Such as 1:2:4; may be repeated. Default: combinations of 0, 1 and 2."),
@@ -55,7 +56,7 @@ def sweep(
     """Search for the best settings on one half of the questions; report them on the other half."""
     with reported("sweep"):
         per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
-        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None)
+        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None, stop)
         config = configuration(models, dtype, batch)
         names = config.names
         values = Grid(

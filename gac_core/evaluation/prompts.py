@@ -12,7 +12,7 @@ from gac_core.errors import quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.questions import LETTERS, Question, QuestionSet
 
-FORMS = ("chat", "plain")
+FORMS = ("chat", "plain", "raw")
 MAX_SHOTS = 5
 _SHORT = "Answer the question. Give only the answer, in as few words as possible."
 _PASSAGES = "Answer the question from the passages. Give only the answer, in as few words as possible."
@@ -45,19 +45,23 @@ class PromptForm:
 
     Attributes:
         kind: ``"chat"``: messages, rendered by each member's chat template; examples are earlier turns. ``"plain"``:
-            text of ``Question: ... Answer: ...``, for base models and few-shot prompts.
+            text of ``Question: ... Answer: ...``, for base models and few-shot prompts. ``"raw"``: the question is the
+            whole prompt, for texts to be continued.
         instruction: The system message, or the first paragraph of plain text. None (default): one that fits the
             question in a chat, and none in plain text.
         shots: Number of examples before the question, 0 or more. None (default): those of the set, 5 at most.
         max_tokens: Maximum number of tokens of an answer. None (default): 4 for a letter in plain text, 400 for a
             solution, otherwise 32.
+        stop: Strings that end an answer, in place of those of the form. None (default): a letter or a line break in
+            plain text, a blank line after a solution, and none in the other forms.
         solutions: Whether answers are worked solutions of several lines that end with ``#### NUMBER``. Default False.
     """
 
-    kind: Literal["chat", "plain"] = "chat"
+    kind: Literal["chat", "plain", "raw"] = "chat"
     instruction: str | None = None
     shots: int | None = None
     max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
     solutions: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +70,10 @@ class PromptForm:
             check_int(EvaluationError, "shots", self.shots, 0)
         if self.max_tokens is not None:
             check_int(EvaluationError, "max_tokens", self.max_tokens, 1)
+        if self.kind == "raw" and self.shots:
+            raise EvaluationError(
+                f"the raw form has no examples, not shots={self.shots}; write them into the questions"
+            )
 
     def prompt(self, question: Question, shots: Sequence[Question] = ()) -> Prompt:
         """Returns the prompt of a question.
@@ -74,14 +82,17 @@ class PromptForm:
             question: The question.
             shots: The examples before it, in order.
         """
-        letters = self.kind == "plain" and bool(question.choices)
+        letters = self.kind == "plain" and bool(question.choices) and self.stop is None
         most = self.max_tokens or (4 if letters else 400 if self.solutions else 32)
         if self.kind == "chat":
-            return Prompt(self._messages(question, shots), (), most)
+            return Prompt(self._messages(question, shots), self.stop or (), most)
+        if self.kind == "raw":
+            return Prompt(question.question, self.stop or (), most)
         if letters:
             # The answer is known with its first letter.
             return Prompt(self._text(question, shots), tuple(LETTERS[: len(question.choices)]), most, True)
-        return Prompt(self._text(question, shots), ("\n\n", "\nQuestion:") if self.solutions else ("\n",), most)
+        stop = ("\n\n", "\nQuestion:") if self.solutions else ("\n",)
+        return Prompt(self._text(question, shots), stop if self.stop is None else self.stop, most)
 
     def _text(self, question: Question, shots: Sequence[Question]) -> str:
         begin = f"{self.instruction}\n\n" if self.instruction else ""

@@ -153,10 +153,11 @@ def header_of(
         metrics: Names of the metrics, by name of the set.
     """
     settings = ("combine", "gate_rule", "alignment", "commit", "deterministic")
+    sources = {"weights": config.weights} if isinstance(config.weights, str) else {}
     return Header(
         {each.name: each.digest for each in sets},
         [{**_set_fields(member, _PLACEMENT), "name": member.called} for member in config.members],
-        {key: getattr(config, key) for key in settings},
+        {key: getattr(config, key) for key in settings} | sources,
         {name: _set_fields(form) for name, form in forms.items()},
         {name: list(names) for name, names in metrics.items()},
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import gcd
+from typing import Any
 
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
@@ -266,9 +267,13 @@ def configured_as(config: EnsembleConfig, setting: Setting) -> EnsembleConfig:
         for member in config.members
         if weights.get(member.called, member.weight) > 0
     ]
+    # Members have the temperatures of a calibration already.
+    sources: dict[str, Any] = {} if setting.weights is None else {"weights": None, "calibration": None}
     return replace(
         config,
+        **sources,
         members=tuple(members),
+        min_members=min(config.min_members, len(members)),
         gate=setting.gate,
         threshold=setting.threshold,
         combine=setting.combine or config.combine,
