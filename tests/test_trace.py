@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from traces import HOSTILE, NAMES, hostile_trace
 from typer.testing import CliRunner
 
-from gac_core import Grammar, RequestError
+from gac_core import Grammar, MemberToken, RequestError, TokenStats
 from gac_core.cli import app
 from gac_core.trace import trace
 from gac_core.trace.levels import LEVELS, level_of
@@ -182,7 +183,7 @@ def test_views_say_how_each_token_was_selected(ensemble, traced):
     assert {view.kind for view in views} == {"gate", "ensembled"}
     for view, stats in zip(views, traced.output.token_stats, strict=True):
         assert view.confidence == stats.confidence
-        assert view.proposers == tuple(each.member for each in stats.members if each.token == stats.token)
+        assert view.proposers == tuple(each.member for each in stats.members if each.selected == each.probability)
         if view.kind == "gate":
             assert [each.member for each in view.proposals] == [ensemble.gate]
             assert (
@@ -195,6 +196,16 @@ def test_views_say_how_each_token_was_selected(ensemble, traced):
             assert 0 <= view.unity <= 1
     forced = ensemble.generate(QUESTION, grammar=Grammar.choices(["Halkus"]), token_stats=True)
     assert {view.decision for view in token_views(forced, ensemble.names)} == {"The grammar allowed no other token."}
+
+
+def test_a_tie_counts_as_in_the_agreement():
+    tied = TokenStats(b"b", 0.4, 0.5, 0.1, members=(MemberToken("m", b"a", 0.4, 0.4), MemberToken("n", b"a", 0.6, 0.4)))
+    output = replace(hostile_trace().output, tokens=(b"b",), text="b", token_stats=(tied,))
+    settings = replace(output.stats.settings, weights={"m": 0.5, "n": 0.5})
+    output = replace(output, stats=replace(output.stats, settings=settings))
+    (view,) = token_views(output, ["m", "n"])
+    assert view.proposers == ("m",)
+    assert [(each.token, each.chosen) for each in view.proposals] == [("b", True), ("a", False)]
 
 
 def test_tokens_after_the_text_are_marked(ensemble):

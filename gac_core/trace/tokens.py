@@ -20,10 +20,10 @@ class Proposal:
     Attributes:
         member: Its name.
         index: Its place among the members that take part.
-        token: Its most probable token, in visible form.
+        token: Its most probable token, in visible form; of several the selected one, if it is among them.
         probability: Probability of this token, 0 to 1.
         selected: Probability of the selected token, 0 to 1.
-        chosen: Whether the two are the same token.
+        chosen: Whether that is the selected token.
     """
 
     member: str
@@ -175,8 +175,12 @@ def _view(
 
 
 def _proposal(entry: MemberToken, stats: TokenStats, index: int) -> Proposal:
-    token = label(entry.token) if entry.token else "end of text"
-    return Proposal(entry.member, index, token, entry.probability, entry.selected, entry.token == stats.token)
+    # Of several most probable tokens each counts, as in the agreement.
+    chosen = entry.selected >= entry.probability
+    token = stats.token if chosen else entry.token
+    return Proposal(
+        entry.member, index, label(token) if token else "end of text", entry.probability, entry.selected, chosen
+    )
 
 
 def _entropy(weights: Iterable[float]) -> float:
