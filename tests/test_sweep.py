@@ -57,11 +57,11 @@ def test_default_weights_are_no_multiples_of_one_another():
 
 def test_a_search_drops_settings_on_the_way(ensemble, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "FIRST_RUNG", 4)
-    path = written(tmp_path / "handbook.jsonl", 20)
+    path = written(tmp_path / "handbook.jsonl", 14)
     grid = Grid(((1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 2, 2)), (None,), NAMES, (None,), (0.6,))
     found, results, task = searched(ensemble, path, grid)
     count = len(task.questions.limited(half="choose").questions)
-    assert 4 < count < 20
+    assert 4 < count < 14
     by_label = {trial.setting.label: trial for trial in found.trials}
     steps = [trial for trial in found.trials if trial.setting.threshold is None]
     assert len(steps) == 4
@@ -86,7 +86,7 @@ def test_a_search_drops_settings_on_the_way(ensemble, tmp_path, monkeypatch):
 
 
 def test_a_grid_answers_everything(ensemble, tmp_path):
-    path = written(tmp_path / "handbook.jsonl", 8)
+    path = written(tmp_path / "handbook.jsonl", 4)
     found, results, task = searched(
         ensemble, path, Grid(((0, 1, 1), (1, 2, 2)), (None, "geometric"), ("birch",), (None,), (0.6,)), every=True
     )

@@ -68,7 +68,7 @@ def _power_mean(name: str) -> PowerMean | None:
 
 
 def check_combine(error: type[GaCError], value: object) -> str:
-    """Returns the name of a combination rule; raises an error of a class, with the names there are, if it is none."""
+    """Returns the name of a combination rule; raises an error of a class, with the known names, if unknown."""
     if isinstance(value, str) and (value in COMBINERS or _power_mean(value)):
         return str.__str__(value)
     names = ", ".join(quote(name) for name in COMBINERS)
@@ -79,7 +79,7 @@ def check_combine(error: type[GaCError], value: object) -> str:
 
 
 def check_gate_rule(error: type[GaCError], value: object) -> str:
-    """Returns the name of a gate rule; raises an error of a class, with the names there are, if it is none."""
+    """Returns the name of a gate rule; raises an error of a class, with the known names, if unknown."""
     return check_option(error, "gate_rule", value, tuple(GATES))
 
 
