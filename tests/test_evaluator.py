@@ -77,6 +77,21 @@ def test_masks_remove_mass_and_certainty_is_that_of_what_is_left(member, rule):
     assert float(answer.certainty[2]) == pytest.approx(1.0)
 
 
+def test_under_a_mask_the_share_is_the_least_that_it_can_be(member):
+    """The other members may have all of their mass on allowed tokens."""
+    ask = ask_of(member, ends=ENDS)
+    masks = allowed(ask.alignment.table.size)
+    asked = {"alignment": ask.alignment, "ends": ENDS, "gate_rule": lambda probs, share: share + 0 * probs.sum(-1)}
+    plain_ask, masked = (
+        ask_of(member, "a", share=0.7, **asked),
+        ask_of(member, "b", share=0.7, mask=lambda: masks, **asked),
+    )
+    unmasked, least = Evaluator(member).forward([plain_ask, masked])
+    torch.testing.assert_close(unmasked.certainty, torch.full((len(ENDS),), 0.7))
+    mass = 0.7 * least.result.sum(-1)
+    torch.testing.assert_close(least.certainty, mass / (mass + 0.3))
+
+
 def test_what_a_request_asked_for_fails_that_request_alone(member):
     def broken(*given):
         raise ValueError("no")
