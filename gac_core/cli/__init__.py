@@ -8,6 +8,7 @@ try:
 except ImportError as error:  # pragma: no cover - depends on what is installed
     raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
 
+from gac_core.cli.calibrate import calibration
 from gac_core.cli.chat import chat
 from gac_core.cli.eval import evaluate
 from gac_core.cli.inspect import inspect
@@ -17,6 +18,7 @@ from gac_core.cli.trace import trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(chat)
+app.command("calibrate")(calibration)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plan)

@@ -94,6 +94,11 @@ class PromptForm:
         stop = ("\n\n", "\nQuestion:") if self.solutions else ("\n",)
         return Prompt(self._text(question, shots), stop if self.stop is None else self.stop, most)
 
+    def reference(self, question: Question) -> str:
+        """Returns the first accepted answer as it would follow the prompt of a question."""
+        answer = self._answer(question)
+        return answer if self.kind == "chat" else f" {answer}"
+
     def _text(self, question: Question, shots: Sequence[Question]) -> str:
         begin = f"{self.instruction}\n\n" if self.instruction else ""
         shown = "".join(f"{_asked(shot)} {self._answer(shot)}\n\n" for shot in shots)

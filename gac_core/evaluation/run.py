@@ -25,6 +25,8 @@ ROUND = 32
 
 Progress = Callable[[Setting, int], None]
 Stage = Callable[[str, int], None]
+Observer = Callable[[Setting, Question, RequestOutput], None]
+"""Receives an output of a question before its answer is recorded."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def run(
     results: Results,
     progress: Progress | None = None,
     count_errors: bool = False,
+    observe: Observer | None = None,
 ) -> None:
     """Answers the questions that the results lack.
 
@@ -116,6 +119,7 @@ def run(
         results: Receives the answers.
         progress: Called with a setting and the number of questions that it has just answered, or had answered before.
         count_errors: Whether a question that fails counts as a wrong answer. Default False: it ends the run.
+        observe: Receives each output, with statistics of tokens. Default: nothing does.
 
     Raises:
         EvaluationError: A question could not be answered. The answers so far are in the results, and another call
@@ -128,7 +132,7 @@ def run(
         for setting in settings:
             todo = [each for each in questions if (setting.label, *each.key) not in results.answers]
             if todo:
-                answer_all(ensemble, task, setting, todo, results, count_errors)
+                answer_all(ensemble, task, setting, todo, results, count_errors, observe)
             if progress is not None:
                 progress(setting, len(questions))
 
@@ -150,10 +154,11 @@ def answer_all(
     questions: Sequence[Question],
     results: Results,
     count_errors: bool = False,
+    observe: Observer | None = None,
 ) -> None:
     """Answers questions as one batch and adds the answers; question by question where the batch fails."""
     try:
-        results.add(_answers(ensemble, task, setting, questions))
+        results.add(_answers(ensemble, task, setting, questions, observe))
         return
     except EvaluationError:
         raise
@@ -164,7 +169,7 @@ def answer_all(
     failures = []
     for question in questions:
         try:
-            answer_all(ensemble, task, setting, [question], results, count_errors)
+            answer_all(ensemble, task, setting, [question], results, count_errors, observe)
         except EvaluationError as error:
             failures.append(error)
             if len(failures) > 1:
@@ -189,7 +194,9 @@ def _failed(task: Task, setting: Setting, question: Question, error: GaCError, c
     return Answer(setting.label, task.name, question.id, "", scores, error=str(error))
 
 
-def _answers(ensemble: Ensemble, task: Task, setting: Setting, questions: Sequence[Question]) -> list[Answer]:
+def _answers(
+    ensemble: Ensemble, task: Task, setting: Setting, questions: Sequence[Question], observe: Observer | None
+) -> list[Answer]:
     prompts = [task.prompt(question) for question in questions]
     # Prompts of one batch share their parameters.
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -212,6 +219,9 @@ def _answers(ensemble: Ensemble, task: Task, setting: Setting, questions: Sequen
         ]
         seconds = (time.perf_counter() - began) / len(places)
         for place, prompt, samples in zip(places, asked, zip(*outputs, strict=True), strict=True):
+            if observe is not None:
+                for output in samples:
+                    observe(setting, questions[place], output)
             answers[place] = _answer(task, setting, questions[place], prompt, samples, seconds)
     return [answers[place] for place in range(len(questions))]
 

@@ -1,0 +1,135 @@
+"""``gac calibrate``: finds weights, temperatures and a threshold on questions with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gac_core.calibration.calibrate import Goal, Outcome, calibrate
+from gac_core.calibration.diagrams import write_diagrams
+from gac_core.cli import evaluation_options as options
+from gac_core.cli.errors import reported
+from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values
+from gac_core.evaluation.errors import EvaluationError
+
+
+def calibration(
+    models: options.Models,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(help="The calibration to write, YAML.")] = Path("calibration.yaml"),
+    metric: options.Metrics = None,
+    form: options.Form = "chat",
+    instruction: options.Instruction = None,
+    shots: options.Shots = None,
+    max_tokens: options.MaxTokens = None,
+    gate: Annotated[str | None, typer.Option(help="Gate. Default: the member that answers best alone.")] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="Accuracy that the threshold shall keep. Default: that of every step.", min=0, max=1),
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Instead: share of steps to ensemble at most, such as 0.25.", min=0, max=1)
+    ] = None,
+    limit: options.Limit = None,
+    dtype: options.Dtype = None,
+    batch: options.Batch = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Answers, JSON lines; a run with the same file continues.")
+    ] = None,
+    diagrams: Annotated[Path | None, typer.Option(help="Folder for reliability diagrams (PNG and HTML).")] = None,
+) -> None:
+    """Find weights, temperatures and a threshold for an ensemble, and which members hurt."""
+    with reported("calibrate"):
+        per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
+        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None)
+        config = configuration(models, dtype, batch)
+        goal = Goal(accuracy, share, gate)
+        with CalibrationProgress() as progress:
+            outcome = calibrate(config, tasks, goal, progress.advance, results)
+        try:
+            out.write_text(outcome.calibration.to_yaml(), encoding="utf-8")
+        except OSError as error:
+            raise EvaluationError(f"cannot write the calibration {out}: {error.strerror or error}") from error
+        console = Console()
+        show(outcome, console if console.is_terminal else Console(width=140))
+        typer.echo(f"\nwritten: {out} (load the ensemble with calibration: {out})")
+        if diagrams is not None:
+            typer.echo(f"written: {', '.join(map(str, write_diagrams(outcome.reliability, diagrams)))}")
+
+
+class CalibrationProgress:
+    """A progress bar for each stage, on stderr."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> CalibrationProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Shows how far a stage is."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Prints what was found, in a table and in words."""
+    measured = ("nats per token", "with temperature", "ECE", "with temperature", "score alone")
+    table = Table("member", "weight", "temperature", *measured)
+    for name, member in outcome.calibration.members.items():
+        fitted = outcome.fit.temperatures[name]
+        errors = (outcome.unscaled.get(name), outcome.scaled.get(name))
+        table.add_row(
+            name,
+            f"{member.weight:.3f}{' (hurts)' if member.hurts else ''}",
+            f"{member.temperature:g}",
+            f"{fitted.before:.3f}",
+            f"{fitted.after:.3f}",
+            *("-" if each is None else f"{each.ece:.3f}" for each in errors),
+            f"{outcome.alone[name]:.1%}",
+        )
+    console.print(table)
+    for line in summary(outcome):
+        console.print(line, markup=False, highlight=False)
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """Returns what was found, in sentences."""
+    mixture = outcome.fit.mixture
+    lines = [
+        f"Right answers have a negative log-likelihood of {mixture.chosen:.3f} nats per token with these weights, "
+        f"{mixture.equal:.3f} with equal weights, and {min(mixture.alone.values()):.3f} with the best member alone "
+        "(second half of the questions)."
+    ]
+    if mixture.chosen > mixture.equal:
+        lines.append(
+            "On that half equal weights are better: the first half has too few questions to choose weights on."
+        )
+    lines += [f"The ensemble is better without {name}: its weight is 0." for name in mixture.hurts]
+    found = outcome.threshold
+    best = max(outcome.alone, key=lambda name: outcome.alone[name])
+    if found is None:
+        return [*lines, f"One member has all the weight: do not ensemble. The best one alone is {best}."]
+    lines.append(
+        f"Gate {outcome.gate} at {found.value:g}: {found.report.score:.1%} with {found.report.share:.1%} of the steps "
+        f"ensembled; every step {found.every_step.score:.1%}; {best} alone {outcome.alone[best]:.1%} "
+        f"(second half, {found.report.questions} questions)."
+    )
+    if max(found.report.score, found.every_step.score) < outcome.alone[best]:
+        lines.append(f"On these questions {best} alone is better than the ensemble.")
+    return lines
