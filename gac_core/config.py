@@ -283,8 +283,14 @@ class EnsembleConfig:
         return cls(**{**values, "members": values.get("members", ())})
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> EnsembleConfig:
+    def from_yaml(
+        cls, path: str | Path, calibration: Calibration | Mapping[str, Any] | str | Path | None = None
+    ) -> EnsembleConfig:
         """Reads a configuration from a YAML file.
+
+        Args:
+            path: The file.
+            calibration: Replaces that of the file. Default: the file's own.
 
         Raises:
             ConfigError: The file cannot be read, is not a mapping, or holds wrong values.
@@ -293,7 +299,7 @@ class EnsembleConfig:
         if not isinstance(values, Mapping):
             raise ConfigError(f"the configuration {quote(str(path))} must be a mapping with the key 'members'")
         try:
-            return cls.from_dict(values)
+            return cls.from_dict(values if calibration is None else {**values, "calibration": calibration})
         except ConfigError as error:
             error.args = (f"{error}; in the configuration {quote(str(path))}",)
             raise

@@ -63,7 +63,7 @@ def from_environment(
         raise ConfigError(
             f"give models=[...] or ensemble=..., or set {CONFIG_VARIABLE} to the path of a YAML configuration"
         )
-    config = EnsembleConfig.from_yaml(path)
+    config = EnsembleConfig.from_yaml(path, settings.get("calibration"))
     written = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "members"}
     own = written.pop("weights")
     weights = own if weights is None else weights
@@ -94,10 +94,10 @@ def configured(
         raise ConfigError("models must be a list, for example ['model-a', 'model-b'], not a single one")
     models = check_list(ConfigError, "models", models, "names, folders or configurations")
     members = [as_member(model) for model in models]
-    if isinstance(weights, str):
+    if weights is not None:
+        if not isinstance(weights, str):
+            weights = [member.weight for member in with_weights(members, weights)]
         settings["weights"] = weights
-    elif weights is not None:
-        settings["weights"] = [member.weight for member in with_weights(members, weights)]
         members = [replace(member, weight=1.0) for member in members]
     for index, member in enumerate(members):
         changes: dict[str, Any] = {}

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from gac_core.chat.conversation import Prompt
-from gac_core.engine.calls import Call, new_call
+from gac_core.checks import check_list, check_number
+from gac_core.engine.calls import Call, checked_pairs, new_call
+from gac_core.engine.continuations import encoded
 from gac_core.engine.delivery import astream_events, collect_batch
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.session import Session
@@ -62,13 +64,16 @@ class PromptLikelihoods:
             For each text, by name, a likelihood for each temperature.
 
         Raises:
-            RequestError: A prompt is wrong, or a continuation is empty.
+            RequestError: A prompt, a continuation or a temperature is wrong.
             MemberError: A member failed, or has no tokens for a continuation.
             EngineClosedError: The ensemble is closed.
         """
-        if not all(continuation for _, continuation in texts):
-            raise RequestError("a continuation is empty; give some text")
-        calls = [self._likelihood_call(prompt, None, text.encode(), tuple(temperatures)) for prompt, text in texts]
+        numbers = tuple(
+            check_number(RequestError, "each of temperatures", each, 0, low_open=True)
+            for each in check_list(RequestError, "temperatures", temperatures, "numbers")
+        )
+        pairs = checked_pairs("texts", texts)
+        calls = [self._likelihood_call(prompt, None, encoded(text), numbers) for prompt, text in pairs]
         return [output.stats.scaled_likelihoods for output in collect_batch(self._session, calls)]
 
     def _likelihood_call(

@@ -66,7 +66,7 @@ class Scoring:
             UnwritableTextError: The gate's vocabulary cannot represent the continuation.
         """
         self._session.check_process()
-        return self._input_processor.cut(continuation, params or SamplingParams())
+        return self._input_processor.cut(continuation, params)
 
     def score(
         self,

@@ -225,6 +225,7 @@ class EnsembleSettings(EnsembleModel, BaseModel):
             "ensemble_weights": "perplexity"
             if config.weights == "perplexity"
             else member_weights(config, SamplingParams()),
+            "calibrated_weights": config.calibration and member_weights(config, SamplingParams(weights="auto")),
             "commit": config.commit,
             "deterministic": config.deterministic,
             # Drafts change the cost and, apart from rounding, not the text; a timeout only whether there is one.

@@ -12,6 +12,7 @@ from conftest import EMBEDDED, QUESTION
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, RequestError, SamplingParams, member_weights
 from gac_core.calibration_file import Calibration
+from gac_core.loading import configured, from_environment
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainLLM
 from gac_langchain.settings import EnsembleSettings
@@ -132,6 +133,8 @@ def test_conflicts_are_errors(path, tmp_path):
     for weights in ("auto", "perplexity", [1, 2, 3]):
         with pytest.raises(ConfigError, match=r"weights=.* and the weight 2 of member 'ash' exclude each other; leave"):
             EnsembleConfig(heavy, weights=weights, calibration=path)
+    for weights in ("auto", "perplexity", [1, 2, 3]):
+        assert configured(heavy, weights=weights, calibration=path).weights in (weights, (1, 2, 3))
     with pytest.raises(ConfigError, match=r"weights='auto' needs calibration.*gac calibrate"):
         EnsembleConfig(EMBEDDED, weights="auto")
     with pytest.raises(ConfigError, match="weights must be one of 'auto', 'perplexity', not 'often'"):
@@ -140,11 +143,22 @@ def test_conflicts_are_errors(path, tmp_path):
         EnsembleConfig(EMBEDDED, calibration=tmp_path / "missing")
 
 
+def test_another_calibration_replaces_all_of_the_first(path, tmp_path, monkeypatch):
+    file = tmp_path / "ensemble.yaml"
+    file.write_text(yaml.safe_dump({"members": EMBEDDED, "calibration": str(path)}))
+    monkeypatch.setenv("GAC_CONFIG", str(file))
+    assert from_environment(None).gate == "birch"
+    other = {"version": 1, "members": {name: {"weight": 1, "temperature": 3.0} for name in ("ash", "birch", "cedar")}}
+    assert from_environment(None, calibration=other) == EnsembleConfig(EMBEDDED, calibration=other)
+
+
 @pytest.mark.parametrize("wrapper", [ChatGaC, LangChainLLM, GaCLLM])
 def test_wrappers_take_a_calibration(wrapper, path):
     model = wrapper(models=EMBEDDED, dtype="float32", calibration=str(path), weights="auto", max_tokens=2)
     assert member_weights(model._ensemble.config, SamplingParams()) == [0.75, 0.25, 0]
     assert model._ensemble.config.threshold == 0.8
+    if wrapper is not GaCLLM:
+        assert model._identity()["calibrated_weights"] == [0.75, 0.25, 0]
     copied = pickle.loads(pickle.dumps(model))
     assert copied._ensemble.config == model._ensemble.config
     by_prompt = wrapper(ensemble=model._ensemble, weights="perplexity", max_tokens=2)

@@ -80,7 +80,16 @@ def test_certain_members_and_tiny_probabilities_are_combined_without_overflow(co
     """As with members that disagree and are certain, weights at the limits of floats, and a flat large vocabulary."""
     one_hot = torch.eye(5)
     flat, peaked = torch.full((3, 20000), 5e-5), (torch.arange(60000.0).reshape(3, 20000) % 977 / 8).softmax(-1)
-    for probs in ([one_hot[0], one_hot[1]], [one_hot[0] * 1e-38, P], [P, Q * 1e-30], [flat, peaked]):
+    # The floor of a token with a denormal probability is below the smallest float.
+    denormal = torch.tensor([1.0, 1e-43, 2e-45, 0.0, 0.0])
+    for probs in (
+        [one_hot[0], one_hot[1]],
+        [one_hot[0] * 1e-38, P],
+        [P, Q * 1e-30],
+        [flat, peaked],
+        [denormal, one_hot[0]],
+        [one_hot[0], denormal],
+    ):
         for weights in ([0.5, 0.5], [1 - 1e-16, 1e-16], [1e-300, 1.0]):
             result = combine(probs, weights)
             assert bool(torch.isfinite(result).all())
@@ -153,6 +162,8 @@ def test_safe_selects_and_sharpens():
     torch.testing.assert_close(selective_mean([R, P], [0.9, 0.1]), 0.9 * R + 0.1 * P)
     for gate, probs in enumerate((P, Q)):
         assert torch.equal(selective_mean([P, Q], [0.5, 0.5], Verification(gate, aligned=False)), probs)
+    # A grammar has removed all of the gate's mass.
+    assert torch.equal(selective_mean([P * 0, Q], [0.5, 0.5], Verification(0, aligned=False)), Q / 2)
     assert not torch.equal(mean, smooth)
 
 

@@ -152,8 +152,15 @@ def test_what_cannot_be_measured_is_refused(ensemble):
         ensemble.prompt_likelihoods("a")
     with pytest.raises(RequestError, match=f"{nothing}, or weights as numbers"):
         ensemble.generate("a", weights="perplexity")
-    with pytest.raises(RequestError, match="a continuation is empty"):
-        ensemble.continuation_likelihoods([("a", "")])
+    for texts, temperatures, reason in (
+        ([("a", "")], (), "the continuation is empty"),
+        ([("a", None)], (), "the continuation must be a string, not None"),
+        ([("a", "\udc80")], (), "the continuation contains the lone surrogate"),
+        (["ab"], (), r"texts\[0\] must be a prompt and its continuation, not 'ab'"),
+        ([("a town", " in")], [0.0], "each of temperatures must be above 0"),
+    ):
+        with pytest.raises(RequestError, match=reason):
+            ensemble.continuation_likelihoods(texts, temperatures)
     with pytest.raises(RequestError, match="params must be a SamplingParams or None"):
         ensemble.prompt_likelihoods("a town", {})
     with pytest.raises(RequestError, match=r"weights='auto' needs a calibration.*gac calibrate"):

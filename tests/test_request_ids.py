@@ -48,7 +48,7 @@ def test_request_ids_are_checked(both, value):
         both.generate("Who", request_id=value)
     with pytest.raises(RequestError, match="request_id"):
         both.generate_batch(["Who"], request_ids=[value])
-    with pytest.raises(RequestError, match="1 request_ids for 2 prompts"):
+    with pytest.raises(RequestError, match="1 request_ids for 2 requests"):
         both.generate_batch(["Who", "Where"], request_ids=["a"])
 
 

@@ -227,11 +227,13 @@ def test_what_cannot_be_scored_says_why(ensemble):
         ensemble.score("a", "b", grammar=Grammar.regex("b"))
     with pytest.raises(RequestError, match="no token of any member"):
         ensemble.score("a", [b"a", b"no such token"])
-    for wrong in (3, None, ["a"]):
+    for wrong in (3, None, ["a"], {b"a", b"b"}):
         with pytest.raises(RequestError, match="continuation"):
             ensemble.score("a", wrong)
     with pytest.raises(RequestError, match="surrogate"):
         ensemble.score("a", "\ud800")
+    with pytest.raises(RequestError, match="params must be a SamplingParams"):
+        ensemble.cut("a", {})
     with pytest.raises(RequestError, match=r"pairs\[1\]"):
         ensemble.score_batch([("a", "b"), "ab"])
     with pytest.raises(RequestError, match="8388608 bytes"):

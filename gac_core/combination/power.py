@@ -30,6 +30,9 @@ from gac_core.combination.arithmetic import arithmetic_mean
 FLOOR = 1e-3
 """The least that a member counts with for a token where 0 would be a veto, relative to the arithmetic mean."""
 
+LEAST_PROBABILITY = 2.0**-149
+"""The smallest positive float32, which stands for floors that float32 rounds to 0."""
+
 LEAST_WEIGHT = 1e-30
 """Smaller weights count as this one, since float32 cannot hold their reciprocals."""
 
@@ -54,7 +57,7 @@ class PowerMean:
         mean = arithmetic_mean(distributions, weights)
         size = min(max(abs(self.exponent), self.SMALLEST), self.LARGEST)
         exponent = math.copysign(size, self.exponent)
-        least = mean * (FLOOR if exponent < 1 else 0)
+        least = (mean * FLOOR).clamp_min_(LEAST_PROBABILITY) if exponent < 1 else torch.zeros_like(mean)
         logs = torch.stack([torch.maximum(part.to(mean.device), least).log_() for part in distributions])
         pivot = logs.amax(0) if exponent > 0 else logs.amin(0)
         powers = (logs - pivot).mul_(exponent)

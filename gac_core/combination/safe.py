@@ -18,7 +18,8 @@ means that the gate's token is not the most probable one of every verifier. Wher
 - The configured weights apply, where the paper has equal ones.
 - Verifiers are evaluated at every position, so that nothing is saved; a threshold saves steps.
 
-Where the gate's distribution stands, it does so whatever the weights.
+Where the gate's distribution stands, it does so whatever the weights. It does not where the gate gives no token that a
+grammar allows any probability, since it then has no token.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def selective_mean(
     """
     device = distributions[0].device
     gate = distributions[verification.gate].to(device)
-    if not verification.aligned:
-        return gate
     mean = arithmetic_mean(distributions, weights)
+    if not verification.aligned:
+        return torch.where(gate.sum(-1, keepdim=True) == 0, mean, gate)
     token = gate.argmax(-1, keepdim=True)
     parts = torch.stack([part.to(device) for part in distributions])
     own = parts.gather(-1, token.expand(*parts.shape[:-1], 1))

@@ -103,7 +103,7 @@ def new_calls(
     given = [None] * len(tasks) if request_ids is None else request_ids
     labels = check_list(RequestError, "request_ids", given, "strings")
     if len(labels) != len(tasks):
-        raise RequestError(f"{len(labels)} request_ids for {len(tasks)} prompts; give one each")
+        raise RequestError(f"{len(labels)} request_ids for {len(tasks)} requests; give one each")
     return [new_call(session, task, params, overrides, label) for task, label in zip(tasks, labels, strict=True)]
 
 
@@ -134,8 +134,24 @@ def scores(input_processor: InputProcessor, pairs: Sequence[tuple[Prompt, Contin
     Raises:
         RequestError: It is no list of pairs.
     """
-    pairs = check_list(RequestError, "pairs", pairs, "pairs of a prompt and its continuation")
-    for index, pair in enumerate(pairs):
+    return [
+        partial(input_processor.score_request, prompt, continuation)
+        for prompt, continuation in checked_pairs("pairs", pairs)
+    ]
+
+
+def checked_pairs(what: str, pairs: object) -> list[tuple[Any, Any]]:
+    """Returns pairs of a prompt and its continuation.
+
+    Args:
+        what: Name of the argument.
+        pairs: Its value.
+
+    Raises:
+        RequestError: It is no list of pairs.
+    """
+    given = check_list(RequestError, what, pairs, "pairs of a prompt and its continuation")
+    for index, pair in enumerate(given):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise RequestError(f"pairs[{index}] must be a prompt and its continuation, not {quote(pair)}")
-    return [partial(input_processor.score_request, prompt, continuation) for prompt, continuation in pairs]
+            raise RequestError(f"{what}[{index}] must be a prompt and its continuation, not {quote(pair)}")
+    return [(prompt, continuation) for prompt, continuation in given]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import cast
 
 from gac_core.checks import check_list
@@ -29,12 +29,17 @@ def given_tokens(continuation: Continuation, tokenizer: MemberTokenizer, union: 
         UnwritableTextError: The tokenizer's vocabulary cannot represent it.
     """
     if isinstance(continuation, (str, bytes)):
-        data = continuation if isinstance(continuation, bytes) else _encoded(continuation)
+        data = continuation if isinstance(continuation, bytes) else encoded(continuation)
         if len(data) > MAX_BYTES:
             raise RequestError(f"the continuation has more than {MAX_BYTES} bytes; score it in parts")
         tokens = cut_continuation(tokenizer, data)
     else:
-        tokens = tuple(cast(Sequence[bytes], check_list(RequestError, "continuation", continuation, "union tokens")))
+        if isinstance(continuation, Set):
+            raise RequestError(f"the continuation must have an order, not {quote(continuation)}; give a list of tokens")
+        remedy = "give a string, bytes, or such a list"
+        tokens = tuple(
+            cast(Sequence[bytes], check_list(RequestError, "continuation", continuation, "union tokens", remedy))
+        )
         unknown = next((each for each in tokens if not isinstance(each, bytes) or each not in union.ids), None)
         if unknown is not None:
             raise RequestError(
@@ -46,7 +51,16 @@ def given_tokens(continuation: Continuation, tokenizer: MemberTokenizer, union: 
     return tokens
 
 
-def _encoded(text: str) -> bytes:
+def encoded(text: object) -> bytes:
+    """Returns a continuation in UTF-8.
+
+    Raises:
+        RequestError: It is no string, is empty, or contains a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"the continuation must be a string, not {quote(text)}")
+    if not text:
+        raise RequestError("the continuation is empty (''); give at least one character")
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -123,9 +123,9 @@ class InputProcessor:
         )
         return request, output
 
-    def cut(self, continuation: Continuation, params: SamplingParams) -> tuple[bytes, ...]:
+    def cut(self, continuation: Continuation, params: SamplingParams | None) -> tuple[bytes, ...]:
         """Returns the union tokens as which a continuation is scored; errors as in `score_request`."""
-        gate = self._members[self.defaults.resolve(params).gate]
+        gate = self._members[self.defaults.resolve(resolved(params, {})).gate]
         return given_tokens(continuation, gate.tokenizer, self._union)
 
     def score_request(

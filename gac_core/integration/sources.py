@@ -92,10 +92,8 @@ def _with_weights(config: EnsembleConfig, weights: object) -> EnsembleConfig:
     """A configuration with other weights, unless one of them is 0."""
     if weights is None:
         return config
-    if isinstance(weights, str):
-        return replace(config, weights=weights)
-    resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
-    if 0 in resolved:
-        return config
     members = tuple(replace(member, weight=1.0) for member in config.members)
-    return replace(config, members=members, weights=resolved)
+    if isinstance(weights, str):
+        return replace(config, members=members, weights=weights)
+    resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
+    return config if 0 in resolved else replace(config, members=members, weights=resolved)
