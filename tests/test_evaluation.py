@@ -13,6 +13,8 @@ from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.metrics import METRICS, default_metric, metric_named
 from gac_core.evaluation.prompts import PromptForm, with_examples
 from gac_core.evaluation.questions import Question, halves, read_questions, read_sets
+from gac_core.evaluation.recommend import recommend
+from gac_core.evaluation.results import Answer, Header, Results, read_lines
 from gac_core.evaluation.settings import Setting, alone, every_step, parse_weights, self_consistency, thresholded
 from gac_core.evaluation.statistics import compare, mean_interval, questions_needed
 
@@ -57,6 +59,7 @@ def test_questions_are_read(write):
         ([{**ROW, "anwser": "x"}], "line 1: unknown key 'anwser'"),
         ([{**ROW, "id": True}], "line 1: id must be a non-empty string or an integer, not True"),
         ([{**ROW, "split": 1}], "line 1: split must be a string, not 1"),
+        ([{**ROW, "id": "\ud800"}], "line 1: id contains the lone surrogate"),
         ([{**CHOICE, "answer": "stone"}], "line 1: with choices the answer must be the text of one of them"),
         ([{**CHOICE, "choices": ["x"] * 27, "answer": "x"}], "line 1: it has 27 choices; at most 26"),
         ([{**ROW, "id": 2}, ROW], "two questions have the id '2'"),
@@ -260,3 +263,51 @@ def test_intervals_are_those_of_scipy():
     ).confidence_interval
     found = compare(list(ours), list(theirs)).difference
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "answer", "score"),
+    [
+        ("exact", "", "(A)", 0),
+        ("exact", "(A)", "(A)", 1),
+        ("exact", "A", "(A)", 1),
+        ("exact", ") ]", "] )", 0),
+        ("f1", "the", "(A)", 0),
+        ("contains", "so it is (A)", "(A)", 1),
+        ("contains", "so it is (B)", "(A)", 0),
+        ("exact", "cafe\u0301", "caf\u00e9", 1),
+        ("number", "in 2010-2015", "2015", 1),
+        ("number", "\u22125", "-5", 1),
+    ],
+)
+def test_answers_of_articles_punctuation_and_signs(metric, text, answer, score):
+    assert METRICS[metric].score(text, Question("1", "Which?", (answer,))) == score
+
+
+def test_the_text_of_a_choice_goes_before_letters_in_it():
+    question = Question("1", "Which?", ("A cat",), ("a dog", "a fish", "A cat"))
+    votes = [METRICS["choice"].vote(text, question) for text in ("A cat", "ANSWER: B", " A.", "(C) fish")]
+    assert votes == ["C", "B", "A", "C"]
+
+
+def test_other_files_are_not_changed(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("one\ntwo", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="line 1: it is damaged"):
+        read_lines(path)
+    assert path.read_text(encoding="utf-8") == "one\ntwo"
+
+
+def test_few_questions_that_differ_show_nothing():
+    """Of five questions that differ all favour the ensemble: a sign test has p = 0.06, the interval excludes 0."""
+    settings = [alone("a"), every_step(["a", "b"])]
+    verdicts = []
+    for gained in (5, 6):
+        results = Results(Header({}, [{"name": "a"}], {}, {}, {"t": ["exact"]}))
+        for place in range(20):
+            for setting, score in zip(settings, (0.0, float(place < gained)), strict=True):
+                results.add([Answer(setting.label, "t", str(place), "", {"exact": score})])
+        verdicts.append(recommend(results, settings).verdict)
+        part = {("t", "0"), ("t", "1")}
+        assert recommend(results, settings, keys=part).questions == 2
+    assert verdicts == ["undecided", "ensemble"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gac_core.calibration.fit import BATCH, Fit, Progress, fit, plain, stored_fit
@@ -18,7 +18,7 @@ from gac_core.ensemble import Ensemble
 from gac_core.errors import listed, quote
 from gac_core.evaluation.comparing import best_member
 from gac_core.evaluation.errors import EvaluationError
-from gac_core.evaluation.questions import Question
+from gac_core.evaluation.questions import Half, Question
 from gac_core.evaluation.results import Answer, Header, Results, header_of
 from gac_core.evaluation.run import Task, run
 from gac_core.evaluation.settings import Setting, alone, every_step
@@ -106,7 +106,7 @@ def calibrate(
         with Ensemble.from_config(scaled) as ensemble:
             _answer(ensemble, tasks, combined, results, traces, progress)
             voters = [name for name in names if weights[name]]
-            gate = goal.gate or best_member(voters, tasks, results)
+            gate = goal.gate or best_member(voters, _half(tasks, "choose"), results)
             threshold = None
             if len(voters) > 1:
                 search = ThresholdSearch(ensemble, tasks, results, traces, combined, gate)
@@ -150,6 +150,10 @@ def _check(config: EnsembleConfig, tasks: Sequence[Task], goal: Goal) -> None:
         raise EvaluationError(f"the gate {quote(goal.gate)} is not a member; members are: {listed(config.names)}")
     if not tasks:
         raise EvaluationError("there are no questions; give --data FILE.jsonl")
+
+
+def _half(tasks: Sequence[Task], half: Half) -> list[Task]:
+    return [replace(task, questions=task.questions.limited(half=half)) for task in tasks]
 
 
 def _beside(path: Path | None, ending: str) -> Path | None:

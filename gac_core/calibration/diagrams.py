@@ -77,7 +77,7 @@ def _draw(axis: Any, own: Reliability) -> None:
     axis.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of correct answers")
     domain = f", {own.domain}" if own.domain else ""
-    axis.set_title(f"{own.label}{domain}\nECE {own.ece:.3f}, {own.count} answers", fontsize=10)
+    axis.set_title(f"{own.label}{domain}\nECE {own.ece:.3f}, {own.count} answers", fontsize=10, parse_math=False)
 
 
 def _page(found: Sequence[Reliability], svg: str) -> str:

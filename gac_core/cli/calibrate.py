@@ -15,7 +15,7 @@ from gac_core.calibration.calibrate import Goal, Outcome, calibrate
 from gac_core.calibration.diagrams import write_diagrams
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values
+from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values, tables_console
 from gac_core.evaluation.errors import EvaluationError
 
 
@@ -53,11 +53,11 @@ def calibration(
         with CalibrationProgress() as progress:
             outcome = calibrate(config, tasks, goal, progress.advance, results)
         try:
+            out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(outcome.calibration.to_yaml(), encoding="utf-8")
         except OSError as error:
             raise EvaluationError(f"cannot write the calibration {out}: {error.strerror or error}") from error
-        console = Console()
-        show(outcome, console if console.is_terminal else Console(width=140))
+        show(outcome, tables_console(140))
         typer.echo(f"\nwritten: {out} (load the ensemble with calibration: {out})")
         if diagrams is not None:
             typer.echo(f"written: {', '.join(map(str, write_diagrams(outcome.reliability, diagrams)))}")
@@ -67,7 +67,12 @@ class CalibrationProgress:
     """A progress bar for each stage, on stderr."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._bars = Progress(*columns, console=Console(stderr=True))
         self._tasks: dict[str, TaskID] = {}
 

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values, tables_console
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.comparing import THRESHOLDS, EvaluationPlan, compare_settings
 from gac_core.evaluation.errors import EvaluationError
@@ -95,12 +95,17 @@ def show(
     questions: Mapping[tuple[str, str], str],
 ) -> None:
     """Prints the tables and the recommendation, and writes the report."""
-    made = tables(results, settings)
-    advice = recommend(results, settings) if any(setting.is_ensemble for setting in settings) else None
+    made = tables(results, settings, questions.keys())
+    advice = (
+        recommend(results, settings, keys=questions.keys())
+        if any(setting.is_ensemble for setting in settings)
+        else None
+    )
     blocks = report(results, made, advice, cached, questions)
     if path is not None:
         text = as_html(blocks) if path.suffix == ".html" else as_markdown(blocks)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise EvaluationError(f"cannot write the report {path}: {error.strerror or error}") from error
@@ -111,8 +116,7 @@ def show(
         }
         typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
     else:
-        console = Console()
-        print_blocks(blocks, advice, console if console.is_terminal else Console(width=160))
+        print_blocks(blocks, advice, tables_console(160))
 
 
 def print_blocks(blocks: Sequence[Block], advice: Recommendation | None, console: Console) -> None:

@@ -124,12 +124,27 @@ def _number(option: str, values: Sequence[str]) -> int | None:
         ) from None
 
 
+def tables_console(width: int) -> Console:
+    """Returns where tables are printed, which takes names in square brackets as they are.
+
+    Args:
+        width: Number of columns where the output is no terminal.
+    """
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(width=width, markup=False)
+
+
 class EvaluationProgress(Progress):
     """A progress bar for each part of an evaluation, on stderr."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        setting = TextColumn("{task.fields[setting]}")
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        setting = TextColumn("{task.fields[setting]}", markup=False)
         super().__init__(*columns, TimeRemainingColumn(), setting, console=Console(stderr=True))
 
     def began(self, what: str, total: int) -> None:

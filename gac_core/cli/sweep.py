@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values, tables_console
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.pareto import as_csv, plot
@@ -78,9 +78,8 @@ def sweep(
         best = configured_as(config, found.best).to_yaml()
         _write(out / "sweep.csv", as_csv(found))
         _write(out / "best.yaml", f"# {described(found.best)}\n{best}")
+        show(found, tables_console(160))
         plot(found, out / "pareto.png")
-        console = Console()
-        show(found, console if console.is_terminal else Console(width=160))
 
 
 def _write(path: Path, text: str) -> None:

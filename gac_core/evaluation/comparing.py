@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gac_core.ensemble import Ensemble
+from gac_core.evaluation.questions import Half
 from gac_core.evaluation.results import Results
 from gac_core.evaluation.run import ROUND, Progress, Stage, Task, check_settings, count_questions, run
 from gac_core.evaluation.settings import Setting, alone, every_step, self_consistency, thresholded
@@ -21,7 +22,7 @@ class EvaluationPlan:
     Attributes:
         weights: Weights of the members, one tuple each; None: the ensemble's own.
         thresholds: Thresholds, each with all of the weights. Default 0.5, 0.7 and 0.9.
-        gate: The gate of the thresholds. None (default): the member with the best score on the first round.
+        gate: The gate of the thresholds. None (default): the member with the best score on the first questions.
         combine: As `SamplingParams.combine`. None (default): the ensemble's.
         gate_rule: As `SamplingParams.gate_rule`. None (default): the ensemble's.
         baseline: Whether to compare with several samples of the best member and a majority vote (self-consistency), as
@@ -69,8 +70,9 @@ def compare_settings(
 ) -> list[Setting]:
     """Answers all questions with all settings of a plan, on one ensemble.
 
-    Up to 32 questions of each task, drawn at random, are answered first by each member and the ensembles. They
-    determine the gate, where none is given, and the number of samples of the baseline.
+    Up to 32 questions of each task, drawn at random from the half on which settings are chosen, are answered first by
+    each member and the ensembles. They determine the gate, where none is given, and the number of samples of the
+    baseline. Only where no task has questions of this half, they are those of the other one.
 
     Args:
         ensemble: Answers.
@@ -89,10 +91,10 @@ def compare_settings(
     """
     names = ensemble.names
     first = plan.first(names)
-    gates = [] if plan.gate is None else [alone(plan.gate)]
-    check_settings(ensemble, [*first, *gates], tasks)
-    check_settings(ensemble, [] if plan.gate is None else plan.gated(names, plan.gate), tasks)
-    probe = [replace(task, questions=task.questions.limited(ROUND)) for task in tasks]
+    gates = names if plan.gate is None else [plan.gate]
+    check_settings(ensemble, [*first, *map(alone, gates)], tasks)
+    check_settings(ensemble, [setting for gate in gates for setting in plan.gated(names, gate)], tasks)
+    probe = _first_questions(tasks, "choose") or _first_questions(tasks, "report")
     if stage is not None:
         stage("first questions", len(first) * count_questions(probe))
     run(ensemble, probe, first, results, progress, count_errors)
@@ -104,6 +106,12 @@ def compare_settings(
         stage("all questions", len([*first, *later]) * count_questions(tasks))
     run(ensemble, tasks, [*first, *later], results, progress, count_errors)
     return [*first, *later]
+
+
+def _first_questions(tasks: Sequence[Task], half: Half) -> list[Task]:
+    """Returns the tasks that have questions of a half, with up to 32 of them each."""
+    parts = [replace(task, questions=task.questions.limited(ROUND, half)) for task in tasks]
+    return [task for task in parts if task.questions.questions]
 
 
 def best_member(names: Sequence[str], tasks: Sequence[Task], results: Results) -> str:

@@ -8,22 +8,41 @@ import math
 import re
 import string
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gac_core.errors import listed, quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.questions import LETTERS, Question, QuestionSet
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+# A hyphen after a word is no sign: "2010-2015".
+_NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+
+
+def _forms(text: str) -> Iterator[list[str]]:
+    """Yields the words of a text in lower case: without punctuation and articles, with articles, and with both."""
+    lower = unicodedata.normalize("NFC", text).lower()
+    kept = "".join(letter for letter in lower if letter not in string.punctuation)
+    yield re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    yield kept.split()
+    yield lower.split()
 
 
 def normalised(text: str) -> list[str]:
-    """Returns the words of a text as SQuAD compares them: lower case, no punctuation, no articles."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    """Returns the words of a text as SQuAD compares them: lower case, no punctuation, no articles.
+
+    Where nothing would be left, such as of ``(A)`` or ``] }``, articles stay, or punctuation too.
+    """
+    return next(filter(None, _forms(text)), [])
+
+
+def _words(text: str, answer: str) -> tuple[list[str], list[str]]:
+    """Returns the words of a text and of an accepted answer, in the form in which `normalised` has the answer's."""
+    pairs = zip(_forms(text), _forms(answer), strict=True)
+    return next((pair for pair in pairs if pair[1]), ([], []))
 
 
 class Metric(ABC):
@@ -68,25 +87,25 @@ class Accepted(Metric):
 
 def exact(text: str, answer: str) -> float:
     """Returns whether a text equals the answer after normalisation."""
-    return float(normalised(text) == normalised(answer))
+    given, wanted = _words(text, answer)
+    return float(given == wanted)
 
 
 def f1(text: str, answer: str) -> float:
     """Returns the harmonic mean of precision and recall over words."""
-    given, wanted = normalised(text), normalised(answer)
-    if not given or not wanted:
-        return float(given == wanted)
+    given, wanted = _words(text, answer)
     common = sum((Counter(given) & Counter(wanted)).values())
     return 2 * common / (len(given) + len(wanted))
 
 
 def contains(text: str, answer: str) -> float:
     """Returns whether the text contains the answer's words consecutively."""
-    return float(f" {' '.join(normalised(answer))} " in f" {' '.join(normalised(text))} ")
+    given, wanted = _words(text, answer)
+    return float(f" {' '.join(wanted)} " in f" {' '.join(given)} ")
 
 
 class Choice(Metric):
-    """Whether the first letter of a choice in the answer is the right one; without a letter, the text of a choice."""
+    """Whether the right choice was given: by its text, else by the first letter of a choice in the answer."""
 
     def __init__(self) -> None:
         super().__init__("choice")
@@ -98,11 +117,15 @@ class Choice(Metric):
     def vote(self, text: str, question: Question) -> str:
         """Returns the letter; empty where the answer has none."""
         letters = LETTERS[: len(question.choices)]
-        found = re.match(rf"\W*([{letters}])(?![a-z])", text) or re.search(rf"\b([{letters}])\b", text)
-        if found:
-            return found[1]
+        alone = re.fullmatch(rf"\W*([{letters}])\W*", text)
+        if alone:
+            return alone[1]
+        # Before letters inside a text: "A dog" is no A.
         given = [letter for letter, choice in zip(letters, question.choices, strict=False) if exact(text, choice)]
-        return given[0] if given else ""
+        if given:
+            return given[0]
+        found = re.search(rf"\b([{letters}])\b", text)
+        return found[1] if found else ""
 
     def check(self, question: Question) -> None:
         """Raises if the question has no choices."""
@@ -147,7 +170,7 @@ def number_of(text: str) -> float | None:
     found = _NUMBER.findall(last)
     if not found:
         return None
-    return float((found[0] if mark else found[-1]).replace(",", ""))
+    return float((found[0] if mark else found[-1]).replace(",", "").replace("\u2212", "-"))
 
 
 class Pattern(Metric):

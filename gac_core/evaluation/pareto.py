@@ -92,6 +92,7 @@ def plot(sweep: Sweep, path: Path) -> None:
             trial.setting.label,
             (price(trial.cost), 100 * trial.score.value),
             fontsize=7,
+            parse_math=False,
             xytext=(4, 4),
             textcoords="offset points",
         )

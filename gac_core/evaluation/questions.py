@@ -213,12 +213,23 @@ def _check_answers(place: str, question: Question) -> None:
 def _id(place: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise EvaluationError(f"{place}: id must be a non-empty string or an integer, not {quote(value)}")
-    return str(value)
+    return _encodable(place, "id", str(value))
 
 
 def _text(place: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise EvaluationError(f"{place}: {key} must be a non-empty string, not {quote(value)}")
+    return _encodable(place, key, value)
+
+
+def _encodable(place: str, key: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise EvaluationError(
+            f"{place}: {key} contains the lone surrogate {quote(value[error.start])}, which is not a character; "
+            "replace it"
+        ) from None
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,10 @@ from gac_core.evaluation.summary import Scores
 TOLERANCE = 0.01
 """Score that a cheaper setting may lose on the questions on which settings are chosen."""
 
+MIN_DIFFERENT = 6
+"""Questions with different scores below which nothing is shown: even if all of them favour one side, a sign test at the
+5% level needs six, and the bootstrap is too sure of fewer."""
+
 Verdict = Literal["ensemble", "alone", "undecided"]
 
 
@@ -25,8 +29,8 @@ class Recommendation:
 
     Attributes:
         verdict: ``"ensemble"``: the setting is better than the best member alone, and the interval excludes 0.
-            ``"alone"``: the best member is better, or as good and cheaper. ``"undecided"``: the setting has the higher
-            score, and the interval includes 0.
+            ``"alone"``: the best member has the same score or a higher one. ``"undecided"``: the setting has the higher
+            score, and the interval includes 0 or fewer than six questions have different scores.
         setting: The best ensemble setting, or the cheapest one that is not shown to be worse than it.
         member: The best member alone, on the questions of the comparison.
         comparison: The setting against this member.
@@ -47,7 +51,11 @@ class Recommendation:
 
 
 def recommend(
-    results: Results, settings: Sequence[Setting], chosen: Setting | None = None, tried: int | None = None
+    results: Results,
+    settings: Sequence[Setting],
+    chosen: Setting | None = None,
+    tried: int | None = None,
+    keys: Collection[tuple[str, str]] | None = None,
 ) -> Recommendation:
     """Returns a recommendation.
 
@@ -59,34 +67,45 @@ def recommend(
         settings: The settings, members alone among them.
         chosen: The setting, if it was chosen on the first half already; it is compared on the other half alone.
         tried: Among how many it was chosen. Default: the ensembles of ``settings``.
+        keys: Only questions with these tasks and ids. Default: all in the results.
 
     Raises:
         EvaluationError: There is no member alone or no ensemble to compare.
     """
     ensembles = [setting for setting in settings if setting.is_ensemble]
-    scores = Scores(results, settings)
+    scores = Scores(results, settings, keys=keys)
     if not ensembles or scores.best_member() is None:
         raise EvaluationError("a recommendation needs a member alone and an ensemble")
     both = len({half_of(*key) for key in scores.keys}) == 2
     held_out = chosen is not None or (both and len(ensembles) > 1)
     if chosen is None:
-        chosen = choose(Scores(results, settings, half="choose") if held_out else scores, ensembles)
-    reported = Scores(results, settings, half="report") if held_out else scores
+        chosen = choose(Scores(results, settings, half="choose", keys=keys) if held_out else scores, ensembles)
+    reported = Scores(results, settings, half="report", keys=keys) if held_out else scores
     member = reported.best_member()
     assert member is not None
     comparison = reported.compare(chosen, member)
-    difference = comparison.difference
-    verdict: Verdict = "ensemble" if difference.low > 0 else "undecided" if difference.value > 0 else "alone"
+    verdict = _verdict(reported, chosen, member, comparison)
     saved = 1 - reported.cost(chosen).share_ensembled
     text = " ".join(
         [
-            _sentence(verdict, chosen, member, reported, comparison, saved),
+            _sentence(verdict, chosen, member, reported, comparison, saved, held_out),
             _basis(reported, held_out, tried or len(ensembles)),
             *_by_task(results, reported, settings, chosen, member),
             *_baseline(reported, chosen),
         ]
     )
     return Recommendation(verdict, chosen, member, comparison, len(reported.keys), held_out, saved, text)
+
+
+def _verdict(scores: Scores, chosen: Setting, member: Setting, comparison: Comparison) -> Verdict:
+    if comparison.difference.low > 0 and _different(scores, chosen, member) >= MIN_DIFFERENT:
+        return "ensemble"
+    return "undecided" if comparison.difference.value > 0 else "alone"
+
+
+def _different(scores: Scores, chosen: Setting, member: Setting) -> int:
+    """Returns the number of questions on which two settings have different scores."""
+    return sum(ours != theirs for ours, theirs in zip(scores.of(chosen), scores.of(member), strict=True))
 
 
 def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
@@ -108,7 +127,13 @@ def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
 
 
 def _sentence(
-    verdict: Verdict, chosen: Setting, member: Setting, scores: Scores, comparison: Comparison, saved: float
+    verdict: Verdict,
+    chosen: Setting,
+    member: Setting,
+    scores: Scores,
+    comparison: Comparison,
+    saved: float,
+    held_out: bool,
 ) -> str:
     gain = f"{relative(comparison)} against {member.label} alone ({points(comparison.difference)})"
     steps = f", {saved:.0%} fewer ensembled steps" if chosen.threshold is not None else ""
@@ -116,12 +141,15 @@ def _sentence(
         return f"Use {described(chosen)}: {gain}{steps}."
     needed = questions_needed(scores.of(chosen), scores.of(member))
     if verdict == "undecided":
-        size = f"; about {needed:,} questions would be needed to show a difference of this size" if needed else ""
+        # With halves, as many are needed to choose on.
+        count = 2 * needed if needed and held_out else needed
+        size = f"; about {count:,} questions would be needed to show a difference of this size" if count else ""
         return (
             f"No difference can be shown with {len(scores.keys):,} questions. The best ensemble found is "
             f"{described(chosen)}: {gain}{steps}{size}."
         )
-    shown = "is better" if comparison.difference.high < 0 else "is as good or better, and cheaper"
+    worse = comparison.difference.high < 0 and _different(scores, chosen, member) >= MIN_DIFFERENT
+    shown = "is better" if worse else "is as good or better"
     return f"Do not ensemble: {member.label} alone {shown}. The best ensemble found, {described(chosen)}: {gain}."
 
 
@@ -146,10 +174,9 @@ def _by_task(
     tasks = sorted(set(scores.tasks))
     if len(tasks) < 2:
         return []
-    half = None if len({half_of(*key) for key in scores.keys}) == 2 else half_of(*scores.keys[0])
     shown = []
     for task in tasks:
-        part = Scores(results, settings, [task], half)
+        part = Scores(results, settings, keys={key for key in scores.keys if key[0] == task})
         shown.append(f"{task} {points(part.compare(chosen, member).difference)}")
     return [f"By task: {'; '.join(shown)}."]
 

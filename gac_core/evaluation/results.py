@@ -154,10 +154,11 @@ def header_of(
     """
     settings = ("combine", "gate_rule", "alignment", "commit", "deterministic")
     sources = {"weights": config.weights} if isinstance(config.weights, str) else {}
+    gate = {} if config.gate is None else {"gate": config.gate}
     return Header(
         {each.name: each.digest for each in sets},
         [{**_set_fields(member, _PLACEMENT), "name": member.called} for member in config.members],
-        {key: getattr(config, key) for key in settings} | sources,
+        {key: getattr(config, key) for key in settings} | sources | gate,
         {name: _set_fields(form) for name, form in forms.items()},
         {name: list(names) for name, names in metrics.items()},
     )
@@ -174,7 +175,8 @@ class Results:
 
     Args:
         header: What the answers have in common.
-        path: The file. It is continued if it exists. None (default): nothing is kept on disk.
+        path: The file. It is continued if it exists; questions that failed are asked again. None (default): nothing is
+            kept on disk.
 
     Raises:
         EvaluationError: The file cannot be read or written, or has the answers of another run.
@@ -226,10 +228,11 @@ class Results:
         difference = self.header.difference(header)
         if difference is not None:
             raise EvaluationError(
-                f"{path} has the results of another run, which differs in {difference}; choose another file with "
-                "--out, or remove it"
+                f"{path} has the results of another run, which differs in {difference}; choose another file, or "
+                "remove it"
             )
-        self.settings, self.answers = settings, answers
+        self.settings = settings
+        self.answers = {key: answer for key, answer in answers.items() if answer.error is None}
 
 
 def read_lines(path: Path) -> tuple[Header, dict[str, Setting], dict[Key, Answer]]:
@@ -241,16 +244,15 @@ def read_lines(path: Path) -> tuple[Header, dict[str, Setting], dict[Key, Answer
     try:
         data = path.read_bytes()
         complete, _, torn = data.rpartition(b"\n")
+        rows = [_line(path, number, line) for number, line in enumerate(complete.split(b"\n"), 1) if complete]
+        if not rows or rows[0].pop("type") != "header" or rows[0].pop("version", None) != VERSION:
+            raise EvaluationError(f"{path} is not a results file of gac eval (version {VERSION}); choose another file")
         if torn:
             logger.warning("the last line of %s is incomplete and is removed: its answer is computed again", path)
             with path.open("r+b") as file:
                 file.truncate(len(data) - len(torn))
     except OSError as error:
         raise EvaluationError(f"cannot read the results {path}: {error.strerror or error}") from error
-    lines = complete.split(b"\n")
-    rows = [_line(path, number, line) for number, line in enumerate(lines, 1)]
-    if not rows or rows[0].pop("type") != "header" or rows[0].pop("version", None) != VERSION:
-        raise EvaluationError(f"{path} is not a results file of gac eval (version {VERSION}); choose another file")
     settings: dict[str, Setting] = {}
     answers: dict[Key, Answer] = {}
     number = 1
@@ -271,7 +273,9 @@ def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise EvaluationError(f"{path}, line {number}: it is damaged: {error}; remove it") from error
+        raise EvaluationError(
+            f"{path}, line {number}: it is damaged: {error}; remove the line, or choose another file"
+        ) from error
     if not isinstance(row, dict) or "type" not in row:
         raise EvaluationError(f"{path}, line {number}: it is not a line of a results file; choose another file")
     return row

@@ -177,16 +177,24 @@ def cost_of(answers: Sequence[Answer]) -> Cost:
     )
 
 
-def tables(results: Results, settings: Sequence[Setting]) -> list[Table]:
+def tables(
+    results: Results, settings: Sequence[Setting], keys: Collection[tuple[str, str]] | None = None
+) -> list[Table]:
     """Returns a table for each task, and one of all tasks together if there are several.
+
+    Args:
+        results: The answers.
+        settings: The settings.
+        keys: Only questions with these tasks and ids. Default: all in the results.
 
     Raises:
         EvaluationError: No question was answered with all settings.
     """
-    names = [task for task in results.header.metrics if any(answer.task == task for answer in results.answers.values())]
-    made = [_table(results, Scores(results, settings, [task]), task) for task in names]
+    answered = {task for _, task, id_ in results.answers if keys is None or (task, id_) in keys}
+    names = [task for task in results.header.metrics if task in answered]
+    made = [_table(results, Scores(results, settings, [task], keys=keys), task) for task in names]
     if len(made) > 1:
-        made.append(_table(results, Scores(results, settings), POOLED))
+        made.append(_table(results, Scores(results, settings, keys=keys), POOLED))
     return made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
+from gac_core.errors import quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.recommend import Recommendation, choose, recommend
 from gac_core.evaluation.results import Results
@@ -199,6 +200,10 @@ def sweep(
         EvaluationError: A setting cannot be used, a question could not be answered, or a half has no questions.
     """
     names = ensemble.names
+    if len(names) < 2:
+        raise EvaluationError(
+            f"{quote(names[0])} is the only member, so that there is nothing to combine; give two models or more"
+        )
     chosen_on, reported_on = _half(tasks, "choose"), _half(tasks, "report")
     members = [alone(name) for name in names]
     bases = grid.every_step(names)

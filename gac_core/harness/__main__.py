@@ -12,7 +12,8 @@ from gac_core.harness import TASKS
 
 def main() -> None:
     """Runs the command line; `TASKS` is searched for tasks unless ``--include_path`` names another folder."""
-    if "--include_path" not in sys.argv and not {"-h", "--help"} & set(sys.argv) and len(sys.argv) > 1:
+    given = {argument.partition("=")[0] for argument in sys.argv}
+    if "--include_path" not in given and not {"-h", "--help"} & set(sys.argv) and len(sys.argv) > 1:
         sys.argv += ["--include_path", str(TASKS)]
     try:
         cli_evaluate()
