@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gac_core.evaluation.metrics import exact, normalised
+from gac_core.evaluation.metrics import exact, normalised, squad_words
 
 Course = Literal["right", "goes on", "ends early", "wrong turn"]
 COURSES: tuple[Course, ...] = ("right", "goes on", "ends early", "wrong turn")
@@ -38,8 +38,8 @@ def can_become(text: str, answer: str) -> bool:
     # The last word may be incomplete.
     last = re.search(r"\S*$", text)
     begun = last[0] if last else ""
-    words, given = normalised(answer), normalised(text.removesuffix(begun))
-    rest = "".join(normalised(begun))
+    words, given = squad_words(answer), squad_words(text.removesuffix(begun))
+    rest = "".join(squad_words(begun))
     if given != words[: len(given)]:
         return False
     following = [*words[len(given) : len(given) + 1], *_ARTICLES]

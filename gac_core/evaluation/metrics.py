@@ -22,6 +22,11 @@ from gac_core.evaluation.questions import LETTERS, Question, QuestionSet
 _NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
+def squad_words(text: str) -> list[str]:
+    """Returns the words of a text as SQuAD compares them: lower case, no punctuation, no articles; maybe none."""
+    return next(_forms(text))
+
+
 def _forms(text: str) -> Iterator[list[str]]:
     """Yields the words of a text in lower case: without punctuation and articles, with articles, and with both."""
     lower = unicodedata.normalize("NFC", text).lower()
@@ -32,10 +37,7 @@ def _forms(text: str) -> Iterator[list[str]]:
 
 
 def normalised(text: str) -> list[str]:
-    """Returns the words of a text as SQuAD compares them: lower case, no punctuation, no articles.
-
-    Where nothing would be left, such as of ``(A)`` or ``] }``, articles stay, or punctuation too.
-    """
+    """Returns `squad_words`; where nothing would be left, as of ``(A)`` or ``] }``, articles stay, or punctuation too."""
     return next(filter(None, _forms(text)), [])
 
 
