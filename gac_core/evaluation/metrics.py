@@ -37,7 +37,7 @@ def _forms(text: str) -> Iterator[list[str]]:
 
 
 def normalised(text: str) -> list[str]:
-    """Returns `squad_words`; where nothing would be left, as of ``(A)`` or ``] }``, articles stay, or punctuation too."""
+    """Returns `squad_words`; where none are left, as of ``(A)`` or ``] }``, articles stay, or punctuation too."""
     return next(filter(None, _forms(text)), [])
 
 
