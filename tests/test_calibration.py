@@ -190,6 +190,12 @@ def test_a_calibration_is_written_and_read(finished):
         member.called: member.temperature for member in config.members
     }
     assert "negative log-likelihood" in printed
+    words = " ".join(printed.split())
+    assert re.search(
+        r"Warning: 16 questions with at most \d+ right answers are few|had a right answer to these 16 ques", words
+    )
+    for name, own in stored.temperatures.items():
+        assert (f"Warning: the temperature {own.value:g} of {name} is an end" in words) == (own.value in (0.25, 4))
     for name, member in found.members.items():
         assert name in printed
         assert member.hurts == (member.weight == 0)

@@ -36,6 +36,7 @@ ASK = "In which town is the Torno Bridge?"
         ("//etc/hosts", "/etc/hosts"),
         ("/stats", Command("stats")),
         ("/weights  1:2:4 ", Command("weights", "1:2:4")),
+        ("/weights\t1:2:4", Command("weights", "1:2:4")),
         ("/system You are brief. /ok", Command("system", "You are brief. /ok")),
     ],
 )
@@ -118,7 +119,7 @@ def test_settings_apply_to_the_next_answer(session):
     ("command", "message"),
     [
         (Command("weights", "1:2"), "3 numbers joined by colons"),
-        (Command("weights", "0:0:0"), "weights must be"),
+        (Command("weights", "0:0:0"), "one of them must be above 0"),
         (Command("threshold", "1.5"), "number from 0 to 1, or off, not '1.5'"),
         (Command("gate", "oak"), "members are: ash, birch, cedar"),
         (Command("combine", "sum"), "'arithmetic'"),

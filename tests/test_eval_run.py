@@ -11,7 +11,7 @@ from conftest import EMBEDDED, ROOT, ensemble_of, talking_pairs
 from faulty import faulty_ensemble
 from typer.testing import CliRunner
 
-from gac_core import EnsembleConfig
+from gac_core import Ensemble, EnsembleConfig
 from gac_core.cli import app
 from gac_core.evaluation.comparing import EvaluationPlan, best_member, compare_settings
 from gac_core.evaluation.errors import EvaluationError
@@ -133,7 +133,7 @@ def test_results_of_another_run_are_refused(ensemble, finished, data, tmp_path):
             results_of(config, changed, results.path)
     longer = tmp_path / "handbook.jsonl"
     longer.write_text(data.read_text() + json.dumps({"question": "Who?", "answer": "x"}))
-    with pytest.raises(EvaluationError, match="differs in data: handbook: "):
+    with pytest.raises(EvaluationError, match="differs in the questions: those of 'handbook' are not the same"):
         results_of(ensemble.config, task_of(longer), results.path)
     with pytest.raises(EvaluationError, match=r"the setting 'ash' is .* in the file and .* now"):
         results.use(replace(alone("birch"), label="ash"))
@@ -268,6 +268,18 @@ def test_too_few_questions_are_said_to_be_too_few():
         recommend(results, [A, B])
 
 
+def test_no_right_answers_are_said_to_be_none():
+    results, settings = scored({A: [0.0] * 9, B: [0.0] * 9, STEP: [0.0] * 9})
+    advice = recommend(results, settings)
+    assert advice.verdict == "none"
+    assert advice.text.startswith("No setting had a right answer on these 9 questions")
+    assert "--metric, for example contains" in advice.text
+    results, settings = scored({A: [0.0] * 9, B: [0.0] * 9, STEP: [1.0] * 9})
+    assert "+100.0 points [+100.0, +100.0] against a alone, which has no right answer there" in (
+        recommend(results, settings).text
+    )
+
+
 def gac(*arguments):
     return CliRunner().invoke(app, ["eval", *map(str, arguments)])
 
@@ -304,13 +316,37 @@ def test_the_command(data, tmp_path):
         (["--form", "text"], "form must be one of 'chat', 'plain', 'raw', not 'text'"),
         (["--weights", "1:2:3"], "weights must be 2 numbers joined by colons"),
         (["--gate", "none"], "the gate 'none' is not a member"),
+        (["--gate", "none", "--weights", "1:2"], "the gate 'none' is not a member"),
+        (["--weights", "0:0"], "weights 0:0: one of them must be above 0"),
+        (["--threshold", "1.5"], "threshold must be"),
+        (["--combine", "sum"], "combine must be"),
+        (["--gate-rule", "luck"], "gate_rule must be"),
+        (["--metric", "other=exact"], "no data file is called 'other'; data files are: handbook"),
         (["--shots", "x"], "--shots must be a number or FILE=NUMBER"),
         (["--half", "third"], "half must be choose or report, not 'third'"),
         (["--report", "x.pdf"], "the report must be a .md or .html file"),
         (["--data", "none.jsonl"], "cannot read the questions 'none.jsonl'"),
     ],
 )
-def test_wrong_arguments_of_the_command(data, arguments, message):
+def test_wrong_arguments_of_the_command(data, arguments, message, monkeypatch):
+    def loaded(config):
+        raise AssertionError("models were loaded before the arguments were checked")
+
+    monkeypatch.setattr(Ensemble, "from_config", loaded)
     shown = gac(*EMBEDDED[:2], "--dtype", "float32", "--data", data, *arguments)
     assert shown.exit_code == 2
     assert message in shown.stderr
+
+
+def test_wrong_answers_are_shown_with_the_accepted_ones(data, tmp_path):
+    rows = [json.loads(line) | {"answer": "teal | granite"} for line in data.read_text().splitlines()[:2]]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = gac(
+        EMBEDDED[0], "--dtype", "float32", "--data", tmp_path / "odd.jsonl", "--report", tmp_path / "a" / "r.md"
+    )
+    assert shown.exit_code == 0, shown.output
+    for text in (shown.output, (tmp_path / "a" / "r.md").read_text().replace("\\", "")):
+        assert "There is one model, so that nothing was compared: give two models or more" in " ".join(text.split())
+        assert "No setting had a right answer on these 2 questions" in " ".join(text.split())
+        assert "accepted answers" in text
+        assert "teal | granite" in text

@@ -47,7 +47,7 @@ def test_questions_are_read(write):
     ("rows", "message"),
     [
         ([ROW, "{"], "data.jsonl, line 2: not valid JSON"),
-        ([ROW, "[1]"], r"line 2: it must be an object with question and answers, not \[1\]"),
+        ([ROW, "[1]"], "line 2: it must be an object with question and answers, not an array"),
         ([], "has no questions"),
         ([{**ROW, "split": "shots"}], "has no questions"),
         ([{"question": "x"}], "line 1: it has no answers; give answers"),
@@ -227,7 +227,9 @@ def test_settings_have_labels_and_are_checked():
     assert gated.overrides()["weights"] == {"a": 1, "b": 2}
     assert self_consistency("a", 5).label == "5 samples of a"
     assert parse_weights("0:2", names) == (0.0, 2.0)
-    for text in ("1", "0:0", "-1:2", "a:b", "1:2:3"):
+    with pytest.raises(EvaluationError, match="weights 0:0: one of them must be above 0"):
+        parse_weights("0:0", names)
+    for text in ("1", "-1:2", "a:b", "1:2:3"):
         with pytest.raises(EvaluationError, match="weights must be 2 numbers joined by colons"):
             parse_weights(text, names)
     with pytest.raises(EvaluationError, match="samples=3 need a temperature above 0"):

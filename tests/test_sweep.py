@@ -145,3 +145,5 @@ def test_the_command(tmp_path):
     wrong = CliRunner().invoke(app, [*arguments, "--gate", "none"])
     assert wrong.exit_code == 2
     assert "the gate 'none' is not a member" in wrong.stderr
+    wrong = CliRunner().invoke(app, [*arguments[:-1], str(data)])
+    assert "--out must be a folder" in wrong.stderr

@@ -13,10 +13,14 @@ from rich.table import Table
 
 from gac_core.calibration.calibrate import Goal, Outcome, calibrate
 from gac_core.calibration.diagrams import write_diagrams
+from gac_core.calibration.temperature import GRID
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
 from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values, tables_console
 from gac_core.evaluation.errors import EvaluationError
+
+FEW = 100
+"""Questions below which a calibration warns."""
 
 
 def calibration(
@@ -94,7 +98,7 @@ class CalibrationProgress:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Prints what was found, in a table and in words."""
-    measured = ("nats per token", "with temperature", "ECE", "with temperature", "score alone")
+    measured = ("nats per token", "nats with temperature", "ECE", "ECE with temperature", "score alone")
     table = Table("member", "weight", "temperature", *measured)
     for name, member in outcome.calibration.members.items():
         fitted = outcome.fit.temperatures[name]
@@ -126,6 +130,7 @@ def summary(outcome: Outcome) -> list[str]:
             "On that half equal weights are better: the first half has too few questions to choose weights on."
         )
     lines += [f"The ensemble is better without {name}: its weight is 0." for name in mixture.hurts]
+    lines += [*few_questions(outcome), *temperatures_at_bounds(outcome)]
     found = outcome.threshold
     best = max(outcome.alone, key=lambda name: outcome.alone[name])
     if found is None:
@@ -138,3 +143,34 @@ def summary(outcome: Outcome) -> list[str]:
     if max(found.report.score, found.every_step.score) < outcome.alone[best]:
         lines.append(f"On these questions {best} alone is better than the ensemble.")
     return lines
+
+
+def few_questions(outcome: Outcome) -> list[str]:
+    """Returns a warning if there are few questions, or few right answers to them."""
+    count = outcome.calibration.made_from.questions
+    every = [each for each in outcome.reliability if not each.domain]
+    right = max((round(each.accuracy * each.count) for each in every), default=0)
+    if right == 0:
+        return [
+            f"Warning: no member and no ensemble had a right answer to these {count:,} questions, so that the "
+            "threshold and the reliability mean nothing. Another metric may accept the answers (--metric, for example "
+            "contains for answers in sentences), or another prompt (--form, --instruction, --shots) suit the models."
+        ]
+    if min(count, 2 * right) < FEW:
+        return [
+            f"Warning: {count:,} questions with at most {right:,} right answers are few to choose weights, "
+            f"temperatures and a threshold on; give more, {FEW} or more."
+        ]
+    return []
+
+
+def temperatures_at_bounds(outcome: Outcome) -> list[str]:
+    """Returns a warning for each member whose temperature is an end of the range that is searched."""
+    low, high = GRID[0], GRID[-1]
+    return [
+        f"Warning: the temperature {own.value:g} of {name} is an end of the range that is searched ({low:g} to "
+        f"{high:g}): it gives the accepted answers little probability in this form. Check the prompt (--form, "
+        "--instruction)."
+        for name, own in outcome.fit.temperatures.items()
+        if not low < own.value < high
+    ]

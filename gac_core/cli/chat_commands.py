@@ -46,7 +46,7 @@ def parse_line(line: str) -> Command | str:
         return line
     if line.startswith("//"):
         return line[1:]
-    name, _, argument = line[1:].strip().partition(" ")
+    name, argument = [*line[1:].split(maxsplit=1), "", ""][:2]
     if name not in COMMANDS:
         known = listed(f"/{each}" for each in COMMANDS)
         raise RequestError(

@@ -18,9 +18,19 @@ from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, lo
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.comparing import THRESHOLDS, EvaluationPlan, compare_settings
 from gac_core.evaluation.errors import EvaluationError
-from gac_core.evaluation.recommend import Recommendation, recommend
-from gac_core.evaluation.report import Block, as_html, as_markdown, report
+from gac_core.evaluation.questions import Question
+from gac_core.evaluation.recommend import recommend
+from gac_core.evaluation.report import (
+    HEADS,
+    WRONG_HEADS,
+    Block,
+    as_html,
+    as_markdown,
+    report,
+    without_recommendation,
+)
 from gac_core.evaluation.results import Results, header_of
+from gac_core.evaluation.run import check_configured
 from gac_core.evaluation.settings import Setting, parse_weights
 from gac_core.evaluation.summary import tables
 
@@ -68,6 +78,7 @@ def evaluate(
             gate_rule,
             baseline,
         )
+        check_configured(config, plan.possible(config.names))
         header = header_of(
             config,
             [task.questions for task in tasks],
@@ -77,13 +88,18 @@ def evaluate(
         results = Results(header, out)
         with Ensemble.from_config(config) as ensemble, EvaluationProgress() as progress:
             settings = compare_settings(ensemble, tasks, plan, results, progress.began, progress.answered, count_errors)
-        texts = {question.key: question.question for task in tasks for question in task.questions.questions}
-        show(results, settings, cache, report_path, as_json, texts)
+        questions = {question.key: question for task in tasks for question in task.questions.questions}
+        show(results, settings, cache, report_path, as_json, questions)
 
 
 def _check_report(path: Path | None) -> None:
     if path is not None and path.suffix not in (".md", ".html"):
         raise EvaluationError(f"the report must be a .md or .html file, not {path}")
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"cannot make the folder of the report {path}: {error.strerror or error}") from error
 
 
 def show(
@@ -92,7 +108,7 @@ def show(
     cached: bool,
     path: Path | None,
     as_json: bool,
-    questions: Mapping[tuple[str, str], str],
+    questions: Mapping[tuple[str, str], Question],
 ) -> None:
     """Prints the tables and the recommendation, and writes the report."""
     made = tables(results, settings, questions.keys())
@@ -105,7 +121,6 @@ def show(
     if path is not None:
         text = as_html(blocks) if path.suffix == ".html" else as_markdown(blocks)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise EvaluationError(f"cannot write the report {path}: {error.strerror or error}") from error
@@ -116,16 +131,16 @@ def show(
         }
         typer.echo(json.dumps(values, indent=1, ensure_ascii=False))
     else:
-        print_blocks(blocks, advice, tables_console(160))
+        text = " ".join(without_recommendation(made)) if advice is None else advice.text
+        print_blocks(blocks, text, tables_console(160))
 
 
-def print_blocks(blocks: Sequence[Block], advice: Recommendation | None, console: Console) -> None:
-    """Prints the tables of a report, and the recommendation at the end."""
+def print_blocks(blocks: Sequence[Block], advice: str, console: Console) -> None:
+    """Prints the tables of results, answers where none is right, and the recommendation at the end."""
     for block in blocks:
-        if block.table and block.table[0][0] == "answered by":
+        if block.table and block.table[0][0] in (HEADS[0], WRONG_HEADS[0]):
             table = RichTable(*block.table[0], title=block.text, title_justify="left")
             for row in block.table[1:]:
                 table.add_row(*row)
             console.print(table)
-    if advice is not None:
-        console.print(f"\n{advice.text}", markup=False, highlight=False)
+    console.print(f"\n{advice}", markup=False, highlight=False)

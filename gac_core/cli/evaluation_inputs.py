@@ -58,6 +58,9 @@ def option_values(data: Sequence[Path], options: Mapping[str, Sequence[str]]) ->
     """Returns the values of options for each data file, by option and name of the file.
 
     ``NAME=VALUE`` is for the data file of this name (without its extension) alone, and goes before values for all.
+
+    Raises:
+        EvaluationError: No data file has a name.
     """
     names = [path.stem for path in data]
     values: dict[str, dict[str, list[str]]] = {}
@@ -68,6 +71,12 @@ def option_values(data: Sequence[Path], options: Mapping[str, Sequence[str]]) ->
             name, equals, value = text.partition("=")
             if equals and name in names:
                 own.setdefault(name, []).append(value)
+            elif equals and ":" not in name:
+                # Patterns and functions have their colon first: regex:a=(.*).
+                raise EvaluationError(
+                    f"--{option.replace('_', '-')} {text}: no data file is called {quote(name)}; data files are: "
+                    f"{listed(names)} (names without extension)"
+                )
             else:
                 shared.append(text)
         values[option] = {name: own.get(name, shared) for name in names}

@@ -17,8 +17,9 @@ from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.pareto import as_csv, plot
 from gac_core.evaluation.recommend import described
 from gac_core.evaluation.results import Results, header_of
+from gac_core.evaluation.run import check_configured
 from gac_core.evaluation.settings import parse_weights
-from gac_core.evaluation.sweep import Grid, Sweep, configured_as, default_weights, price
+from gac_core.evaluation.sweep import Grid, Sweep, check_several, configured_as, default_weights, price
 from gac_core.evaluation.sweep import sweep as search
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -55,10 +56,13 @@ def sweep(
 ) -> None:
     """Search for the best settings on one half of the questions; report them on the other half."""
     with reported("sweep"):
+        if out.exists() and not out.is_dir():
+            raise EvaluationError(f"--out must be a folder, which gets several files; {out} is a file")
         per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
         tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None, stop)
         config = configuration(models, dtype, batch)
         names = config.names
+        check_several(names)
         values = Grid(
             tuple(parse_weights(each, names) for each in weights or ()) or default_weights(len(names)),
             tuple(combine or (None,)),
@@ -66,6 +70,7 @@ def sweep(
             tuple(gate_rule or (None,)),
             tuple(threshold or THRESHOLDS),
         )
+        check_configured(config, values.possible(names))
         header = header_of(
             config,
             [task.questions for task in tasks],

@@ -50,13 +50,19 @@ class EvaluationPlan:
         usable = [
             weights
             for weights in self.weights
-            if weights is None or weights[names.index(gate)] > 0 or self.gate is not None
+            if weights is None or self.gate is not None or weights[names.index(gate)] > 0
         ]
         return [
             thresholded(names, gate, threshold, weights, self.combine, self.gate_rule)
             for weights in usable
             for threshold in self.thresholds
         ]
+
+    def possible(self, names: Sequence[str]) -> list[Setting]:
+        """Returns every setting that may be run, for checks before anything is computed; without the baseline."""
+        gates = [*names] if self.gate is None else [self.gate]
+        gated = [setting for gate in gates for setting in self.gated(names, gate)]
+        return [*self.first(names), *map(alone, gates), *gated]
 
 
 def compare_settings(
@@ -91,9 +97,7 @@ def compare_settings(
     """
     names = ensemble.names
     first = plan.first(names)
-    gates = names if plan.gate is None else [plan.gate]
-    check_settings(ensemble, [*first, *map(alone, gates)], tasks)
-    check_settings(ensemble, [setting for gate in gates for setting in plan.gated(names, gate)], tasks)
+    check_settings(ensemble, plan.possible(names), tasks)
     probe = _first_questions(tasks, "choose") or _first_questions(tasks, "report")
     if stage is not None:
         stage("first questions", len(first) * count_questions(probe))

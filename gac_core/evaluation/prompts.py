@@ -207,7 +207,8 @@ def _check_examples(questions: QuestionSet, examples: Mapping[str, Sequence[Ques
         group = examples.get(domain, examples.get("", ()))
         if not group or len(group) < (wanted or 0):
             of = f" of the domain {quote(domain)}" if domain else ""
+            few = "where one or more are needed" if wanted is None else f"fewer than shots={wanted}"
             raise EvaluationError(
-                f"{questions.path} has {len(group)} examples{of} (lines with split=shots), fewer than shots={wanted}; "
-                "add some, or ask for fewer shots"
+                f"{questions.path} has {len(group)} examples{of} (lines with split=shots), {few}; add some, or ask for "
+                "fewer shots"
             )

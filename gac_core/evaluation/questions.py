@@ -174,7 +174,8 @@ def _row(path: Path, number: int, line: str) -> tuple[Question, bool]:
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{place}: not valid JSON: {shorten(str(error))}; write one object a line") from error
     if not isinstance(row, dict):
-        raise EvaluationError(f"{place}: it must be an object with question and answers, not {quote(row)}")
+        kind = "an array: write each of its elements on a line of its own" if isinstance(row, list) else quote(row)
+        raise EvaluationError(f"{place}: it must be an object with question and answers, not {kind}")
     unknown = [key for key in row if key not in FIELDS and not key.startswith("_")]
     if unknown:
         raise EvaluationError(

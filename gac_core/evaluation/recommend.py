@@ -20,7 +20,7 @@ MIN_DIFFERENT = 6
 """Questions with different scores below which nothing is shown: even if all of them favour one side, a sign test at the
 5% level needs six, and the bootstrap is too sure of fewer."""
 
-Verdict = Literal["ensemble", "alone", "undecided"]
+Verdict = Literal["ensemble", "alone", "undecided", "none"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Recommendation:
     Attributes:
         verdict: ``"ensemble"``: the setting is better than the best member alone, and the interval excludes 0.
             ``"alone"``: the best member has the same score or a higher one. ``"undecided"``: the setting has the higher
-            score, and the interval includes 0 or fewer than six questions have different scores.
+            score, and the interval includes 0 or fewer than six questions have different scores. ``"none"``: every
+            answer of every setting has the score 0.
         setting: The best ensemble setting, or the cheapest one that is not shown to be worse than it.
         member: The best member alone, on the questions of the comparison.
         comparison: The setting against this member.
@@ -84,8 +85,11 @@ def recommend(
     member = reported.best_member()
     assert member is not None
     comparison = reported.compare(chosen, member)
-    verdict = _verdict(reported, chosen, member, comparison)
     saved = 1 - reported.cost(chosen).share_ensembled
+    if not any(scores.mean(setting) for setting in settings):
+        text = nothing_right(len(scores.keys))
+        return Recommendation("none", chosen, member, comparison, len(reported.keys), held_out, saved, text)
+    verdict = _verdict(reported, chosen, member, comparison)
     text = " ".join(
         [
             _sentence(verdict, chosen, member, reported, comparison, saved, held_out),
@@ -95,6 +99,16 @@ def recommend(
         ]
     )
     return Recommendation(verdict, chosen, member, comparison, len(reported.keys), held_out, saved, text)
+
+
+def nothing_right(questions: int) -> str:
+    """Returns what to do where every answer to a number of questions has the score 0."""
+    return (
+        f"No setting had a right answer on these {questions:,} questions, so that nothing can be compared. Read some "
+        "of the answers. If they are right, choose a metric that accepts them (--metric, for example contains for "
+        "answers in sentences); if not, change the prompt (--form, --instruction, --shots, --max-tokens), or "
+        "take other models or easier questions."
+    )
 
 
 def _verdict(scores: Scores, chosen: Setting, member: Setting, comparison: Comparison) -> Verdict:
@@ -135,7 +149,12 @@ def _sentence(
     saved: float,
     held_out: bool,
 ) -> str:
-    gain = f"{relative(comparison)} against {member.label} alone ({points(comparison.difference)})"
+    against = f"against {member.label} alone"
+    gain = (
+        f"{points(comparison.difference)} {against}, which has no right answer there"
+        if comparison.relative is None
+        else f"{relative(comparison)} {against} ({points(comparison.difference)})"
+    )
     steps = f", {saved:.0%} fewer ensembled steps" if chosen.threshold is not None else ""
     if verdict == "ensemble":
         return f"Use {described(chosen)}: {gain}{steps}."
@@ -212,8 +231,8 @@ def points(interval: Interval) -> str:
 
 
 def relative(comparison: Comparison) -> str:
-    """Returns a relative difference in per cent, with its interval."""
+    """Returns a relative difference in per cent, with its interval; a dash where that member has no right answer."""
     if comparison.relative is None:
-        return "no relative difference (that member has no right answer)"
+        return "-"
     interval = comparison.relative
     return f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]"

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from html import escape
 
 from gac_core.evaluation.comparing import MAX_SAMPLES, MIN_SAMPLES
-from gac_core.evaluation.recommend import Recommendation, points, relative
+from gac_core.evaluation.questions import Question
+from gac_core.evaluation.recommend import Recommendation, nothing_right, points, relative
 from gac_core.evaluation.results import Results
 from gac_core.evaluation.statistics import Interval
 from gac_core.evaluation.summary import Row, Scores, Table
 
+WRONG_HEADS = ("question", "accepted answers", "answered by", "answer")
 HEADS = ("answered by", "score", "against the best member", "relative", "ensembled steps", "forwards", "ms per answer")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -40,7 +42,7 @@ def report(
     tables: Sequence[Table],
     recommendation: Recommendation | None,
     cached: bool = True,
-    questions: Mapping[tuple[str, str], str] | None = None,
+    questions: Mapping[tuple[str, str], Question] | None = None,
 ) -> list[Block]:
     """Returns the report of an evaluation.
 
@@ -49,24 +51,38 @@ def report(
         tables: Tables of them, from `gac_core.evaluation.summary.tables`.
         recommendation: What to use; None if there was nothing to compare.
         cached: Whether prompts that one setting had computed were reused by the next one. Default True.
-        questions: Text of each question by task and id, for examples of answers that differ. Default: no examples.
+        questions: By task and id, for examples of answers that differ or are all wrong. Default: no examples.
     """
     names = [member["name"] for member in results.header.members]
     blocks = [Block("Evaluation", 1), Block(_introduction(names, tables))]
     if recommendation is not None:
         blocks += [Block("Recommendation", 2), Block(recommendation.text)]
+    else:
+        blocks += [Block(text) for text in without_recommendation(tables)]
     blocks.append(Block("Results", 2))
     for table in reversed(tables):
         blocks.append(Block(_title(table), 0, table_cells(table, names)))
+    blocks += _wrong(results, tables, questions or {})
     blocks += [Block(text) for text in _notes(tables, names, cached)]
     if recommendation is not None and questions:
         blocks += _differences(results, recommendation, questions)
     return blocks
 
 
+def without_recommendation(tables: Sequence[Table]) -> list[str]:
+    """Returns what is said where one member was measured, so that there is nothing to recommend."""
+    wrong = [nothing_right(tables[-1].questions)] if _all_wrong(tables[-1]) else []
+    return [
+        "There is one model, so that nothing was compared: give two models or more to measure an ensemble of them.",
+        *wrong,
+    ]
+
+
 def _introduction(names: Sequence[str], tables: Sequence[Table]) -> str:
     counts = ", ".join(f"{table.questions:,} of {table.task}" for table in tables if table.task in _tasks(tables))
-    models = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    if len(names) == 1:
+        return f"One language model ({names[0]}) answered questions with known answers: {counts}."
+    models = f"{', '.join(names[:-1])} and {names[-1]}"
     return (
         f"{len(names)} language models ({models}) answered questions with known answers: {counts}. Each model answered "
         "them alone, and they answered together as an ensemble, which combines their probabilities of the next token "
@@ -137,8 +153,30 @@ def _notes(tables: Sequence[Table], names: Sequence[str], cached: bool) -> list[
     return notes
 
 
+def _all_wrong(table: Table) -> bool:
+    return not any(row.score.value for row in table.rows)
+
+
+def _wrong(
+    results: Results, tables: Sequence[Table], questions: Mapping[tuple[str, str], Question], count: int = 3
+) -> list[Block]:
+    """Returns some questions of each task without a right answer: accepted answers, and those of the first setting."""
+    rows = []
+    for table in tables:
+        if table.task in _tasks(tables) and _all_wrong(table):
+            answers = results.of(table.rows[0].setting.label, table.task)
+            asked = [(questions[each.key[1:]], each) for each in answers if each.key[1:] in questions]
+            rows += [
+                (_short(question.question), _short(" | ".join(question.answers)), answer.setting, _short(answer.text))
+                for question, answer in asked[:count]
+            ]
+    if not rows:
+        return []
+    return [Block("Some answers without a right one:", 0, (WRONG_HEADS, *rows))]
+
+
 def _differences(
-    results: Results, recommendation: Recommendation, questions: Mapping[tuple[str, str], str], count: int = 3
+    results: Results, recommendation: Recommendation, questions: Mapping[tuple[str, str], Question], count: int = 3
 ) -> list[Block]:
     """Returns questions on which the recommended ensemble and the best member differ."""
     setting, member = recommendation.setting, recommendation.member
@@ -147,7 +185,12 @@ def _differences(
     won = [each for each in pairs if each[1].score - each[2].score >= 0.5][:count]
     lost = [each for each in pairs if each[2].score - each[1].score >= 0.5][:count]
     rows = [
-        (verdict, _short(questions.get(key, key[1])), _short(ours.text), _short(theirs.text))
+        (
+            verdict,
+            _short(questions[key].question if key in questions else key[1]),
+            _short(ours.text),
+            _short(theirs.text),
+        )
         for verdict, part in (("gained", won), ("lost", lost))
         for key, ours, theirs in part
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gac_core.config import EnsembleConfig
-from gac_core.errors import quote
+from gac_core.errors import listed, quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import Half, QuestionSet, half_of
@@ -122,8 +122,18 @@ class Header:
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
         for name in ours:
             if ours[name] != theirs[name]:
+                if name == "data":
+                    return f"the questions: {_other_questions(ours[name], theirs[name])}"
                 return f"{name}: {_first_difference(ours[name], theirs[name])}"
         return None
+
+
+def _other_questions(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Returns how the questions of two runs differ, from the digest of each file."""
+    if ours.keys() == theirs.keys():
+        changed = [name for name in ours if ours[name] != theirs[name]]
+        return f"those of {listed(map(quote, changed))} are not the same as in the file"
+    return f"{listed(map(quote, theirs))} in the file, {listed(map(quote, ours))} now"
 
 
 def _first_difference(ours: Any, theirs: Any) -> str:

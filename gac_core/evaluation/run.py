@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gac_core.config import EnsembleConfig
+from gac_core.effective import EnsembleDefaults
 from gac_core.ensemble import Ensemble
 from gac_core.errors import GaCError, MemberError, RequestError, quote
 from gac_core.evaluation.errors import EvaluationError
@@ -77,6 +79,25 @@ def count_questions(tasks: Sequence[Task]) -> int:
     return sum(len(task.questions.questions) for task in tasks)
 
 
+def check_configured(config: EnsembleConfig, settings: Sequence[Setting]) -> None:
+    """Checks settings before models are loaded.
+
+    Raises:
+        EvaluationError: A gate or weights do not fit the ensemble.
+    """
+    # Sizes determine only the default gate.
+    defaults = EnsembleDefaults(config, [1] * len(config.members))
+    for setting in settings:
+        try:
+            defaults.resolve(SamplingParams(**setting.overrides()))
+        except RequestError as error:
+            raise _unusable(setting, error) from error
+
+
+def _unusable(setting: Setting, error: RequestError) -> EvaluationError:
+    return EvaluationError(f"the setting {quote(setting.label)} cannot be used: {error}")
+
+
 def check_settings(ensemble: Ensemble, settings: Sequence[Setting], tasks: Sequence[Task]) -> None:
     """Checks settings before anything is computed.
 
@@ -89,7 +110,7 @@ def check_settings(ensemble: Ensemble, settings: Sequence[Setting], tasks: Seque
             ensemble.check(params)
             missing = ensemble.without_chat_template(params)
         except RequestError as error:
-            raise EvaluationError(f"the setting {quote(setting.label)} cannot be used: {error}") from error
+            raise _unusable(setting, error) from error
         if missing and any(task.form.kind == "chat" for task in tasks):
             raise EvaluationError(
                 f"member {quote(missing[0])} has no chat template, which the chat form needs; use the plain form "

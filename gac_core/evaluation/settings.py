@@ -116,13 +116,15 @@ def parse_weights(text: str, names: Sequence[str]) -> tuple[float, ...]:
     """Parses ``1:2:4``, one number per member.
 
     Raises:
-        EvaluationError: It is not one number, 0 or more, per member.
+        EvaluationError: It is not one number, 0 or more, per member, or all are 0.
     """
     try:
         weights = tuple(float(part) for part in text.split(":"))
     except ValueError:
         weights = ()
-    if len(weights) != len(names) or not any(weights) or any(weight < 0 for weight in weights):
+    if len(weights) == len(names) and not any(weights):
+        raise EvaluationError(f"weights {text}: one of them must be above 0, or no member decides anything")
+    if len(weights) != len(names) or any(weight < 0 for weight in weights):
         raise EvaluationError(
             f"weights must be {len(names)} numbers joined by colons, one per member ({listed(names)}), such as "
             f"{show_weights(range(1, len(names) + 1))}, not {quote(text)}"

@@ -57,6 +57,13 @@ class Grid:
             if weights.get(gate, 0) > 0
         ]
 
+    def possible(self, names: Sequence[str]) -> list[Setting]:
+        """Returns every setting that may be run, for checks before anything is computed."""
+        bases = self.every_step(names)
+        gated = [each for base in bases for each in self.thresholded(names, base)]
+        # Each gate by itself too: thresholded settings leave out gates of weight 0.
+        return [*map(alone, names), *map(alone, self.gates), *bases, *gated]
+
 
 def default_weights(count: int) -> tuple[tuple[float, ...], ...]:
     """Returns weights to try for a number of members.
@@ -200,16 +207,12 @@ def sweep(
         EvaluationError: A setting cannot be used, a question could not be answered, or a half has no questions.
     """
     names = ensemble.names
-    if len(names) < 2:
-        raise EvaluationError(
-            f"{quote(names[0])} is the only member, so that there is nothing to combine; give two models or more"
-        )
+    check_several(names)
     chosen_on, reported_on = _half(tasks, "choose"), _half(tasks, "report")
     members = [alone(name) for name in names]
     bases = grid.every_step(names)
     all_gated = [each for base in bases for each in grid.thresholded(names, base)]
-    # Each gate by itself too: thresholded settings leave out gates of weight 0.
-    check_settings(ensemble, [*members, *(alone(gate) for gate in grid.gates), *bases, *all_gated], tasks)
+    check_settings(ensemble, grid.possible(names), tasks)
     search = _Search(ensemble, chosen_on, results, stage, progress)
     search.answer("members", members, search.longest)
     if every:
@@ -226,6 +229,14 @@ def sweep(
     trials = _trials(search)
     advice = recommend(results, [*members, best], chosen=best, tried=len(trials) - len(members))
     return Sweep(trials, front(trials), best, advice)
+
+
+def check_several(names: Sequence[str]) -> None:
+    """Raises an `EvaluationError` if there are fewer than two members."""
+    if len(names) < 2:
+        raise EvaluationError(
+            f"{quote(names[0])} is the only member, so that there is nothing to combine; give two models or more"
+        )
 
 
 def _half(tasks: Sequence[Task], half: str) -> list[Task]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gac_core.errors import ConfigError, quote
+from gac_core.errors import ConfigError, quote, shorten
+from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.metrics import METRICS
 from gac_core.evaluation.prompts import PromptForm, with_examples
 from gac_core.evaluation.questions import Question, QuestionSet, read_questions
@@ -80,11 +81,17 @@ def _find(task: str, names: Sequence[str], folder: str | None) -> Path:
 
 def _read_passages(path: Path) -> QuestionSet:
     """Reads passages with their questions: a list of objects with ``context`` and ``qas``."""
-    questions = [
-        Question(f"{number}-{place}", asked["question"], tuple(asked["answers"]), contexts=(passage["context"],))
-        for number, passage in enumerate(json.loads(path.read_text(encoding="utf-8")))
-        for place, asked in enumerate(passage["qas"])
-    ]
+    try:
+        questions = [
+            Question(f"{number}-{place}", asked["question"], tuple(asked["answers"]), contexts=(passage["context"],))
+            for number, passage in enumerate(json.loads(path.read_text(encoding="utf-8")))
+            for place, asked in enumerate(passage["qas"])
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EvaluationError(
+            f"{path}: it must be a JSON list of objects with context and qas, each with question and answers: "
+            f"{type(error).__name__}: {shorten(str(error))}"
+        ) from error
     return QuestionSet(tuple(questions), (), path, "")
 
 
