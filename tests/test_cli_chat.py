@@ -143,7 +143,7 @@ def test_the_last_answer_is_described_and_traced(session, tmp_path):
     assert f"confidence  {stats.confidence:.0%}" in lines
     assert any(line.startswith(f"ash: weight 33%, {stats.members['ash'].forwards} forwards") for line in lines)
     path = tmp_path / "turn.html"
-    assert session.run(Command("trace", str(path))) == f"wrote '{path}'"
+    assert session.run(Command("trace", str(path))) == f"wrote {path}"
     assert ASK in path.read_text(encoding="utf-8")
     with pytest.raises(RequestError, match="must end in"):
         session.run(Command("trace", "turn"))

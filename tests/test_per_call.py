@@ -175,7 +175,7 @@ async def test_llamaindex_sends_them(ensemble):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("weights", {"oak": 1}), ("weights", [1]), ("combine", "harmonic"), ("gate_rule", "mood")]
+    ("name", "value"), [("weights", {"oak": 1}), ("weights", [1]), ("combine", "product"), ("gate_rule", "mood")]
 )
 def test_wrong_values_of_calls_are_errors(ensemble, name, value):
     with pytest.raises(RequestError, match=name.rstrip("s")):

@@ -164,7 +164,7 @@ class ChatSession:
         check_format("/trace", path)
         alone = answers_alone(self.ensemble, turn.prompt, turn.output, turn.params)
         write_trace("/trace", path, Trace(turn.prompt, turn.output, alone))
-        return f"wrote {quote(str(path))}"
+        return f"wrote {path}"
 
 
 def _value(value: object) -> str:
