@@ -12,7 +12,7 @@ from gac_core.cli.chat_commands import COMMANDS, Command
 from gac_core.cli.requests import threshold_argument, weights_argument
 from gac_core.cli.trace import check_format, write_trace
 from gac_core.ensemble import Ensemble
-from gac_core.errors import GaCError, RequestError, quote
+from gac_core.errors import GaCError, RequestError
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.sampling import SamplingParams
 from gac_core.trace import Trace, answers_alone
