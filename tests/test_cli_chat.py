@@ -266,6 +266,7 @@ def terminal(*arguments):
         os.close(master)
 
 
+@pytest.mark.slow
 def test_a_terminal_session():
     """Colours; Ctrl-C stops an answer and not the program; Ctrl-D leaves."""
     with terminal("chat", *EMBEDDED, "--max-tokens", "900", "--temperature", "50") as (screen, process):
