@@ -203,7 +203,7 @@ def run(text, *arguments):
 def test_a_pipe_gets_plain_text(ensemble, tmp_path):
     result = run(f"{ASK}\n/foo\n\n/trace {tmp_path}/a.json\n/quit\nnever\n", "--threshold", "0.5", "--gate", "ash")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[1:] == [f"wrote '{tmp_path}/a.json'"]
+    assert result.stdout.splitlines()[1:] == [f"wrote {tmp_path}/a.json"]
     assert "\x1b" not in result.stdout
     assert "unknown command '/foo'" in result.stderr
     assert (tmp_path / "a.json").exists()
