@@ -11,16 +11,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.real_tables import print_tables
 from benchmarks.real_tasks import code, nq, squad
 from gac_core import Ensemble, MemberConfig
-from gac_core.evaluation.report import table_cells
-from gac_core.evaluation.results import Results, header_of
-from gac_core.evaluation.run import Task, run
+from gac_core.evaluation.header import header_of
+from gac_core.evaluation.results import Results
+from gac_core.evaluation.run import run
 from gac_core.evaluation.settings import Setting, alone, every_step, parse_weights, thresholded
-from gac_core.evaluation.summary import tables
+from gac_core.evaluation.task import Task
 
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 TASKS = ("squad-chat", "squad-shots", "nq", "code")
@@ -71,15 +69,9 @@ def main() -> None:
     members = [MemberConfig(str(REAL / name), name=name, chat_template=args.template) for name in names]
     how = {"max_batch_size": BATCH, "cache_gib": args.cache_gib, "drafts": ()}
     with Ensemble.load(members, dtype=args.dtype, **how) as ensemble:
-        metrics = {task.name: [metric.name for metric in task.metrics]}
-        results = Results(header_of(ensemble.config, [task.questions], {task.name: task.form}, metrics), args.out)
+        results = Results(header_of(ensemble.config, [task]), args.out)
         run(ensemble, [task], settings, results)
-    for found in tables(results, settings):
-        head, *rows = table_cells(found, names)
-        table = Table(*head, title=f"{found.task}: {found.questions} questions; best member alone: {found.best}")
-        for row in rows:
-            table.add_row(*row)
-        Console(width=170).print(table)
+    print_tables(results, settings, names)
 
 
 if __name__ == "__main__":

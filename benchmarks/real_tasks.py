@@ -14,7 +14,7 @@ from benchmarks.code_tasks import FUNCTIONS
 from gac_core.evaluation.metrics import METRICS, metric_named
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import Question, QuestionSet, read_questions
-from gac_core.evaluation.run import Task, make_task
+from gac_core.evaluation.task import Task, make_task
 
 INSTRUCTION = (
     "Answer the question from the passage. Give only the answer, in as few words as possible, copied from the passage."

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.trio import NAMES, REAL, TASKS, progress, tables
+from benchmarks.real_tables import print_tables
+from benchmarks.trio import NAMES, REAL, TASKS, progress
 from gac_core import Ensemble
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.metrics import metric_named
 from gac_core.evaluation.questions import read_questions
-from gac_core.evaluation.results import Results, header_of
-from gac_core.evaluation.run import Task, make_task, run
+from gac_core.evaluation.results import Results
+from gac_core.evaluation.run import run
 from gac_core.evaluation.settings import Setting, alone, every_step, thresholded
+from gac_core.evaluation.task import Task, make_task
 
 LIMITS = {"squad": 32, "triviaqa": 48, "nq": 24, "mmlu": 32, "bbh": 32}
 COMBINERS = ("arithmetic", "geometric", "power:0.5", "power:2", "harmonic", "min", "max", "core", "safe")
@@ -53,10 +54,9 @@ def main() -> None:
     tasks = [replace(each, questions=each.questions.limited(LIMITS[each.name], "choose")) for each in tasks]
     models = [str(REAL / name) for name in NAMES]
     with Ensemble.load(models, dtype="bfloat16", cache_gib=1, drafts=()) as ensemble:
-        forms, metrics = {name: TASKS[name][1] for name in LIMITS}, {name: TASKS[name][2][:1] for name in LIMITS}
-        results = Results(header_of(ensemble.config, sets, forms, metrics), args.out)
+        results = Results(header_of(ensemble.config, tasks), args.out)
         run(ensemble, tasks, settings(), results, progress)
-    tables(results, tasks, "rules", Console(width=200))
+    print_tables(results, settings(), NAMES)
 
 
 if __name__ == "__main__":

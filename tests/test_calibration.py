@@ -25,7 +25,7 @@ from gac_core.evaluation.metrics import metric_named
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import read_questions
 from gac_core.evaluation.results import read_lines
-from gac_core.evaluation.run import make_task
+from gac_core.evaluation.task import make_task
 from gac_core.executor.evaluator import target_logprobs
 from gac_core.executor.messages import Targets
 

@@ -13,14 +13,17 @@ from faulty import faulty_ensemble
 from gac_core import EnsembleConfig
 from gac_core.evaluation.comparing import EvaluationPlan, best_member, compare_settings
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import Header, header_of
 from gac_core.evaluation.metrics import metric_named
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import read_questions
 from gac_core.evaluation.recommend import recommend
-from gac_core.evaluation.results import Answer, Header, Results, Work, header_of, read_lines
-from gac_core.evaluation.run import majority, make_task, run
+from gac_core.evaluation.results import Answer, Results, read_lines
+from gac_core.evaluation.run import majority, run
 from gac_core.evaluation.settings import alone, every_step, self_consistency, thresholded
 from gac_core.evaluation.summary import tables
+from gac_core.evaluation.task import make_task
+from gac_core.output import MemberStats
 
 sys.path.insert(0, str(ROOT / "examples" / "models"))
 from handbook import SYSTEM, held_out
@@ -46,8 +49,7 @@ def task_of(path, form=FORM, metrics=("exact", "f1"), limit=None):
 
 
 def results_of(config, task, path=None):
-    metrics = {task.name: [metric.name for metric in task.metrics]}
-    return Results(header_of(config, [task.questions], {task.name: task.form}, metrics), path)
+    return Results(header_of(config, [task]), path)
 
 
 @pytest.fixture(scope="module")
@@ -192,17 +194,15 @@ def test_majority():
 
 
 def scored(rows, tasks=("t",)):
-    """Results with given scores: per setting, one per question; every step costs 3 forwards and a threshold 1.2."""
+    """Results with given scores: per setting, one per question; a threshold ensembles two of ten steps."""
     header = Header({}, [{"name": "a"}, {"name": "b"}], {}, {}, {task: ["exact"] for task in tasks})
     results = Results(header)
     for setting, scores in rows.items():
         results.use(setting)
         gated = setting.threshold is not None
-        work = (
-            {"a": Work(forwards=1)}
-            if setting.alone
-            else {"a": Work(forwards=10), "b": Work(forwards=2 if gated else 10)}
-        )
+        # The forward passes are no measure: the second member reads its prompt in many parts.
+        other = {} if setting.alone else {"b": MemberStats(forwards=40 if gated else 10)}
+        work = {"a": MemberStats(forwards=10), **other}
         ensembled = 0 if setting.alone else 2 if gated else 10
         results.add(
             [

@@ -10,11 +10,12 @@ import pytest
 from conftest import SHARED
 
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import Header
 from gac_core.evaluation.metrics import METRICS, default_metric, metric_named
 from gac_core.evaluation.prompts import PromptForm, with_examples
 from gac_core.evaluation.questions import Question, halves, read_questions, read_sets
 from gac_core.evaluation.recommend import recommend
-from gac_core.evaluation.results import Answer, Header, Results, read_lines
+from gac_core.evaluation.results import Answer, Results, read_lines
 from gac_core.evaluation.settings import Setting, alone, every_step, parse_weights, self_consistency, thresholded
 from gac_core.evaluation.statistics import compare, mean_interval, questions_needed
 

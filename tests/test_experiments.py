@@ -17,8 +17,9 @@ from benchmarks.experiments.grid import Answered
 from benchmarks.experiments.snowballing_report import TaskAnswers, best_member, report
 from benchmarks.experiments.wrong_tokens import Verdict, can_become, judge, majority, most_confident
 from benchmarks.trio import NAMES
+from gac_core.evaluation.header import Header
 from gac_core.evaluation.questions import read_questions
-from gac_core.evaluation.results import Answer, Header, Results
+from gac_core.evaluation.results import Answer, Results
 from gac_core.evaluation.settings import alone, every_step, thresholded
 from gac_core.inspection import pieces_of, share_cut_alike
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -213,7 +214,7 @@ def test_tables_of_weights_and_thresholds(results, tmp_path, monkeypatch, capsys
 
 def test_weights_chosen_on_one_half_are_reported_on_the_other(results):
     answered = grid.read_answers(results, lambda setting: weights.weights_of(setting) is not None)
-    counts = Counter(grid.half_of(answer) for answer in answered[0].answers)
+    counts = Counter(answer.half for answer in answered[0].answers)
     sentence = weights.chosen_on_half(answered)
     assert f"Chosen on {counts['choose']} questions: every step, weights 1:1:1" in sentence
     assert f"On the other {counts['report']}:" in sentence
@@ -228,12 +229,9 @@ def answer(id, confidence, score, task="a"):
 
 
 def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy():
-    # Two bins of two answers: 0.15 against 0.5, and 0.95 against 1.
-    answers = [answer("1", 0.1, 0.0), answer("2", 0.19, 1.0), answer("3", 0.92, 1.0), answer("4", 0.98, 1.0)]
-    assert calibration.error_of(answers) == pytest.approx((abs(0.145 - 0.5) + abs(0.95 - 1)) / 2)
-    assert calibration.bias_of(answers) == pytest.approx(0.5475 - 0.75)
-    bins = [(0.145, 0.5, 2), (0.95, 1.0, 2)]
-    assert [tuple(each) for each in calibration.reliability(answers)] == [pytest.approx(each) for each in bins]
+    # Two bins of two answers: 0.165 against 0.5, and 0.965 against 0.5.
+    answers = [answer("1", 0.14, 0.0), answer("2", 0.19, 1.0), answer("3", 0.95, 1.0), answer("4", 0.98, 0.0)]
+    assert calibration.cell(answers) == "40.0 (+6.5)"
     groups = calibration.by_domain([*answers, answer("5", None, 0.0)], {("a", each.id): "x" for each in answers})
     assert [(name, len(own)) for name, own in groups.items()] == [("all", 4), ("x", 4)]
 

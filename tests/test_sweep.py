@@ -14,15 +14,16 @@ from gac_core import Ensemble
 from gac_core.cli import app
 from gac_core.evaluation import sweep as sweeping
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.metrics import METRICS
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import read_questions
-from gac_core.evaluation.results import Results, header_of
-from gac_core.evaluation.run import make_task
+from gac_core.evaluation.results import Results
 from gac_core.evaluation.settings import alone, every_step, thresholded
 from gac_core.evaluation.statistics import Interval
 from gac_core.evaluation.summary import Cost
 from gac_core.evaluation.sweep import Grid, Trial, configured_as, default_weights, front, sweep
+from gac_core.evaluation.task import make_task
 
 sys.path.insert(0, str(ROOT / "examples" / "models"))
 from handbook import SYSTEM, held_out
@@ -40,7 +41,7 @@ def written(path, count):
 
 def searched(ensemble, path, grid, every=False, results=None):
     task = make_task(read_questions(path), PromptForm(instruction=SYSTEM), [METRICS["exact"]])
-    header = header_of(ensemble.config, [task.questions], {task.name: task.form}, {task.name: ["exact"]})
+    header = header_of(ensemble.config, [task])
     results = results or Results(header)
     return sweep(ensemble, [task], grid, results, every), results, task
 
@@ -103,8 +104,8 @@ def test_a_half_without_questions_is_refused(ensemble, tmp_path):
 
 
 def test_the_front_has_the_best_at_each_cost():
-    def trial(name, forwards, score, dropped=False):
-        cost = Cost(1, 1, {"a": forwards / 2, "b": forwards / 2}, {}, 0)
+    def trial(name, evaluations, score, dropped=False):
+        cost = Cost(1, 1, evaluations, {}, {}, 0)
         return Trial(alone(name), 10, Interval(score, 0, 1), cost, dropped)
 
     cheap, worse, better, dear, early = (

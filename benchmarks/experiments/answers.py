@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gac_core import Ensemble
 from gac_core.evaluation.questions import Question
-from gac_core.evaluation.run import Task
 from gac_core.evaluation.settings import Setting
+from gac_core.evaluation.task import Task
 
 ROUND = 32
 

@@ -11,23 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks.experiments.data import read_sets
 from benchmarks.experiments.domains import domain_of
 from benchmarks.experiments.grid import Answered, add_arguments, answer_missing, read_answers
 from benchmarks.experiments.plots import COLOURS, OUT, markdown, new_figure, save
 from benchmarks.trio import NAMES
+from gac_core.calibration.reliability import Reliability, calibration_error, reliability
 from gac_core.evaluation.results import Answer
 from gac_core.evaluation.settings import alone, every_step, parse_weights
-
-BINS = 10
-
-
-def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
-    """Returns the expected calibration error: the mean distance of confidence and accuracy over ten bins, 0 to 1."""
-    return float(binary_calibration_error(torch.tensor(confidences), torch.tensor(right).int(), n_bins=BINS))
 
 
 def noise(confidences: Sequence[float], rounds: int = 200) -> float:
@@ -55,14 +47,15 @@ def by_domain(answers: Sequence[Answer], domains: Mapping[tuple[str, str], str])
     return {name: groups[name] for name in ["all", *sorted(set(groups) - {"all"})]}
 
 
-def error_of(answers: Sequence[Answer]) -> float:
-    """Returns the calibration error of answers."""
-    return calibration_error([each.confidence or 0.0 for each in answers], [each.correct for each in answers])
+def reliability_of(answers: Sequence[Answer]) -> Reliability:
+    """Returns the calibration of answers, which have a confidence."""
+    return reliability("", "", [each.confidence or 0.0 for each in answers], [each.correct for each in answers])
 
 
-def bias_of(answers: Sequence[Answer]) -> float:
-    """Returns mean confidence minus accuracy: above 0 for overconfidence."""
-    return float(np.mean([(each.confidence or 0.0) - each.correct for each in answers]))
+def cell(answers: Sequence[Answer]) -> str:
+    """Returns the calibration error in per cent, and confidence minus accuracy: above 0 for overconfidence."""
+    found = reliability_of(answers)
+    return f"{100 * found.ece:.1f} ({100 * (found.confidence - found.accuracy):+.1f})"
 
 
 def table(groups: Mapping[str, Mapping[str, Sequence[Answer]]]) -> str:
@@ -75,20 +68,9 @@ def table(groups: Mapping[str, Mapping[str, Sequence[Answer]]]) -> str:
     rows = []
     for domain, answers in first.items():
         floor = max(noise([each.confidence or 0.0 for each in own[domain]]) for own in groups.values())
-        cells = [f"{100 * error_of(own[domain]):.1f} ({100 * bias_of(own[domain]):+.1f})" for own in groups.values()]
+        cells = [cell(own[domain]) for own in groups.values()]
         rows.append([domain, str(len(answers)), *cells, f"{100 * floor:.1f}"])
     return markdown(["domain", "questions", *groups, "a calibrated model, at most"], rows)
-
-
-def reliability(answers: Sequence[Answer]) -> list[tuple[float, float, int]]:
-    """Returns mean confidence, accuracy and number of answers for each of ten bins that has answers."""
-    bins: dict[int, list[Answer]] = {}
-    for each in answers:
-        bins.setdefault(min(int((each.confidence or 0.0) * BINS), BINS - 1), []).append(each)
-    return [
-        (float(np.mean([a.confidence or 0.0 for a in own])), float(np.mean([a.correct for a in own])), len(own))
-        for _, own in sorted(bins.items())
-    ]
 
 
 def plot(groups: Mapping[str, Mapping[str, Sequence[Answer]]], path: Path, least: int = 8) -> None:
@@ -103,9 +85,11 @@ def plot(groups: Mapping[str, Mapping[str, Sequence[Answer]]], path: Path, least
     left.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
     names = list(next(iter(groups.values())))
     for colour, (label, own) in zip(COLOURS, groups.items(), strict=False):
-        bins = [each for each in reliability(own["all"]) if each[2] >= least]
-        left.plot([each[0] for each in bins], [each[1] for each in bins], "o-", color=colour, markersize=4, label=label)
-        right.plot([100 * error_of(own[name]) for name in names], range(len(names)), "o", color=colour, markersize=6)
+        found = {name: reliability_of(own[name]) for name in names}
+        bins = [each for each in found["all"].bins if each.count >= least]
+        points = [each.confidence for each in bins], [each.accuracy for each in bins]
+        left.plot(*points, "o-", color=colour, markersize=4, label=label)
+        right.plot([100 * found[name].ece for name in names], range(len(names)), "o", color=colour, markersize=6)
     left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     left.legend(frameon=False, fontsize=8)
     right.set_yticks(range(len(names)), names)

@@ -9,7 +9,7 @@ from benchmarks.tasks import write_tasks
 from gac_core.evaluation.metrics import METRICS
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import QuestionSet, read_questions
-from gac_core.evaluation.run import Task, make_task
+from gac_core.evaluation.task import Task, make_task
 
 SHARED = Path(__file__).parent.parent.parent.parent / "shared"
 # As `benchmarks.tasks` expects them.

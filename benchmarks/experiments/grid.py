@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.experiments.data import DATASETS, read_sets
-from benchmarks.trio import NAMES, REAL, TASKS
+from benchmarks.trio import NAMES, REAL, TASKS, make_tasks
 from gac_core import Ensemble
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.metrics import metric_named
-from gac_core.evaluation.questions import Half, Question, QuestionSet
-from gac_core.evaluation.results import Answer, Results, header_of, read_lines
-from gac_core.evaluation.run import Task, make_task, run
+from gac_core.evaluation.questions import QuestionSet
+from gac_core.evaluation.results import Answer, Results, read_lines
+from gac_core.evaluation.run import run
 from gac_core.evaluation.settings import Setting
+from gac_core.evaluation.task import Task, make_task
 
 # Questions per task: long prompts cost more.
 COUNTS = {"squad": 60, "triviaqa": 160, "nq": 100, "mmlu": 160, "bbh": 60, "gsm8k": 0}
@@ -56,9 +58,10 @@ def answer_missing(
     sets = read_sets(datasets)
     models = [str(REAL / name) for name in NAMES]
     with Ensemble.load(models, dtype="bfloat16", max_batch_size=16, cache_gib=cache_gib, drafts=()) as ensemble:
-        forms, metrics = ({name: each[place] for name, each in TASKS.items()} for place in (1, 2))
-        header = header_of(ensemble.config, [sets[name] for name in TASKS], forms, metrics)
-        run(ensemble, grid_tasks(sets, factor), settings, Results(header, path), _show)
+        tasks = grid_tasks(sets, factor)
+        # The header has all tasks, so that files of `benchmarks.trio` can be continued.
+        every = make_tasks([sets[name] for name in TASKS], "report")
+        run(ensemble, tasks, settings, Results(header_of(ensemble.config, every), path), _show)
 
 
 def _show(setting: Setting, count: int) -> None:
@@ -116,8 +119,3 @@ def read_answers(path: Path, wanted: Callable[[Setting], bool], least: int = 1) 
 def best_alone(answered: Iterable[Answered]) -> Answered:
     """Returns the member with the highest mean score alone."""
     return max((each for each in answered if each.setting.alone), key=lambda each: each.mean)
-
-
-def half_of(answer: Answer) -> Half:
-    """Returns the half to which the question of an answer belongs."""
-    return Question(answer.id, "", ("",), task=answer.task).half

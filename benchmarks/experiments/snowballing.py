@@ -22,8 +22,8 @@ from benchmarks.experiments.wrong_tokens import judge
 from benchmarks.real_accuracy import BATCH, REAL
 from gac_core import Ensemble
 from gac_core.evaluation.questions import Question
-from gac_core.evaluation.run import Task
 from gac_core.evaluation.settings import Setting, alone, every_step, parse_weights
+from gac_core.evaluation.task import Task
 
 
 def wrong_beginning(answer: TokenAnswer, accepted: Sequence[str]) -> str | None:

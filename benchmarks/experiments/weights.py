@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiments.grid import Answered, add_arguments, answer_missing, best_alone, half_of, read_answers
+from benchmarks.experiments.grid import Answered, add_arguments, answer_missing, best_alone, read_answers
 from benchmarks.experiments.plots import GREY, OUT, markdown, new_figure, percent, save
 from benchmarks.trio import NAMES
 from gac_core.evaluation.settings import Setting, alone, every_step, show_weights
@@ -79,8 +79,8 @@ def chosen_on_half(answered: Sequence[Answered]) -> str:
 
     Empty if the answers are to one half only.
     """
-    choose = [each.only(lambda answer: half_of(answer) == "choose") for each in answered]
-    report = {each.setting.label: each.only(lambda answer: half_of(answer) == "report") for each in answered}
+    choose = [each.only(lambda answer: answer.half == "choose") for each in answered]
+    report = {each.setting.label: each.only(lambda answer: answer.half == "report") for each in answered}
     if not all(each.answers for each in (*choose, *report.values())):
         return ""
     best, member = max(choose, key=lambda each: each.mean), best_alone(choose)

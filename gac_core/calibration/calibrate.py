@@ -18,10 +18,12 @@ from gac_core.ensemble import Ensemble
 from gac_core.errors import listed, quote
 from gac_core.evaluation.comparing import best_member
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.questions import Half, Question
-from gac_core.evaluation.results import Answer, Header, Results, header_of
-from gac_core.evaluation.run import Task, run
+from gac_core.evaluation.results import Answer, Results
+from gac_core.evaluation.run import run
 from gac_core.evaluation.settings import Setting, alone, every_step
+from gac_core.evaluation.task import Task
 from gac_core.output import RequestOutput
 
 MIN_DOMAIN = 10
@@ -96,11 +98,11 @@ def calibrate(
     names = config.names
     with Ensemble.from_config(plain(config)):
         # Open all the time, so that models stay loaded between the views of them.
-        key = asdict(_header(plain(config), tasks))
+        key = asdict(header_of(plain(config), tasks))
         found = stored_fit(_beside(results_path, "fit.json"), key, lambda: fit(config, tasks, progress))
         scaled = plain(config, {name: own.value for name, own in found.temperatures.items()})
         weights = {name: round(weight, 4) for name, weight in found.mixture.weights.items()}
-        results = Results(_header(scaled, tasks), results_path)
+        results = Results(header_of(scaled, tasks), results_path)
         traces = Traces(_beside(results_path, "traces.jsonl"))
         combined = every_step(names, list(weights.values()))
         with Ensemble.from_config(scaled) as ensemble:
@@ -158,15 +160,6 @@ def _half(tasks: Sequence[Task], half: Half) -> list[Task]:
 
 def _beside(path: Path | None, ending: str) -> Path | None:
     return None if path is None else path.with_name(f"{path.name}.{ending}")
-
-
-def _header(config: EnsembleConfig, tasks: Sequence[Task]) -> Header:
-    return header_of(
-        config,
-        [task.questions for task in tasks],
-        {task.name: task.form for task in tasks},
-        {task.name: [each.name for each in task.metrics] for task in tasks},
-    )
 
 
 def _made_from(tasks: Sequence[Task]) -> MadeFrom:

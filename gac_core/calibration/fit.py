@@ -16,7 +16,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.questions import Question
-from gac_core.evaluation.run import Task
+from gac_core.evaluation.task import Task
 
 BATCH = 16
 """Texts that are measured at once."""

@@ -53,7 +53,7 @@ class Mixture:
 
     Attributes:
         weights: By member, with the sum 1; 0 for members that hurt.
-        hurts: Members without which the tokens of the other half are more likely, or whose weight is negligible.
+        hurts: Members without which the tokens to choose on are more likely, or whose weight is negligible.
         equal: Mean negative log-likelihood with equal weights on the other half, in nats per token.
         chosen: The same with ``weights``.
         alone: The same of each member alone.
@@ -66,28 +66,39 @@ class Mixture:
     alone: Mapping[str, float]
 
 
+def cross_nll(probs: Values) -> float:
+    """Returns the mean negative log-likelihood of tokens by weights that are chosen on others (two folds).
+
+    Args:
+        probs: As in `em_weights`; its first and second half are the folds.
+    """
+    half = len(probs) // 2
+    folds = probs[:half], probs[half:]
+    if not half:
+        return mean_nll(probs, em_weights(probs))
+    total = sum(len(fold) * mean_nll(fold, em_weights(other)) for fold, other in (folds, folds[::-1]))
+    return total / len(probs)
+
+
 def fit_mixture(names: Sequence[str], chosen: Values, held_out: Values) -> Mixture:
     """Returns weights that are chosen on some tokens and judged on others.
 
-    The member without which the other tokens are most likely is left out, as long as there is one.
+    As long as there are two members or more, one is left out if its weight is negligible, or if the tokens to choose on
+    are more likely without it (`cross_nll`).
 
     Args:
         names: The members' names.
-        chosen: As in `em_weights`: the tokens that weights are chosen on.
-        held_out: The others.
+        chosen: As in `em_weights`: the tokens that weights and members are chosen on.
+        held_out: The others, which nothing is chosen on.
     """
     kept = list(range(len(names)))
     weights = em_weights(chosen)
     while len(kept) > 1:
-        best = mean_nll(held_out[:, kept], weights)
-        without = {}
-        for index in kept:
-            rest = [each for each in kept if each != index]
-            without[index] = mean_nll(held_out[:, rest], em_weights(chosen[:, rest]))
-        worst = min(without, key=lambda index: without[index])
-        if without[worst] >= best and min(weights) >= NEGLIGIBLE:
-            break
-        if without[worst] >= best:
+        without = {index: cross_nll(chosen[:, [each for each in kept if each != index]]) for index in kept}
+        worst = min(kept, key=lambda index: without[index])
+        if without[worst] >= cross_nll(chosen[:, kept]):
+            if min(weights) >= NEGLIGIBLE:
+                break
             worst = kept[int(np.argmin(weights))]
         kept.remove(worst)
         weights = em_weights(chosen[:, kept])

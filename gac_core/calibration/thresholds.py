@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gac_core.calibration.traces import Traces, share_ensembled, threshold_for_share
@@ -10,8 +10,9 @@ from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.questions import Half, Question
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.run import Task, run
+from gac_core.evaluation.run import run
 from gac_core.evaluation.settings import Setting, thresholded
+from gac_core.evaluation.task import Task
 
 CANDIDATES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Thresholds that are tried for a wanted accuracy, the cheapest first."""
@@ -141,9 +142,8 @@ class ThresholdSearch:
     def setting(self, threshold: float) -> Setting:
         """Returns the setting of a threshold."""
         weights = self._every_step.weights
-        names = list(weights or ())
-        given = None if weights is None else [weights[name] for name in names]
-        return thresholded(names, self._gate, threshold, given, self._every_step.combine)
+        assert isinstance(weights, Mapping), "a calibration gives weights by name"
+        return thresholded([*weights], self._gate, threshold, [*weights.values()], self._every_step.combine)
 
     def estimate(self, threshold: float) -> float:
         """Returns the share of steps that a threshold ensembles over all questions, if texts stayed the same."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from gac_core.calibration.calibrate import Goal, Outcome, calibrate
@@ -16,8 +14,8 @@ from gac_core.calibration.diagrams import write_diagrams
 from gac_core.calibration.temperature import GRID
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import configuration, load_tasks, option_values, tables_console
-from gac_core.evaluation.errors import EvaluationError
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, tables_console
+from gac_core.cli.files import make_folder, write_text
 
 FEW = 100
 """Questions below which a calibration warns."""
@@ -50,50 +48,17 @@ def calibration(
 ) -> None:
     """Find weights, temperatures and a threshold for an ensemble, and which members hurt."""
     with reported("calibrate"):
-        per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
-        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None)
+        tasks = load_tasks(data, form, instruction, metric, shots, max_tokens, None, limit)
         config = configuration(models, dtype, batch)
         goal = Goal(accuracy, share, gate)
-        with CalibrationProgress() as progress:
-            outcome = calibrate(config, tasks, goal, progress.advance, results)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(outcome.calibration.to_yaml(), encoding="utf-8")
-        except OSError as error:
-            raise EvaluationError(f"cannot write the calibration {out}: {error.strerror or error}") from error
+        make_folder("--out", out.parent)
+        with EvaluationProgress() as progress:
+            outcome = calibrate(config, tasks, goal, progress.reached, results)
+        write_text("--out", out, outcome.calibration.to_yaml())
         show(outcome, tables_console(140))
         typer.echo(f"\nwritten: {out} (load the ensemble with calibration: {out})")
         if diagrams is not None:
             typer.echo(f"written: {', '.join(map(str, write_diagrams(outcome.reliability, diagrams)))}")
-
-
-class CalibrationProgress:
-    """A progress bar for each stage, on stderr."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._bars = Progress(*columns, console=Console(stderr=True))
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> CalibrationProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def advance(self, what: str, done: int, total: int) -> None:
-        """Shows how far a stage is."""
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what)
-        self._bars.update(self._tasks[what], completed=done, total=total)
 
 
 def show(outcome: Outcome, console: Console) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from gac_core.cli import request_options as options
 from gac_core.cli.chat_commands import Command, parse_line
 from gac_core.cli.chat_display import Display
 from gac_core.cli.chat_session import ChatSession
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_options import Models
 from gac_core.cli.opening import opened
 from gac_core.cli.requests import request_settings
 from gac_core.errors import GaCError, RequestError, listed, quote
@@ -27,20 +27,16 @@ PROMPT = "> "
 
 
 def chat(
-    models: Models,
+    models: options.Models,
     system: Annotated[str, typer.Option(help="The system message.")] = "",
-    threshold: Annotated[
-        str | None, typer.Option(help="0 to 1: the gate decides alone at or above it; off: no threshold.")
-    ] = None,
-    gate: Annotated[str | None, typer.Option(help="Name of the gate.")] = None,
-    weights: Annotated[str | None, typer.Option(help="For example 1:2:4, one number per member.")] = None,
-    combine: Annotated[str | None, typer.Option(help="How distributions are combined.")] = None,
+    threshold: options.Threshold = None,
+    gate: options.Gate = None,
+    weights: options.Weights = None,
+    combine: options.Combine = None,
     max_tokens: Annotated[int, typer.Option(help="Length of an answer, in tokens, at most.", min=1)] = 512,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Members without a chat template get a plain one, for base models.")
-    ] = False,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: as stored.")] = None,
+    temperature: options.Temperature = 0.0,
+    plain: options.Plain = False,
+    dtype: options.Dtype = None,
 ) -> None:
     """Talk to an ensemble; each token has the colour of its confidence. /help shows the commands."""
     _tolerate_any_text()

@@ -9,10 +9,11 @@ from typing import Any
 
 from gac_core.chat.conversation import Message
 from gac_core.cli.chat_commands import COMMANDS, Command
-from gac_core.cli.requests import threshold_argument, weights_argument
+from gac_core.cli.requests import threshold_argument
 from gac_core.cli.trace import check_format, write_trace
 from gac_core.ensemble import Ensemble
 from gac_core.errors import GaCError, RequestError
+from gac_core.evaluation.settings import parse_source
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.sampling import SamplingParams
 from gac_core.trace import Trace, answers_alone
@@ -62,7 +63,7 @@ class ChatSession:
         self._params = params or SamplingParams()
         self._settings: dict[str, Any] = {}
         self._handlers: dict[str, Callable[[str], str]] = {
-            "weights": lambda text: self._set("weights", text, lambda: weights_argument(text, ensemble.names)),
+            "weights": lambda text: self._set("weights", text, lambda: parse_source(text, ensemble.names)),
             "threshold": lambda text: self._set("threshold", text, lambda: threshold_argument(text)),
             "gate": lambda text: self._set("gate", text, lambda: text),
             "combine": lambda text: self._set("combine", text, lambda: text),

@@ -14,10 +14,12 @@ from rich.table import Table as RichTable
 
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values, tables_console
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, tables_console
+from gac_core.cli.files import make_folder, write_text
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.comparing import THRESHOLDS, EvaluationPlan, compare_settings
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.questions import Question
 from gac_core.evaluation.recommend import recommend
 from gac_core.evaluation.report import (
@@ -29,9 +31,9 @@ from gac_core.evaluation.report import (
     report,
     without_recommendation,
 )
-from gac_core.evaluation.results import Results, header_of
+from gac_core.evaluation.results import Results
 from gac_core.evaluation.run import check_configured
-from gac_core.evaluation.settings import Setting, parse_weights
+from gac_core.evaluation.settings import Setting, parse_source
 from gac_core.evaluation.summary import tables
 
 
@@ -67,11 +69,10 @@ def evaluate(
     """Measure on your questions whether an ensemble is better than its best member, and which settings to use."""
     with reported("eval"):
         _check_report(report_path)
-        per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
-        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, half, stop)
+        tasks = load_tasks(data, form, instruction, metric, shots, max_tokens, stop, limit, half)
         config = configuration(models, dtype, batch, cache)
         plan = EvaluationPlan(
-            tuple(parse_weights(each, config.names) for each in weights or ()) or (None,),
+            tuple(parse_source(each, config.names) for each in weights or ()) or (None,),
             THRESHOLDS if threshold is None else tuple(threshold),
             gate,
             combine,
@@ -79,13 +80,7 @@ def evaluate(
             baseline,
         )
         check_configured(config, plan.possible(config.names))
-        header = header_of(
-            config,
-            [task.questions for task in tasks],
-            {task.name: task.form for task in tasks},
-            {task.name: [each.name for each in task.metrics] for task in tasks},
-        )
-        results = Results(header, out)
+        results = Results(header_of(config, tasks), out)
         with Ensemble.from_config(config) as ensemble, EvaluationProgress() as progress:
             settings = compare_settings(ensemble, tasks, plan, results, progress.began, progress.answered, count_errors)
         questions = {question.key: question for task in tasks for question in task.questions.questions}
@@ -95,11 +90,8 @@ def evaluate(
 def _check_report(path: Path | None) -> None:
     if path is not None and path.suffix not in (".md", ".html"):
         raise EvaluationError(f"the report must be a .md or .html file, not {path}")
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EvaluationError(f"cannot make the folder of the report {path}: {error.strerror or error}") from error
+    if path is not None:
+        make_folder("--report", path.parent)
 
 
 def show(
@@ -120,10 +112,7 @@ def show(
     blocks = report(results, made, advice, cached, questions)
     if path is not None:
         text = as_html(blocks) if path.suffix == ".html" else as_markdown(blocks)
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise EvaluationError(f"cannot write the report {path}: {error.strerror or error}") from error
+        write_text("--report", path, text)
     if as_json:
         values: dict[str, Any] = {
             "tables": [table.as_dict() for table in made],

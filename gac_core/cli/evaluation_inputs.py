@@ -23,8 +23,8 @@ from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.metrics import default_metric, metric_named
 from gac_core.evaluation.prompts import PromptForm
 from gac_core.evaluation.questions import read_sets
-from gac_core.evaluation.run import Task, make_task
 from gac_core.evaluation.settings import Setting
+from gac_core.evaluation.task import Task, make_task
 from gac_core.loading import configured
 
 
@@ -87,10 +87,12 @@ def load_tasks(
     data: Sequence[Path],
     form: str,
     instruction: str | None,
-    options: Mapping[str, Mapping[str, Sequence[str]]],
-    limit: int | None,
-    half: str | None,
+    metric: Sequence[str] | None = None,
+    shots: Sequence[str] | None = None,
+    max_tokens: Sequence[str] | None = None,
     stop: Sequence[str] | None = None,
+    limit: int | None = None,
+    half: str | None = None,
 ) -> list[Task]:
     """Returns the tasks of data files.
 
@@ -98,23 +100,27 @@ def load_tasks(
         data: The files.
         form: ``"chat"`` or ``"plain"``.
         instruction: As in `PromptForm`.
-        options: Values of ``metric``, ``shots`` and ``max_tokens`` for each file, from `option_values`.
+        metric: Names of metrics, each for all files or for one (`option_values`). Default: one that fits the questions.
+        shots: Number of examples, likewise. Default: that of the form.
+        max_tokens: Tokens of an answer, likewise. Default: that of the form.
+        stop: As in `PromptForm`. Default: that of the form.
         limit: Maximum number of questions of each file.
         half: As in `QuestionSet.limited`.
-        stop: As in `PromptForm`. Default: that of the form.
 
     Raises:
         EvaluationError: Something cannot be used.
     """
     if half not in (None, "choose", "report"):
         raise EvaluationError(f"half must be choose or report, not {quote(half)}")
+    values = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
+    options = option_values(data, values)
     tasks = []
     for questions in read_sets(data):
         name = questions.name
         metrics = [metric_named(each) for each in options["metric"][name] or [default_metric(questions)]]
-        shots, max_tokens = (_number(option, options[option][name]) for option in ("shots", "max_tokens"))
+        examples, most = (_number(option, options[option][name]) for option in ("shots", "max_tokens"))
         solutions = metrics[0].name == "number" and any("####" in each for each in questions.questions[0].answers)
-        prompts = PromptForm(form, instruction, shots, max_tokens, tuple(stop) if stop else None, solutions)  # type: ignore[arg-type]
+        prompts = PromptForm(form, instruction, examples, most, tuple(stop) if stop else None, solutions)  # type: ignore[arg-type]
         task = make_task(questions, prompts, metrics)
         kept = task.questions.limited(limit, half)  # type: ignore[arg-type]
         if not kept.questions:
@@ -165,3 +171,9 @@ class EvaluationProgress(Progress):
     def answered(self, setting: Setting, count: int) -> None:
         """Advances the current bar by a number of answers."""
         self.update(self._current, advance=count, setting=setting.label)
+
+    def reached(self, what: str, done: int, total: int) -> None:
+        """Shows how far a part is."""
+        if not self.tasks or self.tasks[-1].description != what:
+            self.began(what, total)
+        self.update(self._current, completed=done)

@@ -23,7 +23,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="Strings that end an answer
 Instruction = Annotated[str | None, typer.Option(help="System message, or first paragraph of plain text.")]
 Shots = Annotated[list[str] | None, typer.Option(help="Examples before each question; FILE=N for one data file.")]
 MaxTokens = Annotated[list[str] | None, typer.Option(help="Tokens of an answer at most; FILE=N for one data file.")]
-Weights = Annotated[list[str] | None, typer.Option(help="Such as 1:2:4; may be repeated.")]
+Weights = Annotated[list[str] | None, typer.Option(help="Such as 1:2:4, perplexity or auto; may be repeated.")]
 Thresholds = Annotated[list[float] | None, typer.Option(help="May be repeated. Default: 0.5, 0.7, 0.9.")]
 Gate = Annotated[str | None, typer.Option(help="Gate of the thresholds. Default: the best member so far.")]
 Limit = Annotated[int | None, typer.Option(help="Questions of each file at most: a fixed sample.", min=1)]

@@ -24,6 +24,24 @@ def read_text(option: str, path: Path) -> str:
         raise RequestError(f"cannot read {quote(str(path))} ({option}): {reason}; give a text file in UTF-8") from error
 
 
+def make_folder(option: str, folder: Path) -> None:
+    """Makes a folder, if there is none, before what it shall hold is computed.
+
+    Args:
+        option: The option that names it, for errors.
+        folder: The folder.
+
+    Raises:
+        RequestError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"cannot make the folder {quote(str(folder))} ({option}): {error.strerror}; give another one"
+        ) from error
+
+
 def write_text(option: str, path: Path, text: str) -> None:
     """Writes a text file in UTF-8.
 

@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gac_core.errors import RequestError, quote
-from gac_core.evaluation.settings import parse_weights
-
-
-def weights_argument(text: str, names: Sequence[str]) -> Any:
-    """Returns `SamplingParams.weights` from ``1:2:4``, one number per member, or from the name of a rule.
-
-    Raises:
-        EvaluationError: It has another form.
-    """
-    return text if text.isalpha() else parse_weights(text, names)
+from gac_core.evaluation.settings import parse_source
 
 
 def threshold_argument(text: str) -> float | None:
@@ -47,7 +38,7 @@ def request_settings(
 
     Args:
         names: Names of the members.
-        weights: As `weights_argument`.
+        weights: As `parse_source`.
         threshold: As `threshold_argument`.
         gate: As `SamplingParams.gate`.
         combine: As `SamplingParams.combine`.
@@ -57,7 +48,7 @@ def request_settings(
     """
     found: dict[str, Any] = {"gate": gate, "combine": combine}
     if weights is not None:
-        found["weights"] = weights_argument(weights, names)
+        found["weights"] = parse_source(weights, names)
     if threshold is not None:
         found["threshold"] = threshold_argument(threshold)
     return {name: value for name, value in found.items() if value is not None or name == "threshold"}

@@ -11,15 +11,17 @@ from rich.table import Table
 
 from gac_core.cli import evaluation_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, option_values, tables_console
+from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration, load_tasks, tables_console
+from gac_core.cli.files import write_text
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.evaluation.header import header_of
 from gac_core.evaluation.pareto import as_csv, plot
 from gac_core.evaluation.recommend import described
-from gac_core.evaluation.results import Results, header_of
+from gac_core.evaluation.results import Results
 from gac_core.evaluation.run import check_configured
 from gac_core.evaluation.settings import parse_weights
-from gac_core.evaluation.sweep import Grid, Sweep, check_several, configured_as, default_weights, price
+from gac_core.evaluation.sweep import Grid, Sweep, check_several, configured_as, default_weights
 from gac_core.evaluation.sweep import sweep as search
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -58,8 +60,7 @@ def sweep(
     with reported("sweep"):
         if out.exists() and not out.is_dir():
             raise EvaluationError(f"--out must be a folder, which gets several files; {out} is a file")
-        per_file = {"metric": metric or (), "shots": shots or (), "max_tokens": max_tokens or ()}
-        tasks = load_tasks(data, form, instruction, option_values(data, per_file), limit, None, stop)
+        tasks = load_tasks(data, form, instruction, metric, shots, max_tokens, stop, limit)
         config = configuration(models, dtype, batch)
         names = config.names
         check_several(names)
@@ -71,27 +72,14 @@ def sweep(
             tuple(threshold or THRESHOLDS),
         )
         check_configured(config, values.possible(names))
-        header = header_of(
-            config,
-            [task.questions for task in tasks],
-            {task.name: task.form for task in tasks},
-            {task.name: [each.name for each in task.metrics] for task in tasks},
-        )
-        results = Results(header, out / "results.jsonl")
+        results = Results(header_of(config, tasks), out / "results.jsonl")
         with Ensemble.from_config(config) as ensemble, EvaluationProgress() as progress:
             found = search(ensemble, tasks, values, results, grid, progress.began, progress.answered)
         best = configured_as(config, found.best).to_yaml()
-        _write(out / "sweep.csv", as_csv(found))
-        _write(out / "best.yaml", f"# {described(found.best)}\n{best}")
+        write_text("--out", out / "sweep.csv", as_csv(found))
+        write_text("--out", out / "best.yaml", f"# {described(found.best)}\n{best}")
         show(found, tables_console(160))
         plot(found, out / "pareto.png")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def show(found: Sweep, console: Console) -> None:
@@ -102,7 +90,7 @@ def show(found: Sweep, console: Console) -> None:
         "their cost:"
     )
     table = Table(
-        "answered by", "score", "ensembled steps", "forwards", "ms per answer", title=title, title_justify="left"
+        "answered by", "score", "ensembled steps", "evaluations", "ms per answer", title=title, title_justify="left"
     )
     for trial in found.front:
         score = trial.score
@@ -110,7 +98,7 @@ def show(found: Sweep, console: Console) -> None:
             trial.setting.label,
             f"{score.value:.1%} [{score.low:.1%}, {score.high:.1%}]",
             f"{trial.cost.share_ensembled:.0%}",
-            f"{price(trial.cost):.1f}",
+            f"{trial.cost.evaluations:.1f}",
             f"{1000 * trial.cost.seconds:,.0f}",
         )
     console.print(table)

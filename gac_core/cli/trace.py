@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from gac_core.chat.conversation import Prompt
+from gac_core.cli import request_options as options
 from gac_core.cli.errors import reported
-from gac_core.cli.evaluation_options import Models
 from gac_core.cli.files import read_text, write_text
 from gac_core.cli.opening import opened
 from gac_core.cli.requests import request_settings
@@ -22,7 +22,7 @@ _FORMATS = (".html", ".json")
 
 
 def trace(
-    models: Models,
+    models: options.Models,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .html, or .json.")],
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file with the prompt.")] = None,
@@ -30,20 +30,16 @@ def trace(
         bool, typer.Option("--chat", help="Send the prompt as a user's message, by the members' chat templates.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="With --chat: a system message.")] = None,
-    threshold: Annotated[
-        str | None, typer.Option(help="0 to 1: the gate decides alone at or above it; off: no threshold.")
-    ] = None,
-    gate: Annotated[str | None, typer.Option(help="Name of the gate.")] = None,
-    weights: Annotated[str | None, typer.Option(help="For example 1:2:4, one number per member.")] = None,
-    combine: Annotated[str | None, typer.Option(help="How distributions are combined.")] = None,
+    threshold: options.Threshold = None,
+    gate: options.Gate = None,
+    weights: options.Weights = None,
+    combine: options.Combine = None,
     max_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens, at most.", min=1)] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0,
+    temperature: options.Temperature = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     alone: Annotated[bool, typer.Option(help="Whether each member also answers alone.")] = True,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Members without a chat template get a plain one, for base models.")
-    ] = False,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: as stored.")] = None,
+    plain: options.Plain = False,
+    dtype: options.Dtype = None,
 ) -> None:
     """Write a page about one answer: each token's confidence, and what each member proposed."""
     with reported("trace"):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.questions import Half
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.run import ROUND, Progress, Stage, Task, check_settings, count_questions, run
-from gac_core.evaluation.settings import Setting, alone, every_step, self_consistency, thresholded
+from gac_core.evaluation.run import ROUND, Progress, Stage, check_settings, run
+from gac_core.evaluation.settings import Setting, Weights, alone, every_step, self_consistency, thresholded
+from gac_core.evaluation.task import Task, count_questions
 
 THRESHOLDS = (0.5, 0.7, 0.9)
 MIN_SAMPLES, MAX_SAMPLES = 3, 16
@@ -20,7 +21,7 @@ class EvaluationPlan:
     """What to compare, beside each member alone.
 
     Attributes:
-        weights: Weights of the members, one tuple each; None: the ensemble's own.
+        weights: Weights of the members, one tuple each, or the name of their source; None: the ensemble's own.
         thresholds: Thresholds, each with all of the weights. Default 0.5, 0.7 and 0.9.
         gate: The gate of the thresholds. None (default): the member with the best score on the first questions.
         combine: As `SamplingParams.combine`. None (default): the ensemble's.
@@ -29,7 +30,7 @@ class EvaluationPlan:
             many as cost about as much as the first ensemble. Default True.
     """
 
-    weights: tuple[tuple[float, ...] | None, ...] = (None,)
+    weights: tuple[Weights | None, ...] = (None,)
     thresholds: tuple[float, ...] = THRESHOLDS
     gate: str | None = None
     combine: str | None = None
@@ -50,7 +51,7 @@ class EvaluationPlan:
         usable = [
             weights
             for weights in self.weights
-            if weights is None or self.gate is not None or weights[names.index(gate)] > 0
+            if weights is None or isinstance(weights, str) or self.gate is not None or weights[names.index(gate)] > 0
         ]
         return [
             thresholded(names, gate, threshold, weights, self.combine, self.gate_rule)
@@ -127,13 +128,13 @@ def best_member(names: Sequence[str], tasks: Sequence[Task], results: Results) -
 def equal_samples(ensemble: Ensemble, member: str, setting: Setting, tasks: Sequence[Task], results: Results) -> int:
     """Returns how many samples of a member cost about as much as a setting, 3 to 16.
 
-    The cost is forward passes times the bytes of the weights, which they read. The prompt of a question is computed
-    once for all of its samples (prefix caching).
+    The cost is evaluations of members times the bytes of the weights, which they read. The prompt of a question is
+    computed once for all of its samples (prefix caching).
 
     Args:
         ensemble: The ensemble.
         member: The member that is sampled.
-        setting: The ensemble to compare with.
+        setting: The ensemble to compare with, which combines every step.
         tasks: Questions that the member alone and the setting have answered.
         results: Their answers.
     """
@@ -141,7 +142,7 @@ def equal_samples(ensemble: Ensemble, member: str, setting: Setting, tasks: Sequ
     keys = [question.key for task in tasks for question in task.questions.questions]
     budget = spent = 0
     for key in keys:
-        works = results.answers[setting.label, *key].members
-        budget += sum(sizes[name] * work.forwards for name, work in works.items())
-        spent += sum(sizes[name] * work.forwards for name, work in results.answers[member, *key].members.items())
+        answer = results.answers[setting.label, *key]
+        budget += sum(sizes[name] for name in answer.members) * answer.steps
+        spent += sizes[member] * results.answers[member, *key].steps
     return max(MIN_SAMPLES, min(MAX_SAMPLES, round(budget / spent))) if spent else MIN_SAMPLES

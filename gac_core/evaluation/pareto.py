@@ -8,8 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 from gac_core.evaluation.errors import EvaluationError
-from gac_core.evaluation.settings import show_weights
-from gac_core.evaluation.sweep import Sweep, Trial, price
+from gac_core.evaluation.sweep import Sweep, Trial
 
 COLUMNS = (
     "setting",
@@ -23,7 +22,7 @@ COLUMNS = (
     "low",
     "high",
     "share_ensembled",
-    "forwards",
+    "evaluations",
     "seconds",
     "dropped",
     "front",
@@ -37,12 +36,11 @@ def as_csv(sweep: Sweep) -> str:
     writer.writerow(COLUMNS)
     for trial in sweep.trials:
         setting, score, cost = trial.setting, trial.score, trial.cost
-        weights = "" if setting.weights is None else show_weights([*setting.weights.values()])
-        numbers = (score.value, score.low, score.high, cost.share_ensembled, price(cost), cost.seconds)
+        numbers = (score.value, score.low, score.high, cost.share_ensembled, cost.evaluations, cost.seconds)
         writer.writerow(
             (
                 setting.label,
-                weights,
+                setting.shown_weights,
                 setting.combine,
                 setting.gate,
                 setting.gate_rule,
@@ -57,7 +55,7 @@ def as_csv(sweep: Sweep) -> str:
 
 
 def plot(sweep: Sweep, path: Path) -> None:
-    """Writes a plot of the score against the forward passes per answer.
+    """Writes a plot of the score against the evaluations of members per answer.
 
     Raises:
         EvaluationError: matplotlib is not installed, or the file cannot be written.
@@ -90,13 +88,13 @@ def plot(sweep: Sweep, path: Path) -> None:
     for trial in sweep.front:
         axes.annotate(
             trial.setting.label,
-            (price(trial.cost), 100 * trial.score.value),
+            (trial.cost.evaluations, 100 * trial.score.value),
             fontsize=7,
             parse_math=False,
             xytext=(4, 4),
             textcoords="offset points",
         )
-    axes.set_xlabel("forward passes of all members per answer")
+    axes.set_xlabel("evaluations of members per answer: one for each member and step")
     axes.set_ylabel("score on the half on which settings are chosen, of 100")
     axes.legend(fontsize=8)
     try:
@@ -106,4 +104,4 @@ def plot(sweep: Sweep, path: Path) -> None:
 
 
 def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    return [price(each.cost) for each in trials], [100 * each.score.value for each in trials]
+    return [each.cost.evaluations for each in trials], [100 * each.score.value for each in trials]

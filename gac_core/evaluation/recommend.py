@@ -9,7 +9,7 @@ from typing import Literal
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.questions import half_of
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.settings import Setting, show_weights
+from gac_core.evaluation.settings import Setting
 from gac_core.evaluation.statistics import Comparison, Interval, questions_needed
 from gac_core.evaluation.summary import Scores
 
@@ -126,7 +126,7 @@ def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
     """Returns the setting with the highest mean score, or a cheaper one that is about as good.
 
     Of the settings that are not shown to be worse than the best one (the paired interval includes 0) and whose mean is
-    at most 0.01 below, the one with the fewest forward passes of all members together; of equal ones the better.
+    at most 0.01 below, the one with the fewest evaluations of members (`Cost.evaluations`); of equal ones the better.
     """
     best = max(ensembles, key=scores.mean)
 
@@ -135,7 +135,7 @@ def choose(scores: Scores, ensembles: Sequence[Setting]) -> Setting:
         return difference.high >= 0 and difference.value >= -TOLERANCE
 
     def price(setting: Setting) -> tuple[float, float]:
-        return sum(scores.cost(setting).forwards.values()), -scores.mean(setting)
+        return scores.cost(setting).evaluations, -scores.mean(setting)
 
     return min((setting for setting in ensembles if setting == best or usable(setting)), key=price)
 
@@ -216,9 +216,7 @@ def _baseline(scores: Scores, chosen: Setting) -> list[str]:
 
 def described(setting: Setting) -> str:
     """Returns a setting in the words of a recommendation: ``weights 1:2:4 with gate qwen at 0.7``."""
-    how = (
-        "the configured weights" if setting.weights is None else f"weights {show_weights([*setting.weights.values()])}"
-    )
+    how = f"weights {setting.shown_weights}" if setting.shown_weights else "the configured weights"
     how += "".join(f" and {rule}" for rule in (setting.combine, setting.gate_rule) if rule)
     if setting.threshold is None:
         return f"{how} at every step"

@@ -135,11 +135,12 @@ def _notes(tables: Sequence[Table], names: Sequence[str], cached: bool) -> list[
         "the same difference divided by that member's score. The best of several settings on the same questions looks "
         "better than it is; the recommendation says how it avoids this.",
         f"Cost: ensembled steps is the share of steps that combined all members; forwards are passes of "
-        f"{' / '.join(names)} per answer.",
+        f"{' / '.join(names)} per answer. A long prompt may be read in several passes, and in more of them the busier "
+        "the machine is; ensembled steps do not depend on that.",
         "Times are those of batches on this machine. "
         + (
             "Settings reuse prompts that earlier settings have computed, so that times are not comparable between "
-            "settings (--no-cache measures comparable ones); forwards are."
+            "settings (--no-cache measures comparable ones)."
             if cached
             else "No setting reused prompts of another, so that times are comparable."
         ),
@@ -147,8 +148,8 @@ def _notes(tables: Sequence[Table], names: Sequence[str], cached: bool) -> list[
     if any(row.setting.samples > 1 for row in tables[0].rows):
         notes.append(
             "Samples: the model answers several times at a temperature above 0, and the most frequent answer counts "
-            "(self-consistency). Their number is such that they cost about as much as the first ensemble, in forward "
-            f"passes times the size of the weights, from {MIN_SAMPLES} to {MAX_SAMPLES} samples."
+            "(self-consistency). Their number is such that they cost about as much as the first ensemble, in "
+            f"steps of each member times the size of its weights, from {MIN_SAMPLES} to {MAX_SAMPLES} samples."
         )
     return notes
 

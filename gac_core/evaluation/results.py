@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gac_core.config import EnsembleConfig
-from gac_core.errors import listed, quote
+from gac_core.errors import quote
 from gac_core.evaluation.errors import EvaluationError
-from gac_core.evaluation.prompts import PromptForm
-from gac_core.evaluation.questions import Half, QuestionSet, half_of
+from gac_core.evaluation.header import Header
+from gac_core.evaluation.questions import Half, half_of
 from gac_core.evaluation.settings import Setting
+from gac_core.output import MemberStats
 
 logger = logging.getLogger(__name__)
 VERSION = 1
 Key = tuple[str, str, str]
-# Fields of a member that determine where it runs and what it may load, not its answers.
-_PLACEMENT = ("device", "device_map", "compile", "num_gpus", "num_cpus", "resources", "trust_remote_code")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one member computed for an answer.
-
-    Attributes:
-        prompt_tokens: Length of the prompt in its tokens; of all samples together, if there are several.
-        forwards: Forward passes.
-        tokens: Tokens computed, prompt included.
-        reused_tokens: Prompt tokens found in its KV cache.
-        seconds: Its share of the time of these forwards.
-    """
-
-    prompt_tokens: int = 0
-    forwards: int = 0
-    tokens: int = 0
-    reused_tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +49,7 @@ class Answer:
     scores: Mapping[str, float]
     steps: int = 0
     ensembled: int = 0
-    members: Mapping[str, Work] = field(default_factory=dict)
+    members: Mapping[str, MemberStats] = field(default_factory=dict)
     seconds: float = 0.0
     confidence: float | None = None
     finish: str = "stop"
@@ -88,6 +67,11 @@ class Answer:
         return half_of(self.task, self.id)
 
     @property
+    def evaluations(self) -> int:
+        """Distributions that selected its tokens: one for each member and step; the gate's alone where it decides."""
+        return self.steps + max(0, len(self.members) - 1) * self.ensembled
+
+    @property
     def score(self) -> float:
         """Value of the first metric."""
         return next(iter(self.scores.values()))
@@ -96,88 +80,6 @@ class Answer:
     def correct(self) -> bool:
         """Whether the first metric is at least one half."""
         return self.score >= 0.5
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the answers of a file have in common; a run with another header is refused.
-
-    Attributes:
-        data: Digest of each file, by name of the task.
-        members: Name of each member, and fields of its configuration that answers depend on, in order; without
-            defaults.
-        ensemble: Settings of the ensemble that answers depend on.
-        form: Fields of the `PromptForm` of each task, without defaults.
-        metrics: Names of the metrics of each task; the first one counts.
-    """
-
-    data: Mapping[str, str]
-    members: Sequence[Mapping[str, Any]]
-    ensemble: Mapping[str, Any]
-    form: Mapping[str, Mapping[str, Any]]
-    metrics: Mapping[str, Sequence[str]]
-
-    def difference(self, other: Header) -> str | None:
-        """Returns what differs, as text; None if nothing does."""
-        ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
-        for name in ours:
-            if ours[name] != theirs[name]:
-                if name == "data":
-                    return f"the questions: {_other_questions(ours[name], theirs[name])}"
-                return f"{name}: {_first_difference(ours[name], theirs[name])}"
-        return None
-
-
-def _other_questions(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """Returns how the questions of two runs differ, from the digest of each file."""
-    if ours.keys() == theirs.keys():
-        changed = [name for name in ours if ours[name] != theirs[name]]
-        return f"those of {listed(map(quote, changed))} are not the same as in the file"
-    return f"{listed(map(quote, theirs))} in the file, {listed(map(quote, ours))} now"
-
-
-def _first_difference(ours: Any, theirs: Any) -> str:
-    """Returns the innermost values that differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in {**ours, **theirs}:
-            if ours.get(key) != theirs.get(key):
-                return f"{key}: {_first_difference(ours.get(key), theirs.get(key))}"
-    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = ((one, other) for one, other in zip(ours, theirs, strict=True) if one != other)
-        return _first_difference(*next(pairs))
-    return f"{quote(theirs)} in the file, {quote(ours)} now"
-
-
-def header_of(
-    config: EnsembleConfig,
-    sets: Iterable[QuestionSet],
-    forms: Mapping[str, PromptForm],
-    metrics: Mapping[str, Sequence[str]],
-) -> Header:
-    """Returns the header of a run.
-
-    Args:
-        config: The ensemble.
-        sets: The questions.
-        forms: Form of the prompts, by name of the set.
-        metrics: Names of the metrics, by name of the set.
-    """
-    settings = ("combine", "gate_rule", "alignment", "commit", "deterministic")
-    sources = {"weights": config.weights} if isinstance(config.weights, str) else {}
-    gate = {} if config.gate is None else {"gate": config.gate}
-    return Header(
-        {each.name: each.digest for each in sets},
-        [{**_set_fields(member, _PLACEMENT), "name": member.called} for member in config.members],
-        {key: getattr(config, key) for key in settings} | sources | gate,
-        {name: _set_fields(form) for name, form in forms.items()},
-        {name: list(names) for name, names in metrics.items()},
-    )
-
-
-def _set_fields(values: Any, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the fields of a dataclass that differ from their defaults."""
-    every = {each.name: (getattr(values, each.name), each.default) for each in fields(values)}
-    return {name: value for name, (value, default) in every.items() if value != default and name not in without}
 
 
 class Results:
@@ -292,5 +194,5 @@ def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
-    members = {name: Work(**work) for name, work in row["members"].items()}
+    members = {name: MemberStats(**work) for name, work in row["members"].items()}
     return Answer(**{**row, "members": members, "samples": tuple(row["samples"])})

@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gac_core.config import EnsembleConfig
@@ -14,12 +13,12 @@ from gac_core.effective import EnsembleDefaults
 from gac_core.ensemble import Ensemble
 from gac_core.errors import GaCError, MemberError, RequestError, quote
 from gac_core.evaluation.errors import EvaluationError
-from gac_core.evaluation.metrics import Metric
-from gac_core.evaluation.prompts import Examples, Prompt, PromptForm, with_examples
-from gac_core.evaluation.questions import Question, QuestionSet
-from gac_core.evaluation.results import Answer, Results, Work
+from gac_core.evaluation.prompts import Prompt
+from gac_core.evaluation.questions import Question
+from gac_core.evaluation.results import Answer, Results
 from gac_core.evaluation.settings import Setting
-from gac_core.output import RequestOutput
+from gac_core.evaluation.task import Task
+from gac_core.output import MemberStats, RequestOutput
 from gac_core.sampling import SamplingParams
 
 ROUND = 32
@@ -29,54 +28,6 @@ Progress = Callable[[Setting, int], None]
 Stage = Callable[[str, int], None]
 Observer = Callable[[Setting, Question, RequestOutput], None]
 """Receives an output of a question before its answer is recorded."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The questions of one file, with how they are asked and scored.
-
-    Attributes:
-        questions: The questions to ask.
-        examples: The examples of few-shot prompts.
-        form: From questions to prompts.
-        metrics: One or more; the first one counts.
-    """
-
-    questions: QuestionSet
-    examples: Examples
-    form: PromptForm
-    metrics: tuple[Metric, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self.questions.name
-
-    def prompt(self, question: Question) -> Prompt:
-        """Returns the prompt of a question."""
-        return self.form.prompt(question, self.examples.of(question))
-
-    def scores(self, text: str, question: Question) -> dict[str, float]:
-        """Returns the value of each metric."""
-        return {metric.name: metric.score(text, question) for metric in self.metrics}
-
-
-def make_task(questions: QuestionSet, form: PromptForm, metrics: Sequence[Metric]) -> Task:
-    """Returns a task.
-
-    Raises:
-        EvaluationError: There are too few examples, or a metric cannot score a question.
-    """
-    rest, examples = with_examples(questions, form)
-    for metric in metrics:
-        for question in rest.questions:
-            metric.check(question)
-    return Task(rest, examples, form, tuple(metrics))
-
-
-def count_questions(tasks: Sequence[Task]) -> int:
-    """Returns the number of questions of all tasks."""
-    return sum(len(task.questions.questions) for task in tasks)
 
 
 def check_configured(config: EnsembleConfig, settings: Sequence[Setting]) -> None:
@@ -279,13 +230,13 @@ def majority(votes: Sequence[tuple[str, str]]) -> tuple[str, float]:
     return next(text for vote, text in votes if vote == winner), count / len(votes)
 
 
-def _work(samples: Sequence[RequestOutput]) -> Mapping[str, Work]:
+def _work(samples: Sequence[RequestOutput]) -> Mapping[str, MemberStats]:
     """Returns each member's work, over all samples."""
-    totals: dict[str, Work] = {}
+    totals: dict[str, MemberStats] = {}
     for output in samples:
         for name, stats in output.stats.members.items():
-            before = totals.get(name, Work())
-            totals[name] = Work(
+            before = totals.get(name, MemberStats())
+            totals[name] = MemberStats(
                 before.prompt_tokens + stats.prompt_tokens,
                 before.forwards + stats.forwards,
                 before.tokens + stats.tokens,

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gac_core.calibration_file import WEIGHT_SOURCES
 from gac_core.checks import check_int
 from gac_core.errors import listed, quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.sampling import SamplingParams
+
+Weights = Sequence[float] | str
+"""One weight per member; or where they come from, as `SamplingParams.weights`."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Setting:
 
     Attributes:
         label: Its name in results and reports; made by the functions of this module.
-        weights: Weight of each member, 0 or more. None: those of the ensemble.
+        weights: Weight of each member, 0 or more; or ``"perplexity"`` or ``"auto"``, as in `SamplingParams`. None:
+            those of the ensemble.
         threshold: None: every step is ensembled. 0: the gate alone.
         gate: Name of the gate; None without a threshold.
         combine: As `SamplingParams.combine`. None: the ensemble's.
@@ -29,7 +34,7 @@ class Setting:
 
     label: str
     # A mapping cannot be hashed; equal settings still have equal hashes.
-    weights: Mapping[str, float] | None = field(default=None, hash=False)
+    weights: Mapping[str, float] | str | None = field(default=None, hash=False)
     threshold: float | None = None
     gate: str | None = None
     combine: str | None = None
@@ -49,6 +54,11 @@ class Setting:
     def alone(self) -> str | None:
         """The member that answers alone; None where several do."""
         return self.gate if self.threshold == 0 else None
+
+    @property
+    def shown_weights(self) -> str:
+        """The weights in the format of the command line, ``1:2:4``; empty for those of the ensemble."""
+        return show_weights([*self.weights.values()]) if isinstance(self.weights, Mapping) else self.weights or ""
 
     @property
     def is_ensemble(self) -> bool:
@@ -76,12 +86,12 @@ def alone(member: str) -> Setting:
     return Setting(member, threshold=0.0, gate=member)
 
 
-def every_step(names: Sequence[str], weights: Sequence[float] | None = None, combine: str | None = None) -> Setting:
+def every_step(names: Sequence[str], weights: Weights | None = None, combine: str | None = None) -> Setting:
     """Returns a setting that ensembles every step.
 
     Args:
         names: The members' names.
-        weights: One per member. Default: the ensemble's own.
+        weights: One per member, or the name of their source. Default: the ensemble's own.
         combine: As `SamplingParams.combine`. Default: the ensemble's.
     """
     return Setting(f"every step{_shown(weights, combine)}", _by_name(names, weights), combine=combine)
@@ -91,7 +101,7 @@ def thresholded(
     names: Sequence[str],
     gate: str,
     threshold: float,
-    weights: Sequence[float] | None = None,
+    weights: Weights | None = None,
     combine: str | None = None,
     gate_rule: str | None = None,
 ) -> Setting:
@@ -132,9 +142,15 @@ def parse_weights(text: str, names: Sequence[str]) -> tuple[float, ...]:
     return weights
 
 
-def _by_name(names: Sequence[str], weights: Sequence[float] | None) -> dict[str, float] | None:
-    return None if weights is None else dict(zip(names, weights, strict=True))
+def parse_source(text: str, names: Sequence[str]) -> Weights:
+    """Parses ``1:2:4``, or returns the name of a source, such as ``perplexity``; errors as in `parse_weights`."""
+    return text if text in WEIGHT_SOURCES else parse_weights(text, names)
 
 
-def _shown(weights: Sequence[float] | None, combine: str | None) -> str:
-    return (f", {combine}" if combine else "") + (f", weights {show_weights(weights)}" if weights else "")
+def _by_name(names: Sequence[str], weights: Weights | None) -> dict[str, float] | str | None:
+    return weights if weights is None or isinstance(weights, str) else dict(zip(names, weights, strict=True))
+
+
+def _shown(weights: Weights | None, combine: str | None) -> str:
+    shown = weights if weights is None or isinstance(weights, str) else show_weights(weights)
+    return (f", {combine}" if combine else "") + (f", weights {shown}" if shown else "")

@@ -23,6 +23,8 @@ class Cost:
     Attributes:
         steps: Steps.
         share_ensembled: Share of all steps that combined all members.
+        evaluations: Distributions that selected tokens, one for each member and step. Unlike forward passes, they do
+            not depend on how many parts a long prompt is read in while other requests run.
         forwards: Forward passes by member; members that computed nothing are left out.
         tokens: Tokens computed by member, without those found in its KV cache.
         seconds: Time in seconds, in batches.
@@ -30,6 +32,7 @@ class Cost:
 
     steps: float
     share_ensembled: float
+    evaluations: float
     forwards: Mapping[str, float]
     tokens: Mapping[str, float]
     seconds: float
@@ -171,6 +174,7 @@ def cost_of(answers: Sequence[Answer]) -> Cost:
     return Cost(
         steps / len(answers),
         sum(answer.ensembled for answer in answers) / steps if steps else 0.0,
+        sum(answer.evaluations for answer in answers) / len(answers),
         {name: count for name, count in forwards.items() if count},
         tokens,
         sum(answer.seconds for answer in answers) / len(answers),

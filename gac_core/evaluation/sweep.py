@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import gcd
@@ -14,10 +14,11 @@ from gac_core.errors import quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.evaluation.recommend import Recommendation, choose, recommend
 from gac_core.evaluation.results import Results
-from gac_core.evaluation.run import Progress, Stage, Task, check_settings, count_questions, run
+from gac_core.evaluation.run import Progress, Stage, check_settings, run
 from gac_core.evaluation.settings import Setting, alone, every_step, thresholded
 from gac_core.evaluation.statistics import Interval
 from gac_core.evaluation.summary import Cost, Scores
+from gac_core.evaluation.task import Task, count_questions
 
 FIRST_RUNG = 24
 """Questions of each task in the first round of a search."""
@@ -50,7 +51,7 @@ class Grid:
 
     def thresholded(self, names: Sequence[str], base: Setting) -> list[Setting]:
         """Returns the thresholded settings with the weights and the rule of a setting, for gates that take part."""
-        weights = base.weights or {}
+        weights = base.weights if isinstance(base.weights, Mapping) else {}
         return [
             thresholded(names, gate, threshold, [*weights.values()], base.combine, rule)
             for gate, rule, threshold in product(self.gates, self.gate_rules, self.thresholds)
@@ -261,15 +262,10 @@ def _trials(search: _Search) -> tuple[Trial, ...]:
     return tuple(found[setting] for setting in search.asked)
 
 
-def price(cost: Cost) -> float:
-    """Returns the forward passes of all members per answer."""
-    return sum(cost.forwards.values())
-
-
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Returns the trials that are not dropped and of which no other has a higher score at the same price or less."""
+    """Returns the trials that are not dropped and of which no other has a higher score at the same cost or less."""
     kept: list[Trial] = []
-    for trial in sorted(trials, key=lambda each: (price(each.cost), -each.score.value)):
+    for trial in sorted(trials, key=lambda each: (each.cost.evaluations, -each.score.value)):
         if not trial.dropped and (not kept or trial.score.value > kept[-1].score.value):
             kept.append(trial)
     return tuple(kept)
@@ -277,7 +273,7 @@ def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 def configured_as(config: EnsembleConfig, setting: Setting) -> EnsembleConfig:
     """Returns the configuration of an ensemble that answers as a setting does, without members of the weight 0."""
-    weights = setting.weights or {}
+    weights = setting.weights if isinstance(setting.weights, Mapping) else {}
     members = [
         replace(member, weight=weights.get(member.called, member.weight))
         for member in config.members
