@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import EMBEDDED, ROOT
+from conftest import EMBEDDED
+from questions import write_questions
 from typer.testing import CliRunner
 
 from gac_core import Ensemble, EnsembleConfig, SamplingParams, member_weights
@@ -28,9 +28,6 @@ from gac_core.evaluation.results import read_lines
 from gac_core.evaluation.task import make_task
 from gac_core.executor.evaluator import target_logprobs
 from gac_core.executor.messages import Targets
-
-sys.path.insert(0, str(ROOT / "examples" / "models"))
-from handbook import held_out
 
 RNG = np.random.default_rng(0)
 
@@ -153,13 +150,7 @@ def test_traces_are_kept_in_a_file(tmp_path):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Questions about passages that the embedded members can answer."""
-    path = tmp_path_factory.mktemp("data") / "handbook.jsonl"
-    rows = [
-        {"question": each.question, "answer": each.answer, "contexts": each.passages, "domain": "bridges"}
-        for each in held_out(16, seed=3)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_questions(tmp_path_factory.mktemp("data") / "handbook.jsonl", 16, domain="bridges")
 
 
 def calibrate(*arguments):

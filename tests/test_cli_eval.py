@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
-from conftest import EMBEDDED, ROOT
+from conftest import EMBEDDED
+from questions import SYSTEM, write_questions
 from typer.testing import CliRunner
 
 from gac_core import Ensemble
 from gac_core.cli import app
 
-sys.path.insert(0, str(ROOT / "examples" / "models"))
-from handbook import SYSTEM, held_out
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Questions about passages that the embedded members can answer."""
-    path = tmp_path_factory.mktemp("data") / "handbook.jsonl"
-    rows = [
-        {"question": each.question, "answer": each.answer, "contexts": each.passages, "domain": each.relation}
-        for each in held_out(6, seed=3)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_questions(tmp_path_factory.mktemp("data") / "handbook.jsonl", 6)
 
 
 def gac(*arguments):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, ensemble_of, talking_pairs
+from conftest import ensemble_of, talking_pairs
 from faulty import faulty_ensemble
+from questions import SYSTEM, write_questions
 
 from gac_core import EnsembleConfig
 from gac_core.evaluation.comparing import EvaluationPlan, best_member, compare_settings
@@ -25,9 +25,6 @@ from gac_core.evaluation.summary import tables
 from gac_core.evaluation.task import make_task
 from gac_core.output import MemberStats
 
-sys.path.insert(0, str(ROOT / "examples" / "models"))
-from handbook import SYSTEM, held_out
-
 NAMES = ("ash", "birch", "cedar")
 FORM = PromptForm("chat", instruction=SYSTEM)
 
@@ -35,13 +32,7 @@ FORM = PromptForm("chat", instruction=SYSTEM)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Questions about passages that the embedded members can answer."""
-    path = tmp_path_factory.mktemp("data") / "handbook.jsonl"
-    rows = [
-        {"question": each.question, "answer": each.answer, "contexts": each.passages, "domain": each.relation}
-        for each in held_out(6, seed=3)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_questions(tmp_path_factory.mktemp("data") / "handbook.jsonl", 6)
 
 
 def task_of(path, form=FORM, metrics=("exact", "f1"), limit=None):

@@ -218,7 +218,7 @@ def test_weights_chosen_on_one_half_are_reported_on_the_other(results):
     sentence = weights.chosen_on_half(answered)
     assert f"Chosen on {counts['choose']} questions: every step, weights 1:1:1" in sentence
     assert f"On the other {counts['report']}:" in sentence
-    one_half = [each.only(lambda answer: grid.half_of(answer) == "choose") for each in answered]
+    one_half = [each.only(lambda answer: answer.half == "choose") for each in answered]
     assert weights.chosen_on_half(one_half) == ""
     with pytest.raises(SystemExit, match="no question"):
         grid.read_answers(results, lambda setting: False)

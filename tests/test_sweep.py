@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
-import sys
 
 import pytest
-from conftest import EMBEDDED, ROOT
+from conftest import EMBEDDED
+from questions import SYSTEM, write_questions
 from typer.testing import CliRunner
 
 from gac_core import Ensemble
@@ -25,18 +24,7 @@ from gac_core.evaluation.summary import Cost
 from gac_core.evaluation.sweep import Grid, Trial, configured_as, default_weights, front, sweep
 from gac_core.evaluation.task import make_task
 
-sys.path.insert(0, str(ROOT / "examples" / "models"))
-from handbook import SYSTEM, held_out
-
 NAMES = ("ash", "birch", "cedar")
-
-
-def written(path, count):
-    rows = [
-        {"question": each.question, "answer": each.answer, "contexts": each.passages} for each in held_out(count, 4)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def searched(ensemble, path, grid, every=False, results=None):
@@ -58,7 +46,7 @@ def test_default_weights_are_no_multiples_of_one_another():
 
 def test_a_search_drops_settings_on_the_way(ensemble, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "FIRST_RUNG", 4)
-    path = written(tmp_path / "handbook.jsonl", 14)
+    path = write_questions(tmp_path / "handbook.jsonl", 14, seed=4)
     grid = Grid(((1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 2, 2)), (None,), NAMES, (None,), (0.6,))
     found, results, task = searched(ensemble, path, grid)
     count = len(task.questions.limited(half="choose").questions)
@@ -87,7 +75,7 @@ def test_a_search_drops_settings_on_the_way(ensemble, tmp_path, monkeypatch):
 
 
 def test_a_grid_answers_everything(ensemble, tmp_path):
-    path = written(tmp_path / "handbook.jsonl", 4)
+    path = write_questions(tmp_path / "handbook.jsonl", 4, seed=4)
     found, results, task = searched(
         ensemble, path, Grid(((0, 1, 1), (1, 2, 2)), (None, "geometric"), ("birch",), (None,), (0.6,)), every=True
     )
@@ -99,8 +87,9 @@ def test_a_grid_answers_everything(ensemble, tmp_path):
 
 
 def test_a_half_without_questions_is_refused(ensemble, tmp_path):
+    path = write_questions(tmp_path / "one.jsonl", 1, seed=4)
     with pytest.raises(EvaluationError, match="too few to be divided into halves"):
-        searched(ensemble, written(tmp_path / "one.jsonl", 1), Grid(((1, 1, 1),), (None,), NAMES, (None,), (0.5,)))
+        searched(ensemble, path, Grid(((1, 1, 1),), (None,), NAMES, (None,), (0.5,)))
 
 
 def test_the_front_has_the_best_at_each_cost():
@@ -128,7 +117,7 @@ def test_the_configuration_of_a_setting(ensemble):
 
 
 def test_the_command(tmp_path):
-    data = written(tmp_path / "handbook.jsonl", 6)
+    data = write_questions(tmp_path / "handbook.jsonl", 6, seed=4)
     out = tmp_path / "out"
     arguments = ["sweep", *EMBEDDED[:2], "--dtype", "float32", "--data", str(data), "--instruction", SYSTEM]
     arguments += ["--weights", "1:1", "--weights", "1:2", "--threshold", "0.6", "--gate", "birch", "--out", str(out)]
