@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One more than cores: some tests mostly wait, for processes that start or die.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 # What the benchmarks of vocabularies and speed run on: two folders or hub names.
 TOKENIZERS ?= examples/models/ash examples/models/cedar
 
@@ -18,7 +20,7 @@ demo: install
 	$(BIN)/python examples/rag_langchain.py
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-real: install
 	$(BIN)/python -m pytest -m "real and not slow"

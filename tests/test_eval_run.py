@@ -184,6 +184,26 @@ def test_majority():
     assert majority([("", "x"), ("", "y")]) == ("x", 1.0)
 
 
+def test_settings_with_weights_from_each_prompt_are_answered(ensemble, data):
+    task, setting = task_of(data, limit=2), every_step(NAMES, "perplexity")
+    results = results_of(ensemble.config, task)
+    run(ensemble, [task], [setting], results)
+    assert (setting.label, setting.shown_weights) == ("every step, weights perplexity", "perplexity")
+    assert {len(each.members) for each in results.of(setting.label)} == {3}
+
+
+def test_a_file_of_another_calibration_is_refused(ensemble, data, tmp_path):
+    task = task_of(data, limit=1)
+
+    def calibrated(weight):
+        members = {name: {"weight": weight if name == "ash" else 1.0} for name in NAMES}
+        return replace(ensemble.config, calibration={"version": 1, "members": members})
+
+    results_of(calibrated(2.0), task, tmp_path / "r.jsonl")
+    with pytest.raises(EvaluationError, match=r"differs in ensemble: calibration: ash: 2.0 in the file, 3.0 now"):
+        results_of(calibrated(3.0), task, tmp_path / "r.jsonl")
+
+
 def scored(rows, tasks=("t",)):
     """Results with given scores: per setting, one per question; a threshold ensembles two of ten steps."""
     header = Header({}, [{"name": "a"}, {"name": "b"}], {}, {}, {task: ["exact"] for task in tasks})

@@ -11,6 +11,7 @@ import sys
 import pytest
 from conftest import EMBEDDED, QUESTION, ROOT, SHARED, shared_ensemble
 
+from benchmarks.tasks import write_tasks
 from gac_core import ConfigError, RequestError, SamplingParams, UnknownArgumentError
 
 # lm-evaluation-harness and the metrics that it imports use what others deprecate.
@@ -159,9 +160,8 @@ def evaluated(harness, model, folder, tasks, **asked):
 def test_tasks_run_on_local_data(harness, model, two, tmp_path, chat):
     for name, rows in (("nq", ROWS), ("mmlu", CHOICES)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    asked_of = {"context": "The Torno Bridge is in Halkus.", "qas": [{"question": "Where?", "answers": ["Halkus"]}]}
-    passages = [asked_of] * 3
-    (tmp_path / "squad-300.json").write_text(json.dumps(passages), encoding="utf-8")
+    about = {"context": "The Torno Bridge is in Halkus.", "question": "Where?", "answers": ["Halkus"]}
+    (tmp_path / "squad.jsonl").write_text("\n".join([json.dumps(about)] * 3), encoding="utf-8")
     asked = {"apply_chat_template": chat, "gen_kwargs": "max_gen_toks=6"}
     samples, results = evaluated(harness, model, tmp_path, ["gac_nq", "gac_mmlu", "gac_squad"], **asked)
     assert len(samples["gac_nq"]) == len(samples["gac_mmlu"]) == 2
@@ -177,12 +177,13 @@ def test_tasks_run_on_local_data(harness, model, two, tmp_path, chat):
 
 
 @pytest.mark.shared
-def test_the_shared_data_of_every_task_can_be_read(harness, monkeypatch):
-    monkeypatch.setenv("GAC_BENCHMARKS", str(SHARED / "datasets"))
+def test_the_shared_data_of_every_task_can_be_read(harness, monkeypatch, tmp_path):
+    write_tasks(SHARED / "datasets", tmp_path)
+    monkeypatch.setenv("GAC_BENCHMARKS", str(tmp_path))
     from gac_core.harness.data import load, number, words
 
     sizes = {name: len(load(name)["test"]) for name in ("mmlu", "nq", "triviaqa", "bbh", "gsm8k", "squad")}
-    assert sizes == {"mmlu": 1200, "nq": 800, "triviaqa": 800, "bbh": 189, "gsm8k": 1314, "squad": 1375}
+    assert sizes == {"mmlu": 1200, "nq": 800, "triviaqa": 800, "bbh": 189, "gsm8k": 1315, "squad": 300}
     first = load("gsm8k", shots=1)["test"][0]
     assert first["prompt"].count("Question:") == 2
     assert number(first, [first["answers"][0]]) == {"exact_match": 1.0}

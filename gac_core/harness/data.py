@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gac_core.errors import ConfigError, quote, shorten
-from gac_core.evaluation.errors import EvaluationError
+from gac_core.errors import ConfigError, quote
 from gac_core.evaluation.metrics import METRICS
 from gac_core.evaluation.prompts import PromptForm, with_examples
-from gac_core.evaluation.questions import Question, QuestionSet, read_questions
+from gac_core.evaluation.questions import Question, read_questions
 
 TASKS = Path(__file__).parent / "tasks"
 """The folder with the task files, for ``--include_path``."""
@@ -27,7 +25,7 @@ _FILES = {
     "triviaqa": (("triviaqa.jsonl",), 5),
     "bbh": (("bbh.jsonl",), 3),
     "gsm8k": (("gsm8k.jsonl", "gsm8k-test.jsonl"), 5),
-    "squad": (("squad.jsonl", "squad-300.json"), 2),
+    "squad": (("squad.jsonl",), 2),
 }
 
 
@@ -56,7 +54,7 @@ def load(task: str, folder: str | None = None, shots: int | None = None, **_: An
 
     names, default = _FILES[task]
     path = _find(task, names, folder)
-    read = _read_passages(path) if path.suffix == ".json" else read_questions(path)
+    read = read_questions(path)
     wanted = default if shots is None and not read.shots else shots
     form = PromptForm("plain", shots=wanted, solutions=task == "gsm8k")
     questions, examples = with_examples(read, form)
@@ -77,22 +75,6 @@ def _find(task: str, names: Sequence[str], folder: str | None) -> Path:
             if (place / name).is_file():
                 return place / name
     raise ConfigError(f"the folder {quote(given)} has no {' or '.join(names)}, which the task gac_{task} needs")
-
-
-def _read_passages(path: Path) -> QuestionSet:
-    """Reads passages with their questions: a list of objects with ``context`` and ``qas``."""
-    try:
-        questions = [
-            Question(f"{number}-{place}", asked["question"], tuple(asked["answers"]), contexts=(passage["context"],))
-            for number, passage in enumerate(json.loads(path.read_text(encoding="utf-8")))
-            for place, asked in enumerate(passage["qas"])
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EvaluationError(
-            f"{path}: it must be a JSON list of objects with context and qas, each with question and answers: "
-            f"{type(error).__name__}: {shorten(str(error))}"
-        ) from error
-    return QuestionSet(tuple(questions), (), path, "")
 
 
 def _row(question: Question, form: PromptForm, shots: Sequence[Question]) -> dict[str, Any]:
