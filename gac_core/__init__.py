@@ -46,7 +46,7 @@ from gac_core.integration.fields import (
     WrapperField,
     field_error,
 )
-from gac_core.integration.metadata import TokenCounts, as_metadata, token_counts
+from gac_core.integration.metadata import TokenCounts, as_logprobs, as_metadata, token_counts
 from gac_core.integration.sources import member_weights, open_ensemble
 from gac_core.integration.structured import (
     StructuredOutput,
@@ -148,6 +148,7 @@ __all__ = [
     "WrapperField",
     "ambient_gate",
     "ambient_threshold",
+    "as_logprobs",
     "as_metadata",
     "check_tool_calls",
     "default_pool",

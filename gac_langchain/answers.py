@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
@@ -12,7 +13,7 @@ from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.json import parse_partial_json
 
-from gac_core import OutputChunk, RequestOutput, as_metadata, token_counts
+from gac_core import OutputChunk, RequestOutput, as_logprobs, as_metadata, token_counts
 
 PROVIDER = "gac"
 
@@ -94,17 +95,22 @@ class ChunkReader:
         share a chunk with text or with the end.
         """
         calls = self._calls(part)
-        if part.text or part.reasoning:
+        # Sums of chunks have all log-probabilities, so that each is in one chunk, like the text of its token.
+        logprobs = {"logprobs": as_logprobs(part.logprobs)} if part.logprobs else {}
+        if part.text or part.reasoning or (logprobs and part.output is None):
             yield ChatGenerationChunk(
-                message=AIMessageChunk(content=part.text, additional_kwargs=_kwargs(part.reasoning))
+                message=AIMessageChunk(
+                    content=part.text, additional_kwargs=_kwargs(part.reasoning), response_metadata=logprobs
+                )
             )
+            logprobs = {}
         if calls:
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls))
         if part.output is not None:
             last = AIMessageChunk(
                 content="",
                 usage_metadata=usage(part.output),
-                response_metadata=metadata(part.output, self._model),
+                response_metadata={**metadata(replace(part.output, logprobs=None), self._model), **logprobs},
                 chunk_position="last",
             )
             yield ChatGenerationChunk(message=last)

@@ -25,10 +25,10 @@ from gac_core import (
 )
 from gac_langchain import answers, convert
 from gac_langchain.configured import ConfiguredChat
-from gac_langchain.settings import request_id_of
+from gac_langchain.settings import request_id_of, with_top_logprobs
 from gac_langchain.structured import structured
 
-_OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict")
+_OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict", "top_logprobs")
 
 
 class ChatGaC(ConfiguredChat):
@@ -99,7 +99,8 @@ class ChatGaC(ConfiguredChat):
         message. An answer that ``max_tokens`` truncates is an error.
 
     Response metadata:
-        ``finish_reason``, ``model_name``, ``logprobs`` if requested, and under ``gac`` the settings in force
+        ``finish_reason``, ``model_name``, ``logprobs`` if requested (``logprobs=5``, or ``logprobs=True,
+        top_logprobs=5``; streams have them in each chunk), and under ``gac`` the settings in force
         (`gac_core.EffectiveSettings`), the means of ``confidence``, ``agreement`` and ``divergence`` over the answer
         (for each token with ``token_stats=True``), the steps, the share of them that was ensembled, drafted and
         accepted tokens, members that failed (``dropped``), and the work of each member (`gac_core.RequestStats`).
@@ -133,8 +134,11 @@ class ChatGaC(ConfiguredChat):
         return profile
 
     def __init__(self, **fields: Any) -> None:
-        """Checks all fields, then loads the ensemble; see `EnsembleSettings`."""
-        super().__init__(**fields)
+        """Checks all fields, then loads the ensemble; see `EnsembleSettings`.
+
+        ``top_logprobs=5`` is ``logprobs=5``, as by call.
+        """
+        super().__init__(**with_top_logprobs(fields, fields.pop("top_logprobs", None)))
         # The base class resolves the profile before the ensemble is loaded.
         if self.profile is None:
             self.profile = self._resolve_model_profile()
@@ -227,7 +231,9 @@ class ChatGaC(ConfiguredChat):
     ) -> tuple[Conversation, SamplingParams, str]:
         """Returns a call's conversation, its parameters, and the name of the model that answers."""
         given = split_arguments(kwargs, other=_OTHER_ARGUMENTS)
-        sampling = dict(given.sampling) if stop is None else {"stop": stop, **given.sampling}
+        sampling = with_top_logprobs(given.sampling, given.other.get("top_logprobs"))
+        if stop is not None:
+            sampling = {"stop": stop, **sampling}
         output = convert.to_structured_output(given.other.get("response_format"), bool(given.conversation.get("tools")))
         if output is not None:
             if sampling.get("grammar", self.grammar) is not None:

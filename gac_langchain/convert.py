@@ -64,8 +64,10 @@ def _message(message: BaseMessage) -> Message:
         return Message("assistant", text, tuple(calls), name=name, reasoning=reasoning or None)
     if isinstance(message, ToolMessage):
         return Message("tool", _text(message), tool_call_id=message.tool_call_id, name=name)
-    if isinstance(message, ChatMessage) and message.role in ("system", "user", "assistant"):
-        return Message(message.role, _text(message), name=name)  # type: ignore[arg-type]
+    if isinstance(message, ChatMessage) and message.role in ("system", "developer", "user", "assistant"):
+        # OpenAI's newer name of the system role.
+        role = "system" if message.role == "developer" else message.role
+        return Message(role, _text(message), name=name)  # type: ignore[arg-type]
     raise RequestError(f"a {type(message).__name__} is not supported; use system, human, AI and tool messages")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseRunManager, CallbackManagerForLLMRun
@@ -11,7 +12,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from gac_core import OutputChunk, RequestOutput, SamplingParams, as_metadata, split_arguments
+from gac_core import OutputChunk, RequestOutput, SamplingParams, as_logprobs, as_metadata, split_arguments
 from gac_langchain.answers import usage
 from gac_langchain.convert import to_messages
 from gac_langchain.settings import EnsembleSettings, request_id_of
@@ -250,7 +251,11 @@ def _split_ids(
 
 
 def _chunk(part: OutputChunk) -> GenerationChunk:
-    return GenerationChunk(text=part.text, generation_info=None if part.output is None else _info(part.output))
+    # Sums of chunks have all log-probabilities, so that each is in one chunk.
+    info = {} if part.output is None else _info(replace(part.output, logprobs=None))
+    if part.logprobs:
+        info["logprobs"] = as_logprobs(part.logprobs)
+    return GenerationChunk(text=part.text, generation_info=info or None)
 
 
 def _info(output: RequestOutput) -> dict[str, Any]:

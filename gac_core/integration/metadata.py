@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,8 +71,13 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
     if output.token_stats is not None:
         values["gac"]["token_stats"] = [_stats(item) for item in output.token_stats]
     if output.logprobs is not None:
-        values["logprobs"] = {"content": [_entry(item) for item in output.logprobs]}
+        values["logprobs"] = as_logprobs(output.logprobs)
     return values
+
+
+def as_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Returns log-probabilities in OpenAI's form, as in `as_metadata`; also those of one chunk of a stream."""
+    return {"content": [_entry(item) for item in entries]}
 
 
 def _stats(item: TokenStats) -> dict[str, Any]:
