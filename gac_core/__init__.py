@@ -3,6 +3,7 @@
 from gac_core.chat.conversation import Conversation, Message, Prompt
 from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall
 from gac_core.config import EnsembleConfig
+from gac_core.engine.answer_stream import AnswerStream
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
     AnswerError,
@@ -86,6 +87,7 @@ __all__ = [
     "SAMPLING_FIELDS",
     "WRAPPER_FIELDS",
     "AnswerError",
+    "AnswerStream",
     "CallArguments",
     "ChatTemplateError",
     "ConfigError",

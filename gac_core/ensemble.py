@@ -11,9 +11,11 @@ from typing import Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
+from gac_core.choices import Choices
 from gac_core.config import EnsembleConfig
+from gac_core.engine.answer_stream import acollect_batch, astream_events
 from gac_core.engine.calls import Call, answers, new_call, new_calls
-from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
+from gac_core.engine.delivery import collect_batch, stream_events
 from gac_core.engine.frontend import Frontend, connect, connect_pooled
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
@@ -28,7 +30,7 @@ from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
 
 
-class Ensemble(Scoring, PromptLikelihoods):
+class Ensemble(Choices, Scoring, PromptLikelihoods):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -58,8 +60,6 @@ class Ensemble(Scoring, PromptLikelihoods):
         self._input_processor.defaults.log()
         # Not bound to self, so that an unreferenced ensemble is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._session.finalize)
-
-    # ---- building
 
     @classmethod
     def load(

@@ -61,14 +61,16 @@ class Usage:
     Attributes:
         prompt_tokens: Length of the prompt in the gate's tokens (in each member's own: `RequestStats.members`).
         completion_tokens: Generated union tokens, without the end of text.
+        reasoning_tokens: Those of them that belong to the block of reasoning, its marks included.
     """
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
-        """Both together."""
+        """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
 
 

@@ -7,9 +7,10 @@ from functools import partial
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_list, check_number
+from gac_core.engine.answer_stream import astream_events
 from gac_core.engine.calls import Call, checked_pairs, new_call
 from gac_core.engine.continuations import encoded
-from gac_core.engine.delivery import astream_events, collect_batch
+from gac_core.engine.delivery import collect_batch
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.session import Session
 from gac_core.errors import RequestError

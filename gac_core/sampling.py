@@ -14,6 +14,15 @@ from gac_core.config import ALIGNMENTS
 from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar.grammar import Grammar
 
+MAX_CHOICES = 128
+"""The most answers to one prompt (`SamplingParams.n`), as in OpenAI's interface."""
+
+MAX_PENALTY = 2.0
+"""The largest presence and frequency penalty, and less than 0 the smallest."""
+
+MAX_BIAS = 100.0
+"""The largest number of `SamplingParams.logit_bias`, and less than 0 the smallest."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -28,10 +37,20 @@ class SamplingParams:
         repetition_penalty: A value above 1 makes tokens of the prompt and the answer less likely (CTRL, Keskar et al.
             2019, section 4.1). It is applied to each member's own logits over its own ids, as in transformers. Above 0,
             default 1.
+        presence_penalty: Subtracted from the log-probability of each union token that the answer contains already,
+            -2 to 2: OpenAI's formula. The prompt does not count, tokens that a grammar forces do. Default 0.
+        frequency_penalty: Likewise, as many times as the answer contains the token. Default 0.
+        logit_bias: Numbers, -100 to 100, that are added to the log-probabilities of single tokens: 100 selects a token,
+            -100 bans it. A key is an id of the gate's tokenizer (`Ensemble.encode`), whose end of text stands for that
+            of all members, or a string or bytes that are exactly one token of a participating member. Like a grammar,
+            bias and penalties multiply every member's distribution before the gate's certainty is measured and the
+            distributions are combined. None (default): no bias.
         seed: Makes sampling repeatable, in any process. Concurrent requests, drafts and reused prefixes can change a
             draw, with probability about twice the rounding error of the probabilities: rarely in float32, occasionally
             in bfloat16 and float16, never with `EnsembleConfig.deterministic`. None (default) draws a seed, which
             `RequestOutput.seed` reports.
+        n: How many answers `Ensemble.generate_choices` and `Ensemble.asubmit` give to one prompt, 1 to 128. The first
+            uses the seed, the others seeds that follow from it. Default 1, which all other methods require.
         stop: Strings that end the text and are not part of it. A single string is taken as a list of one.
         logprobs: Return the log-probability of each token and of this many most probable tokens (0 to 100).
             None (default) returns none. They come from the combined distribution, restricted to the tokens the grammar
@@ -75,7 +94,12 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    # Mappings cannot be hashed; equal parameters still have equal hashes.
+    logit_bias: Mapping[int | str | bytes, float] | None = field(default=None, hash=False)
     seed: int | None = None
+    n: int = 1
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     threshold: float | Literal["default"] | None = "default"
@@ -85,7 +109,6 @@ class SamplingParams:
     parse_special: bool = False
     token_stats: bool = False
     timeout: float | None = None
-    # A mapping cannot be hashed; equal parameters still have equal hashes.
     weights: Mapping[str, float] | tuple[float, ...] | str | None = field(default=None, hash=False)
     combine: str | None = None
     alignment: str | None = None
@@ -104,6 +127,8 @@ class SamplingParams:
         self._set("min_p", check_number(RequestError, "min_p", self.min_p, 0, 1))
         penalty = check_number(RequestError, "repetition_penalty", self.repetition_penalty, 0, low_open=True)
         self._set("repetition_penalty", penalty)
+        self._check_logits()
+        self._set("n", check_int(RequestError, "n", self.n, 1, MAX_CHOICES))
         if self.threshold is not None and not (isinstance(self.threshold, str) and self.threshold == "default"):
             self._set("threshold", check_number(RequestError, "threshold", self.threshold, 0, 1))
         if self.gate is not None:
@@ -122,6 +147,13 @@ class SamplingParams:
         stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
         stop = check_list(RequestError, "stop", stop, "strings")
         self._set("stop", tuple(check_text(RequestError, "each string of stop", each) for each in stop))
+
+    def _check_logits(self) -> None:
+        """Checks the parameters that are added to log-probabilities."""
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._set(name, check_number(RequestError, name, getattr(self, name), -MAX_PENALTY, MAX_PENALTY))
+        if self.logit_bias is not None:
+            self._set("logit_bias", _checked_bias(self.logit_bias))
 
     def _check_view(self) -> None:
         """Checks the parameters that override settings of the ensemble."""
@@ -153,6 +185,19 @@ class SamplingParams:
         if unknown:
             raise UnknownArgumentError(unknown, self.names())
         return replace(self, **overrides)
+
+
+def _checked_bias(value: object) -> Mapping[int | str | bytes, float]:
+    """Returns biases as plain numbers; the ensemble checks that their keys are tokens."""
+    if not isinstance(value, Mapping):
+        raise RequestError(f"logit_bias must be a mapping of tokens to numbers, not {quote(value)}")
+    biases: dict[int | str | bytes, float] = {}
+    for key, number in value.items():
+        if isinstance(key, bool) or not isinstance(key, (int, str, bytes)):
+            raise RequestError(f"each key of logit_bias must be a token id, a string or bytes, not {quote(key)}")
+        plain = check_text(RequestError, "each string of logit_bias", key) if isinstance(key, str) else key
+        biases[plain] = check_number(RequestError, f"logit_bias[{quote(key)}]", number, -MAX_BIAS, MAX_BIAS)
+    return biases
 
 
 def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...] | str:

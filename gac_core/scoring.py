@@ -9,9 +9,10 @@ from typing import Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.config import EnsembleConfig
+from gac_core.engine.answer_stream import acollect_batch, astream_events
 from gac_core.engine.calls import new_call, new_calls, scores
 from gac_core.engine.continuations import Continuation
-from gac_core.engine.delivery import acollect_batch, astream_events, collect_batch, stream_events
+from gac_core.engine.delivery import collect_batch, stream_events
 from gac_core.engine.input_processor import InputProcessor
 from gac_core.engine.session import Session
 from gac_core.output import RequestOutput, RequestStats, afold, fold

@@ -62,6 +62,7 @@ class AnswerParser:
         self._pending = ""
         self._space: list[str] = []
         self._after_tag = False
+        self._reasoned = False
         self._call: CallReader | None = None
         self._form: Form | None = None
         self._num_calls = 0
@@ -80,6 +81,13 @@ class AnswerParser:
     def invalid(self) -> tuple[InvalidToolCall, ...]:
         """The malformed and incomplete calls so far."""
         return tuple(self._invalid)
+
+    @property
+    def reasoning_ended(self) -> bool | None:
+        """Whether the block of reasoning was closed; None where the answer has none so far."""
+        if self._state is _State.REASONING:
+            return False
+        return True if self._reasoned else None
 
     def push(self, text: str) -> list[Piece]:
         """Parses the next piece of the answer and returns what is certain by now."""
@@ -208,6 +216,7 @@ class AnswerParser:
         self._space = []
         self._after_tag = True
         if tag == END_THINK:
+            self._reasoned = True
             self._state = self._first_state
         else:
             self._begin_call(TaggedCallReader(self._num_calls, self._names))

@@ -98,6 +98,19 @@ class Sampler:
         self._place += 1
 
 
+def choice_seed(seed: int, index: int) -> int:
+    """Returns the seed of one of several answers to a prompt: the given one for the first, 63 bits for the others.
+
+    Args:
+        seed: The request's seed, any whole number.
+        index: Index of the answer, 0 or more.
+    """
+    if index == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed} choice {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 class FixedTokens:
     """Picks given tokens one after another, whatever their probability: the sampler of a request that is scored.
 

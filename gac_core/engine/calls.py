@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from gac_core.checks import check_list
 from gac_core.decoding.request import Request
 from gac_core.engine.continuations import Continuation
 from gac_core.engine.deadline import Deadline
-from gac_core.engine.input_processor import InputProcessor, as_label, resolved
+from gac_core.engine.input_processor import InputProcessor, resolved
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.session import Session
 from gac_core.errors import (
@@ -35,18 +36,22 @@ logger = logging.getLogger(__name__)
 _LOGGABLE = (QueueFullError, EngineStuckError, EngineClosedError, RequestTimeoutError, PromptTooLongError)
 
 
+Answering = tuple[Request, OutputProcessor]
+"""A request, and the processor of its output."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of `Ensemble.generate` or a method like it.
 
     Attributes:
-        ask: Makes the request and the processor of its output; rendering a long prompt takes time. Keeps the ensemble's
-            input processor alive.
+        ask: Makes the requests, one for each answer, and the processors of their outputs; rendering a long prompt takes
+            time. Keeps the ensemble's input processor alive.
         label: The request's id, as the caller sees it.
         deadline: Its deadline.
     """
 
-    ask: Callable[[], tuple[Request, OutputProcessor]]
+    ask: Callable[[], Sequence[Answering]]
     label: str
     deadline: Deadline
 
@@ -68,8 +73,24 @@ def reported(label: str) -> Iterator[None]:
         raise
 
 
-Task = Callable[[SamplingParams, str], tuple[Request, OutputProcessor]]
+def as_label(request_id: object) -> str:
+    """Returns a caller's id of a request, or a new one for None.
+
+    Raises:
+        RequestError: It is not a printable string of 1 to 200 characters.
+    """
+    if request_id is None:
+        return uuid.uuid4().hex
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= 200 or not request_id.isprintable():
+        raise RequestError(f"request_id must be a string of 1 to 200 printable characters, not {quote(request_id)}")
+    return str.__str__(request_id)
+
+
+Task = Callable[[SamplingParams, str], Answering]
 """Makes a request, and the processor of its output, from its parameters and the id that its caller sees."""
+
+ChoicesTask = Callable[[SamplingParams, str], Sequence[Answering]]
+"""`Task` for several answers to one prompt."""
 
 
 def new_call(
@@ -85,6 +106,17 @@ def new_call(
         EngineClosedError: This process was forked after loading.
         RequestError: An argument is wrong.
     """
+    return new_choices_call(session, lambda asked, label: [task(asked, label)], params, overrides, request_id)
+
+
+def new_choices_call(
+    session: Session,
+    task: ChoicesTask,
+    params: SamplingParams | None,
+    overrides: Mapping[str, Any],
+    request_id: str | None,
+) -> Call:
+    """`new_call` for several answers to one prompt."""
     session.check_process()
     label = as_label(request_id)
     with reported(label):
@@ -118,9 +150,7 @@ def answers(input_processor: InputProcessor, prompts: Sequence[Prompt]) -> list[
     ]
 
 
-def _answer(
-    input_processor: InputProcessor, prompt: Prompt, params: SamplingParams, label: str
-) -> tuple[Request, OutputProcessor]:
+def _answer(input_processor: InputProcessor, prompt: Prompt, params: SamplingParams, label: str) -> Answering:
     return input_processor.request(prompt, params, {}, label)
 
 

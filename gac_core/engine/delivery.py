@@ -1,33 +1,29 @@
-"""Delivers a request's events from the engine's thread to the thread or event loop that submitted it.
+"""Delivers a request's events from the engine's thread to the thread that submitted it.
 
 Callers wait here, at most until the request's deadline, whatever the engine's thread does.
 """
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 
-from gac_core.decoding.request import Request
-from gac_core.engine.calls import Call, reported
+from gac_core.engine.calls import Answering, Call, reported
 from gac_core.engine.mailbox import Event
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.session import Session
-from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
-from gac_core.output import OutputChunk, RequestOutput, afold
+from gac_core.errors import GaCError, RequestTimeoutError
+from gac_core.output import OutputChunk, RequestOutput
 
-# Seconds between two attempts to get a place in the queue.
-_RETRY = 0.01
-
-Stamped = tuple[float, Event]
+IndexedEvent = tuple[int, float, Event]
+"""The index of an answer among those of its call, when its event came, by `time.monotonic`, and the event."""
 
 
 @contextmanager
-def _timely(session: Session, call: Call, num_tokens: int = 0) -> Iterator[None]:
+def timely(session: Session, call: Call, num_tokens: int = 0) -> Iterator[None]:
     """Turns a `TimeoutError` into the request's error, and reports errors."""
     with reported(call.label):
         try:
@@ -39,16 +35,16 @@ def _timely(session: Session, call: Call, num_tokens: int = 0) -> Iterator[None]
             raise RequestTimeoutError(call.deadline.spent, call.deadline.timeout, num_tokens, member) from None
 
 
-def _timed_out(session: Session, call: Call, num_tokens: int) -> RequestTimeoutError:
+def timed_out(session: Session, call: Call, num_tokens: int) -> RequestTimeoutError:
     """Returns the error of a request that did not end in time, reported."""
     try:
-        with _timely(session, call, num_tokens):
+        with timely(session, call, num_tokens):
             raise TimeoutError
     except RequestTimeoutError as error:
         return error
 
 
-def _accepted(session: Session, call: Call, processor: OutputProcessor, at: float, event: Event) -> OutputChunk:
+def accepted(session: Session, call: Call, processor: OutputProcessor, at: float, event: Event) -> OutputChunk:
     """Returns an event as the caller's chunk; raises if it is an error, or came after the deadline.
 
     Args:
@@ -61,7 +57,7 @@ def _accepted(session: Session, call: Call, processor: OutputProcessor, at: floa
     if isinstance(event, Exception):
         raise event
     if call.deadline.passed(at):
-        raise _timed_out(session, call, processor.num_tokens)
+        raise timed_out(session, call, processor.num_tokens)
     return processor.read(event)
 
 
@@ -72,7 +68,7 @@ def stream_events(session: Session, call: Call, owner: object) -> Iterator[Outpu
 
     Args:
         session: Runs the request.
-        call: The call.
+        call: The call, of one answer.
         owner: The ensemble, which the iterator keeps alive.
 
     Raises:
@@ -82,34 +78,72 @@ def stream_events(session: Session, call: Call, owner: object) -> Iterator[Outpu
         RequestTimeoutError: It took too long.
         GaCError: Whatever ended the request.
     """
-    with _timely(session, call):
-        request, processor = call.deadline.within(call.ask)
-    return _events(session, call, request, processor, owner)
+    return _chunks(_events(session, call, _asked(session, call), owner))
+
+
+def _chunks(events: Generator[tuple[int, OutputChunk]]) -> Iterator[OutputChunk]:
+    with closing(events):
+        for _, chunk in events:
+            yield chunk
+
+
+def collect_choices(session: Session, call: Call, owner: object) -> list[RequestOutput]:
+    """Returns the answers of one call in their order; arguments and errors as in `stream_events`.
+
+    The first error aborts them all.
+    """
+    events = _events(session, call, _asked(session, call), owner)
+    with closing(events):
+        outputs = {index: chunk.output for index, chunk in events if chunk.output is not None}
+    return [outputs[index] for index in sorted(outputs)]
+
+
+def _asked(session: Session, call: Call) -> Sequence[Answering]:
+    with timely(session, call):
+        return call.deadline.within(call.ask)
 
 
 def _events(
-    session: Session, call: Call, request: Request, processor: OutputProcessor, owner: object
-) -> Iterator[OutputChunk]:
+    session: Session, call: Call, answers: Sequence[Answering], owner: object
+) -> Generator[tuple[int, OutputChunk]]:
+    """Yields chunks with the index of their answer.
+
+    Once the first answer has a token, the others are queued as there are places: they find the prompt in the KV caches.
+    """
     _kept_alive = owner
-    events: queue.SimpleQueue[Stamped] = queue.SimpleQueue()
+    events: queue.SimpleQueue[IndexedEvent] = queue.SimpleQueue()
+
+    def sink(index: int, event: Event) -> None:
+        events.put((index, time.monotonic(), event))
+
     with reported(call.label):
-        session.submit(request, lambda event: events.put((time.monotonic(), event)))
+        session.submit(answers[0][0], partial(sink, 0))
+    num_queued, num_open = 1, len(answers)
     try:
-        while True:
+        while num_open:
             session.check_process()
             try:
-                at, event = events.get(timeout=call.deadline.left())
+                index, at, event = events.get(timeout=call.deadline.left())
             except queue.Empty:
                 if not call.deadline.passed():
                     # The wait ended early.
                     continue
-                raise _timed_out(session, call, processor.num_tokens) from None
-            chunk = _accepted(session, call, processor, at, event)
-            yield chunk
-            if chunk.output is not None:
-                return
+                raise timed_out(session, call, num_tokens(answers)) from None
+            chunk = accepted(session, call, answers[index][1], at, event)
+            yield index, chunk
+            num_open -= chunk.output is not None
+            for waiting in range(num_queued, len(answers)):
+                with timely(session, call, num_tokens(answers)):
+                    session.submit(answers[waiting][0], partial(sink, waiting), wait=True, timeout=call.deadline.left())
+            num_queued = len(answers)
     finally:
-        session.abort(request.request_id)
+        for request, _ in answers:
+            session.abort(request.request_id)
+
+
+def num_tokens(answers: Sequence[Answering]) -> int:
+    """Returns how many union tokens some answers have so far."""
+    return sum(processor.num_tokens for _, processor in answers)
 
 
 def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput]:
@@ -117,7 +151,7 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
 
     Args:
         session: Runs the requests, which wait for places in the queue.
-        calls: The calls.
+        calls: The calls, of one answer each.
 
     Raises:
         RequestError: A prompt or an argument is wrong.
@@ -127,17 +161,16 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
     """
     events: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
     outputs: dict[int, RequestOutput] = {}
-    submitted: list[tuple[Request, OutputProcessor]] = []
+    submitted: list[Answering] = []
 
     def sink(place: int, event: Event) -> None:
         events.put((place, time.monotonic(), event))
 
     for call in calls:
-        with _timely(session, call):
-            submitted.append(call.deadline.within(call.ask))
+        submitted += _asked(session, call)
     try:
         for place, call in enumerate(calls):
-            with _timely(session, call):
+            with timely(session, call):
                 session.submit(submitted[place][0], partial(sink, place), wait=True, timeout=call.deadline.left())
         while len(outputs) < len(calls):
             # All calls of a batch have the same deadline.
@@ -148,8 +181,8 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
                 if not calls[first].deadline.passed():
                     # The wait ended early.
                     continue
-                raise _timed_out(session, calls[first], submitted[first][1].num_tokens) from None
-            output = _accepted(session, calls[place], submitted[place][1], at, event).output
+                raise timed_out(session, calls[first], submitted[first][1].num_tokens) from None
+            output = accepted(session, calls[place], submitted[place][1], at, event).output
             if output is not None:
                 outputs[place] = output
         return [outputs[place] for place in range(len(calls))]
@@ -157,79 +190,3 @@ def collect_batch(session: Session, calls: Sequence[Call]) -> list[RequestOutput
         for request, _ in submitted:
             session.abort(request.request_id)
         raise
-
-
-async def astream_events(session: Session, call: Call, wait: bool = False) -> AsyncIterator[OutputChunk]:
-    """`stream_events` for event loops; closing or cancelling it aborts the request.
-
-    Args:
-        session: Runs the request.
-        call: The call; its request is made in a thread.
-        wait: Wait for a place in the queue instead of being refused. Default False.
-    """
-    with _timely(session, call):
-        request, processor = await call.deadline.wait(asyncio.to_thread(call.ask))
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Stamped] = asyncio.Queue()
-
-    def sink(event: Event) -> None:
-        # The loop may have been closed; then no one reads the events.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(events.put_nowait, (time.monotonic(), event))
-
-    with _timely(session, call):
-        while not await _submitted(session, request, sink, wait):
-            if call.deadline.passed():
-                raise TimeoutError
-    try:
-        while True:
-            session.check_process()
-            try:
-                at, event = events.get_nowait() if events.qsize() else await call.deadline.wait(events.get())
-            except TimeoutError:
-                raise _timed_out(session, call, processor.num_tokens) from None
-            chunk = _accepted(session, call, processor, at, event)
-            yield chunk
-            if chunk.output is not None:
-                return
-    finally:
-        session.abort(request.request_id)
-
-
-async def _submitted(session: Session, request: Request, sink: Callable[[Event], None], wait: bool) -> bool:
-    """Queues a request; False, after a moment, if there is no place and it may wait."""
-    try:
-        session.submit(request, sink)
-        return True
-    except QueueFullError:
-        if not wait:
-            raise
-        await asyncio.sleep(_RETRY)
-        return False
-
-
-async def acollect_batch(session: Session, calls: Sequence[Call], places: int) -> list[RequestOutput]:
-    """`collect_batch` for event loops; cancelling it aborts the requests.
-
-    Args:
-        session: Runs the requests, which wait for places in the queue.
-        calls: The calls.
-        places: How many are submitted at once.
-    """
-    room = asyncio.Semaphore(places)
-
-    async def run(call: Call) -> RequestOutput:
-        with _timely(session, call):
-            await call.deadline.wait(room.acquire())
-        try:
-            return await afold(astream_events(session, call, wait=True))
-        finally:
-            room.release()
-
-    tasks = [asyncio.ensure_future(run(call)) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

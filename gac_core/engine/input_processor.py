@@ -27,7 +27,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.decoding.continuation import KIND
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
-from gac_core.decoding.sampler import FixedTokens, Sampler
+from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import EnsembleDefaults, RequestSettings
 from gac_core.engine.answer_form import answer_grammar, answer_parser
@@ -99,9 +99,33 @@ class InputProcessor:
             RequestError: The prompt or an argument is wrong.
         """
         params = resolved(params, overrides)
+        if params.n != 1:
+            raise RequestError(f"n must be 1 here, not {params.n}; call generate_choices for several answers")
+        return self.choices(prompt, params, label)[0]
+
+    def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
+        """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
+        if params.presence_penalty or params.frequency_penalty or params.logit_bias:
+            raise RequestError("presence_penalty, frequency_penalty and logit_bias are not available yet")
         settings = self.defaults.resolve(params)
+        conversation, texts = self._texts(prompt, self._participants(settings), params.parse_special)
+        first = secrets.randbits(63) if params.seed is None else params.seed
+        return [
+            self._answering(params, settings, conversation, texts, label, choice_seed(first, index))
+            for index in range(params.n)
+        ]
+
+    def _answering(
+        self,
+        params: SamplingParams,
+        settings: RequestSettings,
+        conversation: Conversation | None,
+        texts: Rows[list[int]],
+        label: str,
+        seed: int,
+    ) -> tuple[Request, OutputProcessor]:
+        """Returns one answer's request and the processor of its output."""
         members = self._participants(settings)
-        conversation, texts = self._texts(prompt, members, params.parse_special)
         voices = _voices(members, settings, texts)
         gate = voices[list(settings.weights).index(settings.gate)]
         thinking = conversation is not None and _opens_thinking(conversation, gate.member)
@@ -109,7 +133,6 @@ class InputProcessor:
             None if conversation is None else answer_parser(conversation, params.grammar, thinking)
         )
         grammar = params.grammar if conversation is None else answer_grammar(conversation, params.grammar, thinking)
-        seed = secrets.randbits(63) if params.seed is None else params.seed
         request = self._new_request(
             params,
             settings,
@@ -137,8 +160,7 @@ class InputProcessor:
             RequestError: The prompt, the continuation or an argument is wrong.
             UnwritableTextError: The gate's vocabulary cannot represent the continuation.
         """
-        if params.grammar is not None:
-            raise RequestError(f"a score is not constrained: leave out grammar, which is {quote(params.grammar)}")
+        _refuse_unscored(params)
         settings = self.defaults.resolve(params)
         members = self._participants(settings)
         if isinstance(prompt, str) and not prompt:
@@ -242,6 +264,15 @@ class InputProcessor:
         return conversation, prepared
 
 
+def _refuse_unscored(params: SamplingParams) -> None:
+    """Raises a `RequestError` for parameters that a score cannot have."""
+    defaults = SamplingParams()
+    for name in ("grammar", "n", "presence_penalty", "frequency_penalty", "logit_bias"):
+        value = getattr(params, name)
+        if value != getattr(defaults, name):
+            raise RequestError(f"a score is that of the plain distribution: leave out {name}, which is {quote(value)}")
+
+
 def _turn_ends(members: Rows[EnsembleMember]) -> tuple[str, ...]:
     """Returns what ends an answer in the text of members whose models do not end their turns."""
     ends = [turn_ends(member.tokenizer.hf.chat_template) for member in members]
@@ -258,7 +289,7 @@ def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Row
     """Returns the voices of a request's participants, given the ids of the prompt for each of them."""
     weights = settings.weights.values()
     return [
-        Sequence(member, weight, tokenized(member, ids))
+        Sequence(member, weight, tokenized(member, list(ids)))
         for member, weight, ids in zip(members, weights, texts, strict=True)
     ]
 
@@ -278,16 +309,3 @@ def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> Sam
     if params is not None and not isinstance(params, SamplingParams):
         raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
     return (params or SamplingParams()).with_overrides(overrides)
-
-
-def as_label(request_id: object) -> str:
-    """Returns a caller's id of a request, or a new one for None.
-
-    Raises:
-        RequestError: It is not a printable string of 1 to 200 characters.
-    """
-    if request_id is None:
-        return uuid.uuid4().hex
-    if not isinstance(request_id, str) or not 0 < len(request_id) <= 200 or not request_id.isprintable():
-        raise RequestError(f"request_id must be a string of 1 to 200 printable characters, not {quote(request_id)}")
-    return str.__str__(request_id)

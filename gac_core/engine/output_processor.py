@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
-from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.chat.tools import END_THINK, InvalidToolCall, ToolCall
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, ToolCallChunk
 from gac_core.token_stats import TokenLogprob, TokenStats
+
+_END_MARK = END_THINK.encode()
 
 
 class OutputProcessor:
@@ -68,8 +70,10 @@ class OutputProcessor:
             calls, invalid = self._parser.calls, self._parser.invalid
             if calls and reason is FinishReason.STOP and output.stopped_by is None:
                 reason = FinishReason.TOOL_CALLS
+        usage = replace(output.usage, reasoning_tokens=self._num_reasoning())
         return replace(
             output,
+            usage=usage,
             text="".join(self._text),
             reasoning="".join(self._reasoning),
             tokens=tuple(self._tokens),
@@ -79,6 +83,18 @@ class OutputProcessor:
             tool_calls=calls,
             invalid_tool_calls=invalid,
         )
+
+    def _num_reasoning(self) -> int:
+        """Returns how many tokens the block of reasoning takes, up to the token that completes its end mark."""
+        ended = None if self._parser is None else self._parser.reasoning_ended
+        if not ended:
+            return 0 if ended is None else len(self._tokens)
+        left = b"".join(self._tokens).index(_END_MARK) + len(_END_MARK)
+        for count, token in enumerate(self._tokens, start=1):
+            left -= len(token)
+            if left <= 0:
+                return count
+        raise AssertionError("the tokens contain the end mark")
 
 
 def _calls(pieces: Sequence[Piece]) -> tuple[ToolCallChunk, ...]:

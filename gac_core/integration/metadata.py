@@ -18,11 +18,13 @@ class TokenCounts:
         prompt: Length of the prompt in the gate's tokens.
         completion: Generated union tokens, without the end of text.
         cached: Prompt tokens that every member found in its KV cache; at most ``prompt``.
+        reasoning: Tokens of the completion that belong to the block of reasoning, its marks included.
     """
 
     prompt: int
     completion: int
     cached: int
+    reasoning: int = 0
 
     @property
     def total(self) -> int:
@@ -34,7 +36,12 @@ def token_counts(output: RequestOutput) -> TokenCounts:
     """Returns the token counts of a finished request."""
     usage = output.usage
     reused = min((member.reused_tokens for member in output.stats.members.values()), default=0)
-    return TokenCounts(usage.prompt_tokens, usage.completion_tokens, min(reused, usage.prompt_tokens))
+    return TokenCounts(
+        prompt=usage.prompt_tokens,
+        completion=usage.completion_tokens,
+        cached=min(reused, usage.prompt_tokens),
+        reasoning=usage.reasoning_tokens,
+    )
 
 
 def as_metadata(output: RequestOutput) -> dict[str, Any]:
