@@ -26,6 +26,7 @@ import pytest
 from architectures import random_model
 from raynodes import Nodes, skip_without_ray, started_nodes
 from reference import PlainMember
+from server_fixture import server  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig, default_pool

@@ -121,13 +121,24 @@ def test_every_form_of_import_is_seen(code):
     assert {package_of(found) for name in imports(code) if (found := module_of(name))} == {"gac_core.engine"}
 
 
+FRAMEWORKS = {"langchain", "langchain_core", "llama_index", "pydantic"}
+SERVERS = {"fastapi", "starlette", "sse_starlette", "uvicorn", "prometheus_client", "opentelemetry", "pydantic"}
+
+
 def test_the_core_imports_no_framework():
     for module, path in MODULES.items():
         tops = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}
-        assert not tops & {"langchain", "langchain_core", "llama_index", "pydantic"}, module
-    code = "import sys, gac_core; print([m for m in ('langchain_core', 'llama_index', 'pydantic') if m in sys.modules])"
+        assert not tops & (FRAMEWORKS - SERVERS), module
+        assert package_of(module) == "gac_core.server" or not tops & SERVERS, module
+    code = f"import sys, gac_core, gac_core.cli; print(sorted({FRAMEWORKS | SERVERS!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_only_its_command_imports_the_server():
+    for module in MODULES:
+        if package_of(module) not in ("gac_core.server", "gac_core.cli"):
+            assert not {package_of(found) for found in imported_modules(module)} & {"gac_core.server"}, module
 
 
 def test_wrappers_use_only_public_names():

@@ -1,0 +1,83 @@
+"""The response that sends the events of a request's answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Message, Receive, Scope, Send
+
+from gac_core.server.answers import Answers
+from gac_core.server.errors import ApiError, as_api_error
+from gac_core.server.record import OpenRecord
+from gac_core.server.settings import ServerSettings
+from gac_core.server.streaming import ChatEvents, CompletionEvents, event, merged
+
+logger = logging.getLogger(__name__)
+
+
+class EventStream(EventSourceResponse):
+    """Sends the answers of a request while they are generated.
+
+    What arrives while the client takes nothing is joined to one event per answer, so that a slow client delays no other
+    and needs the memory of its own answer only. When the client disconnects, or takes nothing for ``send_timeout``
+    seconds, the request is aborted.
+
+    Args:
+        answers: The answers, which are queued.
+        events: Makes the events.
+        record: The record of the request.
+        settings: The server's settings.
+    """
+
+    def __init__(
+        self, answers: Answers, events: ChatEvents | CompletionEvents, record: OpenRecord, settings: ServerSettings
+    ) -> None:
+        self._answers = answers
+        self._events = events
+        self._record = record
+        super().__init__(
+            self._content(),
+            ping=settings.ping_seconds,
+            send_timeout=settings.send_timeout,
+            client_close_handler_callable=self._client_left,
+            headers={"Cache-Control": "no-cache"},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the response."""
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            self._record.client_left()
+            logger.info("request %s: the client reads too slowly", self._record.request_id)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._answers.aclose()
+
+    async def _client_left(self, message: Message) -> None:
+        self._record.client_left()
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        try:
+            head = self._events.head()
+            if head:
+                yield head
+            async for chunks in self._answers.chunks():
+                parts = [self._events.chunk(index, chunk) for index, chunk in merged(chunks).items()]
+                if any(parts):
+                    yield b"".join(parts)
+            yield self._events.end(self._answers.finished())
+        except Exception as error:
+            yield self._failed(as_api_error(error), error)
+
+    def _failed(self, error: ApiError, cause: Exception) -> bytes:
+        """Returns the event of an error after the head, and notes the error."""
+        self._record.status, self._record.error = error.status, error.code
+        if error.code == "internal_error":
+            ids = {"request_id": self._record.request_id}
+            logger.error("request %s failed", self._record.request_id, exc_info=cause, extra=ids)
+        return event(error.body(self._record.request_id))

@@ -1,0 +1,207 @@
+"""From finished answers to the bodies of responses."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.integration.metadata import as_metadata, token_counts
+from gac_core.output import RequestOutput
+from gac_core.server.catalog import ServedModel
+from gac_core.token_stats import TokenLogprob
+
+MIN_LOGPROB = -9999.0
+"""What JSON has in place of minus infinity, as in OpenAI's protocol."""
+
+Object = dict[str, Any]
+
+
+def to_json(value: Any) -> bytes:
+    """Returns a value as compact JSON.
+
+    Raises:
+        ValueError: It has a number that is not finite.
+    """
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What all bodies and chunks of one response have in common.
+
+    Attributes:
+        served: The model.
+        kind: OpenAI's type of the object, such as ``"chat.completion"``.
+        prefix: Beginning of its id.
+        id: Its id.
+        created: When, in seconds since 1970.
+    """
+
+    served: ServedModel
+    kind: str
+    prefix: str
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.id or f"{self.prefix}-{secrets.token_hex(12)}")
+
+    def fields(self) -> Object:
+        """Returns the fields."""
+        return {
+            "id": self.id,
+            "object": self.kind,
+            "created": self.created,
+            "model": self.served.id,
+            "system_fingerprint": self.served.fingerprint,
+        }
+
+
+def chat_body(envelope: Envelope, outputs: Sequence[RequestOutput], num_choices: int) -> Object:
+    """Returns the body of a chat completion."""
+    choices = [
+        {
+            "index": index,
+            "message": chat_message(output),
+            "logprobs": chat_logprobs(output.logprobs),
+            "finish_reason": output.finish_reason.value,
+            "gac": gac_fields(output),
+        }
+        for index, output in enumerate(outputs)
+    ]
+    return {**envelope.fields(), "choices": choices, "usage": usage(outputs, num_choices)}
+
+
+def chat_message(output: RequestOutput) -> Object:
+    """Returns an answer as a message; calls without a name, which OpenAI's form cannot represent, as content."""
+    nameless = [call.arguments for call in output.invalid_tool_calls if call.name is None]
+    calls = [
+        *map(tool_call, output.tool_calls),
+        *(tool_call(call) for call in output.invalid_tool_calls if call.name is not None),
+    ]
+    text = "".join([output.text, *nameless])
+    message: Object = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if output.reasoning:
+        message["reasoning_content"] = output.reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def tool_call(call: ToolCall | InvalidToolCall) -> Object:
+    """Returns a call in OpenAI's form."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def completion_body(envelope: Envelope, choices: Sequence[Object], outputs: Sequence[RequestOutput], n: int) -> Object:
+    """Returns the body of a completion, given its choices."""
+    return {**envelope.fields(), "choices": list(choices), "usage": usage(outputs, n)}
+
+
+def completion_choice(index: int, output: RequestOutput, echo: str = "") -> Object:
+    """Returns one choice of a completion.
+
+    Args:
+        index: Its index.
+        output: The answer.
+        echo: The prompt, where it is repeated. Default empty.
+    """
+    return {
+        "index": index,
+        "text": echo + output.text,
+        "logprobs": completion_logprobs(output.logprobs, len(echo)),
+        "finish_reason": output.finish_reason.value,
+        "gac": gac_fields(output),
+    }
+
+
+def gac_fields(output: RequestOutput) -> Object:
+    """Returns the settings, costs and statistics of an answer."""
+    fields: Object = as_metadata(output)["gac"]
+    fields["stopped_by"] = output.stopped_by
+    return fields
+
+
+def usage(outputs: Sequence[RequestOutput], n: int) -> Object:
+    """Returns the token counts of a response.
+
+    Args:
+        outputs: The answers, ``n`` to each prompt.
+        n: Answers to each prompt; the prompt is counted once.
+    """
+    counts = [token_counts(output) for output in outputs]
+    prompt = sum(each.prompt for each in counts[::n])
+    completion = sum(each.completion for each in counts)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(each.cached for each in counts[::n])},
+        "completion_tokens_details": {"reasoning_tokens": sum(_reasoning(each) for each in counts)},
+    }
+
+
+def _reasoning(counts: object) -> int:
+    return int(getattr(counts, "reasoning", 0))
+
+
+def chat_logprobs(logprobs: Iterable[TokenLogprob] | None) -> Object | None:
+    """Returns log-probabilities in the form of chat completions."""
+    if logprobs is None:
+        return None
+    return {"content": [_entry(item) for item in logprobs], "refusal": None}
+
+
+def _entry(item: TokenLogprob) -> Object:
+    return {
+        "token": item.token.decode(errors="replace"),
+        "logprob": max(item.logprob, MIN_LOGPROB),
+        "bytes": list(item.token),
+        "top_logprobs": [
+            {
+                "token": token.decode(errors="replace"),
+                "logprob": max(logprob, MIN_LOGPROB),
+                "bytes": list(token),
+            }
+            for token, logprob in item.top
+        ],
+    }
+
+
+def completion_logprobs(logprobs: Sequence[TokenLogprob] | None, offset: int) -> Object | None:
+    """Returns log-probabilities in the form of completions.
+
+    Args:
+        logprobs: Those of the new tokens.
+        offset: Characters of the text before them.
+    """
+    if logprobs is None:
+        return None
+    tokens = [text_of(item.token) for item in logprobs]
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": [max(item.logprob, MIN_LOGPROB) for item in logprobs],
+        "top_logprobs": [_best(item) for item in logprobs],
+        "text_offset": offsets,
+    }
+
+
+def _best(item: TokenLogprob) -> Mapping[str, float]:
+    return {text_of(token): max(logprob, MIN_LOGPROB) for token, logprob in item.top}
+
+
+def text_of(token: bytes) -> str:
+    r"""Returns a token as text; one that is not UTF-8 by itself as ``bytes:\xf0\x9f``, as in OpenAI's protocol."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)

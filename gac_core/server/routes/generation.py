@@ -1,0 +1,77 @@
+"""`/v1/chat/completions` and `/v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gac_core.server.answers import Answers
+from gac_core.server.catalog import Catalog, ServedModel
+from gac_core.server.disconnects import while_connected
+from gac_core.server.event_stream import EventStream
+from gac_core.server.protocol.chat import ChatBody
+from gac_core.server.protocol.common import GenerationBody
+from gac_core.server.protocol.completions import CompletionBody
+from gac_core.server.record import record_of
+from gac_core.server.responses import Envelope, chat_body, completion_body, completion_choice, to_json
+from gac_core.server.routes.bodies import documented, read_body
+from gac_core.server.settings import ServerSettings
+from gac_core.server.streaming import ChatEvents, CompletionEvents
+from gac_core.server.translate import Generation, chat_generation, completion_generation, prompt_text
+
+_B = TypeVar("_B", bound=GenerationBody)
+
+
+def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
+    """Returns the routes that generate text."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", **documented(ChatBody, "Chat completion"))
+    async def chat_completions(request: Request) -> Response:
+        body = await read_body(request, ChatBody)
+        generation = await _generation(request, body, chat_generation)
+        record, n = record_of(request), 1
+        answers = Answers(generation, record)
+        if not body.stream:
+            outputs = await while_connected(request, answers.answer())
+            return _json(chat_body(Envelope(generation.served, "chat.completion", "chatcmpl"), outputs, n))
+        await while_connected(request, answers.submit())
+        envelope = Envelope(generation.served, "chat.completion.chunk", "chatcmpl")
+        return EventStream(answers, ChatEvents(envelope, _wants_usage(body), n), record, settings)
+
+    @router.post("/v1/completions", **documented(CompletionBody, "Completion"))
+    async def completions(request: Request) -> Response:
+        body = await read_body(request, CompletionBody)
+        generation = await _generation(request, body, completion_generation)
+        record, n = record_of(request), 1
+        answers = Answers(generation, record)
+        envelope = Envelope(generation.served, "text_completion", "cmpl")
+        echoes = [str(prompt) if body.echo else "" for prompt in generation.prompts for _ in range(n)]
+        if not body.stream:
+            outputs = await while_connected(request, answers.answer())
+            choices = [completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs)]
+            return _json(completion_body(envelope, choices, outputs, n))
+        await while_connected(request, answers.submit())
+        return EventStream(answers, CompletionEvents(envelope, _wants_usage(body), echoes, n), record, settings)
+
+    async def _generation(
+        request: Request, body: _B, translate: Callable[[_B, ServedModel, ServerSettings], Generation]
+    ) -> Generation:
+        record = record_of(request)
+        record.model, record.stream = body.model, bool(body.stream)
+        generation = translate(body, catalog.find(body.model), settings)
+        record.prompt = prompt_text(generation.prompts) if settings.log_prompts else None
+        return generation
+
+    return router
+
+
+def _wants_usage(body: GenerationBody) -> bool:
+    return body.stream_options is not None and bool(body.stream_options.include_usage)
+
+
+def _json(value: object) -> Response:
+    return Response(to_json(value), media_type="application/json")

@@ -1,0 +1,50 @@
+"""`/v1/models`: the models that requests can name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from gac_core.server.catalog import Catalog, ServedModel
+
+
+def models_router(catalog: Catalog) -> APIRouter:
+    """Returns the routes that describe models."""
+    router = APIRouter()
+
+    @router.get("/v1/models", summary="All models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [_described(model) for model in catalog.models()]}
+
+    @router.get("/v1/models/{model_id:path}", summary="One model")
+    async def show_model(model_id: str) -> dict[str, Any]:
+        return _described(catalog.find(model_id))
+
+    return router
+
+
+def _described(model: ServedModel) -> dict[str, Any]:
+    """Returns a model in OpenAI's form, with fields of our own."""
+    ensemble = model.ensemble
+    config = ensemble.config
+    shown: dict[str, Any] = {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "gac",
+        "max_model_len": model.context,
+    }
+    if model.member is not None:
+        return {**shown, "kind": "member", "parent": model.id.removesuffix(f"/{model.member}")}
+    weights = config.weights if isinstance(config.weights, str) else [each.weight for each in config.members]
+    return {
+        **shown,
+        "kind": "ensemble",
+        "members": ensemble.names,
+        "weights": weights,
+        "gate": ensemble.gate,
+        "threshold": config.threshold,
+        "combine": config.combine,
+        "gate_rule": config.gate_rule,
+    }

@@ -1,0 +1,92 @@
+"""A server on the embedded members, in a thread of the tests' process.
+
+What the server needs is imported when one is started: most tests start none.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from gac_core.server.catalog import Catalog
+    from gac_core.server.record import Observer, RequestRecord
+    from gac_core.server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that listens.
+
+    Attributes:
+        url: Its address, such as ``http://127.0.0.1:1234``.
+        records: The records of the requests so far, oldest first.
+        app: The application.
+    """
+
+    url: str
+    records: list[RequestRecord]
+    app: object
+
+    def record(self, request_id: str, seconds: float = 10.0) -> RequestRecord:
+        """Returns the record of a request; waits until there is one."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for record in reversed(self.records):
+                if record.request_id == request_id:
+                    return record
+            time.sleep(0.005)
+        raise TimeoutError(f"no record of request {request_id}")
+
+
+@contextmanager
+def running(
+    catalog: Catalog, settings: ServerSettings | None = None, observers: Sequence[Observer] = ()
+) -> Iterator[RunningServer]:
+    """Runs a server on a free port of the loopback address until the block ends."""
+    import uvicorn
+
+    from gac_core.server.app import create_app
+    from gac_core.server.settings import ServerSettings
+
+    records: list[RequestRecord] = []
+    app = create_app(catalog, settings or ServerSettings(), [records.append, *observers])
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],), name="test-server")
+    thread.start()
+    try:
+        end = time.monotonic() + 30
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > end:
+                raise RuntimeError("the server did not start")
+            time.sleep(0.005)
+        yield RunningServer(f"http://127.0.0.1:{listening.getsockname()[1]}", records, app)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@contextmanager
+def served(catalog: Catalog, settings: ServerSettings | None = None) -> Iterator[str]:
+    """Runs a server and yields its address."""
+    with running(catalog, settings) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def server(ensemble) -> Iterator[RunningServer]:
+    """A server of the three embedded members as the ensemble ``gac``."""
+    from gac_core.server.catalog import Catalog
+
+    with running(Catalog({"gac": ensemble})) as started:
+        yield started
