@@ -39,7 +39,6 @@ REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-r
 REAL_NAMES = ("smollm2", "qwen", "gemma3")
 STORIES = [str(SHARED / "models" / name) for name in ("stories260K", "babyllama-361")]
 
-
 LOADS: Counter[str] = Counter()
 
 
