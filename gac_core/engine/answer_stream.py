@@ -13,7 +13,7 @@ from gac_core.engine.calls import Answering, Call
 from gac_core.engine.delivery import IndexedEvent, accepted, num_tokens, timed_out, timely
 from gac_core.engine.mailbox import Event
 from gac_core.engine.session import Session
-from gac_core.errors import QueueFullError
+from gac_core.errors import GaCError, QueueFullError
 from gac_core.output import OutputChunk, RequestOutput, afold
 
 # Seconds between two attempts to get a place in the queue.
@@ -46,6 +46,7 @@ class AnswerStream:
         self._waiting = deque(range(len(answers)))
         self._open = set(range(len(answers)))
         self._began = False
+        self._error: BaseException | None = None
         # Not bound to self, so that a stream that is dropped frees the engine.
         self._abort = weakref.finalize(self, _abort_all, session, [request.request_id for request, _ in answers])
         self._abort.atexit = False
@@ -60,14 +61,35 @@ class AnswerStream:
         return self
 
     async def __anext__(self) -> tuple[int, OutputChunk]:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         if not self._open:
             raise StopAsyncIteration
         try:
-            index, at, event = await self._next_event()
-            chunk = accepted(self._session, self._call, self._answers[index][1], at, event)
+            return self._read(await self._next_event())
         except BaseException:
             await self.aclose()
             raise
+
+    def pending(self) -> list[tuple[int, OutputChunk]]:
+        """Returns the chunks that have arrived and takes them off the stream, without waiting; may be empty.
+
+        An error that has arrived is raised when the stream is read next.
+        """
+        chunks: list[tuple[int, OutputChunk]] = []
+        while self._open and self._events.qsize():
+            try:
+                chunks.append(self._read(self._events.get_nowait()))
+            except GaCError as error:
+                self._error = error
+                self._open.clear()
+                self._abort()
+        return chunks
+
+    def _read(self, event: IndexedEvent) -> tuple[int, OutputChunk]:
+        index, at, content = event
+        chunk = accepted(self._session, self._call, self._answers[index][1], at, content)
         self._began = True
         if chunk.output is not None:
             self._open.remove(index)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 
+from gac_core.engine.answer_stream import AnswerStream
 from gac_core.errors import GaCError, RequestError
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.server.errors import ApiError, as_api_error
@@ -16,7 +16,7 @@ Indexed = tuple[int, OutputChunk]
 
 
 class Answers:
-    """All answers of one request; index = prompt * n + answer.
+    """All answers of one request. Their index is that of the prompt times the answers to a prompt, plus the answer's.
 
     Args:
         generation: What is generated.
@@ -26,67 +26,95 @@ class Answers:
     def __init__(self, generation: Generation, record: OpenRecord) -> None:
         self._generation = generation
         self._record = record
-        self._streams: list[AsyncIterator[OutputChunk]] = []
-        self._first: list[OutputChunk] = []
-        self.outputs: dict[int, RequestOutput] = {}
+        self._streams: list[AnswerStream] = []
+        self._outputs: dict[int, RequestOutput] = {}
+        self._reads: dict[asyncio.Task[list[Indexed]], int] = {}
 
     async def submit(self) -> None:
-        """Queues the request; raises everything that can be refused before a forward as an `ApiError`."""
-        generation = self._generation
-        for prompt in generation.prompts:
-            try:
-                stream = generation.served.ensemble.astream(
-                    prompt, generation.params, request_id=self._record.request_id
-                )
-                self._streams.append(stream)
-                self._first.append(await anext(stream))
-            except BaseException as error:
-                await self.aclose()
-                raise located(error, generation) from error
+        """Queues the request.
 
-    async def chunks(self) -> AsyncIterator[list[Indexed]]:
-        """Yields what has arrived, at least one chunk at a time."""
-        for index, stream in enumerate(self._streams):
-            yield [self._read(index, self._first[index])]
-            async for chunk in stream:
-                yield [self._read(index, chunk)]
-
-    def _read(self, index: int, chunk: OutputChunk) -> Indexed:
-        self._record.add_tokens(len(chunk.tokens))
-        if chunk.output is not None:
-            self.outputs[index] = chunk.output
-            self._record.outputs.append(chunk.output)
-        return index, chunk
-
-    async def collect(self) -> Sequence[RequestOutput]:
-        """Returns the finished answers in order of their index."""
-        async for _ in self.chunks():
-            pass
-        return self.finished()
+        Raises:
+            ApiError: It is refused.
+        """
+        try:
+            for prompt in self._generation.prompts:
+                ensemble, params = self._generation.served.ensemble, self._generation.params
+                self._streams.append(await ensemble.asubmit(prompt, params, request_id=self._record.request_id))
+        except BaseException as error:
+            await self.aclose()
+            if isinstance(error, GaCError):
+                raise self._located(error) from error
+            raise
 
     async def answer(self) -> Sequence[RequestOutput]:
-        """Queues the request and returns the finished answers; aborts them where it is cancelled."""
+        """Queues the request and returns the finished answers in order of their index; cancelling it aborts them.
+
+        Raises:
+            ApiError: It is refused, or an answer failed.
+        """
+        await self.submit()
         try:
-            await self.submit()
-            return await self.collect()
+            async for _ in self.chunks():
+                pass
         except GaCError as error:
-            raise located(error, self._generation) from error
+            raise self._located(error) from error
         finally:
             await self.aclose()
+        return self.finished()
+
+    async def chunks(self) -> AsyncIterator[list[Indexed]]:
+        """Yields the chunks that have arrived since the last time, at least one."""
+        if len(self._streams) > 1:
+            async for arrived in self._of_all():
+                yield arrived
+            return
+        [stream] = self._streams
+        async for first in stream:
+            yield self._noted([first, *stream.pending()], 0)
+
+    async def _of_all(self) -> AsyncIterator[list[Indexed]]:
+        """`chunks` of several prompts."""
+        n = self._generation.params.n
+        for place, stream in enumerate(self._streams):
+            self._reads[asyncio.ensure_future(_arrived(stream))] = place
+        while self._reads:
+            done, _ = await asyncio.wait(self._reads, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                place = self._reads.pop(task)
+                if arrived := task.result():
+                    self._reads[asyncio.ensure_future(_arrived(self._streams[place]))] = place
+                    yield self._noted(arrived, place * n)
+
+    def _noted(self, arrived: Sequence[Indexed], first: int) -> list[Indexed]:
+        """Returns chunks with their index among all answers, given that of their prompt's first, and records them."""
+        for index, chunk in arrived:
+            self._record.add_tokens(len(chunk.tokens))
+            if chunk.output is not None:
+                self._outputs[first + index] = chunk.output
+                self._record.outputs.append(chunk.output)
+        return [(first + index, chunk) for index, chunk in arrived]
 
     def finished(self) -> list[RequestOutput]:
         """Returns the answers that are finished, in order of their index."""
-        return [self.outputs[index] for index in sorted(self.outputs)]
+        return [self._outputs[index] for index in sorted(self._outputs)]
 
     async def aclose(self) -> None:
-        """Aborts what still runs."""
+        """Aborts what still runs; may be called again."""
         for stream in self._streams:
-            with suppress(asyncio.CancelledError):
-                await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
+        for task in self._reads:
+            task.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
+        self._reads.clear()
+
+    def _located(self, error: GaCError) -> ApiError:
+        """Returns an error as the client sees it, with the field of the body that it is about."""
+        return as_api_error(error, self._generation.field_of(error) if isinstance(error, RequestError) else None)
 
 
-def located(error: BaseException, generation: Generation) -> BaseException:
-    """Returns an error of the engine as the client sees it, with the field that it is about."""
-    if isinstance(error, ApiError) or not isinstance(error, Exception):
-        return error
-    return as_api_error(error, generation.field_of(error) if isinstance(error, RequestError) else None)
+async def _arrived(stream: AnswerStream) -> list[Indexed]:
+    """Returns the next chunks of a stream; none at its end."""
+    try:
+        return [await anext(stream), *stream.pending()]
+    except StopAsyncIteration:
+        return []

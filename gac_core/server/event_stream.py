@@ -39,6 +39,7 @@ class EventStream(EventSourceResponse):
         self._answers = answers
         self._events = events
         self._record = record
+        self._is_complete = False
         super().__init__(
             self._content(),
             ping=settings.ping_seconds,
@@ -59,7 +60,9 @@ class EventStream(EventSourceResponse):
                 await self._answers.aclose()
 
     async def _client_left(self, message: Message) -> None:
-        self._record.client_left()
+        # The server sends the same message once the response is complete.
+        if not self._is_complete:
+            self._record.client_left()
 
     async def _content(self) -> AsyncIterator[bytes]:
         try:
@@ -70,9 +73,13 @@ class EventStream(EventSourceResponse):
                 parts = [self._events.chunk(index, chunk) for index, chunk in merged(chunks).items()]
                 if any(parts):
                     yield b"".join(parts)
-            yield self._events.end(self._answers.finished())
+            end = self._events.end(self._answers.finished())
+            self._is_complete = True
+            yield end
         except Exception as error:
-            yield self._failed(as_api_error(error), error)
+            failure = self._failed(as_api_error(error), error)
+            self._is_complete = True
+            yield failure
 
     def _failed(self, error: ApiError, cause: Exception) -> bytes:
         """Returns the event of an error after the head, and notes the error."""

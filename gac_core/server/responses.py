@@ -142,12 +142,8 @@ def usage(outputs: Sequence[RequestOutput], n: int) -> Object:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(each.cached for each in counts[::n])},
-        "completion_tokens_details": {"reasoning_tokens": sum(_reasoning(each) for each in counts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(each.reasoning for each in counts)},
     }
-
-
-def _reasoning(counts: object) -> int:
-    return int(getattr(counts, "reasoning", 0))
 
 
 def chat_logprobs(logprobs: Iterable[TokenLogprob] | None) -> Object | None:

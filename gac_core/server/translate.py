@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,18 +54,15 @@ class Generation:
     prompt_field: str
     grammar_field: str | None = None
 
-    @property
-    def num_answers(self) -> int:
-        """Answers to all prompts."""
-        return len(self.prompts) * 1
-
     def field_of(self, error: RequestError) -> str | None:
         """Returns the field of the body that an error of the engine is about; None where that is not known."""
         if isinstance(error, (PromptTooLongError, EmptyPromptError, ChatTemplateError)):
             return self.prompt_field
         if isinstance(error, GrammarError):
             return self.grammar_field
-        return None
+        # Messages about a parameter begin with its name.
+        named = re.match("[a-z_]+", str(error))
+        return named[0] if named and named[0] in SamplingParams.names() else None
 
 
 def chat_generation(body: ChatBody, served: ServedModel, settings: ServerSettings) -> Generation:
@@ -163,7 +161,6 @@ def _params(
     if body.trace:
         values["token_stats"] = True
     values |= _alone(body, served)
-    values = {name: value for name, value in values.items() if name in SamplingParams.names()}
     params = _checked(values, served)
     longest = settings.max_tokens or served.ensemble.context_for(params) or NO_CONTEXT_TOKENS
     return params.with_overrides({"max_tokens": max_tokens or longest})

@@ -33,7 +33,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         body = await read_body(request, ChatBody)
         generation = await _generation(request, body, chat_generation)
-        record, n = record_of(request), 1
+        record, n = record_of(request), generation.params.n
         answers = Answers(generation, record)
         if not body.stream:
             outputs = await while_connected(request, answers.answer())
@@ -46,7 +46,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
     async def completions(request: Request) -> Response:
         body = await read_body(request, CompletionBody)
         generation = await _generation(request, body, completion_generation)
-        record, n = record_of(request), 1
+        record, n = record_of(request), generation.params.n
         answers = Answers(generation, record)
         envelope = Envelope(generation.served, "text_completion", "cmpl")
         echoes = [str(prompt) if body.echo else "" for prompt in generation.prompts for _ in range(n)]
