@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +10,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.utils.json import parse_partial_json
 
 from gac_core import OutputChunk, RequestOutput, as_logprobs, as_metadata, token_counts
+from gac_langchain.choices import llm_output, token_usage
 
 PROVIDER = "gac"
 
@@ -31,6 +32,7 @@ def usage(output: RequestOutput) -> UsageMetadata:
         output_tokens=counts.completion,
         total_tokens=counts.total,
         input_token_details={"cache_read": counts.cached},
+        output_token_details={"reasoning": counts.reasoning},
     )
 
 
@@ -53,6 +55,14 @@ def to_message(output: RequestOutput, model: str) -> AIMessage:
         usage_metadata=usage(output),
         response_metadata=metadata(output, model),
     )
+
+
+def to_result(outputs: Sequence[RequestOutput], model: str) -> ChatResult:
+    """Returns the answers to one conversation; the token counts of several are in ``llm_output`` together."""
+    generations = [ChatGeneration(message=to_message(output, model)) for output in outputs]
+    # LangChain would add it to the metadata of an only answer, which its stream could not have.
+    total = llm_output([token_usage(outputs)], model) if len(outputs) > 1 else None
+    return ChatResult(generations=generations, llm_output=total)
 
 
 def invalidating_suffix(arguments: str) -> str:

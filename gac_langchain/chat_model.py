@@ -10,7 +10,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
@@ -24,6 +24,7 @@ from gac_core import (
     split_arguments,
 )
 from gac_langchain import answers, convert
+from gac_langchain.choices import check_one_answer, llm_output
 from gac_langchain.configured import ConfiguredChat
 from gac_langchain.settings import request_id_of, with_top_logprobs
 from gac_langchain.structured import structured
@@ -178,10 +179,8 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._request(messages, stop, kwargs)
-        message = answers.to_message(
-            self._ensemble.generate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        outputs = self._ensemble.generate_choices(talk, params, request_id=request_id_of(kwargs, run_manager))
+        return answers.to_result(outputs, name)
 
     async def _agenerate(
         self,
@@ -191,10 +190,12 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> ChatResult:
         talk, params, name = self._request(messages, stop, kwargs)
-        message = answers.to_message(
-            await self._ensemble.agenerate(talk, params, request_id=request_id_of(kwargs, run_manager)), name
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        outputs = await self._ensemble.agenerate_choices(talk, params, request_id=request_id_of(kwargs, run_manager))
+        return answers.to_result(outputs, name)
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        usages = [each["token_usage"] for each in llm_outputs if each]
+        return llm_output(usages, self.model_name) if usages else {}
 
     def _stream(
         self,
@@ -204,6 +205,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         talk, params, name = self._request(messages, stop, kwargs)
+        check_one_answer(params)
         to_chunks = answers.ChunkReader(name)
         for part in self._ensemble.stream(talk, params, request_id=request_id_of(kwargs, run_manager)):
             for chunk in to_chunks(part):
@@ -219,6 +221,7 @@ class ChatGaC(ConfiguredChat):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         talk, params, name = self._request(messages, stop, kwargs)
+        check_one_answer(params)
         to_chunks = answers.ChunkReader(name)
         async for part in self._ensemble.astream(talk, params, request_id=request_id_of(kwargs, run_manager)):
             for chunk in to_chunks(part):

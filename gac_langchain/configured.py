@@ -23,6 +23,11 @@ class ConfiguredChat(EnsembleSettings, BaseChatModel):
         relevant = {name: value for name, value in kwargs.items() if name not in ("request_id", "timeout")}
         return super()._get_llm_string(stop, **relevant)
 
+    def _streaming_disabled(self, **kwargs: Any) -> bool:
+        # Several answers are not streamed just because a chain around the model is; `stream` itself raises.
+        asked = kwargs.get("stream") or self.streaming
+        return (kwargs.get("n", self.n) != 1 and not asked) or super()._streaming_disabled(**kwargs)
+
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answers; ``config={"configurable": {...}}`` may set the parameters of `CONFIGURABLE`."""
         return super().invoke(input, config, **self._configured(config, kwargs))

@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from gac_core import OutputChunk, RequestOutput, SamplingParams, as_logprobs, as_metadata, split_arguments
 from gac_langchain.answers import usage
+from gac_langchain.choices import agenerate_answers, check_one_answer, generate_answers, llm_output, token_usage
 from gac_langchain.convert import to_messages
 from gac_langchain.settings import EnsembleSettings, request_id_of
 
@@ -76,7 +77,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
     Response metadata:
         ``llm.generate([...]).generations[0][0].generation_info`` has the entries of `ChatGaC`'s ``response_metadata``,
-        and the token counts under ``usage``.
+        and the token counts under ``usage``. With ``n=3`` there are three generations for each text; ``llm_output`` has
+        the token counts of all of them together.
     """
 
     @property
@@ -194,7 +196,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         given, ids = _split_ids(prompts, kwargs, run_manager)
-        return _result(self._ensemble.generate_batch(prompts, self._call_params(stop, given), request_ids=ids))
+        return self._result(generate_answers(self._ensemble, prompts, self._call_params(stop, given), ids))
 
     async def _agenerate(
         self,
@@ -204,7 +206,13 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         given, ids = _split_ids(prompts, kwargs, run_manager)
-        return _result(await self._ensemble.agenerate_batch(prompts, self._call_params(stop, given), request_ids=ids))
+        return self._result(await agenerate_answers(self._ensemble, prompts, self._call_params(stop, given), ids))
+
+    def _result(self, answers: list[list[RequestOutput]]) -> LLMResult:
+        return LLMResult(
+            generations=[[Generation(text=o.text, generation_info=_info(o)) for o in outputs] for outputs in answers],
+            llm_output=llm_output([token_usage(outputs) for outputs in answers], self.model_name),
+        )
 
     def _stream(
         self,
@@ -214,7 +222,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         given, ids = _split_ids([prompt], kwargs, run_manager)
-        for part in self._ensemble.stream(prompt, self._call_params(stop, given), request_id=ids[0]):
+        params = self._call_params(stop, given)
+        check_one_answer(params)
+        for part in self._ensemble.stream(prompt, params, request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
@@ -230,7 +240,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         given, ids = _split_ids([prompt], kwargs, run_manager)
-        async for part in self._ensemble.astream(prompt, self._call_params(stop, given), request_id=ids[0]):
+        params = self._call_params(stop, given)
+        check_one_answer(params)
+        async for part in self._ensemble.astream(prompt, params, request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
@@ -260,7 +272,3 @@ def _chunk(part: OutputChunk) -> GenerationChunk:
 
 def _info(output: RequestOutput) -> dict[str, Any]:
     return {**as_metadata(output), "usage": usage(output)}
-
-
-def _result(outputs: list[RequestOutput]) -> LLMResult:
-    return LLMResult(generations=[[Generation(text=o.text, generation_info=_info(o))] for o in outputs])

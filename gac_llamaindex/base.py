@@ -204,7 +204,13 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
 
     def _sampling_params(self, overrides: Mapping[str, Any], **defaults: Any) -> SamplingParams:
         # None: decided by whether the user's own functions rendered the prompt.
-        return super()._sampling_params(overrides, **{"parse_special": bool(self.parse_special), **defaults})
+        params = super()._sampling_params(overrides, **{"parse_special": bool(self.parse_special), **defaults})
+        if params.n != 1:
+            raise RequestError(
+                f"n={params.n}: a response of LlamaIndex has one answer; leave n out, or call "
+                "llm.ensemble.generate_choices"
+            )
+        return params
 
     def _call_params(self, overrides: Mapping[str, Any], rendered: bool) -> SamplingParams:
         """Returns the parameters of a call.

@@ -140,6 +140,8 @@ def as_raw(output: RequestOutput) -> dict[str, Any]:
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.total,
+        "prompt_tokens_details": {"cached_tokens": counts.cached},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }
     return {**as_metadata(output), "usage": usage}
 

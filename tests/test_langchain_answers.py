@@ -13,6 +13,7 @@ from gac_core import RequestError
 from gac_langchain import ChatGaC, GaCLLM
 
 ASK = QUESTION[1]["content"]
+MESSAGES = [SystemMessage(QUESTION[0]["content"]), HumanMessage(ASK)]
 HOT = {"temperature": 3.0, "seed": 5, "max_tokens": 8}
 
 
@@ -98,3 +99,76 @@ def test_the_developer_role_is_the_system_role(chat):
     message = chat.invoke([ChatMessage("Be brief.", role="developer"), HumanMessage(ASK)], max_tokens=4)
     assert message.usage_metadata["input_tokens"] == want.usage_metadata["input_tokens"]
     assert message.content == want.content
+
+
+# ---- several answers
+
+
+async def test_several_answers_to_a_conversation(ensemble, chat):
+    want = ensemble.generate_choices(QUESTION, n=3, **HOT)
+    result = chat.generate([MESSAGES, MESSAGES], n=3, **HOT)
+    for generations in [*result.generations, (await chat.agenerate([MESSAGES], n=3, **HOT)).generations[0]]:
+        assert [g.text for g in generations] == [output.text for output in want]
+        counts = [g.message.usage_metadata["output_tokens"] for g in generations]
+        assert counts == [output.usage.completion_tokens for output in want]
+        assert [g.message.response_metadata["seed"] for g in generations] == [output.seed for output in want]
+    prompt, completion = want[0].usage.prompt_tokens, sum(output.usage.completion_tokens for output in want)
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    assert result.llm_output["token_usage"] == {name: 2 * count for name, count in usage.items()}
+    assert result.llm_output["model_name"] == "ash+birch+cedar"
+
+
+async def test_the_first_of_several_answers_is_that_of_an_ordinary_call(ensemble, chat):
+    want = chat.invoke(MESSAGES, **HOT)
+    assert len({g.text for g in chat.generate([MESSAGES], n=3, **HOT).generations[0]}) > 1
+    own = ChatGaC(ensemble=ensemble, n=3, **HOT)
+    for message in (own.invoke(MESSAGES), await chat.bind(n=2).ainvoke(MESSAGES, **HOT)):
+        assert message.content == want.content
+        assert message.usage_metadata["output_tokens"] == want.usage_metadata["output_tokens"]
+        assert message.response_metadata.keys() == want.response_metadata.keys()
+
+
+async def test_several_answers_to_texts(ensemble):
+    llm = GaCLLM(ensemble=ensemble, n=2, **HOT)
+    want = [ensemble.generate_choices(prompt, n=2, **HOT) for prompt in ("In which", "Who built")]
+    results = [llm.generate(["In which", "Who built"]), await llm.agenerate(["In which", "Who built"])]
+    for result in results:
+        assert [[g.text for g in own] for own in result.generations] == [[o.text for o in own] for own in want]
+        assert result.llm_output["token_usage"] == {
+            "prompt_tokens": sum(own[0].usage.prompt_tokens for own in want),
+            "completion_tokens": sum(o.usage.completion_tokens for own in want for o in own),
+            "total_tokens": result.llm_output["token_usage"]["total_tokens"],
+        }
+    assert llm.batch(["In which", "Who built"]) == [own[0].text for own in want]
+    long = "word " * 3000
+    with pytest.raises(RequestError, match="context holds 1024"):
+        llm.generate(["In which", long])
+    with pytest.raises(RequestError, match="context holds 1024"):
+        await llm.agenerate(["In which", long])
+
+
+async def test_several_answers_are_not_streamed(ensemble, chat):
+    llm = GaCLLM(ensemble=ensemble, **HOT)
+    for model in (chat, llm):
+        with pytest.raises(RequestError, match="n=2 answers cannot be streamed.*generate"):
+            list(model.stream("In which", n=2))
+        with pytest.raises(RequestError, match="n=2 answers cannot be streamed"):
+            [chunk async for chunk in model.astream("In which", n=2)]
+    with pytest.raises(RequestError, match="n=2 answers cannot be streamed"):
+        ChatGaC(ensemble=ensemble, streaming=True).invoke(ASK, n=2)
+    # A chain that is streamed does not stream every model within.
+    chain = chat.bind(n=2, max_tokens=4) | (lambda message: message.content)
+    events = [event async for event in chain.astream_events(ASK, version="v2")]
+    assert events[-1]["data"]["output"] == chat.invoke(ASK, max_tokens=4).content
+
+
+def test_penalties_and_biases(ensemble, chat):
+    token = ensemble.encode("Halkus")[0]
+    for given in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"logit_bias": {token: -100}}):
+        asked = {**HOT, "max_tokens": 24}
+        want = ensemble.generate(QUESTION, **given, **asked).text
+        assert chat.bind(**given).invoke(MESSAGES, **asked).content == want
+        assert ChatGaC(ensemble=ensemble, **given, **asked).invoke(MESSAGES).content == want
+    assert chat.invoke(MESSAGES, logit_bias={token: -100}).content != chat.invoke(MESSAGES).content
+    with pytest.raises(RequestError, match="presence_penalty"):
+        ChatGaC(ensemble=ensemble, presence_penalty=3)
