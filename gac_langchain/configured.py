@@ -24,7 +24,7 @@ class ConfiguredChat(EnsembleSettings, BaseChatModel):
         return super()._get_llm_string(stop, **relevant)
 
     def _streaming_disabled(self, **kwargs: Any) -> bool:
-        # Several answers are not streamed just because a chain around the model is; `stream` itself raises.
+        # Several answers are not streamed because events of a call around this one are; `stream` itself raises.
         asked = kwargs.get("stream") or self.streaming
         return (kwargs.get("n", self.n) != 1 and not asked) or super()._streaming_disabled(**kwargs)
 

@@ -38,7 +38,7 @@ from gac_core import (
     request_params,
     split_arguments,
 )
-from gac_llamaindex.fields import FIXED, EnsembleFields, fixed
+from gac_llamaindex.fields import FIXED, EnsembleFields, fixed, read_bias
 from gac_llamaindex.messages import convert_messages
 
 _TALK_ARGUMENTS = CONVERSATION_ARGUMENTS | {"tool_format"}
@@ -77,6 +77,8 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         known = type(self).model_fields
         if set(fields) - set(known):
             raise UnknownArgumentError(set(fields) - set(known), set(known) | {"ensemble"})
+        if "logit_bias" in fields:
+            fields["logit_bias"] = read_bias(fields["logit_bias"])
         params = _default_params({name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS & set(known)})
         if fields.get("stop") is not None:
             fields["stop"] = list(params.stop)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, field_serializer
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from gac_core import LOADING_FIELDS, WRAPPER_FIELDS, ConfigError
 
 FIXED = LOADING_FIELDS | {"models", "config"}
 """The fields that cannot be changed once the ensemble is loaded."""
+
+Bias = dict[int | str | bytes, float]
 
 
 def _field(name: str) -> Any:
@@ -59,8 +61,7 @@ class EnsembleFields(FunctionCallingLLM):
     repetition_penalty: float = _field("repetition_penalty")
     presence_penalty: float = _field("presence_penalty")
     frequency_penalty: float = _field("frequency_penalty")
-    logit_bias: dict[int | str | bytes, float] | None = _field("logit_bias")
-    n: int = _field("n")
+    logit_bias: Bias | None = _field("logit_bias")
     seed: int | None = _field("seed")
     stop: str | list[str] | None = _field("stop")
     logprobs: int | None = _field("logprobs")
@@ -98,6 +99,20 @@ class EnsembleFields(FunctionCallingLLM):
             "messages_to_prompt is given."
         ),
     )
+
+    @field_serializer("logit_bias")
+    def _bias_as_pairs(self, bias: Bias | None) -> list[list[Any]] | None:
+        # As a mapping, JSON would make strings of token ids.
+        if bias is None:
+            return None
+        return [[list(token) if isinstance(token, bytes) else token, number] for token, number in bias.items()]
+
+
+def read_bias(given: Any) -> Any:
+    """Returns ``logit_bias`` as a mapping; pairs of tokens and numbers are how `GaCLLM.to_dict` writes it."""
+    if not isinstance(given, list):
+        return given
+    return {bytes(token) if isinstance(token, list) else token: number for token, number in given}
 
 
 def fixed(names: Sequence[str]) -> ConfigError:

@@ -65,8 +65,9 @@ class GaCLLM(PredictingLLM):
             Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered, if you
             gave one; remove them from user input there. Set True where another template of yours, such as
             ``query_wrapper_prompt``, contains control tokens.
-        **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar``), by name, which each call may override;
-            and fields of every LlamaIndex LLM, such as ``system_prompt`` and ``callback_manager``.
+        **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar`` and ``n``: a response has one answer), by
+            name, which each call may override; and fields of every LlamaIndex LLM, such as ``system_prompt`` and
+            ``callback_manager``.
 
     Pickles keep all settings, and functions such as ``messages_to_prompt`` by name, but not callbacks and rate
     limiters. Unpickling in another process loads the members again.

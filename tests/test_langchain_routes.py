@@ -44,15 +44,15 @@ def llm(ensemble):
 @pytest.fixture
 def asked(ensemble):
     """The thresholds of the requests that the engine gets."""
-    thresholds, inner = [], ensemble._input_processor.request
+    thresholds, inner = [], ensemble._input_processor.choices
 
-    def request(prompt, params, *rest):
+    def choices(prompt, params, *rest):
         thresholds.append(params.threshold)
         return inner(prompt, params, *rest)
 
-    ensemble._input_processor.request = request
+    ensemble._input_processor.choices = choices
     yield thresholds
-    del ensemble._input_processor.request
+    del ensemble._input_processor.choices
 
 
 @pytest.fixture

@@ -169,6 +169,23 @@ def test_logprobs(llm):
     assert llm.chat(MESSAGES).logprobs is None
 
 
+def test_a_bias_is_written_down(ensemble):
+    bias = {3: -100.0, "a": 1.0, b"e": 2.0}
+    own = GaCLLM(EMBEDDED, dtype="float32", logit_bias=bias)
+    for again in (GaCLLM.from_json(own.to_json()), pickle.loads(pickle.dumps(own)), copy.deepcopy(own)):
+        assert again.logit_bias == bias
+
+
+async def test_an_answer_of_several_is_refused(ensemble, llm):
+    with pytest.raises(RequestError, match=r"n=2: .*llm\.ensemble\.generate_choices"):
+        llm.chat(MESSAGES, n=2)
+    with pytest.raises(RequestError, match="n=2"):
+        await llm.astream_complete("In which", n=2)
+    with pytest.raises(UnknownArgumentError, match="'n'"):
+        GaCLLM(ensemble=ensemble, n=2)
+    assert llm.chat(MESSAGES, n=1, max_tokens=1).message.content is not None
+
+
 def test_copies_share_the_engine(ensemble, llm):
     for copied in (llm.with_threshold(0.5), copy.copy(llm), copy.deepcopy(llm), llm.model_copy(deep=True)):
         assert copied.ensemble is ensemble
