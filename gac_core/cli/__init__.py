@@ -13,6 +13,7 @@ from gac_core.cli.chat import chat
 from gac_core.cli.eval import evaluate
 from gac_core.cli.inspect import inspect
 from gac_core.cli.plan import plan
+from gac_core.cli.serve import serve
 from gac_core.cli.sweep import sweep
 from gac_core.cli.trace import trace
 
@@ -22,6 +23,7 @@ app.command("calibrate")(calibration)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plan)
+app.command()(serve)
 app.command()(sweep)
 app.command()(trace)
 

@@ -27,7 +27,7 @@ class ServerSettings:
             themselves. Empty (default): no key is needed.
         allow_unauthenticated: Whether an address that is not loopback may be bound to without keys. Default False.
         max_body_bytes: Largest body of a request, in bytes. Default 4 MiB.
-        body_timeout: Seconds from the head of a request to the last byte of its body. Default 60.
+        body_timeout: Seconds from the head of a request to the last byte of its body, 600 at most. Default 60.
         max_tokens: Largest ``max_tokens`` of a request, and the default of a request that has none. None (default):
             what is left of the context; 4096 where there is no context limit.
         max_choices: Largest ``n`` of a request, 1 to 128. Default 16.
@@ -104,8 +104,9 @@ class ServerSettings:
         self._set("max_choices", check_int(ConfigError, "max_choices", self.max_choices, 1, 128))
         if self.request_timeout is not None:
             self._set("request_timeout", _seconds("request_timeout", self.request_timeout))
-        for name in ("body_timeout", "ping_seconds", "send_timeout"):
+        for name in ("ping_seconds", "send_timeout"):
             self._set(name, _seconds(name, getattr(self, name)))
+        self._set("body_timeout", check_number(ConfigError, "body_timeout", self.body_timeout, 0, 600, low_open=True))
         drain = check_number(ConfigError, "drain_timeout", self.drain_timeout, 0, threading.TIMEOUT_MAX)
         self._set("drain_timeout", drain)
         self._set("temperature", check_number(ConfigError, "temperature", self.temperature, 0))

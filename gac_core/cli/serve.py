@@ -1,0 +1,148 @@
+"""``gac serve``: one or several ensembles behind OpenAI's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gac_core.cli.errors import reported
+from gac_core.cli.evaluation_inputs import configuration
+from gac_core.config import EnsembleConfig
+from gac_core.effective import default_weights
+from gac_core.errors import ConfigError, listed, quote
+
+if TYPE_CHECKING:
+    from gac_core.server.catalog import Catalog
+    from gac_core.server.settings import ServerSettings
+
+DEFAULT_NAME = "ensemble"
+
+
+def serve(
+    ensembles: Annotated[
+        list[str],
+        typer.Argument(
+            help="YAML files, one ensemble each; NAME=FILE sets its name, else that of the file. Or models: folders, "
+            "GGUF files or hub names, which are the members of one ensemble called 'ensemble'."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File with one API key per line. Also: GAC_API_KEYS=KEY,KEY.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Listen on any address without keys.")
+    ] = False,
+    max_body_mib: Annotated[float, typer.Option(help="Largest body of a request, in MiB.", min=0.001)] = 4.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer, in tokens. Default: what the context leaves.", min=1)
+    ] = None,
+    max_choices: Annotated[int, typer.Option(help="Largest n of a request.", min=1, max=128)] = 16,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may take, its time in the queue included; 0: no limit.", min=0)
+    ] = 600.0,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that requests may go on after SIGTERM or SIGINT.", min=0)
+    ] = 30.0,
+    temperature: Annotated[float, typer.Option(help="That of requests that have none.", min=0)] = 1.0,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log and trace prompts and answers.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning, error or critical.")] = "info",
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may call the server; may be given several times.")
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="For members that do not set their own.")] = None,
+) -> None:
+    """Serve ensembles behind OpenAI's HTTP protocol. SIGTERM finishes running requests first."""
+    with reported("serve"):
+        _check_extra()
+        from gac_core.server.auth import read_keys
+        from gac_core.server.logs import configure_logs
+        from gac_core.server.process import serve as run
+        from gac_core.server.settings import ServerSettings
+
+        configure_logs(log_level, log_prompts)
+        configs = named_configurations(ensembles, dtype)
+        settings = ServerSettings(
+            host=host,
+            port=port,
+            api_keys=read_keys(api_keys),
+            allow_unauthenticated=allow_unauthenticated,
+            max_body_bytes=int(max_body_mib * 2**20),
+            max_tokens=max_tokens,
+            max_choices=max_choices,
+            request_timeout=request_timeout or None,
+            drain_timeout=drain_timeout,
+            temperature=temperature,
+            log_prompts=log_prompts,
+            log_level=log_level,
+            cors_origins=tuple(cors_origin or ()),
+            otlp_endpoint=otlp_endpoint,
+        )
+        status = run(configs, settings, lambda url, catalog: typer.echo(start_line(url, catalog, settings), err=True))
+    raise typer.Exit(status)
+
+
+def _check_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import sse_starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"gac serve needs the extra server: pip install 'gac-ensemble[server]' ({error})") from error
+
+
+def named_configurations(arguments: Sequence[str], dtype: str | None = None) -> dict[str, EnsembleConfig]:
+    """Returns the ensembles of the command's arguments by name.
+
+    Args:
+        arguments: YAML files, with or without ``NAME=`` before them; or names and folders of models.
+        dtype: For members that do not set their own.
+
+    Raises:
+        ConfigError: A file is wrong, models and files are mixed, or two ensembles have the same name.
+    """
+    files = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
+    if not files:
+        return {DEFAULT_NAME: configuration(arguments, dtype)}
+    models = [argument for argument in arguments if argument not in files]
+    if models:
+        raise ConfigError(
+            f"give either YAML files, one per ensemble, or the models of one ensemble; {quote(models[0])} is no file "
+            "that ends in .yaml"
+        )
+    configs: dict[str, EnsembleConfig] = {}
+    for argument in files:
+        name, equals, path = argument.partition("=")
+        if not equals or Path(argument).exists():
+            name, path = Path(argument).stem, argument
+        if not name or "/" in name or not name.isprintable():
+            raise ConfigError(f"the name of an ensemble must be printable, without a slash, not {quote(name)}")
+        if name in configs:
+            raise ConfigError(f"two ensembles are called {quote(name)}; give NAME={path}")
+        configs[name] = configuration([path], dtype)
+    return configs
+
+
+def start_line(url: str, catalog: Catalog, settings: ServerSettings) -> str:
+    """Returns what is shown once requests are accepted: the ensembles and the address."""
+    described = "; ".join(_described(name, catalog) for name in catalog.ensembles)
+    keys = f"{len(settings.api_keys)} API keys" if settings.api_keys else "no API key needed"
+    return f"gac serve: {described}; listening on {url}/v1 ({keys})"
+
+
+def _described(name: str, catalog: Catalog) -> str:
+    ensemble = catalog.ensembles[name]
+    config = ensemble.config
+    weights = zip(config.names, default_weights(config), strict=True)
+    members = listed(f"{member} {weight:g}" for member, weight in weights)
+    source = f", weights by {config.weights}" if isinstance(config.weights, str) else ""
+    threshold = "none" if config.threshold is None else f"{config.threshold:g}"
+    return f"{name}: {members}{source} (gate {ensemble.gate}, threshold {threshold})"
