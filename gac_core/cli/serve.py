@@ -61,12 +61,15 @@ def serve(
 ) -> None:
     """Serve ensembles behind OpenAI's HTTP protocol. SIGTERM finishes running requests first."""
     with reported("serve"):
-        _check_extra()
-        from gac_core.server.auth import read_keys
-        from gac_core.server.logs import configure_logs
-        from gac_core.server.process import serve as run
-        from gac_core.server.settings import ServerSettings
-
+        try:
+            from gac_core.server.auth import read_keys
+            from gac_core.server.logs import configure_logs
+            from gac_core.server.process import serve as run
+            from gac_core.server.settings import ServerSettings
+        except ImportError as error:
+            raise ConfigError(
+                f"the server needs the extra server: pip install 'gac-ensemble[server]' ({error})"
+            ) from error
         configure_logs(log_level, log_prompts)
         configs = named_configurations(ensembles, dtype)
         settings = ServerSettings(
@@ -87,16 +90,6 @@ def serve(
         )
         status = run(configs, settings, lambda url, catalog: typer.echo(start_line(url, catalog, settings), err=True))
     raise typer.Exit(status)
-
-
-def _check_extra() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import sse_starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(f"gac serve needs the extra server: pip install 'gac-ensemble[server]' ({error})") from error
 
 
 def named_configurations(arguments: Sequence[str], dtype: str | None = None) -> dict[str, EnsembleConfig]:
