@@ -21,43 +21,55 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "ensemble"
 
 
+Ensembles = Annotated[
+    list[str],
+    typer.Argument(
+        help="YAML files, one ensemble each; NAME=FILE sets its name, else that of the file. Or models: folders, GGUF "
+        "files or hub names, which are the members of one ensemble called 'ensemble'."
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on. Others than loopback need keys.")]
+Port = Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)]
+ApiKeys = Annotated[Path | None, typer.Option(help="File with one API key per line. Also: GAC_API_KEYS=KEY,KEY.")]
+Unauthenticated = Annotated[bool, typer.Option("--allow-unauthenticated", help="Listen on any address without keys.")]
+MaxBody = Annotated[float, typer.Option(help="Largest body of a request, in MiB.", min=0.001)]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Longest answer, in tokens. Default: what the context leaves.", min=1)
+]
+MaxChoices = Annotated[int, typer.Option(help="Largest n of a request.", min=1, max=128)]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds that a request may take, its time in the queue included; 0: no limit.", min=0)
+]
+Drain = Annotated[float, typer.Option(help="Seconds that requests may go on after SIGTERM or SIGINT.", min=0)]
+Temperature = Annotated[float, typer.Option(help="That of requests that have none.", min=0)]
+LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Log and trace prompts and answers.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error or critical.")]
+CorsOrigin = Annotated[
+    list[str] | None, typer.Option(help="Origin whose pages may call the server; may be repeated. Default: none.")
+]
+OtlpEndpoint = Annotated[
+    str | None, typer.Option(help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel.")
+]
+Dtype = Annotated[str | None, typer.Option(help="For members that do not set their own.")]
+
+
 def serve(
-    ensembles: Annotated[
-        list[str],
-        typer.Argument(
-            help="YAML files, one ensemble each; NAME=FILE sets its name, else that of the file. Or models: folders, "
-            "GGUF files or hub names, which are the members of one ensemble called 'ensemble'."
-        ),
-    ],
-    host: Annotated[str, typer.Option(help="Address to listen on. Others than loopback need keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 8000,
-    api_keys: Annotated[
-        Path | None, typer.Option(help="File with one API key per line. Also: GAC_API_KEYS=KEY,KEY.")
-    ] = None,
-    allow_unauthenticated: Annotated[
-        bool, typer.Option("--allow-unauthenticated", help="Listen on any address without keys.")
-    ] = False,
-    max_body_mib: Annotated[float, typer.Option(help="Largest body of a request, in MiB.", min=0.001)] = 4.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, in tokens. Default: what the context leaves.", min=1)
-    ] = None,
-    max_choices: Annotated[int, typer.Option(help="Largest n of a request.", min=1, max=128)] = 16,
-    request_timeout: Annotated[
-        float, typer.Option(help="Seconds that a request may take, its time in the queue included; 0: no limit.", min=0)
-    ] = 600.0,
-    drain_timeout: Annotated[
-        float, typer.Option(help="Seconds that requests may go on after SIGTERM or SIGINT.", min=0)
-    ] = 30.0,
-    temperature: Annotated[float, typer.Option(help="That of requests that have none.", min=0)] = 1.0,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log and trace prompts and answers.")] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning, error or critical.")] = "info",
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin whose pages may call the server; may be given several times.")
-    ] = None,
-    otlp_endpoint: Annotated[
-        str | None, typer.Option(help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="For members that do not set their own.")] = None,
+    ensembles: Ensembles,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_keys: ApiKeys = None,
+    allow_unauthenticated: Unauthenticated = False,
+    max_body_mib: MaxBody = 4.0,
+    max_tokens: MaxTokens = None,
+    max_choices: MaxChoices = 16,
+    request_timeout: Timeout = 600.0,
+    drain_timeout: Drain = 30.0,
+    temperature: Temperature = 1.0,
+    log_prompts: LogPrompts = False,
+    log_level: LogLevel = "info",
+    cors_origin: CorsOrigin = None,
+    otlp_endpoint: OtlpEndpoint = None,
+    dtype: Dtype = None,
 ) -> None:
     """Serve ensembles behind OpenAI's HTTP protocol. SIGTERM finishes running requests first."""
     with reported("serve"):
@@ -67,9 +79,7 @@ def serve(
             from gac_core.server.process import serve as run
             from gac_core.server.settings import ServerSettings
         except ImportError as error:
-            raise ConfigError(
-                f"the server needs the extra server: pip install 'gac-ensemble[server]' ({error})"
-            ) from error
+            raise ConfigError(f"an extra is missing: pip install 'gac-ensemble[server]' ({error})") from error
         configure_logs(log_level, log_prompts)
         configs = named_configurations(ensembles, dtype)
         settings = ServerSettings(

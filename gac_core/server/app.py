@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gac_core.server.catalog import Catalog
+from gac_core.server.drain import Drain
 from gac_core.server.errors import ApiError, as_api_error, error_response
+from gac_core.server.protection import protect
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.record import Observer, RecordMiddleware
@@ -35,12 +37,14 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
     """
     # Streams that run are ended by the drain timeout, not by the signal.
     AppStatus.enable_automatic_graceful_drain = False
+    drain = Drain()
     app = FastAPI(title="GaC", summary="Several language models that answer as one, behind OpenAI's protocol.")
-    app.state.catalog, app.state.settings, app.state.drain = catalog, settings, None
+    app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
     for router in (generation_router(catalog, settings), models_router(catalog), health_router(catalog)):
         app.include_router(router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    protect(app, settings, drain)
     app.add_middleware(RecordMiddleware, observers=observers)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -90,7 +90,7 @@ class DrainingServer(uvicorn.Server):
         self._started = started
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Leaves signals to the process: uvicorn would end it by the signal, not with an exit status."""
         yield
 

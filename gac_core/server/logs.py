@@ -118,7 +118,7 @@ class RequestLog:
             "seconds": round(record.seconds, 6),
             "first_token_seconds": None if record.first_token_seconds is None else round(record.first_token_seconds, 6),
             "prompt_tokens": usages[0].prompt_tokens if usages else None,
-            "completion_tokens": sum(usage.completion_tokens for usage in usages) or record.streamed_tokens,
+            "completion_tokens": record.streamed_tokens or None,
             "share_ensembled": sum(o.stats.steps_ensembled for o in outputs) / steps if steps else None,
             "finish_reason": ",".join(output.finish_reason.value for output in outputs) or None,
             "error": record.error,
