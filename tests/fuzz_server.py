@@ -1,0 +1,230 @@
+"""Random bodies for every route of a server: by its OpenAPI document, and mutations of valid ones.
+
+No response may be a 500, none may take long, errors have OpenAI's form with the request's id, answers fit the document,
+and the server writes the same texts afterwards. ``python tests/fuzz_server.py --count 10000`` prints what came back;
+`test_server_fuzz.py` runs a few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import schemathesis
+from conftest import EMBEDDED, shared_ensemble
+from gac_core.server.catalog import Catalog
+from gac_core.server.settings import ServerSettings
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from mutations import Mutation, mutated
+from schemathesis import GenerationMode
+from server_fixture import served
+
+# Seconds that a response may take; the trial of a grammar may cost two seconds of processor time.
+LIMIT = 30.0
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+PROBE = {"model": "gac", "prompt": "Where is it?", "max_tokens": 4, "temperature": 0}
+MODES = {"positive": GenerationMode.POSITIVE, "negative": GenerationMode.NEGATIVE}
+
+
+@dataclass
+class Report:
+    """What came back.
+
+    Attributes:
+        statuses: Responses by source, route and status; ``"broken"`` for streams that ended with an error.
+        wrong: What must not be, with the bodies.
+        slowest: Seconds of the slowest response, and its body.
+    """
+
+    statuses: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+
+    def __str__(self) -> str:
+        columns = sorted({status for _, _, status in self.statuses})
+        lines = ["| source | route | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+        for source, route in sorted({each[:2] for each in self.statuses}):
+            counts = [str(self.statuses[source, route, status]) for status in columns]
+            lines.append("| " + " | ".join([source, route, *counts]) + " |")
+        totals = [str(sum(n for (_, _, own), n in self.statuses.items() if own == status)) for status in columns]
+        lines += [
+            "| all | | " + " | ".join(totals) + " |",
+            f"{self.statuses.total()} bodies; slowest: {self.slowest[0]:.1f} s: {self.slowest[1][:300]}",
+        ]
+        return "\n".join([*lines, f"wrong: {len(self.wrong)}", *self.wrong])
+
+
+class Fuzzer:
+    """Sends bodies to a server and checks what comes back.
+
+    Args:
+        url: The server's.
+
+    Attributes:
+        report: What came back so far.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        self.report = Report()
+        self._client = httpx.Client(base_url=url, timeout=LIMIT)
+        self._probe = self._text()
+
+    def close(self) -> None:
+        """Closes the connections, after a last check that texts are as before."""
+        self._check_probe("at the end")
+        self._client.close()
+
+    def send(self, source: str, mutation: Mutation) -> None:
+        """Sends one body and checks the response; ``source`` says where it comes from."""
+        route, shown = mutation.route, mutation.shown[:600]
+        began = time.monotonic()
+        try:
+            headers = {"content-type": "application/json", **mutation.headers}
+            response = self._client.post(route, content=mutation.content, headers=headers)
+        except httpx.HTTPError as error:
+            self.report.wrong.append(f"{source} {route}: {error!r}: {shown}")
+            self.report.statuses[source, route, type(error).__name__] += 1
+            self._check_probe(shown)
+            return
+        self.report.slowest = max(self.report.slowest, (time.monotonic() - began, shown))
+        status = str(response.status_code)
+        try:
+            status = self._check(route, response) or status
+        except Exception as error:
+            text = response.text[:300]
+            self.report.wrong.append(f"{source} {route}: {type(error).__name__} {error}: {text}: {shown}")
+            self._check_probe(shown)
+        self.report.statuses[source, route, status] += 1
+
+    def _check(self, route: str, response: httpx.Response) -> str | None:
+        """Raises if a response is not as documented; returns a name for the report in place of its status."""
+        request_id = response.headers["x-request-id"]
+        if response.status_code != 200:
+            check_error(response.json(), request_id)
+            assert response.status_code != 500, "an internal error"
+        elif response.headers["content-type"].startswith("text/event-stream"):
+            return check_stream(response.text, request_id)
+        self.schema[route]["POST"].validate_response(response)
+        return None
+
+    def _text(self) -> str:
+        text: str = self._client.post("/v1/completions", json=PROBE).json()["choices"][0]["text"]
+        return text
+
+    def _check_probe(self, shown: str) -> None:
+        if self._text() != self._probe:
+            self.report.wrong.append(f"another text after: {shown}")
+
+    # ---- sources
+
+    def generated(self, mode: str, route: str, count: int, number: int) -> None:
+        """Sends bodies of the OpenAPI document.
+
+        Args:
+            mode: ``"positive"``: bodies that fit it; ``"negative"``: those that do not.
+            route: The path.
+            count: How many at most.
+            number: Seed of the bodies.
+        """
+        strategy = self.schema[route]["POST"].as_strategy(generation_mode=MODES[mode])
+
+        @seed(number)
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=strategy)
+        def run(case: schemathesis.Case) -> None:
+            given = case.as_transport_kwargs(base_url="http://server")
+            content = given.get("data")
+            if "json" in given:
+                content = json.dumps(given["json"]).encode()
+            elif isinstance(content, str):
+                content = content.encode()
+            elif not isinstance(content, bytes):
+                content = b""
+            headers = {name: value for name, value in given["headers"].items() if name.lower() != "user-agent"}
+            headers.pop("Content-Length", None)
+            self.send(mode, Mutation(route, content, repr(content), headers))
+
+        run()
+
+    def mutations(self, count: int, number: int) -> None:
+        """Sends mutations of valid bodies."""
+        rng = random.Random(number)
+        for _ in range(count):
+            self.send("mutated", mutated(rng))
+
+
+def check_error(told: Any, request_id: str) -> None:
+    """Asserts that a body is an error in OpenAI's form with the request's id."""
+    assert set(told) == {"error"}, "no error"
+    assert set(told["error"]) == {"message", "type", "param", "code", "request_id"}, "another form"
+    assert told["error"]["request_id"] == request_id, "another id"
+    assert all(isinstance(told["error"][name], str) for name in ("message", "type", "code")), "another type"
+
+
+def check_stream(text: str, request_id: str) -> str:
+    """Asserts that a stream ended well or with an error; returns which."""
+    *pieces, last = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    assert all(json.loads(each)["object"] for each in pieces), "a piece without a kind"
+    if last == "[DONE]":
+        return "200 stream"
+    check_error(json.loads(last), request_id)
+    return "broken"
+
+
+@contextmanager
+def fuzzed_server() -> Iterator[str]:
+    """A server of the embedded members whose answers are short."""
+    with shared_ensemble(EMBEDDED) as ensemble:
+        settings = ServerSettings(max_tokens=4, max_choices=2, max_body_bytes=2 * 2**20, request_timeout=20.0)
+        with served(Catalog({"gac": ensemble}), settings) as url:
+            yield url
+
+
+def fuzz(url: str, count: int, number: int = 0, progress: Callable[[Report], None] | None = None) -> Report:
+    """Sends about so many bodies, a third of them mutations; returns what came back."""
+    fuzzer = Fuzzer(url)
+    try:
+        for place, route in enumerate(ROUTES):
+            # Routes of answers have more fields than those of tokens.
+            share = count * (3 if place < 2 else 1) // 24
+            for mode in MODES:
+                fuzzer.generated(mode, route, share, number)
+                if progress is not None:
+                    progress(fuzzer.report)
+        fuzzer.mutations(count - fuzzer.report.statuses.total(), number)
+    finally:
+        fuzzer.close()
+    return fuzzer.report
+
+
+def main() -> None:
+    """Prints a report; the exit status is 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    began = time.monotonic()
+    with fuzzed_server() as url:
+        report = fuzz(url, args.count, args.seed, lambda report: print(report, flush=True))
+    print(f"{report}\n{time.monotonic() - began:.0f} s")
+    sys.exit(bool(report.wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""HTTP/1.1 by hand over a socket, for requests that no client library would send."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response.
+
+    Attributes:
+        status: Its status.
+        headers: Its headers by name in lower case.
+        body: The whole body.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class RawConnection:
+    """One connection to a server.
+
+    Args:
+        url: The server's.
+        receive_bytes: Size of the socket's receive buffer; None: the system's.
+        timeout: Seconds that a read or write may last. Default 30.
+    """
+
+    def __init__(self, url: str, receive_bytes: int | None = None, timeout: float = 30.0) -> None:
+        parts = urlsplit(url)
+        self.socket = socket.socket()
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(timeout)
+        self.socket.connect((parts.hostname, parts.port))
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> RawConnection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes it."""
+        self._file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Sends bytes."""
+        self.socket.sendall(data)
+
+    def post(self, path: str, body: Any, **headers: str) -> None:
+        """Sends a whole request."""
+        self.send(head("POST", path, body, **headers) + encoded(body))
+
+    def line(self) -> bytes:
+        """Reads one line; empty at the end."""
+        return self._file.readline()
+
+    def response_head(self) -> Response:
+        """Reads a status line and the headers; the body stays unread."""
+        status = int(self.line().split()[1])
+        headers: dict[str, str] = {}
+        while line := self.line().strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        return Response(status, headers, b"")
+
+    def response(self, method: str = "POST") -> Response:
+        """Reads a whole response."""
+        top = self.response_head()
+        if method == "HEAD":
+            return top
+        if "content-length" in top.headers:
+            return Response(top.status, top.headers, self._file.read(int(top.headers["content-length"])))
+        if "chunked" not in top.headers.get("transfer-encoding", ""):
+            return Response(top.status, top.headers, self._file.read())
+        parts = []
+        while size := int(self.line(), 16):
+            parts.append(self._file.read(size))
+            self.line()
+        self.line()
+        return Response(top.status, top.headers, b"".join(parts))
+
+    def ended(self) -> bool:
+        """Whether the server closed the connection; reads what is left."""
+        try:
+            self._file.read()
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+        return True
+
+
+def encoded(body: Any) -> bytes:
+    """A body as bytes: bytes as they are, anything else as JSON."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def head(method: str, path: str, body: Any = b"", version: str = "HTTP/1.1", **headers: str) -> bytes:
+    """The head of a request; ``Content-Length`` and ``Content-Type`` are added where they are not given."""
+    given = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+    fields = {"host": "server", "content-type": "application/json", **given}
+    if "transfer-encoding" not in fields:
+        fields.setdefault("content-length", str(len(encoded(body))))
+    lines = [f"{method} {path} {version}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def events(body: bytes) -> list[str]:
+    """The data of a stream's events, without comments."""
+    return [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]

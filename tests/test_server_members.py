@@ -1,0 +1,137 @@
+"""Members that fail, hang or compute NaN while a server answers: errors with ids, and later requests are answered."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from conftest import EMBEDDED, LONG_PROMPT, shared_ensemble
+from faulty import fail_at, faulty_ensemble, healed
+from gac_core.server.catalog import Catalog
+from gac_core.server.settings import ServerSettings
+from holding import held, idle, soon
+from rawhttp import RawConnection, events
+from server_fixture import served
+
+TEXT = "/v1/completions"
+BODY = {"model": "gac", "prompt": LONG_PROMPT, "max_tokens": 24, "temperature": 0, "drafts": False}
+STATUS = {"raise": 500, "memory": 500, "nan": 500, "lost": 503, "hang": 503}
+
+
+def served_alone(one):
+    """A server of one ensemble."""
+    return served(Catalog({"gac": one}), ServerSettings())
+
+
+@pytest.fixture(scope="module")
+def failing():
+    with faulty_ensemble(forward_timeout=0.5) as (one, executor), served_alone(one) as url:
+        yield one, executor, url
+
+
+@pytest.fixture(scope="module")
+def dropping():
+    with faulty_ensemble(forward_timeout=0.5, on_member_failure="drop") as (one, executor), served_alone(one) as url:
+        yield one, executor, url
+
+
+def check_error(error, response):
+    """Asserts that an error has OpenAI's form and the response's id."""
+    assert set(error) == {"message", "type", "param", "code", "request_id"}
+    assert error["code"] == "member_failed"
+    assert "'m1'" in error["message"]
+    assert error["request_id"] == response.headers["x-request-id"]
+
+
+def text_of(response):
+    """The text of a whole stream, and its last event."""
+    *pieces, last = events(response.content)
+    parts = [json.loads(each) for each in pieces]
+    return "".join(choice["text"] for part in parts for choice in part.get("choices", [])), last
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", STATUS)
+def test_a_member_that_fails_ends_its_requests_with_an_error(failing, fault, stream):
+    one, executor, url = failing
+    want = one.generate(LONG_PROMPT, max_tokens=24).text
+    fail_at(one, executor, "m1", 5, fault)
+    response = httpx.post(url + TEXT, json={**BODY, "stream": stream}, timeout=20)
+    assert executor.given[0] == fault
+    if stream:
+        assert response.status_code == 200
+        text, last = text_of(response)
+        check_error(json.loads(last)["error"], response)
+        assert want.startswith(text)
+        assert text
+    else:
+        assert response.status_code == STATUS[fault]
+        check_error(response.json()["error"], response)
+        assert ("retry-after" in response.headers) is (response.status_code == 503)
+    healed(executor)
+    assert idle(one)
+    assert soon(lambda: httpx.get(url + "/ready").status_code == 200)
+    again = httpx.post(url + TEXT, json=BODY, timeout=20)
+    assert again.json()["choices"][0]["text"] == want
+
+
+@pytest.mark.parametrize("fault", STATUS)
+def test_a_stream_goes_on_without_a_dropped_member(dropping, fault):
+    one, executor, url = dropping
+    fail_at(one, executor, "m1", 5, fault)
+    response = httpx.post(url + TEXT, json={**BODY, "stream": True}, timeout=20)
+    text, last = text_of(response)
+    assert last == "[DONE]"
+    (dropped,) = json.loads(events(response.content)[-2])["gac"]["dropped"]
+    assert dropped["member"] == "m1"
+    assert dropped["at_token"] >= 5
+    assert text
+    healed(executor)
+    assert soon(lambda: httpx.get(url + "/ready").status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failure_with_several_choices_is_one_error(failing, stream):
+    one, executor, url = failing
+    fail_at(one, executor, "m1", 5)
+    response = httpx.post(url + TEXT, json={**BODY, "n": 3, "stream": stream}, timeout=20)
+    if stream:
+        last = [json.loads(each) for each in events(response.content) if "error" in json.loads(each)]
+        (told,) = last
+        check_error(told["error"], response)
+        assert events(response.content)[-1] != "[DONE]"
+    else:
+        assert response.status_code == 500
+        check_error(response.json()["error"], response)
+    healed(executor)
+    assert idle(one)
+
+
+def test_health_tells_of_a_lost_member(failing):
+    one, executor, url = failing
+    assert httpx.get(url + "/health").status_code == 200
+    fail_at(one, executor, "m1", 0, "lost")
+    assert httpx.post(url + TEXT, json=BODY, timeout=20).status_code == 503
+    ready = httpx.get(url + "/ready")
+    assert ready.status_code == 503
+    assert "m1" in ready.text
+    healed(executor)
+    one.generate("Where", max_tokens=1)
+    assert soon(lambda: httpx.get(url + "/ready").status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stuck_engine_refuses(stream):
+    with shared_ensemble(EMBEDDED, stuck_after=0.2) as one, served_alone(one) as url:
+        with held(one) as waiting, RawConnection(url) as running:
+            running.post(TEXT, {**BODY, "stream": True})
+            assert waiting.wait(10)
+            assert soon(lambda: httpx.get(url + "/health").status_code == 503)
+            response = httpx.post(url + TEXT, json={**BODY, "stream": stream}, timeout=10)
+            assert response.status_code == 503
+            error = response.json()["error"]
+            assert error["code"] == "engine_stuck"
+            assert error["request_id"] == response.headers["x-request-id"]
+        assert soon(lambda: httpx.get(url + "/health").status_code == 200)
+        assert idle(one)
