@@ -116,7 +116,7 @@ def ask_small(client, max_tokens=1):
 
 
 def test_a_full_queue_refuses_and_the_client_comes_back(patient, small):
-    impatient = patient.with_options(max_retries=0)
+    impatient = patient.with_options(max_retries=0, timeout=10)
     texts: list[str] = []
     with held(small) as waiting:
         threads = [threading.Thread(target=lambda: texts.append(ask_small(patient).choices[0].text)) for _ in "ab"]

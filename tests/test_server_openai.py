@@ -77,7 +77,7 @@ def test_a_chat_is_the_ensembles_answer(client, ensemble):
     assert answer.usage.total_tokens == output.usage.total_tokens
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
     assert answer.usage.prompt_tokens_details.cached_tokens <= answer.usage.prompt_tokens
-    assert answer.model_extra["gac"]["gate"] == ensemble.gate
+    assert choice.model_extra["gac"]["gate"] == ensemble.gate
 
 
 def test_a_stream_is_the_answer_in_pieces(client):
@@ -178,7 +178,7 @@ def test_own_fields_travel_in_the_extra_body(client, ensemble):
     want = ensemble.generate(QUESTION, max_tokens=12, **settings)
     answer = client.chat.completions.create(messages=QUESTION, max_tokens=12, extra_body=extra, **GREEDY)
     assert answer.choices[0].message.content == want.text
-    said = answer.model_extra["gac"]
+    said = answer.choices[0].model_extra["gac"]
     assert (said["threshold"], said["gate"]) == (0.3, "birch")
     assert said["steps_ensembled"] == want.stats.steps_ensembled
     assert len(said["token_stats"]) == want.stats.steps + want.stats.forced
@@ -329,7 +329,7 @@ def test_raw_and_streaming_responses(client):
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),
         ({"extra_body": {"gate": "oak"}}, "gate"),
-        ({"modalities": ["audio"]}, "modalities"),
+        ({"modalities": ["audio"]}, "modalities[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
     ],

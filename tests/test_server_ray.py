@@ -51,7 +51,7 @@ def outcome(status, headers, content):
         assert "'birch'" in told["error"]["message"]
         assert status in (200, 503)
         return "error"
-    return "dropped" if told["gac"]["dropped"] else "whole"
+    return "dropped" if told["choices"][0]["gac"]["dropped"] else "whole"
 
 
 @pytest.mark.parametrize("policy", [pytest.param("fail", marks=pytest.mark.slow), "drop"])
@@ -69,6 +69,8 @@ def test_a_member_that_is_killed_under_load(ray_nodes, policy):
             assert begun.acquire(timeout=30)
         os.kill(one._members[1].supervisor.process.facts.pid, signal.SIGKILL)
         killed = time.monotonic()
+        assert soon(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        assert "birch" in httpx.get(f"{url}/ready").text
         outcomes = [outcome(*answer.result(timeout=60)) for answer in answers]
         assert time.monotonic() - killed < 50
         assert set(outcomes) == {"error" if policy == "fail" else "dropped"}
