@@ -35,10 +35,10 @@ class RawConnection:
     Args:
         url: The server's.
         receive_bytes: Size of the socket's receive buffer; None: the system's.
-        timeout: Seconds that a read or write may last. Default 30.
+        timeout: Seconds that a read or write may last. Default 10.
     """
 
-    def __init__(self, url: str, receive_bytes: int | None = None, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, receive_bytes: int | None = None, timeout: float = 10.0) -> None:
         parts = urlsplit(url)
         self.socket = socket.socket()
         if receive_bytes is not None:

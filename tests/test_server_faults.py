@@ -298,13 +298,11 @@ def test_clients_that_leave_free_the_engine(url, ensemble, when, choices):
     else:
         with held(ensemble) as waiting:
             # The first one waits in a forward; a later one in the mailbox.
-            streams = [RawConnection(url) for _ in range(1 + (when == "queued"))]
-            for raw in streams:
-                raw.post(TEXT, body)
-                assert waiting.wait(10)
-            for raw in streams:
-                assert raw.response_head().status == 200
-                raw.close()
+            with RawConnection(url) as first, RawConnection(url) as second:
+                for raw in (first, second)[: 1 + (when == "queued")]:
+                    raw.post(TEXT, body)
+                    assert waiting.wait(10)
+                    assert raw.response_head().status == 200
             time.sleep(0.1)
     assert idle(ensemble)
 
@@ -332,7 +330,7 @@ def test_a_half_closed_socket_is_answered_or_freed(url, ensemble, wanted):
 
 def test_a_reader_that_takes_nothing_is_disconnected(url, ensemble, wanted):
     # More than the buffers of both sockets hold.
-    body = {**ENDLESS, "logprobs": 20, "n": 4, "trace": True}
+    body = {**ENDLESS, "logprobs": 5, "n": 4, "trace": True}
     with RawConnection(url, receive_bytes=4096) as raw:
         raw.post(TEXT, body)
         assert busy(ensemble)
