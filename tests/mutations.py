@@ -174,7 +174,7 @@ def recoded(rng: random.Random, text: str) -> tuple[bytes | Iterator[bytes], dic
             (data, {"content-encoding": "gzip"}),
             (gzip.compress(data), {"content-encoding": "gzip"}),
             (data, {"accept": "text/html", "x-request-id": "a" * 500}),
-            (data, {"x-request-id": "\x7f"}),
+            (data, {"x-request-id": "a b"}),
             (data, {"authorization": "Bearer nothing", "openai-organization": "a"}),
             (parts(), {}),
             (data.replace(b"Where", b"Where" * rng.choice([10, 2000, 200_000])), {}),

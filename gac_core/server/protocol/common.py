@@ -91,7 +91,7 @@ class GenerationBody(Part):
     gate_rule: NonEmpty | None = Field(None, description="How the gate's certainty is measured.")
     top_k: Count | None = None
     min_p: Probability | None = None
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     timeout: float | None = Field(None, gt=0, le=1e9, description="Seconds that the request may take.")
     drafts: bool | None = Field(None, description="Speculative decoding; changes the cost only. Default: true.")
     grammar: GrammarBody | None = Field(None, description="What the text must look like.")
