@@ -16,17 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import schemathesis
 from conftest import EMBEDDED, shared_ensemble
-from gac_core.server.catalog import Catalog
-from gac_core.server.settings import ServerSettings
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from mutations import Mutation, mutated
+from rawhttp import check_error, events
 from schemathesis import GenerationMode
 from server_fixture import served
+
+from gac_core.server.catalog import Catalog
+from gac_core.server.settings import ServerSettings
 
 # Seconds that a response may take; the trial of a grammar may cost two seconds of processor time.
 LIMIT = 30.0
@@ -113,13 +114,12 @@ class Fuzzer:
         """Raises if a response is not as documented; returns a name for the report in place of its status."""
         request_id = response.headers["x-request-id"]
         if response.status_code != 200:
-            check_error(response.json(), request_id)
+            error = check_error(response.json(), request_id)
             # A random timeout may be too short.
             assert response.status_code in (*range(400, 500), 504), "an error of the server"
-            error = response.json()["error"]
             self.report.refused[f"{error['code']} {error['param'] or ''}".partition("[")[0]] += 1
         elif response.headers["content-type"].startswith("text/event-stream"):
-            return check_stream(response.text, request_id)
+            return check_stream(response.content, request_id)
         # Only the response is checked; a request that was sent in parts cannot be read again.
         response.request = httpx.Request("POST", response.url)
         self.schema[route]["POST"].validate_response(response)
@@ -177,17 +177,9 @@ class Fuzzer:
             self.send("mutated", mutated(rng))
 
 
-def check_error(told: Any, request_id: str) -> None:
-    """Asserts that a body is an error in OpenAI's form with the request's id."""
-    assert set(told) == {"error"}, "no error"
-    assert set(told["error"]) == {"message", "type", "param", "code", "request_id"}, "another form"
-    assert told["error"]["request_id"] == request_id, "another id"
-    assert all(isinstance(told["error"][name], str) for name in ("message", "type", "code")), "another type"
-
-
-def check_stream(text: str, request_id: str) -> str:
+def check_stream(content: bytes, request_id: str) -> str:
     """Asserts that a stream ended well or with an error; returns which."""
-    *pieces, last = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    *pieces, last = events(content)
     assert all(json.loads(each)["object"] for each in pieces), "a piece without a kind"
     if last == "[DONE]":
         return "200 stream"

@@ -11,22 +11,21 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Response:
-    """One response.
+    """One response, with the names of `httpx.Response`.
 
     Attributes:
-        status: Its status.
+        status_code: Its status.
         headers: Its headers by name in lower case.
-        body: The whole body.
+        content: The whole body.
     """
 
-    status: int
+    status_code: int
     headers: dict[str, str]
-    body: bytes
+    content: bytes
 
-    @property
     def json(self) -> Any:
         """The body as JSON."""
-        return json.loads(self.body)
+        return json.loads(self.content)
 
 
 class RawConnection:
@@ -85,15 +84,15 @@ class RawConnection:
         if method == "HEAD":
             return top
         if "content-length" in top.headers:
-            return Response(top.status, top.headers, self._file.read(int(top.headers["content-length"])))
+            return Response(top.status_code, top.headers, self._file.read(int(top.headers["content-length"])))
         if "chunked" not in top.headers.get("transfer-encoding", ""):
-            return Response(top.status, top.headers, self._file.read())
+            return Response(top.status_code, top.headers, self._file.read())
         parts = []
         while size := int(self.line(), 16):
             parts.append(self._file.read(size))
             self.line()
         self.line()
-        return Response(top.status, top.headers, b"".join(parts))
+        return Response(top.status_code, top.headers, b"".join(parts))
 
     def ended(self) -> bool:
         """Whether the server closed the connection; reads what is left."""
@@ -124,3 +123,20 @@ def head(method: str, path: str, body: Any = b"", version: str = "HTTP/1.1", **h
 def events(body: bytes) -> list[str]:
     """The data of a stream's events, without comments."""
     return [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+
+
+def check_error(told: Any, request_id: str) -> dict[str, Any]:
+    """Asserts that a body is an error in OpenAI's form with the request's id; returns the error."""
+    assert set(told) == {"error"}, "no error"
+    error: dict[str, Any] = told["error"]
+    assert set(error) == {"message", "type", "param", "code", "request_id"}, "another form"
+    assert all(isinstance(error[name], str) and error[name] for name in ("message", "type", "code")), "another type"
+    assert error["param"] is None or isinstance(error["param"], str), "another type"
+    assert error["request_id"] == request_id, "another id"
+    return error
+
+
+def check_refused(response: Any, status: int) -> dict[str, Any]:
+    """Asserts that a response is an error with a status; returns the error."""
+    assert response.status_code == status
+    return check_error(response.json(), response.headers["x-request-id"])

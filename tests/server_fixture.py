@@ -48,9 +48,19 @@ class RunningServer:
 
 @contextmanager
 def running(
-    catalog: Catalog, settings: ServerSettings | None = None, observers: Sequence[Observer] = ()
+    catalog: Catalog,
+    settings: ServerSettings | None = None,
+    observers: Sequence[Observer] = (),
+    send_bytes: int | None = None,
 ) -> Iterator[RunningServer]:
-    """Runs a server on a free port of the loopback address until the block ends."""
+    """Runs a server on a free port of the loopback address until the block ends.
+
+    Args:
+        catalog: The models.
+        settings: The settings. Default `ServerSettings()`.
+        observers: Called with the record of each request. Default none.
+        send_bytes: Size of the send buffer of each connection. Default: the system's, some megabytes.
+    """
     import uvicorn
 
     from gac_core.server.app import create_app
@@ -61,6 +71,8 @@ def running(
     config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
+    if send_bytes is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     thread = threading.Thread(target=server.run, args=([listening],), name="test-server")
     thread.start()
     try:

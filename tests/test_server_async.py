@@ -12,11 +12,12 @@ import threading
 import openai
 import pytest
 from conftest import EMBEDDED, LONG_PROMPT, QUESTION, shared_ensemble
-from gac_core.server.catalog import Catalog
-from gac_core.server.settings import ServerSettings
 from holding import busy, held, idle, soon
 from openai import AsyncOpenAI, OpenAI
 from server_fixture import served
+
+from gac_core.server.catalog import Catalog
+from gac_core.server.settings import ServerSettings
 
 KEY = "sk-right"
 GREEDY = {"model": "gac", "temperature": 0}

@@ -66,7 +66,7 @@ def test_sigterm_under_load(tmp_path, drain):
             raw.post("/v1/completions", {**BODY, "prompt": f"{LONG_PROMPT} {place}", "max_tokens": tokens})
         # Some run and the others wait.
         for raw in streams[:4]:
-            assert raw.response_head().status == 200
+            assert raw.response_head().status_code == 200
         idle = RawConnection(url)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -77,7 +77,7 @@ def test_sigterm_under_load(tmp_path, drain):
         def rest(place):
             raw = streams[place]
             if place >= 4:
-                assert raw.response_head().status == 200
+                assert raw.response_head().status_code == 200
             body = b""
             while size := int(raw.line() or b"0", 16):
                 body += raw._file.read(size)
