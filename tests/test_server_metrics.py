@@ -1,4 +1,4 @@
-"""The metrics of a server: what requests, engines and members add to them, and that dashboards use metrics that exist."""
+"""The metrics of a server: what requests, engines and members add to them; dashboards and alerts use what exists."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from gac_core.health import EnsembleHealth, MemberHealth, MemberState
 SECONDS_OF_STEPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 REQUESTS_OF_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 MEMBER = ("ensemble", "member")
+FAILURES = ("MemberError", "MemberLostError", "MemberTimeoutError")
 
 
 class EngineMetrics:
@@ -101,6 +102,10 @@ class EngineMetrics:
                 recoveries[event.member_id].inc()
                 restarts[event.member_id].inc(event.restarted)
 
+        for labels in members.values():
+            for error in FAILURES:
+                for scope in ("member", "request"):
+                    self._failures.labels(*labels, scope, error)
         return listen
 
     def _count_step(self, event: StepDone) -> None:
@@ -134,7 +139,7 @@ class StateCollector(Collector):
 
 
 def member_sources(ensembles: Mapping[str, Ensemble]) -> dict[str, tuple[str, str]]:
-    """Returns, by member id, the ensemble and the name under which a member's work is counted: the first that has it."""
+    """Returns, by member id, the first ensemble that has the member, and its name there: the labels of its counters."""
     sources: dict[str, tuple[str, str]] = {}
     for name, ensemble in ensembles.items():
         for member in ensemble.health().members:

@@ -54,7 +54,7 @@ class ServerMetrics:
         """Returns all metrics as text, and its content type.
 
         Args:
-            accept: The header of the same name, which selects OpenMetrics or the older text format. Default: the latter.
+            accept: The request's header, which selects OpenMetrics or the older text format. Default: the latter.
         """
         encode, content_type = choose_encoder(accept or "")
         return encode(self.registry), content_type

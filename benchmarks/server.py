@@ -1,0 +1,305 @@
+"""Throughput of a server for streaming clients against the engine in the same process, and what delays other clients.
+
+Run by ``python -m benchmarks.server``. The process model is that of ``gac serve``: one process with the engine's thread
+and one event loop (uvloop). In it runs one ensemble, for both sides in turn: *in process*, tasks of that loop read
+`Ensemble.astream`; *HTTP*, uvicorn on that loop answers the connections of one client process
+(`benchmarks.streaming_client`). Both sides answer the same prompts, which both have in the KV cache where it holds them
+after the warm-up, and texts must be equal. A figure is the median over the rounds; seconds of processor time are those
+of the process of the server, which other processes on the machine do not change much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import uvicorn
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.serving import ensemble_of, models_of, prose
+from benchmarks.streaming_client import Answer, Results
+from gac_core import Ensemble, RequestOutput
+from gac_core.server.app import create_app
+from gac_core.server.catalog import Catalog
+from gac_core.server.settings import ServerSettings
+
+MODELS = Path(__file__).parent.parent / "examples" / "models"
+NAME = "ensemble"
+T = TypeVar("T")
+Prompt = str | list[dict[str, str]]
+
+
+class Server:
+    """An application on an event loop in a thread of its own, and the process of its clients.
+
+    Args:
+        ensemble: What it serves.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self._loop = uvloop.new_event_loop()
+        app = create_app(Catalog({NAME: ensemble}), ServerSettings(allow_unauthenticated=True))
+        config = uvicorn.Config(app, port=0, log_level="warning", http="httptools", access_log=False)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        command = [sys.executable, "-m", "benchmarks.streaming_client", str(port)]
+        self._client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._server.serve())
+
+    def request(self, plan: Sequence[dict[str, Any]]) -> Results:
+        """Has the clients run a plan (see `benchmarks.streaming_client`); raises if an answer is an error."""
+        assert self._client.stdin is not None
+        assert self._client.stdout is not None
+        print(json.dumps(plan), file=self._client.stdin, flush=True)
+        values = json.loads(self._client.stdout.readline())
+        answers = [[Answer(**answer) for answer in client] for client in values.pop("answers")]
+        wrong = [answer for client in answers for answer in client if answer.status != 200 or answer.error]
+        if wrong:
+            raise RuntimeError(f"{len(wrong)} answers are errors, such as: {wrong[0]}")
+        return Results(answers=answers, **values)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the server's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        """Ends the client process and the server."""
+        assert self._client.stdin is not None
+        self._client.stdin.close()
+        self._client.wait()
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@contextmanager
+def serving(ensemble: Ensemble) -> Iterator[Server]:
+    """Serves an ensemble within the context."""
+    server = Server(ensemble)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of one round.
+
+    Attributes:
+        seconds: Wall time.
+        cpu: Processor seconds of the server's process.
+        texts: The answers of each client.
+        tokens: Their tokens, where they were counted.
+    """
+
+    seconds: float
+    cpu: float
+    texts: list[list[str]]
+    tokens: int = 0
+
+
+def request_of(prompt: Prompt, tokens: int, **fields: Any) -> tuple[str, str]:
+    """Returns path and body of a request for a greedy stream: a completion of a text, an answer to a conversation."""
+    values = {"model": NAME, "max_tokens": tokens, "temperature": 0, "stream": True, **fields}
+    if isinstance(prompt, str):
+        return "/v1/completions", json.dumps({**values, "prompt": prompt})
+    return "/v1/chat/completions", json.dumps({**values, "messages": prompt})
+
+
+def client_of(prompts: Sequence[Prompt], tokens: int, reads: bool = True, **fields: Any) -> dict[str, Any]:
+    """Returns a client of a plan."""
+    requests = [request_of(prompt, tokens, **fields) for prompt in prompts]
+    return {"path": requests[0][0], "bodies": [body for _, body in requests], "reads": reads}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the clients of both sides ask for.
+
+    Attributes:
+        name: Its name in the table.
+        clients: The prompts of each client, which it sends one after the other.
+        tokens: Longest answers.
+        drafts: Whether tokens are drafted.
+    """
+
+    name: str
+    clients: list[list[Prompt]]
+    tokens: int
+    drafts: bool
+
+
+async def answer_in_process(ensemble: Ensemble, case: Case) -> list[list[RequestOutput]]:
+    """Answers the prompts of each client in turn, all clients at once."""
+
+    async def one(prompts: list[Prompt]) -> list[RequestOutput]:
+        outputs = []
+        for prompt in prompts:
+            # With a deadline, as the server's requests.
+            answer = ensemble.astream(prompt, max_tokens=case.tokens, drafts=case.drafts, timeout=600.0)
+            outputs += [chunk.output async for chunk in answer if chunk.output is not None]
+        return outputs
+
+    return await asyncio.gather(*(one(prompts) for prompts in case.clients))
+
+
+def in_process(server: Server, ensemble: Ensemble, case: Case) -> Side:
+    """Runs a round without HTTP."""
+    began, cpu = time.perf_counter(), time.process_time()
+    outputs = server.call(answer_in_process(ensemble, case))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    texts = [[output.text for output in client] for client in outputs]
+    return Side(seconds, cpu, texts, sum(output.usage.completion_tokens for client in outputs for output in client))
+
+
+def over_http(server: Server, case: Case) -> tuple[Side, Results]:
+    """Runs a round with HTTP."""
+    plan = [client_of(prompts, case.tokens, drafts=case.drafts) for prompts in case.clients]
+    cpu = time.process_time()
+    results = server.request(plan)
+    cpu = time.process_time() - cpu
+    return Side(results.seconds, cpu, [[answer.text for answer in each] for each in results.answers]), results
+
+
+def throughput(server: Server, ensemble: Ensemble, case: Case, rounds: int) -> Table:
+    """Runs both sides in turn and returns their table.
+
+    Raises:
+        RuntimeError: A text differs.
+    """
+    pairs: list[tuple[Side, Side, Results]] = []
+    for number in range(rounds + 1):
+        if number % 2:
+            inside = in_process(server, ensemble, case)
+            outside, results = over_http(server, case)
+        else:
+            outside, results = over_http(server, case)
+            inside = in_process(server, ensemble, case)
+        if inside.texts != outside.texts:
+            raise RuntimeError("a text over HTTP differs from that of the engine")
+        if number:
+            pairs.append((inside, outside, results))
+    table = Table(f"{case.name}: {len(case.clients)} clients, {pairs[0][0].tokens} tokens", *SPREAD)
+    rows = {
+        "HTTP / in process, tokens per second (target 0.90)": [a.seconds / b.seconds for a, b, _ in pairs],
+        "HTTP / in process, tokens per processor second": [a.cpu / b.cpu for a, b, _ in pairs],
+        "in process, tokens per second": [a.tokens / a.seconds for a, _, _ in pairs],
+        "HTTP, tokens per second": [a.tokens / b.seconds for a, b, _ in pairs],
+        "in process, ms of processor per token": [1000 * a.cpu / a.tokens for a, _, _ in pairs],
+        "HTTP, ms of processor per token, server": [1000 * b.cpu / a.tokens for a, b, _ in pairs],
+        "HTTP, ms of processor per token, clients": [1000 * c.cpu / a.tokens for a, _, c in pairs],
+        "HTTP, events per token": [sum(len(x.times) for y in c.answers for x in y) / a.tokens for a, _, c in pairs],
+    }
+    for name, values in rows.items():
+        table.add_row(name, *spread(values))
+    return table
+
+
+SPREAD = ("median", "smallest", "largest")
+
+
+def spread(values: Sequence[float]) -> tuple[str, str, str]:
+    """Returns median, smallest and largest as text."""
+    return tuple(f"{value:.3f}" for value in (statistics.median(values), min(values), max(values)))  # type: ignore[return-value]
+
+
+def delays(server: Server, rounds: int, long: int) -> Table:
+    """Returns the delays of short requests alone, beside a long prompt, and beside clients that read nothing.
+
+    Args:
+        server: Serves members with a long context, whose texts do not end.
+        rounds: Rounds.
+        long: Words of the long prompt.
+    """
+    columns = ("first token, median", "largest", "next event, median", "99%", "largest")
+    table = Table("4 clients, ms", *columns)
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    seeds = iter(range(10**6))
+    for number in range(rounds + 1):
+        deaf = [client_of([prose(8, next(seeds))], 512, False, logprobs=5) for _ in range(16)]
+        beside = {
+            "alone": [],
+            "beside a long prompt": [client_of([prose(long, next(seeds))], 4, False)],
+            "beside 16 that read nothing": deaf,
+        }
+        for name, others in beside.items():
+            short = [client_of([prose(8, next(seeds)) for _ in range(4)], 24) for _ in range(4)]
+            answers = [answer for client in server.request([*others, *short]).answers for answer in client]
+            firsts, gaps = found.setdefault(name, ([], []))
+            if number:
+                firsts += [1000 * (answer.times[0] - answer.began) for answer in answers]
+                gaps += [1000 * (after - before) for answer in answers for before, after in pairwise(answer.times)]
+    for name, (firsts, gaps) in found.items():
+        values = [statistics.median(firsts), max(firsts), statistics.median(gaps)]
+        values += [statistics.quantiles(gaps, n=100)[98], max(gaps)]
+        table.add_row(name, *(f"{value:.1f}" for value in values))
+    return table
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    """Returns what is measured: texts that the embedded members continue at length, and conversations."""
+    count = args.clients * args.requests
+    texts: list[Prompt] = ["passages " * (10 + index % 20) + f"number {index}" for index in range(count)]
+    talks: list[Prompt] = [
+        [{"role": "user", "content": f"Who built the bridge number {index}?"}] for index in range(count)
+    ]
+    return [
+        Case(name, [prompts[place :: args.clients] for place in range(args.clients)], args.tokens, drafts)
+        for name, prompts, drafts in (
+            ("texts, no drafts", texts, False),
+            ("texts, drafts", texts, True),
+            ("conversations, drafts", talks, True),
+        )
+    ]
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("members", nargs="*", default=[str(MODELS / name) for name in ("ash", "birch", "cedar")])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=1, help="of each client, one after the other")
+    parser.add_argument("--tokens", type=int, default=64, help="longest answer")
+    parser.add_argument("--batch", type=int, default=16, help="max_batch_size")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--long", type=int, default=2000, help="words of the long prompt; 0 skips delays")
+    args = parser.parse_args()
+    console = Console(width=110)
+    with (
+        Ensemble.load(args.members, dtype=args.dtype, max_batch_size=args.batch) as ensemble,
+        serving(ensemble) as server,
+    ):
+        for case in cases(args):
+            console.print(throughput(server, ensemble, case, args.rounds))
+    if args.long:
+        # Random models of a long context, which never end a text.
+        shape = argparse.Namespace(tokenizers=args.members[:2], width=256, layers=4)
+        with ensemble_of(models_of(shape, torch.float32)) as ensemble, serving(ensemble) as server:
+            console.print(delays(server, args.rounds, args.long))
+
+
+if __name__ == "__main__":
+    main()
