@@ -8,16 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from conftest import EMBEDDED, member_ids, shared_ensemble
-from gac_core.server.catalog import Catalog
-from gac_core.server.record import RequestRecord
 from prometheus_client.parser import text_string_to_metric_families
 
 from gac_core import Ensemble
 from gac_core.events import ForwardDone, MemberFailed, MemberRecovered, StepDone
+from gac_core.server.catalog import Catalog
 from gac_core.server.metrics import ServerMetrics
+from gac_core.server.record import RequestRecord
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "server"
 ROUTE = "/v1/completions"
@@ -25,14 +26,14 @@ PROMPT = "passages " * 30
 
 
 @pytest.fixture(scope="module")
-def ensemble():
+def duo():
     with shared_ensemble(EMBEDDED[:2], threshold=0.5, max_queue=7) as loaded:
         yield loaded
 
 
 @pytest.fixture
-def metrics(ensemble):
-    made = ServerMetrics(Catalog({"duo": ensemble}))
+def metrics(duo):
+    made = ServerMetrics(Catalog({"duo": duo}))
     yield made
     made.close()
 
@@ -47,9 +48,10 @@ def read(metrics: ServerMetrics, name: str, **labels) -> float | None:
     return metrics.registry.get_sample_value(name, {key: str(value) for key, value in labels.items()})
 
 
-def test_counts_of_answered_requests(metrics, ensemble):
-    output = ensemble.generate(PROMPT, max_tokens=12)
-    other = ensemble.generate(PROMPT, max_tokens=8, temperature=1.0, seed=1)
+def test_counts_of_answered_requests(metrics, duo):
+    output = duo.generate(PROMPT, max_tokens=12)
+    other = duo.generate(PROMPT, max_tokens=8, temperature=1.0, seed=1)
+    output.stats.drafted, output.stats.accepted, output.stats.forced = 9, 7, 2
     metrics.observe(record_of(output, other, first_token_seconds=0.02, streamed_tokens=20, stream=True))
     metrics.observe(record_of(output, model="duo/ash"))
     stats, tokens = [output.stats, other.stats], [len(output.tokens), len(other.tokens)]
@@ -61,7 +63,8 @@ def test_counts_of_answered_requests(metrics, ensemble):
     assert read(metrics, "gac_steps_ensembled_total", model="duo") == sum(each.steps_ensembled for each in stats)
     assert read(metrics, "gac_drafted_tokens_total", model="duo") == sum(each.drafted for each in stats)
     assert read(metrics, "gac_accepted_tokens_total", model="duo") == sum(each.accepted for each in stats)
-    assert sum(each.drafted for each in stats) > 0
+    assert read(metrics, "gac_drafted_tokens_total", model="duo") >= 9
+    assert read(metrics, "gac_forced_tokens_total", model="duo") == 2
     assert read(metrics, "gac_time_to_first_token_seconds_sum", model="duo") == 0.02
     # Not streamed: measured by the engine.
     assert read(metrics, "gac_time_to_first_token_seconds_sum", model="duo/ash") == stats[0].first_token_seconds
@@ -71,9 +74,9 @@ def test_counts_of_answered_requests(metrics, ensemble):
     assert read(metrics, "gac_time_per_output_token_seconds_sum", model="duo") == pytest.approx(sum(seconds))
 
 
-def test_reasoning_and_cached_prompts(metrics, ensemble):
-    output = ensemble.generate(PROMPT + "again", max_tokens=2)
-    again = ensemble.generate(PROMPT + "again", max_tokens=2)
+def test_reasoning_and_cached_prompts(metrics, duo):
+    output = duo.generate(PROMPT + "again", max_tokens=2)
+    again = duo.generate(PROMPT + "again", max_tokens=2)
     usage = replace(output.usage, reasoning_tokens=5)
     metrics.observe(record_of(replace(again, usage=usage)))
     cached = again.stats.members[again.stats.settings.gate].reused_tokens
@@ -94,10 +97,10 @@ def test_refusals_and_disconnects(metrics):
     assert "made up" not in metrics.render()[0].decode()
 
 
-def test_events_of_engine_and_members(metrics, ensemble):
+def test_events_of_engine_and_members(metrics, duo):
     events = []
-    remove = ensemble.add_listener(events.append)
-    ensemble.generate("Who", max_tokens=5, threshold=None)
+    remove = duo.add_listener(events.append)
+    duo.generate("Who", max_tokens=5, threshold=None)
     remove()
     forwards = [event for event in events if isinstance(event, ForwardDone)]
     steps = [event for event in events if isinstance(event, StepDone)]
@@ -110,9 +113,9 @@ def test_events_of_engine_and_members(metrics, ensemble):
         assert read(metrics, "gac_member_tokens_total", **labels) == sum(event.tokens for event in own)
 
 
-def test_failures_and_recoveries(metrics, ensemble):
-    ash, birch = (member.member_id for member in ensemble.health().members)
-    emit = ensemble._session.worker.monitor.emit
+def test_failures_and_recoveries(metrics, duo):
+    ash, birch = (member.member_id for member in duo.health().members)
+    emit = duo._session.worker.monitor.emit
     emit(MemberFailed("x", birch, "it was lost", "MemberLostError"))
     emit(MemberFailed("x", birch, "it failed", "MemberError", "r1"))
     emit(MemberRecovered("x", birch, 1.0, restarted=True))
@@ -152,8 +155,8 @@ def test_a_step_of_a_shared_engine_counts_once():
         assert read(metrics, "gac_member_weight_bytes", ensemble="other", member="mine") is None
 
 
-def test_state_at_scrape_time(metrics, ensemble):
-    stream = ensemble.stream(PROMPT, max_tokens=400)
+def test_state_at_scrape_time(metrics, duo):
+    stream = duo.stream(PROMPT, max_tokens=400)
     next(stream)
     assert read(metrics, "gac_requests_running", ensemble="duo") == 1
     assert read(metrics, "gac_requests_waiting", ensemble="duo") == 0
@@ -169,15 +172,15 @@ def test_state_at_scrape_time(metrics, ensemble):
         read(metrics, "gac_member_state", ensemble="duo", member="ash", state=state) for state in ("ready", "running")
     ]
     assert sum(states) == 1
-    ash = ensemble.health().members[0]
+    ash = duo.health().members[0]
     assert read(metrics, "gac_member_cache_bytes", ensemble="duo", member="ash") == ash.cache_bytes > 0
 
 
-def test_listeners_return_fast(metrics, ensemble):
+def test_listeners_return_fast(metrics, duo):
     """A step has one event of its own and one per member: together at most 0.1 ms."""
-    (client, listener) = ensemble._session.worker.monitor._listeners[-1]
-    assert client is ensemble._session.client
-    member = ensemble.health().members[0].member_id
+    (client, listener) = duo._session.worker.monitor._listeners[-1]
+    assert client is duo._session.client
+    member = duo.health().members[0].member_id
     events = [ForwardDone("x", member, 0.01, 4, 4), StepDone(0.02, 4, 4, 0)]
     fastest = float("inf")
     for _ in range(5):
@@ -250,3 +253,14 @@ def test_files_of_prometheus_and_grafana_fit_together():
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]]
     assert len(set(places)) == len(places)
     assert len({panel["id"] for panel in board["panels"]}) == len(places)
+
+
+def test_the_route(server):
+    answer = httpx.post(f"{server.url}/v1/completions", json={"model": "gac", "prompt": "Who", "max_tokens": 3})
+    assert answer.status_code == 200
+    response = httpx.get(f"{server.url}/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}
+    labels = {"route": ROUTE, "model": "gac", "status": "200"}
+    assert [sample.value for sample in families["gac_requests"].samples if sample.labels == labels][0] >= 1
+    assert "/metrics" not in httpx.get(f"{server.url}/openapi.json").json()["paths"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,12 +16,14 @@ from starlette.responses import Response
 from gac_core.server.catalog import Catalog
 from gac_core.server.drain import Drain
 from gac_core.server.errors import ApiError, as_api_error, error_response
+from gac_core.server.metrics import ServerMetrics
 from gac_core.server.protection import protect
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.record import Observer, RecordMiddleware
 from gac_core.server.routes.generation import generation_router
 from gac_core.server.routes.health import health_router
+from gac_core.server.routes.metrics import metrics_router
 from gac_core.server.routes.models import models_router
 from gac_core.server.settings import ServerSettings
 
@@ -37,15 +40,23 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
     """
     # Streams that run are ended by the drain timeout, not by the signal.
     AppStatus.enable_automatic_graceful_drain = False
-    drain = Drain()
-    app = FastAPI(title="GaC", summary="Several language models that answer as one, behind OpenAI's protocol.")
+    drain, metrics = Drain(), ServerMetrics(catalog)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        metrics.close()
+
+    summary = "Several language models that answer as one, behind OpenAI's protocol."
+    app = FastAPI(title="GaC", summary=summary, lifespan=lifespan)
     app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
     for router in (generation_router(catalog, settings), models_router(catalog), health_router(catalog)):
         app.include_router(router)
+    app.include_router(metrics_router(metrics))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     protect(app, settings, drain)
-    app.add_middleware(RecordMiddleware, observers=observers)
+    app.add_middleware(RecordMiddleware, observers=(metrics.observe, *observers))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch
-from gac_core.server.catalog import Catalog
-from gac_core.server.record import RequestRecord
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-import gac_core
 from gac_core.output import RequestOutput
+from gac_core.server.catalog import Catalog
 from gac_core.server.engine_metrics import EngineMetrics, StateCollector
+from gac_core.server.record import RequestRecord
 
 UNKNOWN = "unknown"
 """The label of all models that are not served."""
@@ -44,7 +44,7 @@ class ServerMetrics:
         self.registry.register(StateCollector(catalog.ensembles))
         ProcessCollector(registry=self.registry)
         build = Gauge("gac_build_info", "Versions.", ("version", "python", "torch"), registry=self.registry)
-        build.labels(gac_core.__version__, platform.python_version(), torch.__version__).set(1)
+        build.labels(version("gac-ensemble"), platform.python_version(), torch.__version__).set(1)
 
     def observe(self, record: RequestRecord) -> None:
         """Counts a request that ended, in whatever way. Thread-safe."""
