@@ -262,5 +262,5 @@ def test_the_route(server):
     assert response.headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(response.text)}
     labels = {"route": ROUTE, "model": "gac", "status": "200"}
-    assert [sample.value for sample in families["gac_requests"].samples if sample.labels == labels][0] >= 1
+    assert next(sample.value for sample in families["gac_requests"].samples if sample.labels == labels) >= 1
     assert "/metrics" not in httpx.get(f"{server.url}/openapi.json").json()["paths"]
