@@ -165,6 +165,9 @@ def generate(
     trace=None,
     absent=lambda count: (),
     given=None,
+    bias=None,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
 ):
     """Greedy GaC.
 
@@ -184,6 +187,9 @@ def generate(
         absent: Given how many tokens are written, returns the members that have no vote. While the gate is one of them,
             the heaviest of the others takes its place, among equals the largest, among those the first.
         given: Tokens that are written in place of those with most probability; as many as ``steps``.
+        bias: By bytes, or None for the end, what is added to log-probabilities.
+        presence_penalty: Subtracted from those of tokens in the answer.
+        frequency_penalty: Subtracted from them as often as they are in the answer.
 
     Returns:
         The tokens as bytes, and whether the end was reached.
@@ -234,6 +240,12 @@ def generate(
             bits = matcher.compute_bitmask()
             allowed = torch.tensor([bits[i // 8] >> i % 8 & 1 for i in range(len(union) + 1)], dtype=torch.float64)
             parts = {index: part * allowed for index, part in parts.items()}
+        added = torch.zeros(len(union) + 1, dtype=torch.float64)
+        for data, value in (bias or {}).items():
+            added[len(union) if data is None else union.index(data)] += value
+        for data in set(out):
+            added[union.index(data)] -= presence_penalty + frequency_penalty * out.count(data)
+        parts = {index: part * (added - added.max()).exp() for index, part in parts.items()}
         share = weights[sure] / sum(weights[index] for index in voting)
         if threshold is not None and certainty(parts[sure], share) >= threshold:
             parts = {sure: parts[sure]}

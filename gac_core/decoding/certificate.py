@@ -147,7 +147,7 @@ class _Case:
     @classmethod
     def of(cls, place: TopPlace, known: tuple[Evidence, ...]) -> _Case:
         best = place.tops[0].probs[0]
-        if len(known) == 1 and place.request.constraint is None and 0 < best <= 1:
+        if len(known) == 1 and not place.request.removes_mass and 0 < best <= 1:
             return cls(place, known, Proven(place.tops[0].ids[0]))
         return cls(place, known, judge(known, place.shares))
 
@@ -268,7 +268,7 @@ def _selection(case: _Case, token: int) -> Selection:
     own = [_float32(each.probability(token)) for each in case.known]
     mixed = combiner(own, shares) if several else own[0]
     agreed = agreement([_float32(top.probs[0]) for top in place.tops], own) if several else None
-    if place.request.constraint is not None:
+    if place.request.removes_mass:
         totals = [_float32(top.total) for top in place.tops]
         total = combiner(totals, shares) if several else totals[0]
         mixed, own = mixed / total, [each / total for each in own]

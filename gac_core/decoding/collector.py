@@ -21,7 +21,7 @@ from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import VoiceDistributions
 from gac_core.errors import GaCError, InvalidLogitsError
 from gac_core.executor.base import Executor
-from gac_core.executor.messages import Answer, Ask, Failure, Fetch, TargetLogprobs
+from gac_core.executor.messages import Answer, Ask, Factors, Failure, Fetch, TargetLogprobs
 from gac_core.failures import member_failure, request_failure
 from gac_core.model.chunk import Chunk
 
@@ -51,6 +51,11 @@ class Query:
             return (len(self.voice.text.token_ids),)
         return tuple(self.draft.end(self.voice, position) for position in range(self.first, self.draft.positions))
 
+    @property
+    def positions(self) -> range:
+        """The positions wanted."""
+        return range(self.first, self.first + len(self.ends))
+
     def ask(self, masks: _Masks) -> Ask:
         """Returns the message to the member: everything it has not read, up to the last position."""
         request, text, ends = self.request, self.voice.text, self.ends
@@ -66,11 +71,19 @@ class Query:
             temperature=self.voice.member.temperature,
             text_before=() if penalty == 1 else tuple(ids[:start]),
             mask=masks.of(self),
+            factors=self._factors(),
             gate_rule=request.gate_rule if gated else None,
             share=request.share(self.voice),
             fetch_from=len(text.token_ids),
             timeout=request.failures.forward_timeout,
         )
+
+    def _factors(self) -> tuple[Factors, ...]:
+        adjustment = self.request.adjustment
+        if adjustment is None:
+            return ()
+        drafted = () if self.draft is None else self.draft.tokens
+        return tuple(adjustment.factors(drafted[:position]) for position in self.positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +127,7 @@ class _Masks:
         if constraint is None:
             return None
         tokens = () if query.draft is None else tuple(query.draft.tokens)
-        positions = range(query.first, query.first + len(query.ends))
+        positions = query.positions
 
         def masks() -> Tensor:
             with self._lock:

@@ -135,6 +135,8 @@ def commit_token(request: Request, token: SampledToken) -> Commitment:
     try:
         if request.constraint is not None:
             request.constraint.accept(token.data)
+        if request.adjustment is not None:
+            request.adjustment.count(token.data)
         for voice in list(request.voices):
             error = _append_or_leave_out(request, voice, token.data, own=voice in token.chosen_by)
             if error is not None:

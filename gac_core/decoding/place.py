@@ -38,8 +38,8 @@ class Place(_Place):
     """A place with complete distributions.
 
     Attributes:
-        probs: The voices' distributions, each float32, shape ``[union]``; tokens that a grammar does not allow have no
-            mass.
+        probs: The voices' distributions, each float32, shape ``[union]``; their sums are below 1 where mass was
+            removed (`Request.removes_mass`).
         verification: What the rule `selective_mean` needs beside them; None with other rules.
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gac_core.combination import CERTIFIABLE, Combiner, Gate, normalise
 from gac_core.config import FailurePolicy
+from gac_core.decoding.logit_adjustment import LogitAdjustment
 from gac_core.decoding.measurement import Measurement
 from gac_core.decoding.sampler import FixedTokens, Sampler
 from gac_core.decoding.sequence import Sequence
@@ -52,6 +53,7 @@ class Request:
         settings: The effective settings, for its statistics.
         written: Prompt and answer as bytes, for prompt lookup.
         constraint: The state of its grammar; None without one.
+        adjustment: Its penalties and bias, with the counts that they depend on; None without any.
         drafts: The kinds of drafts that may be used (`EnsembleConfig.drafts`).
         turn_ends: Strings that end the text besides the caller's stop strings, since a member's chat template begins
             turns with them; they are not reported as stop strings.
@@ -80,6 +82,7 @@ class Request:
     settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     written: bytearray = field(default_factory=bytearray)
     constraint: Constraint | None = None
+    adjustment: LogitAdjustment | None = None
     drafts: frozenset[str] = frozenset()
     turn_ends: tuple[str, ...] = ()
     failures: FailurePolicy = field(default_factory=FailurePolicy)
@@ -114,6 +117,11 @@ class Request:
         params = self.params
         reports = bool(params.logprobs) or params.token_stats
         return reports or not self.sampler.greedy or self.combiner not in CERTIFIABLE
+
+    @property
+    def removes_mass(self) -> bool:
+        """Whether its voices' distributions may sum to less than 1: a grammar, penalties or a bias remove mass."""
+        return self.constraint is not None or self.adjustment is not None
 
     @property
     def deciding(self) -> list[Sequence]:

@@ -24,8 +24,7 @@ class Selection:
 
     Attributes:
         place: The place.
-        combined: The combined distribution, float32, shape ``[union]``, normalised over what a grammar allows; None
-            where it is not complete.
+        combined: The combined distribution, float32, shape ``[union]``, normalised; None where it is not complete.
         token: Union id of the token.
         confidence: Its probability; not finite, or 0, where the distributions are not usable.
         own: The probability that each voice gives it, as a share of the same total.
@@ -81,7 +80,7 @@ def select(places: Rows[Place]) -> list[Selection]:
     if not places:
         return []
     combined = [combine(place) for place in places]
-    tokens = [_select_token(place, probs) for place, (probs, _) in zip(places, combined, strict=True)]
+    tokens = [select_token(place, probs) for place, (probs, _) in zip(places, combined, strict=True)]
     measures = [
         _measure(place, probs, total, token)
         for place, (probs, total), token in zip(places, combined, tokens, strict=True)
@@ -97,9 +96,9 @@ def select(places: Rows[Place]) -> list[Selection]:
 
 
 def combine(place: Place) -> tuple[Tensor, Tensor | None]:
-    """Returns the combined distribution, and the total that it was divided by where a grammar removed mass."""
+    """Returns the combined distribution, and the total that it was divided by where mass was removed."""
     mixed = _mixed(place) if len(place.voices) > 1 else place.probs[0]
-    if place.request.constraint is None:
+    if not place.request.removes_mass:
         return mixed, None
     total = mixed.sum()
     return mixed / total, total
@@ -111,7 +110,7 @@ def _mixed(place: Place) -> Tensor:
     return place.request.combiner(place.probs, place.shares)
 
 
-def _select_token(place: Place, combined: Tensor) -> Tensor:
+def select_token(place: Place, combined: Tensor) -> Tensor:
     """Returns the selected token's union id, int64, shape ``[1]``."""
     request = place.request
     return request.sampler.pick(combined, request.union.keys(combined.device), place.position)

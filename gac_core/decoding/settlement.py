@@ -17,7 +17,7 @@ from gac_core.decoding.selection import Selection
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.step import Step
 from gac_core.decoding.tokens import TokenResult
-from gac_core.errors import GaCError, GrammarError, InvalidLogitsError
+from gac_core.errors import GaCError, GrammarError, InvalidLogitsError, RequestError, listed, quote
 from gac_core.failures import request_failure
 
 Selections = Mapping[Key, Selection]
@@ -104,9 +104,19 @@ def _invalid(selection: Selection) -> dict[Sequence, GaCError]:
     return {voice: InvalidLogitsError(voice.name) for voice, probs in pairs if not bool(torch.isfinite(probs).all())}
 
 
-def _forbidden(selection: Selection) -> GrammarError:
-    """Returns the error of a place at which no token that the grammar allows has any probability."""
-    return GrammarError(
-        "none of the tokens that the grammar allows here has any probability for members "
-        f"{', '.join(voice.name for voice in selection.place.voices)}; say in the prompt what to write"
+def _forbidden(selection: Selection) -> RequestError:
+    """Returns the error of a place at which grammar, penalties and bias leave no token any probability."""
+    request = selection.place.request
+    members = listed(voice.name for voice in selection.place.voices)
+    if request.adjustment is None:
+        return GrammarError(
+            f"none of the tokens that the grammar allows here has any probability for members {members}; say in the "
+            "prompt what to write"
+        )
+    given = {name: getattr(request.params, name) for name in ("logit_bias", "presence_penalty", "frequency_penalty")}
+    causes = ", ".join(f"{name}={quote(value)}" for name, value in given.items() if value)
+    grammar = "" if request.constraint is None else " of those that the grammar allows"
+    return RequestError(
+        f"no token{grammar} has any probability left for members {members} with {causes}; favour tokens that a member "
+        "can give here, ban fewer tokens, or use smaller numbers"
     )

@@ -17,7 +17,7 @@ class TopDistribution:
     Attributes:
         ids: Union ids; by falling probability, and equal ones by rising id.
         probs: Their probabilities.
-        total: The sum of all probabilities: below 1 where a grammar removed mass.
+        total: The sum of all probabilities: below 1 where mass was removed.
         rest: No other token has a larger probability than this.
         end: Length of the voice's text at its position.
     """

@@ -34,6 +34,7 @@ from gac_core.engine.answer_form import answer_grammar, answer_parser
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
+from gac_core.engine.token_bias import logit_adjustment
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.sampling import SamplingParams
@@ -105,8 +106,6 @@ class InputProcessor:
 
     def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
         """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
-        if params.presence_penalty or params.frequency_penalty or params.logit_bias:
-            raise RequestError("presence_penalty, frequency_penalty and logit_bias are not available yet")
         settings = self.defaults.resolve(params)
         conversation, texts = self._texts(prompt, self._participants(settings), params.parse_special)
         first = secrets.randbits(63) if params.seed is None else params.seed
@@ -140,6 +139,7 @@ class InputProcessor:
             label,
             sampler=Sampler(params, seed),
             seed=seed,
+            adjustment=logit_adjustment(params, gate.member.tokenizer, self._union),
             constraint=None if grammar is None else self._compiler.start(grammar, _budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             turn_ends=() if conversation is None or params.grammar is not None else _turn_ends(members),

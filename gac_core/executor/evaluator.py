@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TargetLogprobs, Targets, TopDistributions
+from gac_core.executor.messages import (
+    TOP_K,
+    Answer,
+    Ask,
+    Factors,
+    Failure,
+    Fetch,
+    TargetLogprobs,
+    Targets,
+    TopDistributions,
+)
 from gac_core.model.cache import to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
@@ -28,7 +38,7 @@ class _Rows:
 
 
 class Evaluator:
-    """Answers asks with one member: forward, repetition penalty, temperature, alignment, grammar masks, certainty.
+    """Answers asks with one member: forward, repetition penalty, temperature, alignment, masks and factors, certainty.
 
     A failure of one ask does not affect the others.
 
@@ -86,7 +96,7 @@ class Evaluator:
             earlier = self._kept.get(ask.chunk.request_id, {})
             kept = {end: row for end, row in earlier.items() if ask.fetch_from <= end < ask.ends[0]}
             self._kept[ask.chunk.request_id] = {**kept, **dict(zip(ask.ends, _owned(probs), strict=True))}
-            return top_distributions(probs, TOP_K, masked=ask.mask is not None)
+            return top_distributions(probs, TOP_K, masked=ask.removes_mass)
         except BaseException as error:
             return Failure(error, "finding its most probable tokens")
 
@@ -223,25 +233,44 @@ def _align(alignment: Alignment, group: Sequence[_Rows]) -> list[tuple[_Rows, Te
 
 
 def _constrain(ask: Ask, probs: Tensor) -> Tensor | Failure:
-    """Removes the mass of tokens that the request's grammar does not allow.
+    """Removes the mass of tokens that the request's grammar does not allow, and applies its penalties and bias.
 
     Args:
         ask: The ask.
         probs: Its distributions, float32, shape ``[ends, union]``; changed in place.
     """
-    if ask.mask is None:
-        return probs
     try:
-        return probs.mul_(ask.mask().to(probs.device, non_blocking=True))
+        if ask.mask is not None:
+            probs.mul_(ask.mask().to(probs.device, non_blocking=True))
     except BaseException as error:
         return Failure(error, "masking what the grammar does not allow", of_member=False)
+    try:
+        for index, factors in enumerate(ask.factors):
+            scale_probs(probs[index], factors)
+    except BaseException as error:
+        return Failure(error, "applying its penalties and bias", of_member=False)
+    return probs
+
+
+def scale_probs(probs: Tensor, factors: Factors) -> None:
+    """Multiplies a distribution by factors, in place.
+
+    Args:
+        probs: Float32, shape ``[union]``.
+        factors: The factors.
+    """
+    ids = to_device(factors.ids.tolist(), probs.device)
+    scaled = probs.index_select(0, ids).mul_(factors.values.to(probs.device, non_blocking=True))
+    if factors.common != 1:
+        probs.mul_(factors.common)
+    probs.index_copy_(0, ids, scaled)
 
 
 def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:
-    """Returns how sure the member is at each end, among the tokens that the grammar allows."""
+    """Returns how sure the member is at each end, by what masks and factors leave."""
     assert ask.gate_rule is not None
     try:
-        if ask.mask is None:
+        if not ask.removes_mass:
             return ask.gate_rule(probs, ask.share)
         totals = probs.sum(-1)
         # The others may keep all of their mass.
@@ -262,7 +291,7 @@ def top_distributions(probs: Tensor, k: int, masked: bool = False) -> TopDistrib
     Args:
         probs: Float32, shape ``[positions, union]``.
         k: How many, at most; fewer where the union is smaller.
-        masked: Whether a grammar may have removed mass. Default False: the sums are taken to be 1.
+        masked: Whether mass may have been removed (`Ask.removes_mass`). Default False: the sums are taken to be 1.
     """
     more = probs.topk(min(k + 1, probs.shape[1]), dim=-1)
     totals = probs.sum(-1) if masked else probs.new_ones(probs.shape[0])

@@ -33,6 +33,21 @@ class Targets:
 
 
 @dataclass(frozen=True, eq=False)
+class Factors:
+    """By what the probabilities of union tokens are multiplied at one position; at most 1.
+
+    Attributes:
+        ids: Union ids, int64, shape ``[n]``, on the CPU.
+        values: Their factors, float32, shape ``[n]``.
+        common: The factor of all other tokens.
+    """
+
+    ids: Tensor
+    values: Tensor
+    common: float
+
+
+@dataclass(frozen=True, eq=False)
 class Ask:
     """Which next-token distributions are wanted of one member for one request.
 
@@ -47,6 +62,7 @@ class Ask:
         text_before: The ids before ``chunk.start``; given only with a repetition penalty.
         mask: Returns which union tokens a grammar allows at each end, bool, shape ``[len(ends), union]``; called once.
             None: all of them.
+        factors: By what the probabilities are multiplied, one for each end. Default: unchanged.
         gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
         share: The member's normalised weight, for ``gate_rule``.
         fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
@@ -64,12 +80,18 @@ class Ask:
     repetition_penalty: float = 1.0
     text_before: tuple[int, ...] = ()
     mask: Callable[[], Tensor] | None = None
+    factors: tuple[Factors, ...] = ()
     gate_rule: Gate | None = None
     share: float = 1.0
     fetch_from: int = 0
     timeout: float | None = None
     temperature: float = 1.0
     targets: Targets | None = None
+
+    @property
+    def removes_mass(self) -> bool:
+        """Whether its distributions may sum to less than 1."""
+        return self.mask is not None or bool(self.factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +101,8 @@ class TopDistributions:
     Attributes:
         ids: Union ids, int64, shape ``[positions, k]``; by falling probability, and equal ones by rising id.
         probs: Their probabilities, float32, shape ``[positions, k]``.
-        totals: The sum of all probabilities, float32, shape ``[positions]``: below 1 where a grammar removed mass.
+        totals: The sum of all probabilities, float32, shape ``[positions]``: below 1 where mass was removed
+            (`Ask.removes_mass`).
         rest: No token outside ``ids`` has a larger probability than this, float32, shape ``[positions]``: that of the
             next one, 0 where no other token has mass.
     """

@@ -22,9 +22,6 @@ from gac_core.executor.ray.wire import (
     FetchReply,
     ForwardMessage,
     ForwardReply,
-    evaluated_mask,
-    message_of,
-    tables_of,
 )
 from gac_core.health import MemberHealth
 from gac_core.tokenization.vocabulary import AlignmentTable
@@ -55,8 +52,8 @@ class _Prepared:
 
     @classmethod
     def of(cls, ask: Ask) -> _Prepared:
-        mask = evaluated_mask(ask)
-        return cls(ask, None, mask) if isinstance(mask, Failure) else cls(ask, mask, message_of(ask, mask))
+        mask = _evaluated_mask(ask)
+        return cls(ask, None, mask) if isinstance(mask, Failure) else cls(ask, mask, _message_of(ask, mask))
 
 
 class RayExecutor:
@@ -110,7 +107,7 @@ class RayExecutor:
             member.limit = min((each.ask.timeout for each in own if each.ask.timeout is not None), default=math.inf)
             messages = [each.message for each in own if isinstance(each.message, AskMessage)]
             if messages:
-                tables = tables_of([each.ask for each in own if isinstance(each.message, AskMessage)])
+                tables = _tables_of([each.ask for each in own if isinstance(each.message, AskMessage)])
                 calls[key] = _Call(member, _forward(messages, prefill_seconds), tables)
         replies = _run("forward", calls)
         return {key: _answers(own, replies.get(key)) for key, own in prepared.items()}
@@ -221,3 +218,26 @@ def _answers(own: Sequence[_Prepared], reply: ForwardReply | Failure | None) -> 
             assert reply is not None, "a member with usable asks was called"
             answers.append(Answer(reply))
     return answers
+
+
+def _evaluated_mask(ask: Ask) -> Tensor | Failure | None:
+    """Returns which union tokens a grammar allows, on the CPU; the failure of the request where that raises."""
+    if ask.mask is None:
+        return None
+    try:
+        return ask.mask().cpu()
+    except BaseException as error:
+        return Failure(error, "masking what the grammar does not allow", of_member=False)
+
+
+def _message_of(ask: Ask, mask: Tensor | None) -> AskMessage | Failure:
+    """Returns the message of an ask, whose mask was evaluated; the failure of the request where it has none."""
+    try:
+        return AskMessage.of(ask, mask)
+    except Exception as error:
+        return Failure(error, "sending its gate rule to an actor", of_member=False)
+
+
+def _tables_of(asks: Sequence[Ask]) -> Mapping[str, AlignmentTable]:
+    """Returns the alignment tables that some asks need, by key."""
+    return {ask.alignment.table.key: ask.alignment.table for ask in asks}

@@ -7,7 +7,7 @@ mask holds the allowed tokens alone.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,17 @@ from torch import Tensor
 
 from gac_core import combination
 from gac_core.combination import Gate
-from gac_core.executor.messages import Answer, Ask, Failure, Fetch, Form, TargetLogprobs, Targets, TopDistributions
+from gac_core.executor.messages import (
+    Answer,
+    Ask,
+    Factors,
+    Failure,
+    Fetch,
+    Form,
+    TargetLogprobs,
+    Targets,
+    TopDistributions,
+)
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.model.chunk import Chunk
 from gac_core.model.costs import TimesSnapshot
@@ -36,6 +46,7 @@ class AskMessage:
 
     Attributes:
         mask: As bits, shape ``[ends, union / 8]``.
+        factors: As ids, int32, their values, float32, and the common factor of each end.
         gate_rule: Pickled.
     """
 
@@ -50,6 +61,7 @@ class AskMessage:
     temperature: float
     text_before: Array | None
     mask: Array | None
+    factors: tuple[tuple[Array, Array, float], ...]
     gate_rule: bytes | None
     share: float
     fetch_from: int
@@ -70,6 +82,7 @@ class AskMessage:
             temperature=ask.temperature,
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
+            factors=tuple((_array(each.ids.int()), _array(each.values), each.common) for each in ask.factors),
             gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
             share=ask.share,
             fetch_from=ask.fetch_from,
@@ -88,6 +101,9 @@ class AskMessage:
             temperature=self.temperature,
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
+            factors=tuple(
+                Factors(_tensor(ids).long(), _tensor(values), common) for ids, values, common in self.factors
+            ),
             gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
             share=self.share,
             fetch_from=self.fetch_from,
@@ -291,26 +307,3 @@ def decode(parts: Sequence[bytes]) -> Any:
 def split(data: bytes) -> list[bytes]:
     """Returns bytes in parts of `PART_BYTES` at most."""
     return [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-
-
-def evaluated_mask(ask: Ask) -> Tensor | Failure | None:
-    """Returns which union tokens a grammar allows, on the CPU; the failure of the request where that raises."""
-    if ask.mask is None:
-        return None
-    try:
-        return ask.mask().cpu()
-    except BaseException as error:
-        return Failure(error, "masking what the grammar does not allow", of_member=False)
-
-
-def message_of(ask: Ask, mask: Tensor | None) -> AskMessage | Failure:
-    """Returns the message of an ask, whose mask was evaluated; the failure of the request where it has none."""
-    try:
-        return AskMessage.of(ask, mask)
-    except Exception as error:
-        return Failure(error, "sending its gate rule to an actor", of_member=False)
-
-
-def tables_of(asks: Sequence[Ask]) -> Mapping[str, AlignmentTable]:
-    """Returns the alignment tables that some asks need, by key."""
-    return {ask.alignment.table.key: ask.alignment.table for ask in asks}
