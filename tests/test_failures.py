@@ -128,6 +128,20 @@ def test_a_grammar_holds_without_a_member(dropping, plain_members, grammar):
     assert list(output.tokens) == tokens
 
 
+@pytest.mark.parametrize("until", [None, 5])
+def test_penalties_count_what_is_written_without_a_member(dropping, plain_members, until):
+    one, executor = dropping
+    penalties = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
+    fail_at(one, executor, "m1", 2, until=until)
+    output = one.generate(PROMPT, **GREEDY, **penalties)
+    healed(executor)
+    (dropped,) = output.stats.dropped
+    assert (dropped.rejoined_at is None) == (until is None)
+    tokens, _ = reference.generate(plain_members, PROMPT, 24, absent=absent_by(output), **penalties)
+    assert list(output.tokens) == tokens
+    assert output.tokens != one.generate(PROMPT, **GREEDY).tokens
+
+
 def test_only_requests_that_a_fault_concerns_go_on_without_the_member(dropping):
     one, executor = dropping
     want = one.generate_batch(PROMPTS, **GREEDY)
