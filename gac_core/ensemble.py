@@ -28,9 +28,10 @@ from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.prompt_likelihoods import PromptLikelihoods
 from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
+from gac_core.tokenizing import Tokenizing
 
 
-class Ensemble(Choices, Scoring, PromptLikelihoods):
+class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -172,24 +173,6 @@ class Ensemble(Choices, Scoring, PromptLikelihoods):
             RequestError: The gate is not a member.
         """
         return self._input_processor.without_chat_template(params or SamplingParams())
-
-    def encode(self, text: str) -> list[int]:
-        """Returns a text in the gate's ids, without special tokens; for counting."""
-        self._session.check_process()
-        return self._input_processor.encode(text)
-
-    def count_tokens(self, prompt: Prompt, params: SamplingParams | None = None) -> int:
-        """Returns the tokens of a prompt for the participant that reads most, chat template and tools included.
-
-        Args:
-            prompt: As in `generate`.
-            params: The request's parameters, which determine the participating members. Default `SamplingParams()`.
-
-        Raises:
-            RequestError: The prompt is wrong.
-        """
-        self._session.check_process()
-        return self._input_processor.count(prompt, params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
         """Checks the gate of parameters; raises a `RequestError` if it is not a member."""

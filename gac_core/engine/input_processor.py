@@ -22,6 +22,7 @@ from gac_core.chat.rendered_prompt import (
     render_prompt,
     uses_native_tools,
 )
+from gac_core.checks import check_int
 from gac_core.combination import combiner_named, gate_named
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.continuation import KIND
@@ -29,7 +30,7 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
 from gac_core.decoding.sequence import Sequence
-from gac_core.effective import EnsembleDefaults, RequestSettings
+from gac_core.effective import EnsembleDefaults, RequestSettings, gate_index
 from gac_core.engine.answer_form import answer_grammar, answer_parser
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
@@ -74,17 +75,25 @@ class InputProcessor:
             if not member.tokenizer.hf.chat_template:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
 
-    def encode(self, text: str) -> list[int]:
-        """Returns a text in the default gate's ids, without special tokens."""
-        check_bytes([text], "the text")
-        names = [member.name for member in self._members]
-        return self._members[names.index(self.defaults.gate)].tokenizer.encode_rendered(text)
+    def _gate(self, name: str | None) -> EnsembleMember:
+        return self._members[gate_index(self._config.names, name or self.defaults.gate)]
 
-    def count(self, prompt: Prompt, params: SamplingParams) -> int:
-        """Returns the tokens of a prompt for the participant with most of them, also where that is too much."""
+    def encode(self, text: str, gate: str | None = None) -> list[int]:
+        """Returns a text in a gate's ids, without special tokens; None: the default gate."""
+        check_bytes([text], "the text")
+        return self._gate(gate).tokenizer.encode_rendered(text)
+
+    def decode(self, token_ids: Rows[int], gate: str | None = None) -> bytes:
+        """Returns the bytes that ids of a gate write."""
+        tokenizer = self._gate(gate).tokenizer
+        last = len(tokenizer.token_bytes) - 1
+        return tokenizer.decode([check_int(RequestError, "each token id", each, 0, last) for each in token_ids])
+
+    def prompt_tokens(self, prompt: Prompt, params: SamplingParams) -> dict[str, list[int]]:
+        """Returns a prompt in the ids of each participant by name, also where that is too long."""
         members = self._participants(self.defaults.resolve(params))
         _, prepared = self._prepared(prompt, members, params.parse_special, bounded=False)
-        return max(len(each.encode()) for each in prepared)
+        return {member.name: each.encode() for member, each in zip(members, prepared, strict=True)}
 
     def context(self, params: SamplingParams) -> int | None:
         """Returns the smallest context of a request's participants, in tokens; None where none has a limit."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.responses import Response
+
 from gac_core.chat.tools import InvalidToolCall, ToolCall
 from gac_core.integration.metadata import as_metadata, token_counts
 from gac_core.output import RequestOutput
@@ -28,6 +30,11 @@ def to_json(value: Any) -> bytes:
         ValueError: It has a number that is not finite.
     """
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Returns a response whose body is a value as JSON."""
+    return Response(to_json(value), status, media_type="application/json")
 
 
 @dataclass(frozen=True)

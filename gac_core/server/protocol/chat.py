@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from gac_core.server.protocol.common import Count, GenerationBody, NonEmpty, Part, Text
+from gac_core.grammar.grammar import MAX_TOOLS
+from gac_core.server.protocol.common import MAX_ITEMS, Count, GenerationBody, NonEmpty, Part, Text
 
 ToolName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -18,7 +19,7 @@ class TextPart(Part):
     text: Text
 
 
-Content = Text | list[TextPart]
+Content = Text | Annotated[list[TextPart], Field(max_length=MAX_ITEMS)]
 
 
 class InstructionMessage(Part):
@@ -59,7 +60,7 @@ class AssistantMessage(Part):
     content: Content | None = None
     name: Text | None = None
     reasoning_content: Text | None = Field(None, description="The reasoning, for templates that render it.")
-    tool_calls: list[CallBody] | None = None
+    tool_calls: Annotated[list[CallBody], Field(max_length=MAX_ITEMS)] | None = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -111,7 +112,7 @@ class AllowedTools(Part):
     """The tools that may be called, of those that are described."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
 class AllowedToolsChoice(Part):
@@ -156,8 +157,8 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoic
 class ChatConversation(Part):
     """What determines the prompt of a chat completion."""
 
-    messages: list[MessageBody] = Field(min_length=1)
-    tools: list[ToolBody] | None = None
+    messages: list[MessageBody] = Field(min_length=1, max_length=MAX_ITEMS)
+    tools: Annotated[list[ToolBody], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = Field(None, description="Default: true.")
     enable_thinking: bool | None = Field(None, description="Passed to the chat templates.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -17,7 +17,11 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e30)]
 TokenId = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9]{1,9}$")]
+Biases = Annotated[dict[TokenId, Bias], Field(json_schema_extra={"additionalProperties": False})]
 MAX_STOPS = 16
+MAX_ITEMS = 10_000
+"""Most messages, parts of a content, calls and choices."""
+MAX_TOKEN_ID = 2**31 - 1
 
 
 class Part(BaseModel):
@@ -48,7 +52,7 @@ class LarkGrammar(Part):
 class ChoicesGrammar(Part):
     """Exactly one of some texts."""
 
-    choices: list[NonEmpty] = Field(min_length=1)
+    choices: list[NonEmpty] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 GrammarBody = RegexGrammar | LarkGrammar | ChoicesGrammar
@@ -68,7 +72,7 @@ class GenerationBody(Part):
     seed: int | None = Field(None, ge=-MAX_INT, le=MAX_INT)
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenId, Bias] | None = Field(
+    logit_bias: Biases | None = Field(
         None, description="Added to log-probabilities; keys are ids of the gate's tokenizer, as /tokenize returns them."
     )
     stream: bool | None = Field(None, description="Whether to send the answer in parts as it is generated.")
@@ -96,7 +100,3 @@ class GenerationBody(Part):
     drafts: bool | None = Field(None, description="Speculative decoding; changes the cost only. Default: true.")
     grammar: GrammarBody | None = Field(None, description="What the text must look like.")
     trace: bool | None = Field(None, description="Whether `gac` has what each member proposed at every token.")
-
-    def given(self, name: str) -> Any:
-        """Returns a field's value where the body has the field and it is not null, else None."""
-        return getattr(self, name) if name in self.model_fields_set else None

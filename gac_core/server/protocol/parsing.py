@@ -53,7 +53,7 @@ def parsed(model: type[_Body], content: bytes, content_type: str) -> _Body:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _field_error(error.errors(include_url=False), value, sorted(_names(model))) from None
+        raise _field_error(error.errors(include_url=False), value, sorted(model.model_fields)) from None
 
 
 def read_json(content: bytes) -> Any:
@@ -100,10 +100,6 @@ def _check_string(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise _malformed(f"a string has {text[error.start]!r}, half of a surrogate pair; replace it") from None
-
-
-def _names(model: type[BaseModel]) -> set[str]:
-    return set(model.model_fields)
 
 
 def _field_error(errors: Sequence[Mapping[str, Any]], value: Any, known: Sequence[str]) -> ApiError:

@@ -16,8 +16,8 @@ from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import GenerationBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.record import record_of
-from gac_core.server.responses import Envelope, chat_body, completion_body, completion_choice, to_json
-from gac_core.server.routes.bodies import documented, read_body
+from gac_core.server.responses import Envelope, chat_body, completion_body, completion_choice, json_response
+from gac_core.server.routes.bodies import beside_loop, documented, read_body
 from gac_core.server.settings import ServerSettings
 from gac_core.server.streaming import ChatEvents, CompletionEvents
 from gac_core.server.translate import Generation, chat_generation, completion_generation, prompt_text
@@ -37,7 +37,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         answers = Answers(generation, record)
         if not body.stream:
             outputs = await while_connected(request, answers.answer())
-            return _json(chat_body(Envelope(generation.served, "chat.completion", "chatcmpl"), outputs, n))
+            return json_response(chat_body(Envelope(generation.served, "chat.completion", "chatcmpl"), outputs, n))
         await while_connected(request, answers.submit())
         envelope = Envelope(generation.served, "chat.completion.chunk", "chatcmpl")
         return EventStream(answers, ChatEvents(envelope, _wants_usage(body), n), record, settings)
@@ -53,7 +53,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         if not body.stream:
             outputs = await while_connected(request, answers.answer())
             choices = [completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs)]
-            return _json(completion_body(envelope, choices, outputs, n))
+            return json_response(completion_body(envelope, choices, outputs, n))
         await while_connected(request, answers.submit())
         return EventStream(answers, CompletionEvents(envelope, _wants_usage(body), echoes, n), record, settings)
 
@@ -62,7 +62,8 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
     ) -> Generation:
         record = record_of(request)
         record.model, record.stream = body.model, bool(body.stream)
-        generation = translate(body, catalog.find(body.model), settings)
+        served = catalog.find(body.model)
+        generation = await beside_loop(request, lambda: translate(body, served, settings))
         record.prompt = prompt_text(generation.prompts) if settings.log_prompts else None
         return generation
 
@@ -71,7 +72,3 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
 
 def _wants_usage(body: GenerationBody) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
-
-
-def _json(value: object) -> Response:
-    return Response(to_json(value), media_type="application/json")

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gac_core.health import EnsembleHealth
 from gac_core.server.catalog import Catalog
-from gac_core.server.responses import Object, to_json
+from gac_core.server.responses import Object, json_response
 
 
 def health_router(catalog: Catalog) -> APIRouter:
@@ -21,7 +21,7 @@ def health_router(catalog: Catalog) -> APIRouter:
             for name, ensemble in catalog.ensembles.items()
             if (seconds := ensemble.health().step_seconds or 0.0) > ensemble.config.stuck_after
         }
-        return _status({"status": "stuck" if stuck else "ok", "reasons": stuck}, not stuck)
+        return json_response({"status": "stuck" if stuck else "ok", "reasons": stuck}, 503 if stuck else 200)
 
     @router.get("/ready", summary="Whether requests are answered")
     async def ready(request: Request) -> Response:
@@ -29,7 +29,7 @@ def health_router(catalog: Catalog) -> APIRouter:
         shown = {name: _described(ensemble.health()) for name, ensemble in catalog.ensembles.items()}
         is_ready = not draining and all(each["ready"] for each in shown.values())
         status = "ready" if is_ready else "draining" if draining else "not ready"
-        return _status({"status": status, "ensembles": shown}, is_ready)
+        return json_response({"status": status, "ensembles": shown}, 200 if is_ready else 503)
 
     return router
 
@@ -37,7 +37,3 @@ def health_router(catalog: Catalog) -> APIRouter:
 def _described(health: EnsembleHealth) -> Object:
     members = {member.name: {"state": member.state, "reason": member.reason} for member in health.members}
     return {"ready": health.healthy, "reason": health.reason, "members": members}
-
-
-def _status(value: Object, is_good: bool) -> Response:
-    return Response(to_json(value), 200 if is_good else 503, media_type="application/json")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from gac_core.server.catalog import Catalog, ServedModel
+from gac_core.server.responses import Object, json_response
 
 
 def models_router(catalog: Catalog) -> APIRouter:
@@ -14,21 +14,21 @@ def models_router(catalog: Catalog) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models", summary="All models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in catalog.models()]}
+    async def list_models() -> Response:
+        return json_response({"object": "list", "data": [_described(model) for model in catalog.models()]})
 
     @router.get("/v1/models/{model_id:path}", summary="One model")
-    async def show_model(model_id: str) -> dict[str, Any]:
-        return _described(catalog.find(model_id))
+    async def show_model(model_id: str) -> Response:
+        return json_response(_described(catalog.find(model_id)))
 
     return router
 
 
-def _described(model: ServedModel) -> dict[str, Any]:
+def _described(model: ServedModel) -> Object:
     """Returns a model in OpenAI's form, with fields of our own."""
     ensemble = model.ensemble
     config = ensemble.config
-    shown: dict[str, Any] = {
+    shown: Object = {
         "id": model.id,
         "object": "model",
         "created": model.created,

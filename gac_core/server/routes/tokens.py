@@ -1,0 +1,67 @@
+"""`/tokenize` and `/detokenize`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gac_core.errors import RequestError
+from gac_core.sampling import SamplingParams
+from gac_core.server.catalog import Catalog, ServedModel
+from gac_core.server.conversations import conversation_of
+from gac_core.server.errors import as_api_error
+from gac_core.server.protocol.tokenize import ChatTokens, DetokenizeBody, TextTokens, TokenizeBody
+from gac_core.server.record import record_of
+from gac_core.server.responses import Object, json_response
+from gac_core.server.routes.bodies import documented, read_body
+
+
+def tokens_router(catalog: Catalog) -> APIRouter:
+    """Returns the routes that convert between text and tokens."""
+    router = APIRouter()
+
+    @router.post("/tokenize", **documented(TokenizeBody, "Tokens of a prompt"))
+    async def tokenize(request: Request) -> Response:
+        body = (await read_body(request, TokenizeBody)).root
+        record_of(request).model = body.model
+        return json_response(await asyncio.to_thread(_tokens, body, catalog.find(body.model)))
+
+    @router.post("/detokenize", **documented(DetokenizeBody, "Text of tokens"))
+    async def detokenize(request: Request) -> Response:
+        body = await read_body(request, DetokenizeBody)
+        record_of(request).model = body.model
+        served = catalog.find(body.model)
+        try:
+            text = served.ensemble.decode(body.tokens, served.member)
+        except RequestError as error:
+            raise as_api_error(error, "tokens") from error
+        return json_response({"prompt": text.decode(errors="replace")})
+
+    return router
+
+
+def _tokens(body: TextTokens | ChatTokens, served: ServedModel) -> Object:
+    """Returns the tokens of a prompt.
+
+    Raises:
+        ApiError: The prompt is wrong.
+    """
+    ensemble = served.ensemble
+    is_text = isinstance(body, TextTokens)
+    try:
+        if isinstance(body, TextTokens) and body.add_special_tokens is False:
+            tokens = ensemble.encode(body.prompt, served.member)
+            return {"tokens": tokens, "count": len(tokens), "max_model_len": served.context}
+        prompt = body.prompt if isinstance(body, TextTokens) else conversation_of(body)
+        by_member = ensemble.prompt_tokens(prompt, SamplingParams(**served.settings()))
+    except RequestError as error:
+        raise as_api_error(error, "prompt" if is_text else "messages") from error
+    counts = {name: len(tokens) for name, tokens in by_member.items()}
+    return {
+        "tokens": by_member[served.member or ensemble.gate],
+        "count": max(counts.values()),
+        "members": counts,
+        "max_model_len": served.context,
+    }
