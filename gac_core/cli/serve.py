@@ -76,6 +76,7 @@ def serve(
         try:
             from gac_core.server.auth import read_keys
             from gac_core.server.logs import configure_logs
+            from gac_core.server.process import end_process
             from gac_core.server.process import serve as run
             from gac_core.server.settings import ServerSettings
         except ImportError as error:
@@ -99,7 +100,7 @@ def serve(
             otlp_endpoint=otlp_endpoint,
         )
         status = run(configs, settings, lambda url, catalog: typer.echo(start_line(url, catalog, settings), err=True))
-    raise typer.Exit(status)
+    end_process(status)
 
 
 def named_configurations(arguments: Sequence[str], dtype: str | None = None) -> dict[str, EnsembleConfig]:

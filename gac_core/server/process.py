@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0
-"""How long Python may take to exit after everything is closed."""
+"""How long exit handlers may take after everything is closed."""
 
 
 def serve(
@@ -77,7 +79,6 @@ def serve(
         except OSError as error:
             raise _cannot_listen(settings.host, settings.port, error) from error
     logger.info("ended with status %d", server.status)
-    _exit_in_time(server.status)
     return server.status
 
 
@@ -151,8 +152,14 @@ def _tracing(settings: ServerSettings) -> Tracing | None:
     return Tracing.to_collector(settings.otlp_endpoint, settings.log_prompts)
 
 
-def _exit_in_time(status: int) -> None:
-    """Ends the process if Python does not: a forward that hangs does not keep it."""
+def end_process(status: int) -> NoReturn:
+    """Runs the exit handlers, for 5 seconds at most, and ends the process.
+
+    A forward that hangs does not keep it; and Python's own teardown, which takes seconds with torch, is left out.
+    """
     timer = threading.Timer(EXIT_SECONDS, os._exit, [status])
     timer.daemon = True
     timer.start()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)
