@@ -47,6 +47,10 @@ LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error or crit
 CorsOrigin = Annotated[
     list[str] | None, typer.Option(help="Origin whose pages may call the server; may be repeated. Default: none.")
 ]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(help="Name that clients without keys may use for this machine besides localhost; may be repeated."),
+]
 OtlpEndpoint = Annotated[
     str | None, typer.Option(help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel.")
 ]
@@ -68,6 +72,7 @@ def serve(
     log_prompts: LogPrompts = False,
     log_level: LogLevel = "info",
     cors_origin: CorsOrigin = None,
+    allowed_host: AllowedHost = None,
     otlp_endpoint: OtlpEndpoint = None,
     dtype: Dtype = None,
 ) -> None:
@@ -97,6 +102,7 @@ def serve(
             log_prompts=log_prompts,
             log_level=log_level,
             cors_origins=tuple(cors_origin or ()),
+            allowed_hosts=tuple(allowed_host or ()),
             otlp_endpoint=otlp_endpoint,
         )
         status = run(configs, settings, lambda url, catalog: typer.echo(start_line(url, catalog, settings), err=True))

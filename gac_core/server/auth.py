@@ -13,7 +13,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gac_core.errors import ConfigError, quote
-from gac_core.server.errors import ApiError, error_response
+from gac_core.server.errors import ApiError
+from gac_core.server.refusals import refuse
 from gac_core.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Authentication:
             f"{message}; send the header Authorization: Bearer KEY with a key of this server",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        await error_response(scope, error)(scope, receive, send)
+        await refuse(scope, receive, send, error)
 
     def _accepts(self, key: bytes) -> bool:
         """Compares with all keys, in a time that depends on none of them."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gac_core.server.auth import OPEN_PATHS
-from gac_core.server.errors import SERVER_ERROR, ApiError, error_response
+from gac_core.server.errors import SERVER_ERROR, ApiError
+from gac_core.server.refusals import refuse
 
 RETRY_AFTER = 5
 """Seconds after which another server is expected to answer."""
@@ -51,4 +52,4 @@ class RefuseWhileDraining:
             type=SERVER_ERROR,
             headers={"Retry-After": str(RETRY_AFTER), "Connection": "close"},
         )
-        await error_response(scope, error)(scope, receive, send)
+        await refuse(scope, receive, send, error)

@@ -6,7 +6,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gac_core.server.errors import ApiError, error_response
+from gac_core.server.errors import ApiError
+from gac_core.server.refusals import refuse
 from gac_core.server.settings import ServerSettings
 
 
@@ -34,7 +35,7 @@ class BodyLimit:
         try:
             body = await self._body(scope, receive)
         except ApiError as error:
-            await error_response(scope, error)(scope, receive, send)
+            await refuse(scope, receive, send, error)
             return
         if body is None:
             scope["state"]["record"].client_left()
@@ -49,7 +50,7 @@ class BodyLimit:
         """
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and lengths[0].isdigit() and int(lengths[0][:20]) > self._max_bytes:
-            raise self._too_large(scope)
+            raise self._too_large()
         parts: list[bytes] = []
         size = 0
         try:
@@ -61,7 +62,7 @@ class BodyLimit:
                     part = message.get("body", b"")
                     size += len(part)
                     if size > self._max_bytes:
-                        raise self._too_large(scope)
+                        raise self._too_large()
                     parts.append(part)
                     if not message.get("more_body", False):
                         return b"".join(parts)
@@ -73,16 +74,11 @@ class BodyLimit:
                 headers={"Connection": "close"},
             ) from None
 
-    def _too_large(self, scope: Scope) -> ApiError:
-        # The connection stays open, so that clients that send their whole body first get to read the answer: uvicorn
-        # discards what arrives. A client that waits for 100 Continue sends no body, and none can be told from the next
-        # request.
-        waits = any(name == b"expect" for name, _ in scope["headers"])
+    def _too_large(self) -> ApiError:
         return ApiError(
             413,
             "body_too_large",
             f"the body has more than {self._max_bytes} bytes; send a smaller one, or raise --max-body-mib",
-            headers={"Connection": "close"} if waits else {},
         )
 
 

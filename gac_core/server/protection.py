@@ -7,24 +7,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from gac_core.server.auth import Authentication
 from gac_core.server.drain import Drain, RefuseWhileDraining
+from gac_core.server.hosts import HostCheck
 from gac_core.server.limits import BodyLimit
 from gac_core.server.request_ids import HEADER
 from gac_core.server.settings import ServerSettings
 
 
 def protect(app: FastAPI, settings: ServerSettings, drain: Drain) -> None:
-    """Adds the middlewares for keys, bodies, draining and, with origins, CORS.
+    """Adds the middlewares for hosts, keys, bodies, draining and, with origins, CORS.
 
     The middleware that makes records of requests is added after them, so that it sees what they refuse.
 
     Args:
         app: The application.
-        settings: Keys, limits and origins.
+        settings: Hosts, keys, limits and origins.
         drain: Whether the server is about to end.
     """
     # The last one that is added is the outermost.
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Authentication, settings=settings)
+    app.add_middleware(HostCheck, settings=settings)
     app.add_middleware(RefuseWhileDraining, drain=drain)
     if settings.cors_origins:
         app.add_middleware(

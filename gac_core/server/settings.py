@@ -41,6 +41,9 @@ class ServerSettings:
             ``"critical"``.
         cors_origins: Origins, such as ``"https://chat.example.org"``, whose pages may call the server; ``"*"`` is every
             one. Empty (default): none, and no CORS header is sent.
+        allowed_hosts: Names that the header ``Host`` may have besides ``localhost``, loopback addresses and ``host``,
+            where the server listens on a loopback address without keys; ``"*"`` is every one. For proxies on the same
+            machine that pass the header on. Empty (default): no others.
         otlp_endpoint: URL of an OpenTelemetry collector (gRPC) that receives traces, such as
             ``"http://127.0.0.1:4317"``; needs the extra ``otel``. None (default): no traces.
         ping_seconds: Seconds of silence after which a comment is sent in a stream, which keeps proxies from closing it.
@@ -65,6 +68,7 @@ class ServerSettings:
     log_prompts: bool = False
     log_level: str = "info"
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     otlp_endpoint: str | None = None
     ping_seconds: float = 15.0
     send_timeout: float = 30.0
@@ -78,6 +82,8 @@ class ServerSettings:
         self._set("log_level", check_option(ConfigError, "log_level", self.log_level, LOG_LEVELS))
         origins = check_list(ConfigError, "cors_origins", self.cors_origins, "origins")
         self._set("cors_origins", tuple(_checked_origin(origin) for origin in origins))
+        hosts = check_list(ConfigError, "allowed_hosts", self.allowed_hosts, "names")
+        self._set("allowed_hosts", tuple(check_text(ConfigError, "each of allowed_hosts", host) for host in hosts))
         if self.otlp_endpoint is not None:
             self._set("otlp_endpoint", _checked_url("otlp_endpoint", self.otlp_endpoint, "http://127.0.0.1:4317"))
 

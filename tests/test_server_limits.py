@@ -1,0 +1,184 @@
+"""Limits of bodies and connections, and the command line of ``gac serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import signal
+import socket
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from server_clients import KEYS, AppClient, assert_error
+from typer.testing import CliRunner
+
+from gac_core.cli import app as command
+from gac_core.cli.serve import named_configurations
+from gac_core.server import connections
+from gac_core.server.auth import digest
+from gac_core.server.draining_server import Closing, DrainingServer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def serving(ensemble):
+    """Makes clients of applications with settings."""
+    return functools.partial(AppClient, ensemble)
+
+
+async def test_large_bodies_are_refused(serving):
+    client = serving(max_body_bytes=1000)
+
+    async def chunks():
+        for _ in range(11):
+            yield b"x" * 100
+
+    assert_error(await client.post("/v1/completions", content=b"x" * 1001), 413, "body_too_large")
+    assert_error(await client.post("/v1/completions", content=chunks()), 413, "body_too_large")
+    body = json.dumps({"prompt": "In", "max_tokens": 1, "user": ""})
+    body = body.replace('""', json.dumps("x" * (1000 - len(body))))
+    headers = {"content-type": "application/json"}
+    assert len(body) == 1000
+    assert (await client.post("/v1/completions", content=body, headers=headers)).status_code == 200
+
+
+async def test_keys_are_checked_before_a_body_is_read(serving):
+    client = serving(max_body_bytes=10, api_keys=(digest(KEYS[0]),))
+    assert (await client.post("/v1/completions", content=b"x" * 11)).status_code == 401
+
+
+async def test_slow_bodies_are_refused(serving):
+    client = serving(body_timeout=0.05)
+
+    async def slow():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    response = await client.post("/v1/completions", content=slow())
+    assert_error(response, 408, "body_timeout")
+    assert response.headers["connection"] == "close"
+
+
+# ---- connections
+
+
+@asynccontextmanager
+async def listening(app, drain_timeout=5.0):
+    """Serves an application on a free port; yields the server and its port."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = DrainingServer(app, drain_timeout, Closing([]), lambda: None)
+    running = asyncio.create_task(server.serve([bound]))
+    while not server.started:
+        await asyncio.sleep(0.001)
+    try:
+        yield server, bound.getsockname()[1]
+    finally:
+        server.begin_drain()
+        await running
+
+
+async def exchanged(port, *parts, pause=0.0):
+    """Sends parts of a request; returns what is received until the connection is closed, and how long that took."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    began = time.monotonic()
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(pause)
+    try:
+        return await asyncio.wait_for(reader.read(), 5), time.monotonic() - began
+    finally:
+        writer.close()
+
+
+HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+
+
+async def test_connections_are_limited(serving, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    async with listening(serving(max_body_bytes=1000).app) as (_, port):
+        received, _ = await exchanged(port, HEAD + b"connection: close\r\n\r\n")
+        assert received.startswith(b"HTTP/1.1 200")
+        many = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1000) for number in range(70))
+        received, _ = await exchanged(port, HEAD + many + b"\r\n")
+        assert received.startswith(b"HTTP/1.1 431")
+        received, _ = await exchanged(port, HEAD + b"x: ", *[b"a" * 16384] * 5, pause=0.01)
+        assert received.startswith(b"HTTP/1.1 431")
+        received, seconds = await exchanged(port, HEAD)
+        assert (received, seconds < 2) == (b"", True)
+        received, seconds = await exchanged(port)
+        assert (received, seconds < 2) == (b"", True)
+
+
+async def test_a_client_that_sends_a_large_body_reads_the_refusal(serving):
+    async with listening(serving(max_body_bytes=1000).app) as (_, port), httpx.AsyncClient() as client:
+        for _ in range(2):
+            response = await client.post(f"http://127.0.0.1:{port}/v1/completions", content=b"x" * 2**23)
+            assert_error(response, 413, "body_too_large")
+        head = (
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2000\r\nexpect: 100-continue\r\n\r\n"
+        )
+        received, _ = await exchanged(port, head)
+        assert received.startswith(b"HTTP/1.1 413")
+
+
+# ---- the command
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    """Runs ``gac serve``; returns its exit status and what it wrote to stderr. Logs and signals are as before."""
+    root, kept = logging.getLogger(), list(logging.getLogger().handlers)
+    levels = {name: logging.getLogger(name).level for name in ("", "gac_core", "uvicorn", "transformers")}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.delenv("GAC_API_KEYS", raising=False)
+
+    def run(*arguments):
+        result = CliRunner().invoke(command, ["serve", *map(str, arguments)])
+        return result.exit_code, result.stderr
+
+    yield run
+    root.handlers = kept
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(False)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_errors_of_the_command_are_one_line(invoke, tmp_path):
+    wrong, good = tmp_path / "wrong.yaml", ROOT / "examples" / "ensemble.yaml"
+    wrong.write_text("members: [a]\nthreshould: 0.5\n")
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        for arguments, message in (
+            ([wrong], "threshould"),
+            ([tmp_path / "none.yaml"], "none.yaml"),
+            ([good, good], "two ensembles are called 'ensemble'"),
+            ([good, "some/model"], "give either YAML files"),
+            ([f"a/b={good}"], "without a slash"),
+            ([good, "--host", "0.0.0.0"], "--allow-unauthenticated"),
+            ([good, "--port", port], f"port={port}: Address already in use"),
+            ([good, "--host", "no-such-host.invalid", "--allow-unauthenticated"], "cannot listen on"),
+            ([good, "--api-keys", tmp_path / "none"], "cannot read the API keys"),
+            ([good, "--log-level", "loud"], "log_level"),
+        ):
+            status, shown = invoke(*arguments)
+            assert (status, shown.count("\n")) == (2, 1), shown
+            assert shown.startswith("gac serve: ")
+            assert message in shown
+
+
+def test_names_of_ensembles(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    configs = named_configurations(["examples/ensemble.yaml", "other=examples/ensemble.yaml"])
+    assert list(configs) == ["ensemble", "other"]
+    assert [config.names for config in configs.values()] == [["ash", "birch"]] * 2
+    assert named_configurations(["examples/models/ash", "examples/models/cedar"])["ensemble"].names == ["ash", "cedar"]
