@@ -113,7 +113,7 @@ def encoded(body: Any) -> bytes:
 def head(method: str, path: str, body: Any = b"", version: str = "HTTP/1.1", **headers: str) -> bytes:
     """The head of a request; ``Content-Length`` and ``Content-Type`` are added where they are not given."""
     given = {name.replace("_", "-").lower(): value for name, value in headers.items()}
-    fields = {"host": "server", "content-type": "application/json", **given}
+    fields = {"host": "localhost", "content-type": "application/json", **given}
     if "transfer-encoding" not in fields:
         fields.setdefault("content-length", str(len(encoded(body))))
     lines = [f"{method} {path} {version}", *(f"{name}: {value}" for name, value in fields.items())]
