@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import schemathesis
@@ -25,6 +26,7 @@ from mutations import Mutation, mutated
 from rawhttp import check_error, events
 from schemathesis import GenerationMode
 from server_fixture import served
+from twins import combined, difference
 
 from gac_core.server.catalog import Catalog
 from gac_core.server.settings import ServerSettings
@@ -32,7 +34,7 @@ from gac_core.server.settings import ServerSettings
 # Seconds that a response may take; the trial of a grammar may cost two seconds of processor time.
 LIMIT = 30.0
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
-PROBE = {"model": "gac", "prompt": "Where is it?", "max_tokens": 4, "temperature": 0}
+PROBE: dict[str, Any] = {"model": "gac", "prompt": "Where is it?", "max_tokens": 4, "temperature": 0}
 MODES = {"positive": GenerationMode.POSITIVE, "negative": GenerationMode.NEGATIVE}
 
 
@@ -176,6 +178,19 @@ class Fuzzer:
         for _ in range(count):
             self.send("mutated", mutated(rng))
 
+    def twins(self, count: int, number: int) -> None:
+        """Compares streams with answers in one piece, for combinations of valid fields; each counts as two bodies."""
+        rng = random.Random(number)
+        for _ in range(count // 2):
+            route, body = combined(rng)
+            try:
+                status, wrong = difference(self._client, route, body)
+            except Exception as error:
+                status, wrong = 0, repr(error)
+            self.report.statuses["combined", route, str(status)] += 2
+            if wrong or status not in (200, 400):
+                self.report.wrong.append(f"combined {route}: {status} {wrong[:1500]}: {body}")
+
 
 def check_stream(content: bytes, request_id: str) -> str:
     """Asserts that a stream ended well or with an error; returns which."""
@@ -191,7 +206,7 @@ def check_stream(content: bytes, request_id: str) -> str:
 def fuzzed_server() -> Iterator[str]:
     """A server of the embedded members whose answers are short."""
     with shared_ensemble(EMBEDDED) as ensemble:
-        settings = ServerSettings(max_tokens=4, max_choices=2, max_body_bytes=2 * 2**20, request_timeout=20.0)
+        settings = ServerSettings(max_tokens=60, max_choices=8, max_body_bytes=2 * 2**20, request_timeout=20.0)
         with served(Catalog({"gac": ensemble}), settings) as url:
             yield url
 
@@ -207,6 +222,7 @@ def fuzz(url: str, count: int, number: int = 0, progress: Callable[[Report], Non
                 fuzzer.generated(mode, route, share, number)
                 if progress is not None:
                     progress(fuzzer.report)
+        fuzzer.twins(count // 6, number)
         fuzzer.mutations(count - fuzzer.report.statuses.total(), number)
     finally:
         fuzzer.close()

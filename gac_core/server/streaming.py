@@ -107,7 +107,7 @@ class ChatDeltas:
                 function: Object = {"name": call.name, "arguments": call.arguments}
                 rest.append({"index": len(self.sent), "id": call.id, "type": "function", "function": function})
                 self.sent[call.id] = call.arguments
-            elif call.arguments != self.sent[call.id]:
+            elif call.arguments.startswith(self.sent[call.id]) and call.arguments != self.sent[call.id]:
                 index = list(self.ids.values()).index(call.id)
                 missing = call.arguments.removeprefix(self.sent[call.id])
                 rest.append({"index": index, "function": {"arguments": missing}})
