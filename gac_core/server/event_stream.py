@@ -14,7 +14,7 @@ from gac_core.server.answers import Answers
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.record import OpenRecord
 from gac_core.server.settings import ServerSettings
-from gac_core.server.streaming import ChatEvents, CompletionEvents, event, merged
+from gac_core.server.streaming import Events, event, merged
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,7 @@ class EventStream(EventSourceResponse):
         settings: The server's settings.
     """
 
-    def __init__(
-        self, answers: Answers, events: ChatEvents | CompletionEvents, record: OpenRecord, settings: ServerSettings
-    ) -> None:
+    def __init__(self, answers: Answers, events: Events, record: OpenRecord, settings: ServerSettings) -> None:
         self._answers = answers
         self._events = events
         self._record = record

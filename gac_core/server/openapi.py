@@ -38,6 +38,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
 _ERRORS = {
     "400": "The request is invalid.",
     "401": "The key is missing or wrong.",
+    "403": "The host is not allowed.",
     "404": "There is no such model.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
@@ -47,7 +48,7 @@ _ERRORS = {
     "503": "The server is not ready, or a member is lost.",
     "504": "The request took too long.",
 }
-_WITHOUT_BODY = ("401", "404", "500", "503")
+_WITHOUT_BODY = ("401", "403", "404", "500", "503")
 _STREAMED = ("/v1/chat/completions", "/v1/completions")
 
 

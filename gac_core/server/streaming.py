@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -114,95 +115,91 @@ class ChatDeltas:
         return rest
 
 
-class ChatEvents:
-    """The events of a chat completion.
+class Events(ABC):
+    """The events of one response.
 
     Args:
         envelope: What all chunks have in common.
         with_usage: Whether a last chunk has the token counts.
-        num_choices: Answers.
+        n: Answers to each prompt.
     """
 
-    def __init__(self, envelope: Envelope, with_usage: bool, num_choices: int) -> None:
-        self._envelope = envelope
+    def __init__(self, envelope: Envelope, with_usage: bool, n: int) -> None:
+        self._fields = envelope.fields()
         self._with_usage = with_usage
-        self._deltas = {index: ChatDeltas() for index in range(num_choices)}
+        self._n = n
+        # Written once per response, not once per token.
+        self._before = b"data: " + to_json(self._fields).removesuffix(b"}") + b',"choices":['
+        self._after = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
+
+    @abstractmethod
+    def head(self) -> bytes:
+        """Returns the events before the first token; empty where there are none."""
+
+    @abstractmethod
+    def chunk(self, index: int, chunk: OutputChunk) -> bytes:
+        """Returns the events of an answer's chunk; empty where there is nothing to send."""
+
+    def end(self, outputs: Sequence[RequestOutput]) -> bytes:
+        """Returns the events that end the stream."""
+        if not self._with_usage:
+            return DONE
+        return event({**self._fields, "choices": [], "usage": usage(outputs, self._n)}) + DONE
+
+    def _event(self, index: int, content: Object, logprobs: Object | None = None) -> bytes:
+        """Returns the event of new content."""
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": None}
+        return self._before + to_json(choice) + self._after
+
+    def _last_event(self, index: int, content: Object, output: RequestOutput) -> bytes:
+        """Returns the event that ends an answer."""
+        reason = output.finish_reason.value
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": reason, "gac": gac_fields(output)}
+        return self._before + to_json(choice) + self._after
+
+
+class ChatEvents(Events):
+    """The events of a chat completion; arguments as in `Events`."""
+
+    def __init__(self, envelope: Envelope, with_usage: bool, n: int) -> None:
+        super().__init__(envelope, with_usage, n)
+        self._deltas = [ChatDeltas() for _ in range(n)]
 
     def head(self) -> bytes:
         """Returns the events that begin the messages."""
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return b"".join(self._choice(index, delta) for index in self._deltas)
+        return b"".join(self._event(index, {"delta": delta}) for index in range(self._n))
 
     def chunk(self, index: int, chunk: OutputChunk) -> bytes:
-        """Returns the events of a chunk; empty where there is nothing to send."""
+        """Returns the events of an answer's chunk; empty where there is nothing to send."""
         delta = self._deltas[index].delta(chunk)
         out = b""
         if delta or chunk.logprobs:
-            out = self._choice(index, delta or {"content": ""}, chat_logprobs(chunk.logprobs))
-        if chunk.output is not None:
-            out += self._choice(index, {}, None, chunk.output)
-        return out
-
-    def end(self, outputs: Sequence[RequestOutput]) -> bytes:
-        """Returns the events that end the stream."""
-        if not self._with_usage:
-            return DONE
-        last = {**self._envelope.fields(), "choices": [], "usage": usage(outputs, len(self._deltas))}
-        return event(last) + DONE
-
-    def _choice(
-        self, index: int, delta: Object, logprobs: Object | None = None, output: RequestOutput | None = None
-    ) -> bytes:
-        choice: Object = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-        if output is not None:
-            choice |= {"finish_reason": output.finish_reason.value, "gac": gac_fields(output)}
-        values: Object = {**self._envelope.fields(), "choices": [choice]}
-        return event({**values, "usage": None} if self._with_usage else values)
+            out = self._event(index, {"delta": delta or {"content": ""}}, chat_logprobs(chunk.logprobs))
+        return out if chunk.output is None else out + self._last_event(index, {"delta": {}}, chunk.output)
 
 
-class CompletionEvents:
-    """The events of a completion.
+class CompletionEvents(Events):
+    """The events of a completion; arguments as in `Events`.
 
     Args:
-        envelope: What all chunks have in common.
-        with_usage: Whether a last chunk has the token counts.
         echoes: For each answer the prompt that its text begins with, or an empty text.
-        n: Answers to each prompt.
     """
 
-    def __init__(self, envelope: Envelope, with_usage: bool, echoes: Sequence[str], n: int) -> None:
-        self._envelope = envelope
-        self._with_usage = with_usage
+    def __init__(self, envelope: Envelope, with_usage: bool, n: int, echoes: Sequence[str]) -> None:
+        super().__init__(envelope, with_usage, n)
         self._echoes = echoes
-        self._n = n
         self._offsets = [len(echo) for echo in echoes]
 
     def head(self) -> bytes:
-        """Returns the events that repeat the prompts."""
-        return b"".join(self._choice(index, echo) for index, echo in enumerate(self._echoes) if echo)
+        """Returns the events that repeat the prompts; empty without echo."""
+        return b"".join(self._event(index, {"text": echo}) for index, echo in enumerate(self._echoes) if echo)
 
     def chunk(self, index: int, chunk: OutputChunk) -> bytes:
-        """Returns the events of a chunk; empty where there is nothing to send."""
+        """Returns the events of an answer's chunk; empty where there is nothing to send."""
         out = b""
         if chunk.text or chunk.logprobs:
             logprobs = completion_logprobs(chunk.logprobs, self._offsets[index])
             self._offsets[index] += sum(map(len, logprobs["tokens"])) if logprobs else 0
-            out = self._choice(index, chunk.text, logprobs)
-        if chunk.output is not None:
-            out += self._choice(index, "", None, chunk.output)
-        return out
-
-    def end(self, outputs: Sequence[RequestOutput]) -> bytes:
-        """Returns the events that end the stream."""
-        if not self._with_usage:
-            return DONE
-        return event({**self._envelope.fields(), "choices": [], "usage": usage(outputs, self._n)}) + DONE
-
-    def _choice(
-        self, index: int, text: str, logprobs: Object | None = None, output: RequestOutput | None = None
-    ) -> bytes:
-        choice: Object = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
-        if output is not None:
-            choice |= {"finish_reason": output.finish_reason.value, "gac": gac_fields(output)}
-        values: Object = {**self._envelope.fields(), "choices": [choice]}
-        return event({**values, "usage": None} if self._with_usage else values)
+            out = self._event(index, {"text": chunk.text}, logprobs)
+        return out if chunk.output is None else out + self._last_event(index, {"text": ""}, chunk.output)

@@ -40,15 +40,16 @@ def parsed(model: type[_Body], content: bytes, content_type: str) -> _Body:
     Args:
         model: Its model.
         content: The bytes.
-        content_type: The header; ``application/json`` or empty.
+        content_type: The header, which must name a type of JSON.
 
     Raises:
         ApiError: It is not JSON, or a field is wrong.
     """
-    if content_type.partition(";")[0].strip().lower() not in ("application/json", ""):
-        raise ApiError(
-            415, "unsupported_media_type", f"the body must be JSON, not {quote(content_type)}; send application/json"
-        )
+    kind = content_type.partition(";")[0].strip().lower()
+    # Web pages can send other types, and none, to a server on the same machine without asking it.
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        message = f"the content type must be application/json, not {quote(content_type)}; set the header Content-Type"
+        raise ApiError(415, "unsupported_media_type", message)
     value = read_json(content)
     try:
         return model.model_validate(value)
@@ -82,8 +83,6 @@ def _check_values(value: Any) -> None:
     """Raises if a value is nested too deeply or has a string that UTF-8 cannot encode."""
     level, depth = [value], 0
     while level:
-        if depth > MAX_DEPTH:
-            raise _malformed(f"it is nested more than {MAX_DEPTH} levels deep")
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -92,6 +91,8 @@ def _check_values(value: Any) -> None:
                 below += item
             elif isinstance(item, str):
                 _check_string(item)
+            if depth == MAX_DEPTH and isinstance(item, (dict, list)):
+                raise _malformed(f"it is nested more than {MAX_DEPTH} levels deep")
         level, depth = below, depth + 1
 
 

@@ -55,7 +55,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
             choices = [completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs)]
             return json_response(completion_body(envelope, choices, outputs, n))
         await while_connected(request, answers.submit())
-        return EventStream(answers, CompletionEvents(envelope, _wants_usage(body), echoes, n), record, settings)
+        return EventStream(answers, CompletionEvents(envelope, _wants_usage(body), n, echoes), record, settings)
 
     async def _generation(
         request: Request, body: _B, translate: Callable[[_B, ServedModel, ServerSettings], Generation]
@@ -63,6 +63,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         record = record_of(request)
         record.model, record.stream = body.model, bool(body.stream)
         served = catalog.find(body.model)
+        record.model = served.id
         generation = await beside_loop(request, lambda: translate(body, served, settings))
         record.prompt = prompt_text(generation.prompts) if settings.log_prompts else None
         return generation

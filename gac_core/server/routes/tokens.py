@@ -25,19 +25,25 @@ def tokens_router(catalog: Catalog) -> APIRouter:
     @router.post("/tokenize", **documented(TokenizeBody, "Tokens of a prompt"))
     async def tokenize(request: Request) -> Response:
         body = (await read_body(request, TokenizeBody)).root
-        record_of(request).model = body.model
-        return json_response(await asyncio.to_thread(_tokens, body, catalog.find(body.model)))
+        served = _found(request, body.model)
+        return json_response(await asyncio.to_thread(_tokens, body, served))
 
     @router.post("/detokenize", **documented(DetokenizeBody, "Text of tokens"))
     async def detokenize(request: Request) -> Response:
         body = await read_body(request, DetokenizeBody)
-        record_of(request).model = body.model
-        served = catalog.find(body.model)
+        served = _found(request, body.model)
         try:
             text = served.ensemble.decode(body.tokens, served.member)
         except RequestError as error:
             raise as_api_error(error, "tokens") from error
         return json_response({"prompt": text.decode(errors="replace")})
+
+    def _found(request: Request, model_id: str | None) -> ServedModel:
+        record = record_of(request)
+        record.model = model_id
+        served = catalog.find(model_id)
+        record.model = served.id
+        return served
 
     return router
 
