@@ -125,7 +125,7 @@ def test_a_full_queue_refuses_and_the_client_comes_back(patient, small):
         assert waiting.wait(10)
         threads[1].start()
         box = small._session.worker._mailbox
-        assert soon(lambda: box.pending or box.held)
+        assert soon(lambda: len(box.pending) + len(box.held) == 2)
         with pytest.raises(openai.RateLimitError) as error:
             ask_small(impatient)
         assert int(error.value.response.headers["retry-after"]) >= 1

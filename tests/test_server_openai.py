@@ -118,20 +118,22 @@ def test_log_probabilities(client, ensemble):
     assert client.chat.completions.create(messages=QUESTION, max_tokens=2, **GREEDY).choices[0].logprobs is None
 
 
-def test_sampling_fields_reach_the_engine(client, talkers):
-    asked = {"temperature": 0.8, "top_p": 0.9, "seed": 7, "presence_penalty": 1.0, "frequency_penalty": 0.5}
-    want = talkers.generate(QUESTION, max_tokens=12, **asked)
-    plain = talkers.generate(QUESTION, max_tokens=12, temperature=0.8, top_p=0.9, seed=7)
-    assert want.text != plain.text
+def test_sampling_fields_reach_the_engine(client, talkers, ensemble):
+    asked = {"temperature": 0.8, "top_p": 0.9, "seed": 7}
+    want = talkers.generate(QUESTION, max_tokens=12, **asked).text
     answer = client.chat.completions.create(model="talkers", messages=QUESTION, max_completion_tokens=12, **asked)
-    assert answer.choices[0].message.content == want.text
+    assert answer.choices[0].message.content == want
     assert answer.choices[0].finish_reason == "length"
-    stop = want.text[3:5]
-    cut = client.chat.completions.create(
-        model="talkers", messages=QUESTION, max_completion_tokens=12, stop=[stop], **asked
-    )
-    assert cut.choices[0].message.content == want.text[: want.text.index(stop)]
+    cut = client.chat.completions.create(model="talkers", messages=QUESTION, max_tokens=12, stop=[want[3:5]], **asked)
+    assert cut.choices[0].message.content == want[: want.index(want[3:5])]
     assert cut.choices[0].finish_reason == "stop"
+    penalties = {"presence_penalty": 2.0, "frequency_penalty": 2.0}
+    letters = Grammar.regex("[a-c]{20}")
+    want = ensemble.generate("a", max_tokens=12, grammar=letters, **penalties).text
+    assert want != ensemble.generate("a", max_tokens=12, grammar=letters).text
+    extra = {"grammar": {"regex": "[a-c]{20}"}}
+    penalised = client.completions.create(prompt="a", max_tokens=12, extra_body=extra, **penalties, **GREEDY)
+    assert penalised.choices[0].text == want
 
 
 def test_a_bias_by_ids_of_the_tokenize_route(client, url, ensemble):
