@@ -81,8 +81,10 @@ class RawConnection:
     def response(self, method: str = "POST") -> Response:
         """Reads a whole response."""
         top = self.response_head()
-        if method == "HEAD":
-            return top
+        return top if method == "HEAD" else self.rest(top)
+
+    def rest(self, top: Response) -> Response:
+        """Reads the body of a response whose head was read."""
         if "content-length" in top.headers:
             return Response(top.status_code, top.headers, self._file.read(int(top.headers["content-length"])))
         if "chunked" not in top.headers.get("transfer-encoding", ""):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
@@ -60,14 +60,13 @@ def is_ready(url):
 @pytest.mark.parametrize("drain", [60, 1])
 def test_sigterm_under_load(tmp_path, drain):
     tokens = 40 if drain > 1 else 900
-    with serving(tmp_path, drain) as (process, url), ThreadPoolExecutor(CLIENTS) as threads:
-        streams = [RawConnection(url, timeout=90) for _ in range(CLIENTS)]
+    with serving(tmp_path, drain) as (process, url), ThreadPoolExecutor(CLIENTS) as threads, ExitStack() as stack:
+        streams = [stack.enter_context(RawConnection(url, timeout=90)) for _ in range(CLIENTS)]
         for place, raw in enumerate(streams):
             raw.post("/v1/completions", {**BODY, "prompt": f"{LONG_PROMPT} {place}", "max_tokens": tokens})
         # Some run and the others wait.
-        for raw in streams[:4]:
-            assert raw.response_head().status_code == 200
-        idle = RawConnection(url)
+        heads = [raw.response_head() for raw in streams[:4]]
+        stack.enter_context(RawConnection(url))
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         time.sleep(0.3)
@@ -76,18 +75,13 @@ def test_sigterm_under_load(tmp_path, drain):
 
         def rest(place):
             raw = streams[place]
-            if place >= 4:
-                assert raw.response_head().status_code == 200
-            body = b""
-            while size := int(raw.line() or b"0", 16):
-                body += raw._file.read(size)
-                raw.line()
-            return events(body)
+            top = heads[place] if place < 4 else raw.response_head()
+            assert top.status_code == 200
+            return events(raw.rest(top).content)
 
         ends = [each[-1] for each in threads.map(rest, range(CLIENTS))]
         assert process.wait(90) == (0 if drain > 1 else 1), (tmp_path / "log").read_text()
         assert time.monotonic() - began < drain + 20
-        idle.close()
         assert "Traceback" not in (tmp_path / "log").read_text()
     if drain > 1:
         assert set(ends) == {"[DONE]"}
