@@ -53,6 +53,9 @@ class EventStream(EventSourceResponse):
         except SendTimeoutError:
             self._record.client_left()
             logger.info("request %s: the client reads too slowly", self._record.request_id)
+            # Closing the connection would wait until the client takes the rest.
+            if abort := scope.get("extensions", {}).get("gac.abort"):
+                abort()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._answers.aclose()
