@@ -84,6 +84,14 @@ class Server:
         """Runs a coroutine on the server's event loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def seconds(self) -> tuple[float, float]:
+        """Returns the processor seconds so far of this process, and of the thread of the event loop."""
+
+        async def of_thread() -> float:
+            return time.thread_time()
+
+        return time.process_time(), self.call(of_thread())
+
     def close(self) -> None:
         """Ends the client process and the server."""
         assert self._client.stdin is not None
@@ -110,12 +118,14 @@ class Side:
     Attributes:
         seconds: Wall time.
         cpu: Processor seconds of the server's process.
+        loop_cpu: Those of the thread of its event loop.
         texts: The answers of each client.
         tokens: Their tokens, where they were counted.
     """
 
     seconds: float
     cpu: float
+    loop_cpu: float
     texts: list[list[str]]
     tokens: int = 0
 
@@ -167,20 +177,22 @@ async def answer_in_process(ensemble: Ensemble, case: Case) -> list[list[Request
 
 def in_process(server: Server, ensemble: Ensemble, case: Case) -> Side:
     """Runs a round without HTTP."""
-    began, cpu = time.perf_counter(), time.process_time()
+    cpu, began = server.seconds(), time.perf_counter()
     outputs = server.call(answer_in_process(ensemble, case))
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, used = time.perf_counter() - began, server.seconds()
     texts = [[output.text for output in client] for client in outputs]
-    return Side(seconds, cpu, texts, sum(output.usage.completion_tokens for client in outputs for output in client))
+    tokens = sum(output.usage.completion_tokens for client in outputs for output in client)
+    return Side(seconds, used[0] - cpu[0], used[1] - cpu[1], texts, tokens)
 
 
 def over_http(server: Server, case: Case) -> tuple[Side, Results]:
     """Runs a round with HTTP."""
     plan = [client_of(prompts, case.tokens, drafts=case.drafts) for prompts in case.clients]
-    cpu = time.process_time()
+    cpu = server.seconds()
     results = server.request(plan)
-    cpu = time.process_time() - cpu
-    return Side(results.seconds, cpu, [[answer.text for answer in each] for each in results.answers]), results
+    used = server.seconds()
+    texts = [[answer.text for answer in each] for each in results.answers]
+    return Side(results.seconds, used[0] - cpu[0], used[1] - cpu[1], texts), results
 
 
 def throughput(server: Server, ensemble: Ensemble, case: Case, rounds: int) -> Table:
@@ -209,6 +221,8 @@ def throughput(server: Server, ensemble: Ensemble, case: Case, rounds: int) -> T
         "HTTP, tokens per second": [a.tokens / b.seconds for a, b, _ in pairs],
         "in process, ms of processor per token": [1000 * a.cpu / a.tokens for a, _, _ in pairs],
         "HTTP, ms of processor per token, server": [1000 * b.cpu / a.tokens for a, b, _ in pairs],
+        "in process, of it the event loop": [1000 * a.loop_cpu / a.tokens for a, _, _ in pairs],
+        "HTTP, of it the event loop": [1000 * b.loop_cpu / a.tokens for a, b, _ in pairs],
         "HTTP, ms of processor per token, clients": [1000 * c.cpu / a.tokens for a, _, c in pairs],
         "HTTP, events per token": [sum(len(x.times) for y in c.answers for x in y) / a.tokens for a, _, c in pairs],
     }
@@ -261,7 +275,7 @@ def delays(server: Server, rounds: int, long: int) -> Table:
 def cases(args: argparse.Namespace) -> list[Case]:
     """Returns what is measured: texts that the embedded members continue at length, and conversations."""
     count = args.clients * args.requests
-    texts: list[Prompt] = ["passages " * (10 + index % 20) + f"number {index}" for index in range(count)]
+    texts: list[Prompt] = ["passages " * (10 + index % 50) + "the bridge of the town" for index in range(count)]
     talks: list[Prompt] = [
         [{"role": "user", "content": f"Who built the bridge number {index}?"}] for index in range(count)
     ]
@@ -284,9 +298,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1, help="of each client, one after the other")
     parser.add_argument("--tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--batch", type=int, default=16, help="max_batch_size")
+    parser.add_argument("--threads", type=int, default=1, help="of a forward; small models gain nothing from more")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--long", type=int, default=2000, help="words of the long prompt; 0 skips delays")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     console = Console(width=110)
     with (
         Ensemble.load(args.members, dtype=args.dtype, max_batch_size=args.batch) as ensemble,

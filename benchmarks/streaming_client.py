@@ -16,8 +16,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import uvloop
-
 END = b"0\r\n\r\n"
 """The end of a chunked response."""
 
@@ -175,7 +173,7 @@ def main() -> None:
     """Runs the plans from standard input."""
     port = int(sys.argv[1])
     for line in sys.stdin:
-        results = uvloop.run(run(port, json.loads(line)))
+        results = asyncio.run(run(port, json.loads(line)))
         print(json.dumps(asdict(results)), flush=True)
 
 
