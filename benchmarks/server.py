@@ -138,10 +138,10 @@ def request_of(prompt: Prompt, tokens: int, **fields: Any) -> tuple[str, str]:
     return "/v1/chat/completions", json.dumps({**values, "messages": prompt})
 
 
-def client_of(prompts: Sequence[Prompt], tokens: int, reads: bool = True, **fields: Any) -> dict[str, Any]:
+def client_of(prompts: Sequence[Prompt], tokens: int, mode: str = "read", **fields: Any) -> dict[str, Any]:
     """Returns a client of a plan."""
     requests = [request_of(prompt, tokens, **fields) for prompt in prompts]
-    return {"path": requests[0][0], "bodies": [body for _, body in requests], "reads": reads}
+    return {"path": requests[0][0], "bodies": [body for _, body in requests], "mode": mode}
 
 
 @dataclass(frozen=True)
@@ -251,12 +251,16 @@ def delays(server: Server, rounds: int, long: int) -> Table:
     table = Table("4 clients, ms", *columns)
     found: dict[str, tuple[list[float], list[float]]] = {}
     seeds = iter(range(10**6))
+
+    def sixteen(mode: str) -> list[dict[str, Any]]:
+        return [client_of([prose(8, next(seeds))], 400, mode, logprobs=5) for _ in range(16)]
+
     for number in range(rounds + 1):
-        deaf = [client_of([prose(8, next(seeds))], 512, False, logprobs=5) for _ in range(16)]
         beside = {
             "alone": [],
-            "beside a long prompt": [client_of([prose(long, next(seeds))], 4, False)],
-            "beside 16 that read nothing": deaf,
+            "beside a long prompt": [client_of([prose(long, next(seeds))], 4, "background")],
+            "beside 16 that read": sixteen("background"),
+            "beside 16 that read nothing": sixteen("ignore"),
         }
         for name, others in beside.items():
             short = [client_of([prose(8, next(seeds)) for _ in range(4)], 24) for _ in range(4)]
@@ -300,7 +304,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="max_batch_size")
     parser.add_argument("--threads", type=int, default=1, help="of a forward; small models gain nothing from more")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--long", type=int, default=2000, help="words of the long prompt; 0 skips delays")
+    parser.add_argument("--long", type=int, default=1000, help="words of the long prompt; 0 skips delays")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     console = Console(width=110)
@@ -313,7 +317,7 @@ def main() -> None:
     if args.long:
         # Random models of a long context, which never end a text.
         shape = argparse.Namespace(tokenizers=args.members[:2], width=256, layers=4)
-        with ensemble_of(models_of(shape, torch.float32)) as ensemble, serving(ensemble) as server:
+        with ensemble_of(models_of(shape, torch.float32), max_batch_size=32) as ensemble, serving(ensemble) as server:
             console.print(delays(server, args.rounds, args.long))
 
 

@@ -1,9 +1,10 @@
 """HTTP clients that read streams, for `benchmarks.server`: one process, one connection per client.
 
 Run by ``python -m benchmarks.streaming_client PORT``. Reads one plan per line from standard input, and answers each
-with one line. A plan is a JSON list of clients, each ``{"path", "bodies", "reads"}``: the bodies that it posts one
-after the other, and whether it reads the answers. A client that does not read keeps its connection, with a small
-receive buffer, until all others are done. What arrives is stored with its time, and parsed when the clock has stopped.
+with one line. A plan is a JSON list of clients, each ``{"path", "bodies", "mode"}``: the bodies that it posts one after
+the other, and whether it is measured (``"read"``), is in the background until these are done (``"background"``), or
+reads nothing (``"ignore"``, with a small receive buffer). What arrives is stored with its time, and parsed when the
+clock has stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Results:
     Attributes:
         seconds: From the first request to the end of the last answer.
         cpu: Processor seconds of this process meanwhile.
-        answers: Those of each client that reads.
+        answers: Those of each client that is measured.
     """
 
     seconds: float
@@ -75,13 +76,13 @@ class Connection(asyncio.Protocol):
         if len(self.parts) == 1:
             self._chunked = b"transfer-encoding: chunked" in data.lower()
         # Refusals have a length, and arrive as a whole.
-        if self._done is not None and (data.endswith(END) or not self._chunked):
+        if self._done is not None and not self._done.done() and (data.endswith(END) or not self._chunked):
             self._done.set_result(None)
             self._done = None
 
     def connection_lost(self, error: Exception | None) -> None:
         """Ends the wait for a response."""
-        if self._done is not None:
+        if self._done is not None and not self._done.done():
             self._done.set_exception(error or ConnectionResetError("the server closed the connection"))
             self._done = None
 
@@ -102,11 +103,13 @@ async def read_all(port: int, client: dict[str, Any]) -> list[Raw]:
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
     responses: list[Raw] = []
-    for body in client["bodies"]:
-        await connection.post(head_of(client["path"], len(body.encode())), body.encode())
-        responses.append((connection.began, connection.parts))
-    connection.transport.close()
-    return responses
+    try:
+        for body in client["bodies"]:
+            await connection.post(head_of(client["path"], len(body.encode())), body.encode())
+            responses.append((connection.began, connection.parts))
+        return responses
+    finally:
+        connection.transport.close()
 
 
 def head_of(path: str, length: int) -> bytes:
@@ -127,14 +130,18 @@ def ignore_all(port: int, client: dict[str, Any]) -> socket.socket:
 
 async def run(port: int, plan: list[dict[str, Any]]) -> Results:
     """Runs a plan."""
-    ignored = [ignore_all(port, client) for client in plan if not client["reads"]]
-    if ignored:
-        await asyncio.sleep(0.5)
+    ignored = [ignore_all(port, client) for client in plan if client["mode"] == "ignore"]
+    behind = [asyncio.ensure_future(read_all(port, client)) for client in plan if client["mode"] == "background"]
+    if ignored or behind:
+        await asyncio.sleep(0.3)
     began, cpu = time.perf_counter(), time.process_time()
-    raw = await asyncio.gather(*(read_all(port, client) for client in plan if client["reads"]))
+    raw = await asyncio.gather(*(read_all(port, client) for client in plan if client["mode"] == "read"))
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     for connection in ignored:
         connection.close()
+    for task in behind:
+        task.cancel()
+    await asyncio.gather(*behind, return_exceptions=True)
     return Results(seconds, cpu, [[parsed(*response) for response in responses] for responses in raw])
 
 
