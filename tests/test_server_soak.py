@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from conftest import EMBEDDED, shared_ensemble
-from soak_server import KINDS, Asked, run
+from soak_server import Asked, run
+from soak_server_jobs import KINDS
 
 
 def test_many_clients_of_which_some_leave():
