@@ -242,7 +242,7 @@ def test_factors_are_scaled_by_the_largest(members):
     one, other = union.ids[b" of"], union.ids[b"n"]
     adjustment = LogitAdjustment(union, {one: 100.0, other: 30.0}, 1.0, 2.0)
     adjustment.count(b"n")
-    scale_probs(probs, adjustment.factors([b"n", b"n"]))
+    scale_probs(probs[None], [adjustment.factors([b"n", b"n"])])
     assert probs[one] * len(union) == 1
     # 30 - 1 - 3 * 2 is 77 below the largest; the others are 100 below, where float32 ends.
     assert float(probs[other]) * len(union) == pytest.approx(math.exp(-77), rel=1e-5)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from conftest import QUESTION
 
-from gac_core import FinishReason, OutputChunk, RequestOutput, RequestStats, TokenLogprob, TokenStats, Usage, fold
+from gac_core import (
+    FinishReason,
+    OutputChunk,
+    RequestOutput,
+    RequestStats,
+    TokenLogprob,
+    TokenStats,
+    Usage,
+    fold,
+    token_counts,
+)
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.callforms import FORMS
 from gac_core.engine.output_processor import OutputProcessor
@@ -72,6 +82,32 @@ def test_reasoning_and_calls_are_split_from_the_text():
     assert parts(output) == joined(chunks)
     assert [(call.name, call.values) for call in output.tool_calls] == [("clock", {"zone": "x"})]
     assert output.finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inside", "count"),
+    [
+        (["Well", "."], False, 0),
+        (["<think>", "hm", "</think>", "Well", "."], False, 3),
+        (["\n", "<thi", "nk>h", "m</th", "ink>\n\n", "Well </think>"], False, 5),
+        (["<think>", "hm"], False, 2),
+        (["<think></think>", "Well"], False, 1),
+        (["hm", "</think>", "Well"], True, 2),
+        (["hm"], True, 1),
+        (["<think", "ing"], False, 0),
+        ([], True, 0),
+    ],
+)
+def test_usage_counts_the_tokens_of_the_reasoning(tokens, inside, count):
+    processor = OutputProcessor(AnswerParser(inside=inside))
+    for token in tokens:
+        processor.read(OutputChunk(token, (token.encode(),)))
+    usage = Usage(7, len(tokens))
+    end = RequestOutput("", "", (), FinishReason.STOP, None, usage, RequestStats(), None, None)
+    output = processor.read(OutputChunk("", output=end)).output
+    assert output.usage == Usage(7, len(tokens), count)
+    assert output.usage.total_tokens == 7 + len(tokens)
+    assert token_counts(output).reasoning == count
 
 
 @pytest.mark.parametrize("chunks", [[], [OutputChunk("half a stream")]])

@@ -66,6 +66,7 @@ def same(remote: Ensemble, local: Ensemble, prompt, **asked) -> None:
         {"weights": {"ash": 1.0, "birch": 3.0}},
         {"weights": {"ash": 1.0, "birch": 0.0}},
         {"repetition_penalty": 1.3},
+        {"presence_penalty": 1.0, "frequency_penalty": 0.5, "logit_bias": {" of": 3.0, " the": -100.0}},
         {"logprobs": 3},
         {"stop": ["e"]},
         {"token_stats": True, "threshold": 0.7},

@@ -9,8 +9,6 @@ divided by the largest of them, so that none is above 1.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,16 +34,17 @@ class LogitAdjustment:
         self, union: UnionVocabulary, bias: Mapping[int, float], presence_penalty: float, frequency_penalty: float
     ) -> None:
         self._ids = union.ids
-        self._bias = bias
         self._presence_penalty = presence_penalty
         self._frequency_penalty = frequency_penalty
-        self._counts: Counter[int] = Counter()
+        # Exponents by union id, where they are not 0, and tokens of the answer.
+        self._exponents = dict(bias)
+        self._seen: set[int] = set()
         # By drafted tokens; voices share them.
         self._factors: dict[tuple[bytes, ...], Factors] = {}
 
     def count(self, data: bytes) -> None:
         """Counts a token that was committed."""
-        self._counts[self._ids[data]] += 1
+        self._penalise(self._exponents, self._seen, data)
         self._factors = {}
 
     def factors(self, drafted: Sequence[bytes] = ()) -> Factors:
@@ -56,29 +55,26 @@ class LogitAdjustment:
         """
         key = tuple(drafted)
         if key not in self._factors:
-            self._factors[key] = _factors(self._exponents(key))
+            exponents, seen = dict(self._exponents), set(self._seen)
+            for data in key:
+                # What is no token of the union is never the next one.
+                if data in self._ids:
+                    self._penalise(exponents, seen, data)
+            self._factors[key] = _factors(exponents)
         return self._factors[key]
 
-    def _exponents(self, drafted: Sequence[bytes]) -> dict[int, float]:
-        """Returns by union id the exponents that are not 0."""
-        exponents = dict(self._bias)
-        if self._presence_penalty or self._frequency_penalty:
-            # What is no token of the union is never the next one.
-            counts = self._counts + Counter(self._ids[data] for data in drafted if data in self._ids)
-            for token, count in counts.items():
-                penalty = self._presence_penalty + self._frequency_penalty * count
-                exponents[token] = exponents.get(token, 0.0) - penalty
-        return exponents
+    def _penalise(self, exponents: dict[int, float], seen: set[int], data: bytes) -> None:
+        """Adds what one more occurrence of a token changes, in place."""
+        token = self._ids[data]
+        penalty = self._frequency_penalty + (0.0 if token in seen else self._presence_penalty)
+        seen.add(token)
+        if penalty:
+            exponents[token] = exponents.get(token, 0.0) - penalty
 
 
 def _factors(exponents: Mapping[int, float]) -> Factors:
-    largest = max(0.0, *exponents.values()) if exponents else 0.0
-    return Factors(
-        ids=torch.tensor(list(exponents), dtype=torch.long),
-        values=torch.tensor([_factor(each - largest) for each in exponents.values()], dtype=torch.float32),
-        common=_factor(-largest),
-    )
-
-
-def _factor(exponent: float) -> float:
-    return math.exp(exponent) if exponent >= LEAST_EXPONENT else 0.0
+    added = torch.tensor(list(exponents.values()), dtype=torch.float64)
+    largest = max(0.0, float(added.max())) if exponents else 0.0
+    relative = torch.cat([added, added.new_zeros(1)]) - largest
+    factors = relative.exp().masked_fill_(relative < LEAST_EXPONENT, 0.0).float()
+    return Factors(torch.tensor(list(exponents), dtype=torch.long), factors[:-1], float(factors[-1]))

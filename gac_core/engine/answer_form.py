@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.callforms import BARE_FORM, FORMS, Form
 from gac_core.chat.conversation import Conversation
 from gac_core.grammar.grammar import Grammar
 
 
-def answer_parser(conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
-    """Returns the parser of the answer; it agrees with `answer_grammar` on what a tool call is."""
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of an answer.
+
+    Attributes:
+        grammar: The grammar that it follows; None: none.
+        parser: Makes a parser of it; None where the prompt was a string, whose continuation is text only.
+    """
+
+    grammar: Grammar | None
+    parser: Callable[[], AnswerParser] | None
+
+    @classmethod
+    def of(cls, conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerForm:
+        """Returns the form of the answer to a conversation.
+
+        Args:
+            conversation: The conversation.
+            answer: The grammar that the request asks for; None: none.
+            inside: Whether the prompt has opened the block of reasoning.
+        """
+        return cls(_answer_grammar(conversation, answer, inside), lambda: _answer_parser(conversation, answer, inside))
+
+
+def _answer_parser(conversation: Conversation, answer: Grammar | None, inside: bool) -> AnswerParser:
+    """Returns the parser of the answer; it agrees with `_answer_grammar` on what a tool call is."""
     names = [tool.name for tool in conversation.offered_tools]
     forms: tuple[Form, ...] = ()
     if conversation.tool_choice == "auto" and answer is None:
@@ -21,7 +48,7 @@ def answer_parser(conversation: Conversation, answer: Grammar | None, inside: bo
     return AnswerParser(names, inside=inside, forms=forms, distinct=conversation.tool_choice != "auto")
 
 
-def answer_grammar(conversation: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
+def _answer_grammar(conversation: Conversation, answer: Grammar | None, inside: bool) -> Grammar | None:
     """Returns the grammar of the answer: tool calls, or the requested kind of text."""
     if not conversation.offered_tools:
         return answer

@@ -31,13 +31,14 @@ from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import EnsembleDefaults, RequestSettings, gate_index
-from gac_core.engine.answer_form import answer_grammar, answer_parser
+from gac_core.engine.answer_form import AnswerForm
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.token_bias import logit_adjustment
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
+from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
 from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
@@ -116,10 +117,13 @@ class InputProcessor:
     def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
         """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
         settings = self.defaults.resolve(params)
-        conversation, texts = self._texts(prompt, self._participants(settings), params.parse_special)
+        members = self._participants(settings)
+        conversation, texts = self._texts(prompt, members, params.parse_special)
+        gate = members[list(settings.weights).index(settings.gate)]
+        form = _answer_form(conversation, params.grammar, gate)
         first = secrets.randbits(63) if params.seed is None else params.seed
         return [
-            self._answering(params, settings, conversation, texts, label, choice_seed(first, index))
+            self._answering(params, settings, form, texts, label, choice_seed(first, index))
             for index in range(params.n)
         ]
 
@@ -127,7 +131,7 @@ class InputProcessor:
         self,
         params: SamplingParams,
         settings: RequestSettings,
-        conversation: Conversation | None,
+        form: AnswerForm,
         texts: Rows[list[int]],
         label: str,
         seed: int,
@@ -135,12 +139,7 @@ class InputProcessor:
         """Returns one answer's request and the processor of its output."""
         members = self._participants(settings)
         voices = _voices(members, settings, texts)
-        gate = voices[list(settings.weights).index(settings.gate)]
-        thinking = conversation is not None and _opens_thinking(conversation, gate.member)
-        output = OutputProcessor(
-            None if conversation is None else answer_parser(conversation, params.grammar, thinking)
-        )
-        grammar = params.grammar if conversation is None else answer_grammar(conversation, params.grammar, thinking)
+        gate = members[list(settings.weights).index(settings.gate)]
         request = self._new_request(
             params,
             settings,
@@ -148,12 +147,12 @@ class InputProcessor:
             label,
             sampler=Sampler(params, seed),
             seed=seed,
-            adjustment=logit_adjustment(params, gate.member.tokenizer, self._union),
-            constraint=None if grammar is None else self._compiler.start(grammar, _budget(params, voices)),
+            adjustment=logit_adjustment(params, gate.tokenizer, self._union),
+            constraint=None if form.grammar is None else self._compiler.start(form.grammar, _budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
-            turn_ends=() if conversation is None or params.grammar is not None else _turn_ends(members),
+            turn_ends=() if form.parser is None or params.grammar is not None else _turn_ends(members),
         )
-        return request, output
+        return request, OutputProcessor(None if form.parser is None else form.parser())
 
     def cut(self, continuation: Continuation, params: SamplingParams | None) -> tuple[bytes, ...]:
         """Returns the union tokens as which a continuation is scored; errors as in `score_request`."""
@@ -303,10 +302,13 @@ def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Row
     ]
 
 
-def _opens_thinking(conversation: Conversation, gate: EnsembleMember) -> bool:
-    """Whether the gate's template opens the block of reasoning."""
+def _answer_form(conversation: Conversation | None, grammar: Grammar | None, gate: EnsembleMember) -> AnswerForm:
+    """Returns the form of the answer to a conversation, or to a string; the gate's template may open its reasoning."""
+    if conversation is None:
+        return AnswerForm(grammar, None)
     native = uses_native_tools(gate.tokenizer, conversation)
-    return opens_thinking(gate.tokenizer, render_conversation(gate.tokenizer, conversation, native))
+    inside = opens_thinking(gate.tokenizer, render_conversation(gate.tokenizer, conversation, native))
+    return AnswerForm.of(conversation, grammar, inside)
 
 
 def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:

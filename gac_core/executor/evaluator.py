@@ -19,7 +19,7 @@ from gac_core.executor.messages import (
     Targets,
     TopDistributions,
 )
-from gac_core.model.cache import to_device, to_host
+from gac_core.model.cache import moved, to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
 from gac_core.tokenization.vocabulary import Alignment
@@ -245,25 +245,27 @@ def _constrain(ask: Ask, probs: Tensor) -> Tensor | Failure:
     except BaseException as error:
         return Failure(error, "masking what the grammar does not allow", of_member=False)
     try:
-        for index, factors in enumerate(ask.factors):
-            scale_probs(probs[index], factors)
+        if ask.factors:
+            scale_probs(probs, ask.factors)
     except BaseException as error:
         return Failure(error, "applying its penalties and bias", of_member=False)
     return probs
 
 
-def scale_probs(probs: Tensor, factors: Factors) -> None:
-    """Multiplies a distribution by factors, in place.
+def scale_probs(probs: Tensor, factors: Sequence[Factors]) -> None:
+    """Multiplies distributions by factors, in place.
 
     Args:
-        probs: Float32, shape ``[union]``.
-        factors: The factors.
+        probs: Float32, shape ``[ends, union]``, contiguous.
+        factors: One for each end.
     """
-    ids = to_device(factors.ids.tolist(), probs.device)
-    scaled = probs.index_select(0, ids).mul_(factors.values.to(probs.device, non_blocking=True))
-    if factors.common != 1:
-        probs.mul_(factors.common)
-    probs.index_copy_(0, ids, scaled)
+    ids = moved(torch.cat([each.ids + row * probs.shape[1] for row, each in enumerate(factors)]), probs.device)
+    values = moved(torch.cat([each.values for each in factors]), probs.device)
+    flat = probs.view(-1)
+    scaled = flat.index_select(0, ids).mul_(values)
+    if any(each.common != 1 for each in factors):
+        probs.mul_(moved(torch.tensor([each.common for each in factors]), probs.device)[:, None])
+    flat.index_copy_(0, ids, scaled)
 
 
 def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:

@@ -17,7 +17,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Returns integers as an int64 tensor of shape ``[n]`` on a device, without synchronising with it."""
-    tensor = torch.tensor(numbers, dtype=torch.long)
+    return moved(torch.tensor(numbers, dtype=torch.long), device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor of the CPU on a device, without synchronising with it."""
     # A copy to a GPU from pageable memory would wait for all kernels that were launched before.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
