@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from gac_core.executor.messages import Factors
@@ -73,8 +74,9 @@ class LogitAdjustment:
 
 
 def _factors(exponents: Mapping[int, float]) -> Factors:
-    added = torch.tensor(list(exponents.values()), dtype=torch.float64)
-    largest = max(0.0, float(added.max())) if exponents else 0.0
-    relative = torch.cat([added, added.new_zeros(1)]) - largest
-    factors = relative.exp().masked_fill_(relative < LEAST_EXPONENT, 0.0).float()
-    return Factors(torch.tensor(list(exponents), dtype=torch.long), factors[:-1], float(factors[-1]))
+    # `fromiter` is several times faster than `torch.tensor` of a list; the last exponent is that of all other tokens.
+    ids = np.fromiter(exponents, np.int64, len(exponents))
+    relative = np.append(np.fromiter(exponents.values(), np.float64, len(exponents)), 0.0)
+    relative -= relative.max()
+    factors = torch.from_numpy(np.where(relative < LEAST_EXPONENT, 0.0, np.exp(relative))).float()
+    return Factors(torch.from_numpy(ids), factors[:-1], float(factors[-1]))
