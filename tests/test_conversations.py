@@ -12,7 +12,7 @@ from conftest import QUESTION, start
 from schemas import BY_HAND, SCHEMAS
 
 from gac_core import Conversation, FinishReason, Grammar, GrammarError, Message, RequestError, Tool, fold
-from gac_core.engine.answer_form import answer_parser
+from gac_core.engine.answer_form import AnswerForm
 
 WEATHER = Tool(
     "get_weather",
@@ -190,7 +190,7 @@ def test_copies_of_an_ensemble_are_the_ensemble(ensemble):
 
 def test_an_answer_in_a_grammar_is_no_reasoning_where_the_template_has_opened_a_block():
     talk = Conversation([Message("user", "Hi")])
-    bound = parsed(answer_parser(talk, Grammar.json_schema({"type": "object"}), inside=True), ['{"a": 1}'])
+    bound = parsed(AnswerForm.of(talk, Grammar.json_schema({"type": "object"}), inside=True).parser(), ['{"a": 1}'])
     assert (bound.text, bound.reasoning) == ('{"a": 1}', "")
-    free = parsed(answer_parser(talk, None, inside=True), ["so</think>yes"])
+    free = parsed(AnswerForm.of(talk, None, inside=True).parser(), ["so</think>yes"])
     assert (free.text, free.reasoning) == ("yes", "so")
