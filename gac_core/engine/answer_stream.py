@@ -98,7 +98,7 @@ class AnswerStream:
     async def _next_event(self) -> IndexedEvent:
         while True:
             self._session.check_process()
-            full = self._began and not self._submit_waiting()
+            full = self._began and bool(self._waiting) and not self._submit_waiting()
             try:
                 if self._events.qsize():
                     return self._events.get_nowait()
