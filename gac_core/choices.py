@@ -20,8 +20,8 @@ class Choices:
     """The methods of `Ensemble` that give ``n`` answers to one prompt.
 
     Each of them is the answer that `Ensemble.generate` gives with its seed (`RequestOutput.seed`). Members read the
-    prompt for the first answer; the others find it in the KV caches. With ``weights="perplexity"`` each of them measures
-    it anew.
+    prompt for the first answer; the others find it in the KV caches. With ``weights="perplexity"``, the prompt is
+    measured for each of them.
     """
 
     _session: Session

@@ -117,10 +117,8 @@ class InputProcessor:
     def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
         """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
         settings = self.defaults.resolve(params)
-        members = self._participants(settings)
-        conversation, texts = self._texts(prompt, members, params.parse_special)
-        gate = members[list(settings.weights).index(settings.gate)]
-        form = _answer_form(conversation, params.grammar, gate)
+        conversation, texts = self._texts(prompt, self._participants(settings), params.parse_special)
+        form = _answer_form(conversation, params.grammar, self._members[settings.gate])
         first = secrets.randbits(63) if params.seed is None else params.seed
         return [
             self._answering(params, settings, form, texts, label, choice_seed(first, index))
@@ -139,7 +137,6 @@ class InputProcessor:
         """Returns one answer's request and the processor of its output."""
         members = self._participants(settings)
         voices = _voices(members, settings, texts)
-        gate = members[list(settings.weights).index(settings.gate)]
         request = self._new_request(
             params,
             settings,
@@ -147,7 +144,7 @@ class InputProcessor:
             label,
             sampler=Sampler(params, seed),
             seed=seed,
-            adjustment=logit_adjustment(params, gate.tokenizer, self._union),
+            adjustment=logit_adjustment(params, self._members[settings.gate].tokenizer, self._union),
             constraint=None if form.grammar is None else self._compiler.start(form.grammar, _budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             turn_ends=() if form.parser is None or params.grammar is not None else _turn_ends(members),
