@@ -6,11 +6,19 @@ text do not read, or for a class of LangChain's own (serdes).
 
 from __future__ import annotations
 
+import functools
+import operator
+
+import httpx
 import pytest
+from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from server_fixture import served
 from standard_members import FOLDERS, train
 
+from gac_core import Ensemble
+from gac_core.server.catalog import Catalog
 from gac_langchain import ChatGaC
 
 
@@ -27,20 +35,15 @@ def members(tmp_path_factory):
         yield folders
 
 
-class Standard:
-    """The model's parameters, for both suites."""
+@pytest.fixture(scope="session")
+def address(members):
+    """Where a server of the two members listens."""
+    with Ensemble.load(members, dtype="float32") as ensemble, served(Catalog({"gac": ensemble})) as url:
+        yield f"{url}/v1"
 
-    @pytest.fixture(autouse=True)
-    def _members(self, members):
-        self.members = members
 
-    @property
-    def chat_model_class(self):
-        return ChatGaC
-
-    @property
-    def chat_model_params(self):
-        return {"models": self.members, "dtype": "float32"}
+class Capable:
+    """What the members can do with either client."""
 
     @property
     def supports_json_mode(self):
@@ -55,13 +58,29 @@ class Standard:
         return True
 
     @property
-    def model_override_value(self):
-        return "first"
-
-    @property
     def enable_vcr_tests(self):
         # Nothing goes over a network; there is nothing to record.
         return True
+
+
+class Standard(Capable):
+    """The parameters of `ChatGaC`, for both suites."""
+
+    @pytest.fixture(autouse=True)
+    def _members(self, members):
+        self.members = members
+
+    @property
+    def chat_model_class(self):
+        return ChatGaC
+
+    @property
+    def chat_model_params(self):
+        return {"models": self.members, "dtype": "float32"}
+
+    @property
+    def model_override_value(self):
+        return "first"
 
 
 class TestChatGaCUnit(Standard, ChatModelUnitTests):
@@ -74,3 +93,44 @@ class TestChatGaCUnit(Standard, ChatModelUnitTests):
 
 class TestChatGaCIntegration(Standard, ChatModelIntegrationTests):
     """The integration tests."""
+
+
+class TestChatOpenAIIntegration(Capable, ChatModelIntegrationTests):
+    """The integration tests of `ChatOpenAI`, whose server is `gac serve`."""
+
+    @pytest.fixture(autouse=True)
+    async def _address(self, address):
+        with httpx.Client() as client:
+            async with httpx.AsyncClient() as async_client:
+                self.params = {
+                    "model": "gac",
+                    "base_url": address,
+                    "api_key": "none",
+                    "temperature": 0,
+                    "max_retries": 0,
+                    "stream_usage": True,
+                    "http_client": client,
+                    "http_async_client": async_client,
+                }
+                yield
+
+    @property
+    def chat_model_class(self):
+        return ChatOpenAI
+
+    @property
+    def chat_model_params(self):
+        return self.params
+
+    @property
+    def model_override_value(self):
+        return "gac/first"
+
+    @property
+    def supported_usage_metadata_details(self):
+        return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
+
+    def invoke_with_cache_read_input(self, *, stream=False):
+        model = ChatOpenAI(**self.params)
+        model.invoke("Hello")
+        return functools.reduce(operator.add, model.stream("Hello")) if stream else model.invoke("Hello")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
 from lexical import LexicalEmbedding
 from llama_index.core import Document, VectorStoreIndex
@@ -21,10 +22,13 @@ from llama_index.core.query_engine import RouterQueryEngine, SubQuestionQueryEng
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.selectors import PydanticSingleSelector
 from llama_index.core.tools import FunctionTool, QueryEngineTool
+from llama_index.llms.openai_like import OpenAILike
 from overfit import Recorder, overfit
 from pydantic import BaseModel
+from server_fixture import served
 
 from gac_core import use_threshold
+from gac_core.server.catalog import Catalog
 from gac_llamaindex import GaCLLM
 
 # LlamaIndex's workflows use what pydantic and they themselves have deprecated.
@@ -134,7 +138,6 @@ async def every_loop(llm):
         "router": str(await router(llm).aquery("Which place has beds?")),
         "sub-questions": str(await sub_questions(llm).aquery("How do the bridge and the inn compare?")),
         "chat": [str(await chat.achat("My name is Ada.")), str(await chat.achat("Who am I?"))],
-        "structured": await llm.astructured_predict(Town, PromptTemplate("Describe the town.")),
     }
 
 
@@ -147,21 +150,47 @@ COMES_TO = {
     "router": "The Silver Inn.",
     "sub-questions": "Dorin built, Tann keeps.",
     "chat": ["Hello Ada.", "You are Ada."],
-    "structured": Town(name="Halkus", bridges=3),
 }
+TOWN = Town(name="Halkus", bridges=3)
 
 
 @pytest.fixture(scope="module")
 def llm():
     """A model that knows the script's answers by heart."""
     recorder = Recorder(script)
-    assert asyncio.run(every_loop(GaCLLM(ensemble=recorder))) == COMES_TO
+    recorded = GaCLLM(ensemble=recorder)
+    assert asyncio.run(every_loop(recorded)) == COMES_TO
+    assert recorded.structured_predict(Town, PromptTemplate("Describe the town.")) == TOWN
     with overfit(recorder.pairs) as ensemble:
         yield GaCLLM(ensemble=ensemble, max_tokens=200)
 
 
 async def test_every_loop_comes_to_its_end(llm):
     assert await every_loop(llm) == COMES_TO
+
+
+@pytest.fixture
+async def client(llm):
+    """LlamaIndex's client of OpenAI's protocol, with a server of the same members."""
+    with served(Catalog({"gac": llm.ensemble})) as url, httpx.Client() as http:
+        async with httpx.AsyncClient() as async_http:
+            yield OpenAILike(
+                model="gac",
+                api_base=f"{url}/v1",
+                api_key="none",
+                temperature=0,
+                max_tokens=200,
+                context_window=8192,
+                is_chat_model=True,
+                is_function_calling_model=True,
+                max_retries=0,
+                http_client=http,
+                async_http_client=async_http,
+            )
+
+
+async def test_every_loop_of_a_servers_client_comes_to_its_end(client):
+    assert await every_loop(client) == COMES_TO
 
 
 async def test_loops_at_the_same_time(llm):
@@ -235,7 +264,7 @@ def test_a_chat_engine_remembers(llm):
 
 
 async def test_structured_answers_in_every_way(llm):
-    prompt, town = PromptTemplate("Describe the {what}."), COMES_TO["structured"]
+    prompt, town = PromptTemplate("Describe the {what}."), TOWN
     assert llm.structured_predict(Town, prompt, what="town") == town
     assert await llm.astructured_predict(Town, prompt, what="town") == town
     streamed = list(llm.stream_structured_predict(Town, prompt, what="town"))
