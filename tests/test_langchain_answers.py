@@ -161,3 +161,15 @@ async def test_several_answers_are_not_streamed(ensemble, chat):
     step = RunnableLambda(lambda question: chat.invoke(question, n=2, max_tokens=4).content)
     events = [event async for event in step.astream_events(ASK, version="v2")]
     assert events[-1]["data"]["output"] == chat.invoke(ASK, max_tokens=4).content
+
+
+def test_penalties_and_biases(ensemble, chat):
+    token = ensemble.encode(chat.invoke(MESSAGES).text)[0]
+    for given in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"logit_bias": {token: -100}}):
+        asked = {**HOT, "max_tokens": 24}
+        want = ensemble.generate(QUESTION, **given, **asked).text
+        assert chat.bind(**given).invoke(MESSAGES, **asked).content == want
+        assert ChatGaC(ensemble=ensemble, **given, **asked).invoke(MESSAGES).content == want
+    assert chat.invoke(MESSAGES, logit_bias={token: -100}).content != chat.invoke(MESSAGES).content
+    with pytest.raises(RequestError, match="presence_penalty"):
+        ChatGaC(ensemble=ensemble, presence_penalty=3)

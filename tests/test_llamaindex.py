@@ -169,7 +169,15 @@ def test_logprobs(llm):
     assert llm.chat(MESSAGES).logprobs is None
 
 
-def test_a_bias_is_written_down(ensemble):
+def test_penalties_and_biases(ensemble, llm):
+    token = ensemble.encode(llm.chat(MESSAGES, **DRAWN).message.content)[0]
+    for given in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"logit_bias": {token: -100}}):
+        want = ensemble.generate(QUESTION, **given, **DRAWN).text
+        assert llm.chat(MESSAGES, **given, **DRAWN).message.content == want
+        assert GaCLLM(ensemble=ensemble, **given, **DRAWN).chat(MESSAGES).message.content == want
+
+
+def test_a_bias_is_written_down():
     bias = {3: -100.0, "a": 1.0, b"e": 2.0}
     own = GaCLLM(EMBEDDED, dtype="float32", logit_bias=bias)
     for again in (GaCLLM.from_json(own.to_json()), pickle.loads(pickle.dumps(own)), copy.deepcopy(own)):

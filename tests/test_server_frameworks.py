@@ -126,6 +126,8 @@ async def test_chat_openai_says_what_the_ensemble_says(chat, local):
     "given",
     [
         {},
+        {"presence_penalty": 2.0, "frequency_penalty": 1.0},
+        {"logit_bias": "first"},
         {"stop": ["a", "e"]},
         {"top_p": 0.5},
         {"extra_body": {"top_k": 3, "weights": [1, 2, 3], "combine": "geometric"}},
@@ -133,7 +135,9 @@ async def test_chat_openai_says_what_the_ensemble_says(chat, local):
     ],
     ids=lambda given: "+".join(given),
 )
-def test_parameters_have_the_same_effect(chat, local, given):
+def test_parameters_have_the_same_effect(ensemble, chat, local, given):
+    if "logit_bias" in given:
+        given = {"logit_bias": {ensemble.encode(local.invoke(MESSAGES, **HOT).text)[0]: -100}}
     same = {name: value for name, value in given.items() if name != "extra_body"} | given.get("extra_body", {})
     want = local.invoke(MESSAGES, **same, **HOT).text
     assert chat.invoke(MESSAGES, **given, **HOT).content == want

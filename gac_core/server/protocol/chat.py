@@ -12,11 +12,21 @@ from gac_core.server.protocol.common import MAX_ITEMS, Count, GenerationBody, No
 ToolName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
+class CacheControl(Part):
+    """Asks a service to cache the prompt up to here."""
+
+    type: Literal["ephemeral"]
+    ttl: Text | None = None
+
+
 class TextPart(Part):
     """A part of a message's content."""
 
     type: Literal["text"]
     text: Text
+    cache_control: CacheControl | None = Field(
+        None, description="Accepted; has no effect: prefixes of prompts are cached in any case."
+    )
 
 
 Content = Text | Annotated[list[TextPart], Field(max_length=MAX_ITEMS)]
