@@ -62,7 +62,9 @@ class Generation:
             return self.grammar_field
         # Messages about a parameter begin with its name.
         named = re.match("[a-z_]+", str(error))
-        return named[0] if named and named[0] in SamplingParams.names() else None
+        if named and named[0] in SamplingParams.names():
+            return named[0]
+        return refused_parameter({"gate": self.params.gate, "weights": self.params.weights}, self.served)
 
 
 def chat_generation(body: ChatBody, served: ServedModel, settings: ServerSettings) -> Generation:
@@ -161,9 +163,14 @@ def _params(
     if body.trace:
         values["token_stats"] = True
     values |= _alone(body, served)
-    params = _checked(values, served)
-    longest = settings.max_tokens or served.ensemble.context_for(params) or NO_CONTEXT_TOKENS
-    return params.with_overrides({"max_tokens": max_tokens or longest})
+    longest = max_tokens or settings.max_tokens
+    try:
+        if longest is not None:
+            return SamplingParams(**values, max_tokens=longest)
+        params = SamplingParams(**values)
+        return params.with_overrides({"max_tokens": served.ensemble.context_for(params) or NO_CONTEXT_TOKENS})
+    except RequestError as error:
+        raise as_api_error(error, refused_parameter(values, served)) from error
 
 
 def _alone(body: GenerationBody, served: ServedModel) -> dict[str, Any]:
@@ -195,22 +202,8 @@ def _check_limits(body: GenerationBody, settings: ServerSettings, max_tokens: in
         raise _invalid("stream_options", "stream_options needs stream: true")
 
 
-def _checked(values: Mapping[str, Any], served: ServedModel) -> SamplingParams:
-    """Returns parameters that the ensemble accepts.
-
-    Raises:
-        ApiError: One of them is wrong; it names the field.
-    """
-    try:
-        params = SamplingParams(**values)
-        served.ensemble.check(params)
-        return params
-    except RequestError as error:
-        raise as_api_error(error, _culprit(values, served)) from error
-
-
-def _culprit(values: Mapping[str, Any], served: ServedModel) -> str | None:
-    """Returns the first parameter that is refused by itself; None where only several together are."""
+def refused_parameter(values: Mapping[str, Any], served: ServedModel) -> str | None:
+    """Returns the first parameter that a model refuses by itself; None where only several together are refused."""
     for name, value in values.items():
         try:
             served.ensemble.check(SamplingParams(**{name: value}))
