@@ -122,6 +122,21 @@ def test_completions_equal_the_ensemble(client, ensemble):
             assert choice["text"][offset:].startswith(token)
 
 
+def test_scores_of_prompts(client, ensemble):
+    body = {"prompt": "The Torno Bridge", "echo": True, "logprobs": 2}
+    score = ensemble.score("", body["prompt"], logprobs=2)
+    answer = post(client, TEXT, **body, max_tokens=0)
+    [choice] = answer["choices"]
+    assert choice["text"] == "".join(choice["logprobs"]["tokens"]) == body["prompt"]
+    assert sum(choice["logprobs"]["token_logprobs"]) == pytest.approx(score.logprob, abs=1e-4)
+    assert answer["usage"]["completion_tokens"] == 0
+    [longer] = post(client, TEXT, **body, max_tokens=2, temperature=0)["choices"]
+    count = len(score.tokens)
+    assert longer["logprobs"]["token_logprobs"][:count] == pytest.approx(choice["logprobs"]["token_logprobs"], abs=1e-4)
+    assert len(longer["logprobs"]["tokens"]) > count
+    assert client.post(TEXT, json={**body, "max_tokens": 0, "echo": False}).json()["error"]["param"] == "max_tokens"
+
+
 @pytest.mark.parametrize("max_tokens", [8, 35, 60])
 def test_tool_calls(client, ensemble, max_tokens):
     """Whole, cut in the arguments, and cut before the name, which becomes content."""

@@ -46,7 +46,7 @@ class Answers:
                 raise self._located(error) from error
             raise
 
-    async def answer(self) -> Sequence[RequestOutput]:
+    async def answer(self) -> list[RequestOutput]:
         """Queues the request and returns the finished answers in order of their index; cancelling it aborts them.
 
         Raises:

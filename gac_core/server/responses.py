@@ -15,6 +15,7 @@ from gac_core.chat.tools import InvalidToolCall, ToolCall
 from gac_core.integration.metadata import as_metadata, token_counts
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import ServedModel
+from gac_core.server.echo import Echo
 from gac_core.token_stats import TokenLogprob
 
 MIN_LOGPROB = -9999.0
@@ -113,18 +114,22 @@ def completion_body(envelope: Envelope, choices: Sequence[Object], outputs: Sequ
     return {**envelope.fields(), "choices": list(choices), "usage": usage(outputs, n)}
 
 
-def completion_choice(index: int, output: RequestOutput, echo: str = "") -> Object:
+def completion_choice(index: int, output: RequestOutput, echo: Echo) -> Object:
     """Returns one choice of a completion.
 
     Args:
         index: Its index.
         output: The answer.
-        echo: The prompt, where it is repeated. Default empty.
+        echo: What its text begins with.
     """
+    logprobs = completion_logprobs(output.logprobs, len(echo.text))
+    before = completion_logprobs(echo.logprobs, 0)
+    if logprobs is not None and before is not None:
+        logprobs = {name: before[name] + logprobs[name] for name in logprobs}
     return {
         "index": index,
-        "text": echo + output.text,
-        "logprobs": completion_logprobs(output.logprobs, len(echo)),
+        "text": echo.text + output.text,
+        "logprobs": logprobs,
         "finish_reason": output.finish_reason.value,
         "gac": gac_fields(output),
     }

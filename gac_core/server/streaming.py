@@ -9,6 +9,7 @@ from typing import Any
 
 from gac_core.output import OutputChunk, RequestOutput, ToolCallChunk
 from gac_core.server.answers import Indexed
+from gac_core.server.echo import Echo
 from gac_core.server.responses import (
     Envelope,
     Object,
@@ -183,17 +184,21 @@ class CompletionEvents(Events):
     """The events of a completion; arguments as in `Events`.
 
     Args:
-        echoes: For each answer the prompt that its text begins with, or an empty text.
+        echoes: For each answer what its text begins with.
     """
 
-    def __init__(self, envelope: Envelope, with_usage: bool, n: int, echoes: Sequence[str]) -> None:
+    def __init__(self, envelope: Envelope, with_usage: bool, n: int, echoes: Sequence[Echo]) -> None:
         super().__init__(envelope, with_usage, n)
         self._echoes = echoes
-        self._offsets = [len(echo) for echo in echoes]
+        self._offsets = [len(echo.text) for echo in echoes]
 
     def head(self) -> bytes:
         """Returns the events that repeat the prompts; empty without echo."""
-        return b"".join(self._event(index, {"text": echo}) for index, echo in enumerate(self._echoes) if echo)
+        return b"".join(
+            self._event(index, {"text": echo.text}, completion_logprobs(echo.logprobs, 0))
+            for index, echo in enumerate(self._echoes)
+            if echo.text
+        )
 
     def chunk(self, index: int, chunk: OutputChunk) -> bytes:
         """Returns the events of an answer's chunk; empty where there is nothing to send."""

@@ -46,6 +46,7 @@ class Generation:
         params: The parameters.
         prompt_field: The field of the body that has the prompts.
         grammar_field: The field that determines the grammar; None without one.
+        echo: Whether texts begin with the prompt.
     """
 
     served: ServedModel
@@ -53,6 +54,7 @@ class Generation:
     params: SamplingParams
     prompt_field: str
     grammar_field: str | None = None
+    echo: bool = False
 
     def field_of(self, error: RequestError) -> str | None:
         """Returns the field of the body that an error of the engine is about; None where that is not known."""
@@ -102,6 +104,8 @@ def completion_generation(body: CompletionBody, served: ServedModel, settings: S
     """
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise _invalid("best_of", f"best_of is {body.best_of}, but only the value of n is supported; leave it out")
+    if body.max_tokens == 0 and (not body.echo or body.logprobs is None or body.stream):
+        raise _invalid("max_tokens", "max_tokens is 0, which needs echo and logprobs, without stream; give 1 or more")
     prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
     count = len(prompts) * (body.n or 1)
     if len(prompts) > 1 and count > settings.max_choices:
@@ -114,11 +118,11 @@ def completion_generation(body: CompletionBody, served: ServedModel, settings: S
         body,
         served,
         settings,
-        max_tokens=body.max_tokens,
+        max_tokens=1 if body.max_tokens == 0 else body.max_tokens,
         logprobs=body.logprobs,
         grammar=_grammar(body.grammar),
     )
-    return Generation(served, prompts, params, "prompt", "grammar")
+    return Generation(served, prompts, params, "prompt", "grammar", bool(body.echo))
 
 
 def _invalid(param: str, message: str) -> ApiError:

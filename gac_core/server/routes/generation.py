@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gac_core.server.answers import Answers
 from gac_core.server.catalog import Catalog, ServedModel
 from gac_core.server.disconnects import while_connected
+from gac_core.server.echo import echoes_of, scored_output
 from gac_core.server.event_stream import EventStream
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import GenerationBody
@@ -49,9 +50,14 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         record, n = record_of(request), generation.params.n
         answers = Answers(generation, record)
         envelope = Envelope(generation.served, "text_completion", "cmpl")
-        echoes = [str(prompt) if body.echo else "" for prompt in generation.prompts for _ in range(n)]
+        prompts = await while_connected(request, echoes_of(generation, record.request_id))
+        echoes = [echo for echo in prompts for _ in range(n)]
         if not body.stream:
-            outputs = await while_connected(request, answers.answer())
+            if body.max_tokens == 0:
+                outputs = [scored_output(echo, record.request_id) for echo in echoes]
+                record.outputs += outputs
+            else:
+                outputs = await while_connected(request, answers.answer())
             choices = [completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs)]
             return json_response(completion_body(envelope, choices, outputs, n))
         await while_connected(request, answers.submit())

@@ -1,0 +1,68 @@
+"""Prompts that the text of a completion repeats, with the log-probabilities of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gac_core.errors import GaCError, RequestError
+from gac_core.output import FinishReason, RequestOutput, Usage
+from gac_core.scoring import Score
+from gac_core.server.errors import as_api_error
+from gac_core.server.translate import Generation
+from gac_core.token_stats import TokenLogprob
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What the text of an answer begins with.
+
+    Attributes:
+        text: The prompt; empty where it is not repeated.
+        score: The log-probabilities of its tokens; None where they were not requested.
+    """
+
+    text: str = ""
+    score: Score | None = None
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob] | None:
+        """One entry per token of the prompt."""
+        return None if self.score is None else self.score.tokens
+
+
+async def echoes_of(generation: Generation, request_id: str) -> list[Echo]:
+    """Returns the echo of each prompt; prompts are scored as continuations of the beginning of a text.
+
+    Raises:
+        ApiError: The engine refuses a prompt, or fails.
+    """
+    prompts = [str(prompt) for prompt in generation.prompts]
+    if not generation.echo:
+        return [Echo() for _ in prompts]
+    if generation.params.logprobs is None:
+        return [Echo(prompt) for prompt in prompts]
+    params = replace(generation.params, n=1)
+    try:
+        score = generation.served.ensemble.ascore
+        return [Echo(prompt, await score("", prompt, params, request_id=request_id)) for prompt in prompts]
+    except GaCError as error:
+        field = generation.field_of(error) if isinstance(error, RequestError) else None
+        raise as_api_error(error, field) from error
+
+
+def scored_output(echo: Echo, request_id: str) -> RequestOutput:
+    """Returns an answer of no tokens, whose prompt was scored."""
+    assert echo.score is not None
+    return RequestOutput(
+        request_id=request_id,
+        text="",
+        tokens=(),
+        finish_reason=FinishReason.LENGTH,
+        stopped_by=None,
+        usage=Usage(len(echo.score.tokens), 0),
+        stats=echo.score.stats,
+        logprobs=(),
+        seed=None,
+        token_stats=echo.score.token_stats,
+    )
