@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-Fault = Literal["none", "hangs while loading", "hangs after 20 forwards"]
+Fault = Literal["none", "hangs while loading", "hangs after 3 forwards"]
 
 _faults = ExitStack()
 _context = multiprocessing.get_context("forkserver")
@@ -47,7 +47,9 @@ def _break(fault: Fault) -> None:
             print("loading", file=sys.stderr, flush=True)
             threading.Event().wait()
         ensemble = load(config)
-        _faults.enter_context(held(ensemble, after=20))
+        # As Ray does.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        _faults.enter_context(held(ensemble, after=3))
         return ensemble
 
     Ensemble.from_config = loaded  # type: ignore[method-assign]

@@ -101,16 +101,25 @@ async def exchanged(port, *parts, pause=0.0):
 HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
 
 
+async def refusal(port, *parts, pause=0.0):
+    """The status and code of what is refused before it is a request; the connection is closed."""
+    received, _ = await exchanged(port, *parts, pause=pause)
+    head, _, body = received.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert f"x-request-id: {error['request_id']}\r\n".encode() in head
+    return int(head.split()[1]), error["code"]
+
+
 async def test_connections_are_limited(serving, monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     async with listening(serving(max_body_bytes=1000).app) as (_, port):
         received, _ = await exchanged(port, HEAD + b"connection: close\r\n\r\n")
         assert received.startswith(b"HTTP/1.1 200")
         many = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1000) for number in range(70))
-        received, _ = await exchanged(port, HEAD + many + b"\r\n")
-        assert received.startswith(b"HTTP/1.1 431")
-        received, _ = await exchanged(port, HEAD + b"x: ", *[b"a" * 16384] * 5, pause=0.01)
-        assert received.startswith(b"HTTP/1.1 431")
+        assert await refusal(port, HEAD + many + b"\r\n") == (431, "headers_too_large")
+        endless = [HEAD + b"x: ", *[b"a" * 16384] * 5]
+        assert await refusal(port, *endless, pause=0.01) == (431, "headers_too_large")
+        assert await refusal(port, b"\x16\x03\x01\x02\x00\x01") == (400, "invalid_http")
         received, seconds = await exchanged(port, HEAD)
         assert (received, seconds < 2) == (b"", True)
         received, seconds = await exchanged(port)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gac_core.server.errors import ApiError
+from gac_core.server.request_ids import HEADER, request_id
+
+ABORT = "gac.abort"
+"""The extension of an ASGI scope that closes its connection without sending what is buffered."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Largest request line and headers together."""
@@ -47,6 +55,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Starts the time of a head."""
         super().on_message_begin()
+        # For clients that take nothing: `transport.close` would wait until they take what is buffered.
+        self.scope["extensions"] = {ABORT: self.transport.abort}
         self._head_bytes = 0
         self._expire_in(HEAD_SECONDS)
 
@@ -69,13 +79,28 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP request, and closes the connection."""
+        self._refuse(ApiError(400, "invalid_http", f"{msg.rstrip('.')}; send HTTP/1.1"))
+
     def _refuse_above_limit(self, size: int) -> None:
         if size > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.logger.warning("a request line and headers of more than %d bytes were refused", MAX_HEAD_BYTES)
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.close()
+            message = f"the request line and headers have more than {MAX_HEAD_BYTES} bytes; send fewer"
+            self._refuse(ApiError(431, "headers_too_large", message))
+
+    def _refuse(self, error: ApiError) -> None:
+        own_id = request_id(())
+        body = json.dumps(error.body(own_id)).encode()
+        self.logger.warning("refused: %s", error.message, extra={"request_id": own_id, "error": error.code})
+        head = [
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            f"{HEADER}: {own_id}",
+            "connection: close",
+        ]
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        self.transport.close()
 
     def _expire_in(self, seconds: float | None) -> None:
         """Closes the connection after some time, in place of an earlier one; None: not at all."""

@@ -55,6 +55,7 @@ def serve(
         ModelLoadError: A model cannot be loaded.
     """
     signals = Signals()
+    signals.install()
     with ExitStack() as stack:
         listener = bound_socket(settings.host, settings.port)
         stack.callback(listener.close)
@@ -68,6 +69,8 @@ def serve(
         stack.callback(closing.finish)
         for config in configs.values():
             ensembles.append(Ensemble.from_config(config))
+        # Ray has replaced the handlers where it was started.
+        signals.install()
         catalog = Catalog(dict(zip(configs, ensembles, strict=True)))
         app = create_app(catalog, settings, observers)
         if tracing is not None:
@@ -83,7 +86,7 @@ def serve(
 
 
 class Signals:
-    """What SIGTERM and SIGINT do, from now on.
+    """What SIGTERM and SIGINT do.
 
     Attributes:
         begin_drain: Called by the first signal. None (default), while there is nothing to finish: it ends the process.
@@ -92,6 +95,9 @@ class Signals:
     def __init__(self) -> None:
         self.begin_drain: Callable[[], None] | None = None
         self._received = False
+
+    def install(self) -> None:
+        """Replaces the handlers of both signals."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
