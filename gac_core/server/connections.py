@@ -56,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Starts the time of a head."""
         super().on_message_begin()
         # For clients that take nothing: `transport.close` would wait until they take what is buffered.
-        self.scope["extensions"] = {ABORT: self.transport.abort}
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
         self._head_bytes = 0
         self._expire_in(HEAD_SECONDS)
 
