@@ -109,6 +109,19 @@ async def test_a_timeout_of_the_request(client, ensemble):
     assert await asyncio.to_thread(idle, ensemble)
 
 
+async def test_comments_keep_a_silent_stream_open(ensemble):
+    with served(Catalog({"gac": ensemble}), ServerSettings(ping_seconds=0.05)) as base:
+        async with AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0, timeout=10) as client:
+            with held(ensemble):
+                call = client.completions.with_streaming_response.create(prompt="Where", stream=True, **GREEDY)
+                async with call as response:
+                    lines = response.iter_lines()
+                    assert [(await anext(lines))[:1] for _ in range(4)] == [":", "", ":", ""]
+                task = asyncio.create_task(text_of(client, "Where", True, max_tokens=4))
+                await asyncio.sleep(0.2)
+            assert await task == ensemble.generate("Where", max_tokens=4).text
+
+
 # ---- a full queue
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 
 import httpx
 import pytest
 from conftest import EMBEDDED, LONG_PROMPT, shared_ensemble
 from holding import busy, held, idle
-from rawhttp import RawConnection, check_refused, encoded, events, head
+from rawhttp import RawConnection, check_error, check_refused, encoded, events, head
 from server_fixture import running, served
 
 from gac_core.server.catalog import Catalog
+from gac_core.server.routes import bodies
 from gac_core.server.settings import ServerSettings
 
 TEXT = "/v1/completions"
@@ -119,6 +121,37 @@ def test_a_reader_that_takes_nothing_is_disconnected(ensemble, wanted):
         assert record.outputs == ()
         assert raw.ended()
     assert idle(ensemble)
+
+
+def test_large_bodies_wait_for_each_other_alone(ensemble, wanted):
+    free = threading.Event()
+    with running(Catalog({"gac": ensemble})) as server:
+        blocked = [bodies._large.submit(free.wait) for _ in range(2)]
+        try:
+            with RawConnection(server.url) as raw:
+                large = {"prompt": "a " * 30_000}
+                raw.send(head("POST", "/tokenize", large, x_request_id="large") + encoded(large))
+                answer = httpx.post(server.url + TEXT, json=SHORT, timeout=10)
+                assert answer.json()["choices"][0]["text"] == wanted
+                few = httpx.post(server.url + "/tokenize", json={"prompt": "a"}, timeout=10)
+                assert few.json()["count"] >= 1
+                assert server.records[-1].request_id != "large"
+            # Given up while it waits, it is dropped.
+            assert server.record("large").status == 499
+        finally:
+            free.set()
+        assert all(each.result(10) for each in blocked)
+
+
+def test_a_timeout_passes_while_the_engine_is_held(url, ensemble):
+    with held(ensemble):
+        for stream in (False, True):
+            response = httpx.post(url + TEXT, json={**ENDLESS, "timeout": 0.2, "stream": stream}, timeout=10)
+            if stream:
+                error = check_error(json.loads(events(response.content)[-1]), response.headers["x-request-id"])
+            else:
+                error = check_refused(response, 504)
+            assert error["code"] == "request_timeout"
 
 
 # ---- too many at once

@@ -68,6 +68,7 @@ BROKEN = {
     "Infinity": b'{"model": "gac", "prompt": "a", "top_p": Infinity}',
     "a huge number": b'{"model": "gac", "prompt": "a", "max_tokens": 1' + b"0" * 5000 + b"}",
     "a huge exponent": b'{"model": "gac", "prompt": "a", "temperature": 1e999}',
+    "a long fraction": b'{"model": "gac", "prompt": "a", "temperature": 0.' + b"1" * 2000 + b"}",
     "a number as text": b'{"model": "gac", "prompt": "a", "max_tokens": "4"}',
     "a fraction": b'{"model": "gac", "prompt": "a", "max_tokens": 4.5}',
     "true as a number": b'{"model": "gac", "prompt": "a", "max_tokens": true}',
@@ -81,6 +82,13 @@ BROKEN = {
 def test_broken_bodies(url, name):
     response = httpx.post(url + TEXT, content=BROKEN[name], headers={"content-type": "application/json"}, timeout=10)
     check_refused(response, 404 if name == "two models" else 400)
+
+
+def test_objects_with_very_many_keys(ensemble):
+    body = {**SHORT, "metadata": {str(place): 0 for place in range(20_000)}}
+    with served(Catalog({"gac": ensemble}), ServerSettings()) as base:
+        error = check_refused(httpx.post(base + TEXT, json=body, timeout=10), 400)
+    assert "20000 keys" in error["message"]
 
 
 def test_gzip_is_claimed(url):
@@ -127,6 +135,13 @@ def test_a_chunked_body_and_one_that_comes_byte_by_byte(url, wanted):
             raw.send(bytes([byte]))
             time.sleep(0.001)
         assert raw.response().json()["choices"][0]["text"] == wanted
+
+
+def test_a_body_that_takes_too_long(ensemble):
+    with served(Catalog({"gac": ensemble}), ServerSettings(body_timeout=0.3)) as base, RawConnection(base) as raw:
+        raw.send(head("POST", TEXT, SHORT) + encoded(SHORT)[:9])
+        check_refused(raw.response(), 408)
+        assert raw.ended()
 
 
 def test_a_body_that_never_comes_harms_no_one(url, wanted):

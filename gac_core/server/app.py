@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -24,6 +26,9 @@ from gac_core.server.routes.models import models_router
 from gac_core.server.routes.tokens import tokens_router
 from gac_core.server.settings import ServerSettings
 
+THREADS = 64
+"""Most requests whose prompts are encoded and grammars are compiled at once."""
+
 
 def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[Observer] = ()) -> FastAPI:
     """Returns the server.
@@ -39,6 +44,8 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Prompts are encoded and grammars are compiled in threads that mostly wait; the default has few of them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "gac-http"))
         yield
         metrics.close()
 

@@ -14,6 +14,10 @@ from gac_core.server.errors import ApiError
 
 MAX_DEPTH = 64
 """Deepest nesting of a body."""
+MAX_KEYS = 10_000
+"""Most keys of an object in a body; the errors of more would take seconds to collect."""
+MAX_DIGITS = 1000
+"""Longest number of a body, in characters."""
 
 _REMEDIES = {
     "functions": "use tools",
@@ -64,7 +68,7 @@ def read_json(content: bytes) -> Any:
         ApiError: It is not such a text.
     """
     try:
-        value = json.loads(content.decode(), parse_constant=_refuse_constant)
+        value = json.loads(content.decode(), parse_constant=_refuse_constant, parse_float=_read_float)
     except (ValueError, RecursionError) as error:
         raise _malformed(shorten(str(error), 200)) from None
     _check_values(value)
@@ -73,6 +77,12 @@ def read_json(content: bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _read_float(text: str) -> float:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} characters")
+    return float(text)
 
 
 def _malformed(reason: str) -> ApiError:
@@ -86,6 +96,8 @@ def _check_values(value: Any) -> None:
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
+                if len(item) > MAX_KEYS:
+                    raise _malformed(f"an object has {len(item)} keys, more than {MAX_KEYS}")
                 below += [*item, *item.values()]
             elif isinstance(item, list):
                 below += item

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -15,7 +13,7 @@ from gac_core.server.errors import as_api_error
 from gac_core.server.protocol.tokenize import ChatTokens, DetokenizeBody, TextTokens, TokenizeBody
 from gac_core.server.record import record_of
 from gac_core.server.responses import Object, json_response
-from gac_core.server.routes.bodies import documented, read_body
+from gac_core.server.routes.bodies import beside_loop, documented, in_thread, read_body
 
 
 def tokens_router(catalog: Catalog) -> APIRouter:
@@ -26,14 +24,14 @@ def tokens_router(catalog: Catalog) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         body = (await read_body(request, TokenizeBody)).root
         served = _found(request, body.model)
-        return json_response(await asyncio.to_thread(_tokens, body, served))
+        return json_response(await in_thread(request, lambda: _tokens(body, served)))
 
     @router.post("/detokenize", **documented(DetokenizeBody, "Text of tokens"))
     async def detokenize(request: Request) -> Response:
         body = await read_body(request, DetokenizeBody)
         served = _found(request, body.model)
         try:
-            text = served.ensemble.decode(body.tokens, served.member)
+            text = await beside_loop(request, lambda: served.ensemble.decode(body.tokens, served.member))
         except RequestError as error:
             raise as_api_error(error, "tokens") from error
         return json_response({"prompt": text.decode(errors="replace")})
