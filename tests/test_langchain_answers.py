@@ -10,8 +10,9 @@ from langchain_core.messages import ChatMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
-from gac_core import RequestError
+from gac_core import FinishReason, RequestError, RequestOutput, RequestStats, Usage
 from gac_langchain import ChatGaC, GaCLLM
+from gac_langchain.answers import to_message
 
 ASK = QUESTION[1]["content"]
 MESSAGES = [SystemMessage(QUESTION[0]["content"]), HumanMessage(ASK)]
@@ -93,6 +94,23 @@ def test_streams_of_texts_have_the_log_probabilities_of_each_piece(ensemble):
     assert len([chunk for chunk in chunks if "logprobs" in (chunk.generation_info or {})]) > 1
     assert_same(whole.generation_info["logprobs"], want.generation_info["logprobs"])
     assert whole.text == want.text
+
+
+def test_tokens_of_reasoning_are_counted():
+    done = RequestOutput(
+        "",
+        "Yes",
+        (),
+        FinishReason.STOP,
+        None,
+        Usage(4, 7, reasoning_tokens=5),
+        RequestStats(),
+        None,
+        None,
+        reasoning="so",
+    )
+    counts = to_message(done, "m").usage_metadata
+    assert (counts["output_tokens"], counts["output_token_details"]) == (7, {"reasoning": 5})
 
 
 def test_the_developer_role_is_the_system_role(chat):

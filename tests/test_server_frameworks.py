@@ -246,6 +246,14 @@ async def test_openai_like_chats(like, local):
     assert "".join(part.delta for part in parts) == want.text
 
 
+def test_openai_like_has_log_probabilities(like, local):
+    want = local.invoke(MESSAGES, logprobs=2).response_metadata["logprobs"]["content"]
+    found = like.chat(TURNS, logprobs=True, top_logprobs=2).logprobs
+    assert [[entry.token for entry in tokens] for tokens in found] == [
+        [top["token"] for top in entry["top_logprobs"]] for entry in want
+    ]
+
+
 async def test_openai_like_completes(llama, ensemble):
     like = OpenAILike(**llama, is_chat_model=False)
     want = ensemble.generate(LONG_PROMPT, **GREEDY).text
@@ -270,6 +278,19 @@ def test_openai_like_calls_tools_and_makes_objects(like):
     assert response.response.split()[0] in ("Halkus", "Torno")
     made = like.structured_predict(Place, PromptTemplate("Where is {what}?"), what="the bridge")
     assert isinstance(made, Place)
+    like.should_use_structured_outputs = True
+    made = like.structured_predict(Place, PromptTemplate("Where is {what}?"), what="the bridge")
+    assert isinstance(made, Place)
+
+
+def test_openai_like_streams_tool_calls(like):
+    like.max_tokens = 80
+    tool = FunctionTool.from_defaults(lambda town, houses: f"{town} {houses}", name="place", fn_schema=Place)
+    responses = list(like.stream_chat_with_tools([tool], "Where is the Torno Bridge?", tool_required=True))
+    (selection,) = like.get_tool_calls_from_response(responses[-1])
+    assert selection.tool_name == "place"
+    assert Place(**selection.tool_kwargs)
+    assert len(responses) > 3
 
 
 @pytest.mark.parametrize("streaming", [False, True])
