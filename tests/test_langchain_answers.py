@@ -97,18 +97,8 @@ def test_streams_of_texts_have_the_log_probabilities_of_each_piece(ensemble):
 
 
 def test_tokens_of_reasoning_are_counted():
-    done = RequestOutput(
-        "",
-        "Yes",
-        (),
-        FinishReason.STOP,
-        None,
-        Usage(4, 7, reasoning_tokens=5),
-        RequestStats(),
-        None,
-        None,
-        reasoning="so",
-    )
+    counted = Usage(4, 7, reasoning_tokens=5)
+    done = RequestOutput("", "Yes", (), FinishReason.STOP, None, counted, RequestStats(), None, None, reasoning="so")
     counts = to_message(done, "m").usage_metadata
     assert (counts["output_tokens"], counts["output_token_details"]) == (7, {"reasoning": 5})
 

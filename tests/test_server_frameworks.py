@@ -38,6 +38,9 @@ class Place(BaseModel):
     houses: int = Field(ge=1, le=9)
 
 
+TOOL = FunctionTool.from_defaults(lambda town, houses: f"{town} {houses}", name="place", fn_schema=Place)
+
+
 @pytest.fixture
 async def http():
     """Connections that the test closes; those of the packages stay open."""
@@ -109,8 +112,7 @@ async def test_chat_openai_says_what_the_ensemble_says(chat, local):
     want = local.invoke(MESSAGES)
     assert want.text
     messages = [
-        chat.invoke(MESSAGES),
-        await chat.ainvoke(MESSAGES),
+        *(chat.invoke(MESSAGES), await chat.ainvoke(MESSAGES)),
         sum_of(list(chat.stream(MESSAGES))),
         sum_of([chunk async for chunk in chat.astream(MESSAGES)]),
         *chat.batch([MESSAGES] * 2),
@@ -184,7 +186,7 @@ def test_structured_output(chat, local, method):
     asked = {"max_tokens": 80}
     structured = chat.with_structured_output(Place, method=method)
     if method == "json_mode":
-        # JSON of any form, from members that were not taught this one: what is enforced is that it is JSON.
+        # JSON of any form: the members were not taught this one.
         raw = chat.with_structured_output(Place, method=method, include_raw=True).invoke("As JSON: where?", **asked)
         assert raw["raw"].content.startswith("{")
         return
@@ -219,11 +221,9 @@ async def test_openai_continues_texts(settings, ensemble):
     assert found.llm_output["token_usage"] == want.llm_output["token_usage"]
     assert [await llm.ainvoke(prompt) for prompt in prompts] == texts
     assert ["".join(llm.stream(prompt)) for prompt in prompts] == texts
-    several = OpenAI(**settings, **HOT, n=2, best_of=2).generate(prompts)
-    again = local.generate(prompts, n=2)
-    assert [[g.text for g in own] for own in several.generations] == [
-        [g.text for g in own] for own in again.generations
-    ]
+    several = OpenAI(**settings, **HOT, n=2, best_of=2).generate(prompts).generations
+    again = local.generate(prompts, n=2).generations
+    assert [[g.text for g in own] for own in several] == [[g.text for g in own] for own in again]
     info = OpenAI(**settings, **HOT, logprobs=2).generate(prompts).generations[0][0].generation_info
     local_info = local.generate(prompts, logprobs=2).generations[0][0].generation_info
     values = [entry["logprob"] for entry in local_info["logprobs"]["content"]]
@@ -249,9 +249,8 @@ async def test_openai_like_chats(like, local):
 def test_openai_like_has_log_probabilities(like, local):
     want = local.invoke(MESSAGES, logprobs=2).response_metadata["logprobs"]["content"]
     found = like.chat(TURNS, logprobs=True, top_logprobs=2).logprobs
-    assert [[entry.token for entry in tokens] for tokens in found] == [
-        [top["token"] for top in entry["top_logprobs"]] for entry in want
-    ]
+    tokens = [[top["token"] for top in entry["top_logprobs"]] for entry in want]
+    assert [[entry.token for entry in top] for top in found] == tokens
 
 
 async def test_openai_like_completes(llama, ensemble):
@@ -273,20 +272,16 @@ def test_openai_likes_threshold_travels_in_the_extra_body(server, llama, like):
 def test_openai_like_calls_tools_and_makes_objects(like):
     # The field takes precedence over arguments of calls.
     like.max_tokens = 80
-    tool = FunctionTool.from_defaults(lambda town, houses: f"{town} {houses}", name="place", fn_schema=Place)
-    response = like.predict_and_call([tool], "Where is the Torno Bridge?", tool_required=True)
+    response = like.predict_and_call([TOOL], "Where is the Torno Bridge?", tool_required=True)
     assert response.response.split()[0] in ("Halkus", "Torno")
-    made = like.structured_predict(Place, PromptTemplate("Where is {what}?"), what="the bridge")
-    assert isinstance(made, Place)
-    like.should_use_structured_outputs = True
-    made = like.structured_predict(Place, PromptTemplate("Where is {what}?"), what="the bridge")
-    assert isinstance(made, Place)
+    for enforced in (False, True):
+        like.should_use_structured_outputs = enforced
+        assert isinstance(like.structured_predict(Place, PromptTemplate("Where is {what}?"), what="the bridge"), Place)
 
 
 def test_openai_like_streams_tool_calls(like):
     like.max_tokens = 80
-    tool = FunctionTool.from_defaults(lambda town, houses: f"{town} {houses}", name="place", fn_schema=Place)
-    responses = list(like.stream_chat_with_tools([tool], "Where is the Torno Bridge?", tool_required=True))
+    responses = list(like.stream_chat_with_tools([TOOL], "Where is the Torno Bridge?", tool_required=True))
     (selection,) = like.get_tool_calls_from_response(responses[-1])
     assert selection.tool_name == "place"
     assert Place(**selection.tool_kwargs)
