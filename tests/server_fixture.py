@@ -64,11 +64,14 @@ def running(
     import uvicorn
 
     from gac_core.server.app import create_app
+    from gac_core.server.connections import LimitedProtocol
     from gac_core.server.settings import ServerSettings
 
     records: list[RequestRecord] = []
     app = create_app(catalog, settings or ServerSettings(), [records.append, *observers])
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, http=LimitedProtocol, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     if send_bytes is not None:
