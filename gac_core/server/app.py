@@ -50,7 +50,8 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
         metrics.close()
 
     summary = "Several language models that answer as one, behind OpenAI's protocol."
-    app = FastAPI(title="GaC", summary=summary, lifespan=lifespan)
+    # The pages of documentation would load scripts from another host.
+    app = FastAPI(title="GaC", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
     for router in (models_router(catalog), tokens_router(catalog), health_router(catalog), metrics_router(metrics)):
         app.include_router(router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -137,6 +138,11 @@ class RecordMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server is stopping.
+            if record.error is None:
+                record.status, record.error = 503, "server_stopped"
+            raise
         except Exception:
             logger.exception("request %s failed", record.request_id, extra={"request_id": record.request_id})
             response = error_response(scope, internal_error())
