@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from gac_core.engine.calls import Answering, Call
 from gac_core.engine.delivery import IndexedEvent, accepted, num_tokens, timed_out, timely
+from gac_core.engine.inbox import Inbox
 from gac_core.engine.mailbox import Event
 from gac_core.engine.session import Session
 from gac_core.errors import GaCError, QueueFullError
@@ -41,8 +42,7 @@ class AnswerStream:
         self._call = call
         self._answers = answers
         self._kept_alive = owner
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[IndexedEvent] = asyncio.Queue()
+        self._events: Inbox[IndexedEvent] = Inbox()
         self._waiting = deque(range(len(answers)))
         self._open = set(range(len(answers)))
         self._began = False
@@ -54,7 +54,7 @@ class AnswerStream:
     def submit_next(self) -> None:
         """Queues the next answer; errors as in `Session.submit`."""
         index = self._waiting[0]
-        self._session.submit(self._answers[index][0], _sink(self._loop, self._events, index))
+        self._session.submit(self._answers[index][0], _sink(self._events, index))
         self._waiting.popleft()
 
     def __aiter__(self) -> AsyncIterator[tuple[int, OutputChunk]]:
@@ -78,9 +78,9 @@ class AnswerStream:
         An error that has arrived is raised when the stream is read next.
         """
         chunks: list[tuple[int, OutputChunk]] = []
-        while self._open and self._events.qsize():
+        while self._open and self._events:
             try:
-                chunks.append(self._read(self._events.get_nowait()))
+                chunks.append(self._read(self._events.pop()))
             except GaCError as error:
                 self._error = error
                 self._open.clear()
@@ -99,15 +99,13 @@ class AnswerStream:
         while True:
             self._session.check_process()
             full = self._began and bool(self._waiting) and not self._submit_waiting()
-            try:
-                if self._events.qsize():
-                    return self._events.get_nowait()
-                if not full:
-                    return await self._call.deadline.wait(self._events.get())
-                return await asyncio.wait_for(self._events.get(), _RETRY)
-            except TimeoutError:
-                if not full or self._call.deadline.passed():
-                    raise timed_out(self._session, self._call, num_tokens(self._answers)) from None
+            if self._events:
+                return self._events.pop()
+            deadline = self._call.deadline
+            if deadline.passed():
+                raise timed_out(self._session, self._call, num_tokens(self._answers))
+            left = deadline.left()
+            await self._events.wait(left if not full else _RETRY if left is None else min(left, _RETRY))
 
     def _submit_waiting(self) -> bool:
         """Queues the answers that are not queued yet; False if there are too few places."""
@@ -127,15 +125,9 @@ def _abort_all(session: Session, request_ids: Sequence[str]) -> None:
         session.abort(request_id)
 
 
-def _sink(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[IndexedEvent], index: int) -> Callable[[Event], None]:
+def _sink(events: Inbox[IndexedEvent], index: int) -> Callable[[Event], None]:
     """Returns what receives an answer's events in the engine's thread."""
-
-    def sink(event: Event) -> None:
-        # The loop may have been closed; then no one reads the events.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(events.put_nowait, (index, time.monotonic(), event))
-
-    return sink
+    return lambda event: events.put((index, time.monotonic(), event))
 
 
 async def submit_answers(session: Session, call: Call, owner: object = None, wait: bool = False) -> AnswerStream:
