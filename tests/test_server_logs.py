@@ -60,7 +60,7 @@ async def test_each_request_is_one_line(serving, logged, ensemble):
         "event": "request",
         "request_id": client.records[0].request_id,
         "route": "/v1/chat/completions",
-        "model": None,
+        "model": "gac",
         "status": 200,
         "stream": False,
         "prompt_tokens": expected.usage.prompt_tokens,
