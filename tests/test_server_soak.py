@@ -9,7 +9,7 @@ from soak_server_jobs import KINDS
 
 def test_many_clients_of_which_some_leave():
     with shared_ensemble(EMBEDDED, max_queue=8) as ensemble:
-        report = run(ensemble, Asked(8.0, clients=40), count=1)
+        report = run(ensemble, Asked(4.0, clients=40), count=1)
     assert report.wrong == []
     assert report.left_over == {}
     assert {*KINDS, "text"} >= set(report.answered)
