@@ -264,3 +264,10 @@ def test_the_route(server):
     labels = {"route": ROUTE, "model": "gac", "status": "200"}
     assert next(sample.value for sample in families["gac_requests"].samples if sample.labels == labels) >= 1
     assert "/metrics" not in httpx.get(f"{server.url}/openapi.json").json()["paths"]
+
+
+def test_the_document_names_all_metrics_and_no_others(metrics):
+    text = (EXAMPLES.parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bgac_\w+", text.partition("## Metrics")[2].partition("\n## ")[0])) - {"gac_"}
+    families = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()}
+    assert named == {name for name in families if name.startswith("gac_")}
