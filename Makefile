@@ -31,6 +31,7 @@ test-slow: install
 soak: install
 	PYTHONPATH=. $(BIN)/python tests/soak.py
 	PYTHONPATH=. $(BIN)/python tests/soak_ray.py
+	PYTHONPATH=. $(BIN)/python tests/fuzz_server.py
 
 lint: install
 	$(BIN)/ruff check .
