@@ -32,6 +32,7 @@ soak: install
 	PYTHONPATH=. $(BIN)/python tests/soak.py
 	PYTHONPATH=. $(BIN)/python tests/soak_ray.py
 	PYTHONPATH=. $(BIN)/python tests/fuzz_server.py
+	PYTHONPATH=. $(BIN)/python tests/soak_server.py
 
 lint: install
 	$(BIN)/ruff check .
