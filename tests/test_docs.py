@@ -20,6 +20,8 @@ from gac_core import Ensemble
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SERVER = "http://127.0.0.1:8000"
+"""Where pages expect ``gac serve``, which the tests' own server stands for."""
 BLOCKS = [
     pytest.param(path.name, code, id=f"{path.stem}-{number}")
     for path in PAGES
@@ -28,7 +30,9 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
-def test_code_in_documents_runs(page, code, monkeypatch, capsys):
+def test_code_in_documents_runs(page, code, request, monkeypatch, capsys):
+    if SERVER in code:
+        code = code.replace(SERVER, request.getfixturevalue("server").url)
     monkeypatch.chdir(ROOT)
     exec(compile(code, page, "exec"), {})
 
