@@ -64,7 +64,7 @@ def running(
     import uvicorn
 
     from gac_core.server.app import create_app
-    from gac_core.server.connections import LimitedProtocol
+    from gac_core.server.lifecycle.connections import LimitedProtocol
     from gac_core.server.settings import ServerSettings
 
     records: list[RequestRecord] = []

@@ -19,7 +19,7 @@ Fault = Literal["none", "hangs while loading", "hangs after 3 forwards"]
 
 _faults = ExitStack()
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["gac_core.cli", "gac_core.server.process"])
+_context.set_forkserver_preload(["gac_core.cli", "gac_core.server.lifecycle.process"])
 
 
 def _main(arguments: Sequence[str], folder: str, fault: Fault) -> None:
@@ -38,7 +38,7 @@ def _break(fault: Fault) -> None:
     from holding import held
 
     from gac_core import Ensemble
-    from gac_core.server import draining_server
+    from gac_core.server.lifecycle import draining_server
 
     load = Ensemble.from_config
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gac_core.server.catalog import Catalog
+from gac_core.server.generation.responses import chat_message
+from gac_core.server.generation.translate import chat_generation, completion_generation
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
-from gac_core.server.responses import chat_message
 from gac_core.server.settings import ServerSettings
-from gac_core.server.translate import chat_generation, completion_generation
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 PASSAGES = "The Torno Bridge is the work of Melka Dorin. The bridge stands in Halkus. It was built in 1874."

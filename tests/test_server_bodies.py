@@ -11,15 +11,15 @@ from server_fixture import running
 
 from gac_core.output import OutputChunk, ToolCallChunk
 from gac_core.server.catalog import Catalog
-from gac_core.server.conversations import conversation_of
 from gac_core.server.errors import ApiError
+from gac_core.server.generation.conversations import conversation_of
+from gac_core.server.generation.responses import text_of
+from gac_core.server.generation.streaming import joined_calls, merged
+from gac_core.server.generation.translate import NO_CONTEXT_TOKENS, chat_generation, completion_generation
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.protocol.parsing import MAX_DEPTH, parsed, read_json
-from gac_core.server.responses import text_of
 from gac_core.server.settings import ServerSettings
-from gac_core.server.streaming import joined_calls, merged
-from gac_core.server.translate import NO_CONTEXT_TOKENS, chat_generation, completion_generation
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "a"}

@@ -12,9 +12,9 @@ from conftest import ROOT
 from gac_core import EnsembleConfig
 from gac_core.cli import app
 from gac_core.cli.serve import named_configurations
-from gac_core.server.auth import OPEN_PATHS
-from gac_core.server.draining_server import SEND_SECONDS, STEP_SECONDS
-from gac_core.server.process import EXIT_SECONDS
+from gac_core.server.access.auth import OPEN_PATHS
+from gac_core.server.lifecycle.draining_server import SEND_SECONDS, STEP_SECONDS
+from gac_core.server.lifecycle.process import EXIT_SECONDS
 from gac_core.server.settings import ServerSettings
 
 FOLDER = ROOT / "examples" / "server"

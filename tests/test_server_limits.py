@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from gac_core.cli import app as command
 from gac_core.cli.serve import named_configurations
-from gac_core.server import connections
-from gac_core.server.auth import digest
-from gac_core.server.draining_server import Closing, DrainingServer
+from gac_core.server.lifecycle import connections
+from gac_core.server.access.auth import digest
+from gac_core.server.lifecycle.draining_server import Closing, DrainingServer
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from server_clients import CHAT, PROMPT, AppClient
 
-from gac_core.server.logs import JsonFormatter, RequestLog
-from gac_core.server.tracing import Tracing
+from gac_core.server.telemetry.logs import JsonFormatter, RequestLog
+from gac_core.server.telemetry.tracing import Tracing
 
 
 @pytest.fixture

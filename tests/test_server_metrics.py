@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from gac_core import Ensemble
 from gac_core.events import ForwardDone, MemberFailed, MemberRecovered, StepDone
 from gac_core.server.catalog import Catalog
-from gac_core.server.metrics import ServerMetrics
 from gac_core.server.record import RequestRecord
+from gac_core.server.telemetry.metrics import ServerMetrics
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "server"
 ROUTE = "/v1/completions"

@@ -10,7 +10,7 @@ import pytest
 from server_clients import CHAT, KEYS, AppClient, assert_error
 
 from gac_core.errors import ConfigError
-from gac_core.server.auth import digest, read_keys
+from gac_core.server.access.auth import digest, read_keys
 from gac_core.server.settings import ServerSettings
 
 

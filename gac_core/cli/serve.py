@@ -79,11 +79,11 @@ def serve(
     """Serve ensembles behind OpenAI's HTTP protocol. SIGTERM finishes running requests first."""
     with reported("serve"):
         try:
-            from gac_core.server.auth import read_keys
-            from gac_core.server.logs import configure_logs
-            from gac_core.server.process import end_process
-            from gac_core.server.process import serve as run
+            from gac_core.server.access.auth import read_keys
+            from gac_core.server.lifecycle.process import end_process
+            from gac_core.server.lifecycle.process import serve as run
             from gac_core.server.settings import ServerSettings
+            from gac_core.server.telemetry.logs import configure_logs
         except ImportError as error:
             raise ConfigError(f"an extra is missing: pip install 'gac-ensemble[server]' ({error})") from error
         configure_logs(log_level, log_prompts)

@@ -12,12 +12,11 @@ from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from gac_core.server.access.protection import protect
 from gac_core.server.catalog import Catalog
-from gac_core.server.drain import Drain
 from gac_core.server.errors import ApiError, as_api_error, error_response
-from gac_core.server.metrics import ServerMetrics
+from gac_core.server.lifecycle.drain import Drain
 from gac_core.server.openapi import openapi_document
-from gac_core.server.protection import protect
 from gac_core.server.record import Observer, RecordMiddleware
 from gac_core.server.routes.generation import generation_router
 from gac_core.server.routes.health import health_router
@@ -25,6 +24,7 @@ from gac_core.server.routes.metrics import metrics_router
 from gac_core.server.routes.models import models_router
 from gac_core.server.routes.tokens import tokens_router
 from gac_core.server.settings import ServerSettings
+from gac_core.server.telemetry.metrics import ServerMetrics
 
 THREADS = 64
 """Most requests whose prompts are encoded and grammars are compiled at once."""

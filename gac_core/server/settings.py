@@ -23,8 +23,8 @@ class ServerSettings:
         host: Address or name to bind to. Default 127.0.0.1, which other machines cannot reach. Any other than a
             loopback address needs ``api_keys`` or ``allow_unauthenticated``.
         port: TCP port, 0 to 65535; 0 takes a free one. Default 8000.
-        api_keys: SHA-256 digests of the accepted keys in hexadecimal (`gac_core.server.auth.digest`), never the keys
-            themselves. Empty (default): no key is needed.
+        api_keys: SHA-256 digests of the accepted keys in hexadecimal (`gac_core.server.access.auth.digest`), never the
+            keys themselves. Empty (default): no key is needed.
         allow_unauthenticated: Whether an address that is not loopback may be bound to without keys. Default False.
         max_body_bytes: Largest body of a request, in bytes. Default 4 MiB.
         body_timeout: Seconds from the head of a request to the last byte of its body, 600 at most. Default 60.
@@ -93,7 +93,7 @@ class ServerSettings:
             # The value is left out: it may be a key.
             raise ConfigError(
                 "api_keys must be SHA-256 digests of 64 hexadecimal digits in lower case, not keys; "
-                "gac_core.server.auth.digest makes them"
+                "gac_core.server.access.auth.digest makes them"
             )
         self._set("api_keys", tuple(keys))
         check_flag(ConfigError, "allow_unauthenticated", self.allow_unauthenticated)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 
-from gac_core.server.disconnects import while_connected
+from gac_core.server.generation.disconnects import while_connected
 from gac_core.server.protocol.parsing import parsed
 from gac_core.threads import DaemonPool
 

@@ -8,20 +8,20 @@ from typing import TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gac_core.server.answers import Answers
 from gac_core.server.catalog import Catalog, ServedModel
-from gac_core.server.disconnects import while_connected
-from gac_core.server.echo import echoes_of, scored_output
-from gac_core.server.event_stream import EventStream
+from gac_core.server.generation.answers import Answers
+from gac_core.server.generation.disconnects import while_connected
+from gac_core.server.generation.echo import echoes_of, scored_output
+from gac_core.server.generation.event_stream import EventStream
+from gac_core.server.generation.responses import Envelope, chat_body, completion_body, completion_choice, json_response
+from gac_core.server.generation.streaming import ChatEvents, CompletionEvents
+from gac_core.server.generation.translate import Generation, chat_generation, completion_generation, prompt_text
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import GenerationBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.record import record_of
-from gac_core.server.responses import Envelope, chat_body, completion_body, completion_choice, json_response
 from gac_core.server.routes.bodies import beside_loop, documented, read_body
 from gac_core.server.settings import ServerSettings
-from gac_core.server.streaming import ChatEvents, CompletionEvents
-from gac_core.server.translate import Generation, chat_generation, completion_generation, prompt_text
 
 _B = TypeVar("_B", bound=GenerationBody)
 

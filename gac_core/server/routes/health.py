@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gac_core.health import EnsembleHealth
 from gac_core.server.catalog import Catalog
-from gac_core.server.responses import Object, json_response
+from gac_core.server.generation.responses import Object, json_response
 
 
 def health_router(catalog: Catalog) -> APIRouter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gac_core.server.metrics import ServerMetrics
+from gac_core.server.telemetry.metrics import ServerMetrics
 
 
 def metrics_router(metrics: ServerMetrics) -> APIRouter:

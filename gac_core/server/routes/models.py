@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from gac_core.server.catalog import Catalog, ServedModel
-from gac_core.server.responses import Object, json_response
+from gac_core.server.generation.responses import Object, json_response
 
 
 def models_router(catalog: Catalog) -> APIRouter:

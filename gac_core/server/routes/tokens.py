@@ -8,11 +8,11 @@ from starlette.responses import Response
 from gac_core.errors import RequestError
 from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import Catalog, ServedModel
-from gac_core.server.conversations import conversation_of
 from gac_core.server.errors import as_api_error
+from gac_core.server.generation.conversations import conversation_of
+from gac_core.server.generation.responses import Object, json_response
 from gac_core.server.protocol.tokenize import ChatTokens, DetokenizeBody, TextTokens, TokenizeBody
 from gac_core.server.record import record_of
-from gac_core.server.responses import Object, json_response
 from gac_core.server.routes.bodies import beside_loop, documented, in_thread, read_body
 
 

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gac_core.ensemble import Ensemble
-from gac_core.server.connections import LimitedProtocol
+from gac_core.server.lifecycle.connections import LimitedProtocol
 
 logger = logging.getLogger(__name__)
 

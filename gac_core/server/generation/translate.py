@@ -20,8 +20,8 @@ from gac_core.errors import (
 from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import ServedModel
-from gac_core.server.conversations import conversation_of, structured_output
 from gac_core.server.errors import ApiError, as_api_error
+from gac_core.server.generation.conversations import conversation_of, structured_output
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import ChoicesGrammar, GenerationBody, GrammarBody, RegexGrammar
 from gac_core.server.protocol.completions import CompletionBody

@@ -15,7 +15,7 @@ from gac_core.chat.tools import InvalidToolCall, ToolCall
 from gac_core.integration.metadata import as_metadata, token_counts
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import ServedModel
-from gac_core.server.echo import Echo
+from gac_core.server.generation.echo import Echo
 from gac_core.token_stats import TokenLogprob
 
 MIN_LOGPROB = -9999.0

@@ -9,8 +9,8 @@ from gac_core.engine.answer_stream import AnswerStream
 from gac_core.errors import GaCError, RequestError
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.server.errors import ApiError, as_api_error
+from gac_core.server.generation.translate import Generation
 from gac_core.server.record import OpenRecord
-from gac_core.server.translate import Generation
 
 Indexed = tuple[int, OutputChunk]
 

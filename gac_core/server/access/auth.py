@@ -13,8 +13,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gac_core.errors import ConfigError, quote
+from gac_core.server.access.refusals import refuse
 from gac_core.server.errors import ApiError
-from gac_core.server.refusals import refuse
 from gac_core.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from gac_core.errors import GaCError, RequestError
 from gac_core.output import FinishReason, RequestOutput, Usage
 from gac_core.scoring import Score
 from gac_core.server.errors import as_api_error
-from gac_core.server.translate import Generation
+from gac_core.server.generation.translate import Generation
 from gac_core.token_stats import TokenLogprob
 
 

@@ -12,8 +12,8 @@ from prometheus_client.exposition import choose_encoder
 
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import Catalog
-from gac_core.server.engine_metrics import EngineMetrics, StateCollector
 from gac_core.server.record import RequestRecord
+from gac_core.server.telemetry.engine_metrics import EngineMetrics, StateCollector
 
 UNKNOWN = "unknown"
 """The label of all models that are not served."""

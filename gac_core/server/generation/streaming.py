@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gac_core.output import OutputChunk, RequestOutput, ToolCallChunk
-from gac_core.server.answers import Indexed
-from gac_core.server.echo import Echo
-from gac_core.server.responses import (
+from gac_core.server.generation.answers import Indexed
+from gac_core.server.generation.echo import Echo
+from gac_core.server.generation.responses import (
     Envelope,
     Object,
     chat_logprobs,

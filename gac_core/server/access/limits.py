@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gac_core.server.access.refusals import refuse
 from gac_core.server.errors import ApiError
-from gac_core.server.refusals import refuse
 from gac_core.server.settings import ServerSettings
 
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gac_core.output import RequestOutput
-from gac_core.server.auth import OPEN_PATHS
+from gac_core.server.access.auth import OPEN_PATHS
 from gac_core.server.record import RequestRecord
 
 OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}

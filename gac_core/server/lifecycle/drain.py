@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gac_core.server.auth import OPEN_PATHS
+from gac_core.server.access.auth import OPEN_PATHS
+from gac_core.server.access.refusals import refuse
 from gac_core.server.errors import SERVER_ERROR, ApiError
-from gac_core.server.refusals import refuse
 
 RETRY_AFTER = 5
 """Seconds after which another server is expected to answer."""

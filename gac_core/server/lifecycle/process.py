@@ -19,13 +19,13 @@ from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, quote
 from gac_core.server.app import create_app
 from gac_core.server.catalog import Catalog
-from gac_core.server.draining_server import Closing, DrainingServer
-from gac_core.server.logs import RequestLog
+from gac_core.server.lifecycle.draining_server import Closing, DrainingServer
 from gac_core.server.record import Observer
 from gac_core.server.settings import ServerSettings
+from gac_core.server.telemetry.logs import RequestLog
 
 if TYPE_CHECKING:
-    from gac_core.server.tracing import Tracing
+    from gac_core.server.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _tracing(settings: ServerSettings) -> Tracing | None:
     if settings.otlp_endpoint is None:
         return None
     try:
-        from gac_core.server.tracing import Tracing
+        from gac_core.server.telemetry.tracing import Tracing
     except ImportError as error:
         raise ConfigError(
             f"traces (--otlp-endpoint) need the extra otel: pip install 'gac-ensemble[otel]' ({error})"

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gac_core.errors import quote
+from gac_core.server.access.refusals import refuse
 from gac_core.server.errors import ApiError
-from gac_core.server.refusals import refuse
 from gac_core.server.settings import ServerSettings, is_loopback
 
 

@@ -10,11 +10,11 @@ from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
-from gac_core.server.answers import Answers
 from gac_core.server.errors import ApiError, as_api_error
+from gac_core.server.generation.answers import Answers
+from gac_core.server.generation.streaming import Events, event, merged
 from gac_core.server.record import OpenRecord
 from gac_core.server.settings import ServerSettings
-from gac_core.server.streaming import Events, event, merged
 
 logger = logging.getLogger(__name__)
 

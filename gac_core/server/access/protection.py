@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from gac_core.server.auth import Authentication
-from gac_core.server.drain import Drain, RefuseWhileDraining
-from gac_core.server.hosts import HostCheck
-from gac_core.server.limits import BodyLimit
+from gac_core.server.access.auth import Authentication
+from gac_core.server.access.hosts import HostCheck
+from gac_core.server.access.limits import BodyLimit
+from gac_core.server.lifecycle.drain import Drain, RefuseWhileDraining
 from gac_core.server.request_ids import HEADER
 from gac_core.server.settings import ServerSettings
 
