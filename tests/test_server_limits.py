@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from gac_core.cli import app as command
 from gac_core.cli.serve import named_configurations
-from gac_core.server.lifecycle import connections
 from gac_core.server.access.auth import digest
+from gac_core.server.lifecycle import connections
 from gac_core.server.lifecycle.draining_server import Closing, DrainingServer
 
 ROOT = Path(__file__).parent.parent

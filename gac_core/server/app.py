@@ -12,10 +12,10 @@ from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from gac_core.server.access.drain import Drain
 from gac_core.server.access.protection import protect
 from gac_core.server.catalog import Catalog
 from gac_core.server.errors import ApiError, as_api_error, error_response
-from gac_core.server.lifecycle.drain import Drain
 from gac_core.server.openapi import openapi_document
 from gac_core.server.record import Observer, RecordMiddleware
 from gac_core.server.routes.generation import generation_router

@@ -1,1 +1,1 @@
-"""The middlewares that refuse requests before a route sees them: keys, hosts, and limits of bodies."""
+"""The middlewares that refuse requests before a route sees them: keys, hosts, limits of bodies, and the drain."""

@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from gac_core.server.access.auth import Authentication
+from gac_core.server.access.drain import Drain, RefuseWhileDraining
 from gac_core.server.access.hosts import HostCheck
 from gac_core.server.access.limits import BodyLimit
-from gac_core.server.lifecycle.drain import Drain, RefuseWhileDraining
 from gac_core.server.request_ids import HEADER
 from gac_core.server.settings import ServerSettings
 
