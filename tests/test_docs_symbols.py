@@ -11,7 +11,8 @@ from symbols import ROOT, Index, code_of, unknown
 from gac_core import SAMPLING_FIELDS
 from gac_core.combination import COMBINERS, GATES
 
-# Names of LangChain, LlamaIndex and other integrations, JSON schema, transformers, Ray and Python's multiprocessing.
+# Names of LangChain, LlamaIndex and other integrations, JSON, transformers, Ray, Kubernetes, OpenTelemetry, shells and
+# Python's multiprocessing; and placeholders.
 FOREIGN = frozenset(
     [
         *("ChatOpenAI", "StructuredLLMRerank", "ReActAgent", "LLMQuestionGenerator", "CondensePlusContextChatEngine"),
@@ -19,6 +20,9 @@ FOREIGN = frozenset(
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
         "RAY_max_direct_call_object_size",
+        *("null", "ENSEMBLE/MEMBER", "ulimit -n", "terminationGracePeriodSeconds", "preStop", "Recreate"),
+        *("traceparent", "gen_ai.request.model"),
+        *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"),
         # lm-evaluation-harness, and names of tasks in it.
         *("gen_prefix", "--num_fewshot", "acc"),
         *("gac_mmlu", "gac_nq", "gac_triviaqa", "gac_bbh", "gac_gsm8k", "gac_squad"),
