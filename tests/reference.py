@@ -245,7 +245,8 @@ def generate(
             added[len(union) if data is None else union.index(data)] += value
         for data in set(out):
             added[union.index(data)] -= presence_penalty + frequency_penalty * out.count(data)
-        parts = {index: part * (added - added.max()).exp() for index, part in parts.items()}
+        possible = added if matcher is None else added[allowed > 0]
+        parts = {index: part * (added - possible.max()).exp() for index, part in parts.items()}
         share = weights[sure] / sum(weights[index] for index in voting)
         if threshold is not None and certainty(parts[sure], share) >= threshold:
             parts = {sure: parts[sure]}

@@ -10,14 +10,14 @@ import reference
 import torch
 from architectures import random_model
 from compact import assert_same, compactly, counts_of, eager, random_members
-from conftest import EMBEDDED, ensemble_of, shared_ensemble, start, tokenizer_of
+from conftest import EMBEDDED, copied_pair, ensemble_of, shared_ensemble, start, tokenizer_of
 from holding import held
 
 from gac_core import Grammar, RequestError, SamplingParams, StepDone, fold
 from gac_core.combination import COMBINERS, GATES
 from gac_core.decoding.logit_adjustment import LogitAdjustment
 from gac_core.decoding.sampler import Sampler
-from gac_core.executor.evaluator import scale_probs
+from gac_core.executor.logit_offsets import scale_probs
 
 PROMPT = "one two three one two three one two"
 STEPS = 16
@@ -51,9 +51,9 @@ def plain():
     return [reference.PlainMember(random_model(name, each, seed), each) for seed, (name, each) in named]
 
 
-def generate(ensemble, bias=None, **asked):
+def generate(ensemble, bias=None, steps=STEPS, **asked):
     """The engine's answer to a request in the reference's terms."""
-    return ensemble.generate(PROMPT, max_tokens=STEPS, logit_bias=bias, **asked)
+    return ensemble.generate(PROMPT, max_tokens=steps, logit_bias=bias, **asked)
 
 
 def wanted(members, plain, trace=None, **asked):
@@ -61,7 +61,8 @@ def wanted(members, plain, trace=None, **asked):
     grammar = asked.pop("grammar", None)
     gate = members.names.index(asked.pop("gate", members.gate))
     oracle = None if grammar is None else reference.Oracle(grammar)
-    return reference.generate(plain, PROMPT, STEPS, gate=gate, grammar=oracle, trace=trace, **asked)
+    asked = {"steps": STEPS, "gate": gate, "grammar": oracle, "trace": trace, **asked}
+    return reference.generate(plain, PROMPT, **asked)
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +194,38 @@ def test_100_selects_and_minus_100_bans(members):
     assert members.generate(PROMPT, max_tokens=5, gate="m0", logit_bias={end: 100}).tokens == ()
 
 
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"bias": {b" of": 100.0, b"1": 2.0}, "grammar": Grammar.regex("[0-9]{4}")},
+        {"bias": {str(digit).encode(): -100.0 for digit in range(10)}, "grammar": Grammar.regex("[0-9]{4}")},
+        {
+            "bias": {b"a": -60.0, b"b": -60.0},
+            "frequency_penalty": 2.0,
+            "grammar": Grammar.regex("[ab]{24}"),
+            "steps": 24,
+        },
+    ],
+)
+def test_only_tokens_that_the_grammar_allows_count(members, plain, asked, threshold):
+    asked = {**asked, "threshold": threshold}
+    assert list(generate(members, **asked).tokens) == wanted(members, plain, **asked)[0]
+
+
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_a_request_that_leaves_no_token_says_why(members, threshold):
-    digits = {str(digit): -100.0 for digit in range(10)}
-    with pytest.raises(RequestError, match=r"no token of those that the grammar allows .* logit_bias=.*ban fewer"):
-        members.generate(PROMPT, max_tokens=5, grammar=Grammar.regex("[0-9]"), logit_bias=digits, threshold=threshold)
-    assert generate(members).tokens
+def test_a_request_that_leaves_no_token_says_why(threshold):
+    pairs = [copied_pair(folder) for folder in EMBEDDED[:2]]
+    with torch.no_grad():
+        for model, _ in pairs:
+            model.lm_head.weight *= 1000
+    with ensemble_of(pairs) as sharp:
+        asked = {"max_tokens": 5, "threshold": threshold, "logit_bias": {" of": 100.0}}
+        with pytest.raises(RequestError, match=r"no token has any .* logit_bias=.*use smaller numbers"):
+            sharp.generate(PROMPT, **asked)
+        with pytest.raises(RequestError, match=r"no token of those that the grammar allows has any .* logit_bias="):
+            sharp.generate(PROMPT, grammar=Grammar.regex("[0-9]"), **asked)
+        assert sharp.generate(PROMPT, max_tokens=5).tokens
 
 
 @pytest.mark.parametrize(
@@ -246,8 +273,17 @@ def test_factors_are_scaled_by_the_largest(members):
     one, other = union.ids[b" of"], union.ids[b"n"]
     adjustment = LogitAdjustment(union, {one: 100.0, other: 30.0}, 1.0, 2.0)
     adjustment.count(b"n")
-    scale_probs(probs[None], [adjustment.factors([b"n", b"n"])])
-    assert probs[one] * len(union) == 1
+    scaled = probs.clone()
+    scale_probs(scaled[None], [adjustment.offsets([b"n", b"n"])])
+    assert scaled[one] * len(union) == 1
     # 30 - 1 - 3 * 2 is 77 below the largest; the others are 100 below, where float32 ends.
-    assert float(probs[other]) * len(union) == pytest.approx(math.exp(-77), rel=1e-5)
-    assert int((probs > 0).sum()) == 2
+    assert float(scaled[other]) * len(union) == pytest.approx(math.exp(-77), rel=1e-5)
+    assert int((scaled > 0).sum()) == 2
+    mask = probs > 0
+    mask[one] = False
+    masked = probs * mask
+    scale_probs(masked[None], [adjustment.offsets([b"n", b"n"])], mask[None])
+    assert masked[other] == probs[other]
+    third = union.ids[b" the"]
+    assert float(masked[third]) * len(union) == pytest.approx(math.exp(-23), rel=1e-5)
+    assert masked[one] == 0

@@ -12,7 +12,7 @@ from conftest import EMBEDDED, shared_ensemble
 from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberError
 from gac_core.combination import margin
 from gac_core.errors import InvalidLogitsError, PromptTooLongError
-from gac_core.executor.messages import Answer, Ask, Factors, Failure, Fetch, TopDistributions
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch, LogitOffsets, TopDistributions
 from gac_core.executor.ray import tokens, wire
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.executor.ray.wire import AnswerMessage, AskMessage, FetchMessage, FetchReply
@@ -34,11 +34,11 @@ def test_an_ask_arrives_as_it_was_sent(alignment, monkeypatch):
     monkeypatch.setattr(wire, "PART_BYTES", 100)
     mask = torch.rand(2, alignment.table.size) < 0.1
     chunk = Chunk("request", 3, (5, 7, 6), 2)
-    factors = (
-        Factors(torch.tensor([7, 2]), torch.tensor([0.5, 1.0]), 0.25),
-        Factors(torch.tensor([], dtype=torch.long), torch.tensor([]), 1.0),
+    offsets = (
+        LogitOffsets(torch.tensor([7, 2]), torch.tensor([0.1, -100.0], dtype=torch.float64)),
+        LogitOffsets(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.float64)),
     )
-    asked = {"mask": lambda: mask, "factors": factors, "gate_rule": margin, "share": 0.25, "fetch_from": 4}
+    asked = {"mask": lambda: mask, "offsets": offsets, "gate_rule": margin, "share": 0.25, "fetch_from": 4}
     ask = Ask(chunk, (5, 6), alignment, "top", 1.5, (1, 2, 3), **asked)
     found = crossed(AskMessage.of(ask, mask)).ask(alignment)
     assert (found.chunk, found.ends, found.form, found.fetch_from) == (chunk, (5, 6), "top", 4)
@@ -47,8 +47,7 @@ def test_an_ask_arrives_as_it_was_sent(alignment, monkeypatch):
     assert torch.equal(found.gate_rule(probs, found.share), margin(probs, 0.25))
     assert found.share == 0.25
     assert torch.equal(found.mask(), mask)
-    for one, other in zip(found.factors, factors, strict=True):
-        assert one.common == other.common
+    for one, other in zip(found.offsets, offsets, strict=True):
         assert torch.equal(one.ids, other.ids)
         assert torch.equal(one.values, other.values)
 

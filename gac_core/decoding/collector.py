@@ -21,7 +21,7 @@ from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import VoiceDistributions
 from gac_core.errors import GaCError, InvalidLogitsError
 from gac_core.executor.base import Executor
-from gac_core.executor.messages import Answer, Ask, Factors, Failure, Fetch, TargetLogprobs
+from gac_core.executor.messages import Answer, Ask, Failure, Fetch, LogitOffsets, TargetLogprobs
 from gac_core.failures import member_failure, request_failure
 from gac_core.model.chunk import Chunk
 
@@ -71,19 +71,19 @@ class Query:
             temperature=self.voice.member.temperature,
             text_before=() if penalty == 1 else tuple(ids[:start]),
             mask=masks.of(self),
-            factors=self._factors(),
+            offsets=self._offsets(),
             gate_rule=request.gate_rule if gated else None,
             share=request.share(self.voice),
             fetch_from=len(text.token_ids),
             timeout=request.failures.forward_timeout,
         )
 
-    def _factors(self) -> tuple[Factors, ...]:
+    def _offsets(self) -> tuple[LogitOffsets, ...]:
         adjustment = self.request.adjustment
         if adjustment is None:
             return ()
         drafted = () if self.draft is None else self.draft.tokens
-        return tuple(adjustment.factors(drafted[:position]) for position in self.positions)
+        return tuple(adjustment.offsets(drafted[:position]) for position in self.positions)
 
 
 @dataclass(frozen=True, eq=False)

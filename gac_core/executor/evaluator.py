@@ -8,18 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gac_core.executor.messages import (
-    TOP_K,
-    Answer,
-    Ask,
-    Factors,
-    Failure,
-    Fetch,
-    TargetLogprobs,
-    Targets,
-    TopDistributions,
-)
-from gac_core.model.cache import moved, to_device, to_host
+from gac_core.executor.logit_offsets import scale_probs
+from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TargetLogprobs, Targets, TopDistributions
+from gac_core.model.cache import to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
 from gac_core.tokenization.vocabulary import Alignment
@@ -38,7 +29,7 @@ class _Rows:
 
 
 class Evaluator:
-    """Answers asks with one member: forward, repetition penalty, temperature, alignment, masks and factors, certainty.
+    """Answers asks with one member: forward, repetition penalty, temperature, alignment, masks, offsets, certainty.
 
     A failure of one ask does not affect the others.
 
@@ -240,36 +231,21 @@ def _constrain(ask: Ask, probs: Tensor) -> Tensor | Failure:
         probs: Its distributions, float32, shape ``[ends, union]``; changed in place.
     """
     try:
-        if ask.mask is not None:
-            probs.mul_(ask.mask().to(probs.device, non_blocking=True))
+        mask = None if ask.mask is None else ask.mask()
+        if mask is not None:
+            probs.mul_(mask.to(probs.device, non_blocking=True))
     except BaseException as error:
         return Failure(error, "masking what the grammar does not allow", of_member=False)
     try:
-        if ask.factors:
-            scale_probs(probs, ask.factors)
+        if ask.offsets:
+            scale_probs(probs, ask.offsets, mask)
     except BaseException as error:
         return Failure(error, "applying its penalties and bias", of_member=False)
     return probs
 
 
-def scale_probs(probs: Tensor, factors: Sequence[Factors]) -> None:
-    """Multiplies distributions by factors, in place.
-
-    Args:
-        probs: Float32, shape ``[ends, union]``, contiguous.
-        factors: One for each end.
-    """
-    ids = moved(torch.cat([each.ids + row * probs.shape[1] for row, each in enumerate(factors)]), probs.device)
-    values = moved(torch.cat([each.values for each in factors]), probs.device)
-    flat = probs.view(-1)
-    scaled = flat.index_select(0, ids).mul_(values)
-    if any(each.common != 1 for each in factors):
-        probs.mul_(moved(torch.tensor([each.common for each in factors]), probs.device)[:, None])
-    flat.index_copy_(0, ids, scaled)
-
-
 def _measure(ask: Ask, probs: Tensor) -> Tensor | Failure:
-    """Returns how sure the member is at each end, by what masks and factors leave."""
+    """Returns how sure the member is at each end, by what masks and offsets leave."""
     assert ask.gate_rule is not None
     try:
         if not ask.removes_mass:

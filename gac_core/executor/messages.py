@@ -33,18 +33,16 @@ class Targets:
 
 
 @dataclass(frozen=True, eq=False)
-class Factors:
-    """By what the probabilities of union tokens are multiplied at one position; at most 1.
+class LogitOffsets:
+    """What is added to the logarithms of union tokens' probabilities at one position; 0 for all other tokens.
 
     Attributes:
-        ids: Union ids, int64, shape ``[n]``, on the CPU.
-        values: Their factors, float32, shape ``[n]``.
-        common: The factor of all other tokens.
+        ids: Union ids, each once, int64, shape ``[n]``, on the CPU.
+        values: What is added, float64, shape ``[n]``, on the CPU.
     """
 
     ids: Tensor
     values: Tensor
-    common: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class Ask:
         text_before: The ids before ``chunk.start``; given only with a repetition penalty.
         mask: Returns which union tokens a grammar allows at each end, bool, shape ``[len(ends), union]``; called once.
             None: all of them.
-        factors: By what the probabilities are multiplied, one for each end. Default: unchanged.
+        offsets: What is added to the logarithms of the probabilities, one for each end. Default: nothing.
         gate_rule: Measures how sure the member is at each end, beside the model. None: not wanted.
         share: The member's normalised weight, for ``gate_rule``.
         fetch_from: Distributions of this request at smaller lengths of the text are not fetched any more.
@@ -80,7 +78,7 @@ class Ask:
     repetition_penalty: float = 1.0
     text_before: tuple[int, ...] = ()
     mask: Callable[[], Tensor] | None = None
-    factors: tuple[Factors, ...] = ()
+    offsets: tuple[LogitOffsets, ...] = ()
     gate_rule: Gate | None = None
     share: float = 1.0
     fetch_from: int = 0
@@ -91,7 +89,7 @@ class Ask:
     @property
     def removes_mass(self) -> bool:
         """Whether its distributions may sum to less than 1."""
-        return self.mask is not None or bool(self.factors)
+        return self.mask is not None or bool(self.offsets)
 
 
 @dataclass(frozen=True, eq=False)

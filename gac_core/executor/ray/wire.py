@@ -21,10 +21,10 @@ from gac_core.combination import Gate
 from gac_core.executor.messages import (
     Answer,
     Ask,
-    Factors,
     Failure,
     Fetch,
     Form,
+    LogitOffsets,
     TargetLogprobs,
     Targets,
     TopDistributions,
@@ -46,7 +46,7 @@ class AskMessage:
 
     Attributes:
         mask: As bits, shape ``[ends, union / 8]``.
-        factors: As ids, int32, their values, float32, and the common factor of each end.
+        offsets: As the ids, int32, and the values, float64, of each end.
         gate_rule: Pickled.
     """
 
@@ -61,7 +61,7 @@ class AskMessage:
     temperature: float
     text_before: Array | None
     mask: Array | None
-    factors: tuple[tuple[Array, Array, float], ...]
+    offsets: tuple[tuple[Array, Array], ...]
     gate_rule: bytes | None
     share: float
     fetch_from: int
@@ -82,7 +82,7 @@ class AskMessage:
             temperature=ask.temperature,
             text_before=np.array(ask.text_before, np.int32) if ask.text_before else None,
             mask=None if mask is None else np.packbits(mask.numpy(), axis=-1),
-            factors=tuple((_array(each.ids.int()), _array(each.values), each.common) for each in ask.factors),
+            offsets=tuple((_array(each.ids.int()), _array(each.values)) for each in ask.offsets),
             gate_rule=None if ask.gate_rule is None else _packed_rule(ask.gate_rule),
             share=ask.share,
             fetch_from=ask.fetch_from,
@@ -101,9 +101,7 @@ class AskMessage:
             temperature=self.temperature,
             text_before=() if self.text_before is None else tuple(self.text_before.tolist()),
             mask=None if self.mask is None else _mask(self.mask, alignment.table.size),
-            factors=tuple(
-                Factors(_tensor(ids).long(), _tensor(values), common) for ids, values, common in self.factors
-            ),
+            offsets=tuple(LogitOffsets(_tensor(ids).long(), _tensor(values)) for ids, values in self.offsets),
             gate_rule=None if self.gate_rule is None else _rule(self.gate_rule),
             share=self.share,
             fetch_from=self.fetch_from,
