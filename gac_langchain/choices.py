@@ -40,6 +40,13 @@ def llm_output(usages: Sequence[dict[str, int]], model: str) -> dict[str, Any]:
     return {"token_usage": added_usage(usages), "model_name": model}
 
 
+def _num_at_once(ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams) -> int:
+    """Returns how many prompts are answered at once: as many as the queue has places for all answers of."""
+    config = ensemble.config
+    places = (config.max_batch_size + config.max_queue) // params.n
+    return max(1, min(len(prompts), config.max_batch_size, places))
+
+
 def generate_answers(
     ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, ids: Sequence[str | None]
 ) -> list[list[RequestOutput]]:
@@ -53,7 +60,9 @@ def generate_answers(
     """
     if params.n == 1:
         return [[output] for output in ensemble.generate_batch(list(prompts), params, request_ids=list(ids))]
-    with ThreadPoolExecutor(min(len(prompts), ensemble.config.max_batch_size)) as pool:
+    if not prompts:
+        return []
+    with ThreadPoolExecutor(_num_at_once(ensemble, prompts, params)) as pool:
         jobs = [
             pool.submit(ensemble.generate_choices, prompt, params, request_id=own)
             for prompt, own in zip(prompts, ids, strict=True)
@@ -71,7 +80,7 @@ async def agenerate_answers(
     """`generate_answers` for event loops; an error or a cancelled task aborts all requests."""
     if params.n == 1:
         return [[output] for output in await ensemble.agenerate_batch(list(prompts), params, request_ids=list(ids))]
-    places = asyncio.Semaphore(ensemble.config.max_batch_size)
+    places = asyncio.Semaphore(_num_at_once(ensemble, prompts, params))
 
     async def answers(prompt: str, own: str | None) -> list[RequestOutput]:
         async with places:

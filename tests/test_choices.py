@@ -234,3 +234,67 @@ def test_an_error_of_one_answer_ends_all(way):
         with pytest.raises(MemberError, match="a kernel failed"):
             way(one, PROMPT, n=3, **{**SAMPLED, "max_tokens": 400})
         assert idle(one)
+
+
+@pytest.mark.parametrize("until", [never_read, read_one])
+def test_closing_a_stream_ends_the_task_that_reads_it(talkers, until):
+    async def close():
+        stream = await talkers.asubmit(PROMPT, n=2, **endless(talkers))
+        await until(stream)
+        with held(talkers) as waiting:
+            reader = asyncio.create_task(read_of_all(stream))
+            while not (waiting.is_set() and stream._events.awaited):
+                await asyncio.sleep(0.001)
+            with pytest.raises(RuntimeError, match="read by another task"):
+                await stream.__anext__()
+            assert not reader.done()
+            await stream.aclose()
+            await asyncio.wait_for(reader, 10)
+
+    run(close())
+    assert idle(talkers)
+
+
+def test_chunks_that_have_arrived_are_read_without_waiting(both):
+    async def read():
+        stream = await both.asubmit(PROMPT, n=2, **SAMPLED)
+        texts, chunks = {0: "", 1: ""}, []
+        async for index, chunk in stream:
+            await asyncio.sleep(0.02)
+            chunks.append(stream.pending())
+            for place, each in [(index, chunk), *chunks[-1]]:
+                texts[place] += each.text
+        assert any(chunks)
+        assert stream.pending() == []
+        assert [texts[0], texts[1]] == [output.text for output in both.generate_choices(PROMPT, n=2, **SAMPLED)]
+
+    run(read())
+
+
+@pytest.mark.parametrize("error", [EngineClosedError, ValueError])
+def test_an_error_that_has_arrived_is_raised_when_the_stream_is_read_next(both, error):
+    async def read():
+        stream = await both.asubmit(PROMPT, n=2, max_tokens=500)
+        first = await stream.__anext__()
+        processor = stream._answers[0][1]
+        inner, left = processor.read, iter(range(2))
+
+        def read(chunk):
+            if next(left, None) is None:
+                raise error("a defect")
+            return inner(chunk)
+
+        processor.read = read
+        chunks = []
+        for _ in range(1000):
+            chunks += stream.pending()
+            if stream._error:
+                break
+            await asyncio.sleep(0.005)
+        assert [index for index, _ in [first, *chunks]] == [0, 0, 0]
+        with pytest.raises(error, match="a defect"):
+            await stream.__anext__()
+        assert [each async for each in stream] == []
+
+    run(read())
+    assert idle(both)

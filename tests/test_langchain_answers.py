@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from conftest import QUESTION
+from conftest import QUESTION, ensemble_of, random_pair
 from langchain_core.messages import ChatMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -154,6 +154,16 @@ async def test_several_answers_to_texts(ensemble):
         llm.generate(["In which", long])
     with pytest.raises(RequestError, match="context holds 1024"):
         await llm.agenerate(["In which", long])
+
+
+async def test_texts_wait_for_places_for_all_of_their_answers():
+    with ensemble_of([random_pair("llama")], max_batch_size=2, max_queue=1) as one:
+        llm = GaCLLM(ensemble=one, n=3, **HOT)
+        prompts = [f"one two {number}" for number in range(5)]
+        want = [[output.text for output in one.generate_choices(prompt, n=3, **HOT)] for prompt in prompts]
+        for result in (llm.generate(prompts), await llm.agenerate(prompts)):
+            assert [[generation.text for generation in own] for own in result.generations] == want
+        assert llm.generate([]).generations == (await llm.agenerate([])).generations == []
 
 
 async def test_several_answers_are_not_streamed(ensemble, chat):

@@ -14,7 +14,7 @@ from gac_core.engine.delivery import IndexedEvent, accepted, num_tokens, timed_o
 from gac_core.engine.inbox import Inbox
 from gac_core.engine.mailbox import Event
 from gac_core.engine.session import Session
-from gac_core.errors import GaCError, QueueFullError
+from gac_core.errors import QueueFullError
 from gac_core.output import OutputChunk, RequestOutput, afold
 
 # Seconds between two attempts to get a place in the queue.
@@ -64,13 +64,16 @@ class AnswerStream:
         error, self._error = self._error, None
         if error is not None:
             raise error
-        if not self._open:
-            raise StopAsyncIteration
+        if self._events.awaited:
+            raise RuntimeError("the stream is being read by another task")
         try:
-            return self._read(await self._next_event())
+            event = await self._next_event()
+            if event is not None:
+                return self._read(event)
         except BaseException:
-            await self.aclose()
+            self._end()
             raise
+        raise StopAsyncIteration
 
     def pending(self) -> list[tuple[int, OutputChunk]]:
         """Returns the chunks that have arrived and takes them off the stream, without waiting; may be empty.
@@ -81,10 +84,9 @@ class AnswerStream:
         while self._open and self._events:
             try:
                 chunks.append(self._read(self._events.pop()))
-            except GaCError as error:
+            except Exception as error:
                 self._error = error
-                self._open.clear()
-                self._abort()
+                self._end()
         return chunks
 
     def _read(self, event: IndexedEvent) -> tuple[int, OutputChunk]:
@@ -95,8 +97,9 @@ class AnswerStream:
             self._open.remove(index)
         return index, chunk
 
-    async def _next_event(self) -> IndexedEvent:
-        while True:
+    async def _next_event(self) -> IndexedEvent | None:
+        """Returns the next event; None once no answer is open, also where `aclose` ended the wait."""
+        while self._open:
             self._session.check_process()
             full = self._began and bool(self._waiting) and not self._submit_waiting()
             if self._events:
@@ -106,6 +109,7 @@ class AnswerStream:
                 raise timed_out(self._session, self._call, num_tokens(self._answers))
             left = deadline.left()
             await self._events.wait(left if not full else _RETRY if left is None else min(left, _RETRY))
+        return None
 
     def _submit_waiting(self) -> bool:
         """Queues the answers that are not queued yet; False if there are too few places."""
@@ -115,9 +119,13 @@ class AnswerStream:
         return not self._waiting
 
     async def aclose(self) -> None:
-        """Aborts what still runs; may be called again."""
+        """Aborts what still runs, and ends the stream for a task that reads it; may be called again."""
+        self._end()
+
+    def _end(self) -> None:
         self._open.clear()
         self._abort()
+        self._events.wake()
 
 
 def _abort_all(session: Session, request_ids: Sequence[str]) -> None:

@@ -35,8 +35,13 @@ class Inbox(Generic[T]):
         """Removes and returns the oldest event that has arrived."""
         return self._events.popleft()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the reader waits."""
+        return self._waiter is not None
+
     async def wait(self, seconds: float | None) -> None:
-        """Returns when there is an event, or when some time has passed; may return early.
+        """Returns when there is an event, after `wake`, or when some time has passed; may return early.
 
         Args:
             seconds: How long to wait; None waits without a limit.
@@ -46,7 +51,7 @@ class Inbox(Generic[T]):
         assert self._waiter is None, "an inbox has one reader"
         waiter = self._waiter = self._loop.create_future()
         # Cheaper than `asyncio.wait_for`, which runs a task for each wait.
-        timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+        timer = None if seconds is None else self._loop.call_later(seconds, self.wake)
         try:
             await waiter
         finally:
@@ -57,9 +62,10 @@ class Inbox(Generic[T]):
     def receive(self, event: T) -> None:
         """Adds an event in the loop's thread."""
         self._events.append(event)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Ends the reader's wait, in the loop's thread."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
