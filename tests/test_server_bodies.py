@@ -19,6 +19,7 @@ from gac_core.server.generation.translate import NO_CONTEXT_TOKENS, chat_generat
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.protocol.parsing import MAX_DEPTH, parsed, read_json
+from gac_core.server.routes.routing_errors import ROUTES
 from gac_core.server.settings import ServerSettings
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -43,7 +44,8 @@ def image(url: str) -> dict:
 REFUSED = [
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_field"),
-    ({"messages": [{"role": "someone", "content": "a"}]}, "messages[0]", "invalid_value"),
+    ({"messages": [{"role": "someone", "content": "a"}]}, "messages[0].role", "invalid_value"),
+    ({"messages": [{"content": "a"}]}, "messages[0].role", "missing_field"),
     ({"messages": [image("x")]}, "messages[0].content[1].type", "invalid_value"),
     ({"messages": [USER, {"role": "assistant"}]}, "messages[1]", "invalid_value"),
     ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages[0].tool_calls", "unknown_parameter"),
@@ -99,6 +101,67 @@ def test_refusals_name_the_field(client, body, param, code):
 def test_refusals_of_completions(client, body, param):
     response = client.post(TEXT, json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "message"),
+    [
+        (CHAT, {"temperature": 3}, "temperature must be at most 2, not 3"),
+        (CHAT, {"top_k": -1}, "top_k must be at least 1, not -1; leave it out for no limit"),
+        (CHAT, {"threshold": "0.5"}, "threshold must be a number, or 'default', not '0.5'"),
+        (CHAT, {"stream": "true"}, "stream must be true or false, not 'true'"),
+        (CHAT, {"store": True}, "store must be false, not true; answers are not stored; leave it out"),
+        (CHAT, {"logprobs": [None]}, "logprobs must be true or false, not [None]"),
+        (CHAT, {"messages": []}, "messages must have at least 1 item, not []"),
+        (CHAT, {"messages": [{"role": "user", "content": None}]}, "messages[0].content must be a string, or an array"),
+        (CHAT, {"messages": [{"role": "bot", "content": "a"}]}, "messages[0].role must be one of 'system', "),
+        (
+            CHAT,
+            {"tool_choice": "f"},
+            "tool_choice must be 'none', 'auto' or 'required', or an object, not 'f'; for one",
+        ),
+        (CHAT, {"tools": [{"type": "web_search"}]}, "tools[0].type must be 'function', not 'web_search'; OpenAI's own"),
+        (CHAT, {"tools": [{"type": "function", "name": "f"}]}, "tools[0].function is missing; give it; unknown field"),
+        (
+            CHAT,
+            {"response_format": {"type": "json_schema", "schema": {}}},
+            "unknown field 'response_format.schema'; did",
+        ),
+        (CHAT, {"grammar": {"regexp": "a"}}, "unknown field 'grammar.regexp'; did you mean regex?"),
+        (CHAT, {"extra_body": {}}, "unknown field 'extra_body'; put its fields into the body itself"),
+        (CHAT, {"logit_bias": {"word": 1}}, "logit_bias.word must match pattern '^[0-9]{1,9}$', not 'word'; keys are"),
+        (CHAT, {"metadata": {"store": 1}}, "metadata.store must be a string, not 1"),
+        (TEXT, {"messages": [USER]}, "unknown field 'messages'; use prompt, or POST /v1/chat/completions"),
+        (TEXT, {"promt": "a"}, "unknown field 'promt'; did you mean prompt?"),
+        (TEXT, {"prompt": [1, 2]}, "prompt[0] must be a string, not 1; members have different tokenizers"),
+        ("/tokenize", {"text": "a"}, "prompt is missing; give it; unknown field 'text'"),
+        ("/tokenize", {"messages": [USER], "chat": 1}, "unknown field 'chat'; leave it out"),
+    ],
+)
+def test_messages_have_the_value_and_a_remedy(client, route, body, message):
+    asked = {"messages": QUESTION} | body if route == CHAT else body
+    assert client.post(route, json=asked).json()["error"]["message"].startswith(message)
+
+
+def test_routes_that_do_not_exist(client):
+    def message(method: str, path: str) -> str:
+        response = client.request(method, path, json={})
+        assert response.status_code in (404, 405)
+        return response.json()["error"]["message"]
+
+    base = "did you mean /v1/chat/completions? (base URLs of clients end in /v1)"
+    assert message("POST", "/chat/completions") == f"there is no route '/chat/completions'; {base}"
+    assert message("POST", "/v1/v1/chat/completions").endswith(base)
+    # Not a redirect, which would name another scheme and host than a client of a proxy uses.
+    assert message("POST", f"{CHAT}/") == f"there is no route '{CHAT}/'; did you mean {CHAT}?"
+    assert message("POST", "/v1/tokenize").endswith("; did you mean /tokenize?")
+    assert "; routes are: /v1/chat/completions, " in message("POST", "/v1/embeddings")
+    assert message("GET", CHAT) == f"{CHAT} does not take GET; use POST"
+
+
+def test_routes_of_messages_exist(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(ROUTES) - {"/metrics", "/openapi.json"} == {path for path in paths if "{" not in path}
 
 
 def test_refusals_without_a_field(client):

@@ -178,6 +178,8 @@ def test_errors_of_the_command_are_one_line(invoke, tmp_path):
             ([good, "--host", "no-such-host.invalid", "--allow-unauthenticated"], "cannot listen on"),
             ([good, "--api-keys", tmp_path / "none"], "cannot read the API keys"),
             ([good, "--log-level", "loud"], "log_level"),
+            (["gac=examples/models/ash"], "only YAML files take NAME="),
+            (["pyproject.toml"], "this is a file; a model is a folder"),
         ):
             status, shown = invoke(*arguments)
             assert (status, shown.count("\n")) == (2, 1), shown

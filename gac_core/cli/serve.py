@@ -121,6 +121,7 @@ def named_configurations(arguments: Sequence[str], dtype: str | None = None) -> 
     """
     files = [argument for argument in arguments if argument.endswith((".yaml", ".yml"))]
     if not files:
+        _check_models(arguments)
         return {DEFAULT_NAME: configuration(arguments, dtype)}
     models = [argument for argument in arguments if argument not in files]
     if models:
@@ -141,10 +142,22 @@ def named_configurations(arguments: Sequence[str], dtype: str | None = None) -> 
     return configs
 
 
+def _check_models(models: Sequence[str]) -> None:
+    """Raises if a model is given with a name."""
+    for model in models:
+        name, equals, _ = model.partition("=")
+        if equals and not Path(model).exists():
+            raise ConfigError(
+                f"{quote(model)}: only YAML files take NAME=; write the models into one ({name}={name}.yaml), or leave "
+                f"{name}= out"
+            )
+
+
 def start_line(url: str, catalog: Catalog, settings: ServerSettings) -> str:
     """Returns what is shown once requests are accepted: the ensembles and the address."""
     described = "; ".join(_described(name, catalog) for name in catalog.ensembles)
-    keys = f"{len(settings.api_keys)} API keys" if settings.api_keys else "no API key needed"
+    count = len(settings.api_keys)
+    keys = f"{count} API key{'s' if count > 1 else ''}" if count else "no API key needed"
     return f"gac serve: {described}; listening on {url}/v1 ({keys})"
 
 

@@ -54,7 +54,7 @@ def _of_id(key: int, tokenizer: MemberTokenizer, union: UnionVocabulary) -> int:
         kind = "a control token" if 0 <= key < len(tokenizer.token_bytes) else "no token"
         raise RequestError(
             f"logit_bias has the key {quote(key)}, which is {kind} of the gate {quote(tokenizer.name)}; give an id "
-            "that Ensemble.encode returns, or the token as a string or bytes"
+            "that Ensemble.encode (over HTTP: /tokenize) returns, or in Python the token as a string or bytes"
         )
     return union.ids[data]
 

@@ -72,15 +72,19 @@ def find_source(model: str, path: str, gguf_file: str | None = None, revision: s
 
 
 def check_folder(model: str, path: str) -> None:
-    """Raises if a local-looking path is not a directory, which transformers would look up on a hub.
+    """Raises if a path is a file, or looks local and is no directory: transformers would look it up on a hub.
 
     Args:
         model: The model, for errors.
         path: The folder of a model or tokenizer, or its name on a hub, which has one slash at most.
 
     Raises:
-        ModelLoadError: The folder does not exist.
+        ModelLoadError: The folder does not exist, or is a file.
     """
+    if os.path.isfile(path):
+        raise ModelLoadError(
+            model, "this is a file; a model is a folder or a file that ends in .gguf, a configuration ends in .yaml"
+        )
     is_path = Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1
     if is_path and not os.path.isdir(path):
         raise ModelLoadError(model, f"there is no folder {path!r}, relative to {str(Path.cwd())!r}")

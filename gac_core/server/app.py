@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from sse_starlette.sse import AppStatus
@@ -22,6 +23,7 @@ from gac_core.server.routes.generation import generation_router
 from gac_core.server.routes.health import health_router
 from gac_core.server.routes.metrics import metrics_router
 from gac_core.server.routes.models import models_router
+from gac_core.server.routes.routing_errors import routing_error
 from gac_core.server.routes.tokens import tokens_router
 from gac_core.server.settings import ServerSettings
 from gac_core.server.telemetry.metrics import ServerMetrics
@@ -51,7 +53,9 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
 
     summary = "Several language models that answer as one, behind OpenAI's protocol."
     # The pages of documentation would load scripts from another host.
-    app = FastAPI(title="GaC", summary=summary, lifespan=lifespan, docs_url=None, redoc_url=None)
+    # A redirect to a path without a slash would name the scheme and host that this process sees, not the proxy's.
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="GaC", summary=summary, lifespan=lifespan, **pages)
     app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
     for router in (models_router(catalog), tokens_router(catalog), health_router(catalog), metrics_router(metrics)):
         app.include_router(router)
@@ -69,8 +73,6 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Answers errors of routing, such as an unknown path, in the same form as all others."""
+    """Answers errors of routing in the same form as all others."""
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    message = f"{error.detail}: {request.method} {request.url.path}"
-    return error_response(request.scope, ApiError(error.status_code, code, message, headers=error.headers))
+    return error_response(request.scope, routing_error(error, request.scope))

@@ -81,7 +81,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP request, and closes the connection."""
-        self._refuse(ApiError(400, "invalid_http", f"{msg.rstrip('.')}; send HTTP/1.1"))
+        self._refuse(ApiError(400, "invalid_http", f"{msg.rstrip('.')}; send HTTP/1.1 without TLS"))
 
     def _refuse_above_limit(self, size: int) -> None:
         if size > MAX_HEAD_BYTES and not self.transport.is_closing():

@@ -26,14 +26,15 @@ class ChatTokens(ChatConversation):
     model: Text | None = Field(None, description="Id of a model; may be left out where one ensemble is served.")
 
 
+# Tags are part of the locations of errors, so that they must not be names of fields.
 def _kind(value: Any) -> str:
-    return "chat" if isinstance(value, dict) and "messages" in value else "text"
+    return "ChatTokens" if isinstance(value, dict) and "messages" in value else "TextTokens"
 
 
 class TokenizeBody(
     RootModel[
         Annotated[
-            Annotated[TextTokens, Tag("text")] | Annotated[ChatTokens, Tag("chat")],
+            Annotated[TextTokens, Tag("TextTokens")] | Annotated[ChatTokens, Tag("ChatTokens")],
             Discriminator(_kind),
         ]
     ]
