@@ -242,6 +242,8 @@ def generate(
             parts = {index: part * allowed for index, part in parts.items()}
         added = torch.zeros(len(union) + 1, dtype=torch.float64)
         for data, value in (bias or {}).items():
+            if data is not None and not any(data in members[index].ids for index in voices):
+                continue
             added[len(union) if data is None else union.index(data)] += value
         for data in set(out):
             added[union.index(data)] -= presence_penalty + frequency_penalty * out.count(data)

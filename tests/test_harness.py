@@ -94,11 +94,15 @@ def test_generation_follows_the_arguments_of_the_task(harness, model, two):
         ("In which town", {"until": ["\n", ""], "max_gen_toks": 9, "do_sample": False, "temperature": 0.0}),
         (chat, {"until": "Halkus", "max_new_tokens": 30}),
         ("In which town", {"do_sample": True, "temperature": 0.9, "top_p": 0.9, "top_k": 0, "max_gen_toks": 9}),
+        ("In which town", {"presence_penalty": 2.0, "frequency_penalty": 1.5, "max_gen_toks": 20}),
     ]
     found = model.generate_until(harness.instances("generate_until", *asked), disable_tqdm=True)
     assert found[0] == two.generate("In which town", max_tokens=9, stop=("\n",)).text
     assert found[1] == two.generate(QUESTION, max_tokens=30, stop=("Halkus",)).text
     assert found[2] == two.generate("In which town", temperature=0.9, top_p=0.9, seed=2, max_tokens=9).text
+    penalties = {"presence_penalty": 2.0, "frequency_penalty": 1.5}
+    assert found[3] == two.generate("In which town", max_tokens=20, **penalties).text
+    assert found[3] != two.generate("In which town", max_tokens=20).text
     for arguments, error in [
         ({"num_beams": 4}, UnknownArgumentError),
         ({"do_sample": True}, RequestError),

@@ -213,6 +213,14 @@ def test_only_tokens_that_the_grammar_allows_count(members, plain, asked, thresh
     assert list(generate(members, **asked).tokens) == wanted(members, plain, **asked)[0]
 
 
+def test_tokens_that_no_participant_has_change_nothing(members):
+    known = set(members._members[0].tokenizer.token_bytes)
+    own = next(data for data in members._union.tokens if data not in known)
+    alone = {"threshold": 0.0, "gate": "m0", "frequency_penalty": 0.5}
+    assert generate(members, bias={own: 100.0}, **alone).tokens == generate(members, **alone).tokens
+    assert own in generate(members, bias={own: 100.0}).tokens
+
+
 @pytest.mark.parametrize("threshold", [None, 0.5])
 def test_a_request_that_leaves_no_token_says_why(threshold):
     pairs = [copied_pair(folder) for folder in EMBEDDED[:2]]

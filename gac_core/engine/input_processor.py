@@ -144,7 +144,7 @@ class InputProcessor:
             label,
             sampler=Sampler(params, seed),
             seed=seed,
-            adjustment=logit_adjustment(params, self._members[settings.gate].tokenizer, self._union),
+            adjustment=logit_adjustment(params, self._members[settings.gate], members, self._union),
             constraint=None if form.grammar is None else self._compiler.start(form.grammar, _budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             turn_ends=() if form.parser is None or params.grammar is not None else _turn_ends(members),

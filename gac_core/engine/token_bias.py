@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.logit_adjustment import LogitAdjustment
 from gac_core.errors import RequestError, quote
 from gac_core.sampling import SamplingParams
@@ -12,20 +13,22 @@ from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
 def logit_adjustment(
-    params: SamplingParams, tokenizer: MemberTokenizer, union: UnionVocabulary
+    params: SamplingParams, gate: EnsembleMember, members: Sequence[EnsembleMember], union: UnionVocabulary
 ) -> LogitAdjustment | None:
     """Returns the penalties and bias of a request; None without any.
 
     Args:
         params: The request's parameters.
-        tokenizer: The gate's tokenizer, whose ids the integers of ``logit_bias`` are.
+        gate: Its gate, whose ids the integers of ``logit_bias`` are.
+        members: Its participants. A token that none of them has cannot be selected, so that its bias is dropped.
         union: The union vocabulary.
 
     Raises:
         RequestError: A key is no token, or two keys with different biases are the same token.
     """
-    given = _by_token(params.logit_bias or {}, tokenizer, union)
-    bias = {token: value for token, value in given.items() if value}
+    given = _by_token(params.logit_bias or {}, gate.tokenizer, union)
+    alignments = [member.alignment for member in members]
+    bias = {token: value for token, value in given.items() if value and any(own.has(token) for own in alignments)}
     if not (bias or params.presence_penalty or params.frequency_penalty):
         return None
     return LogitAdjustment(union, bias, params.presence_penalty, params.frequency_penalty)

@@ -14,7 +14,8 @@ MAX_TOKENS = 256
 """Tokens of an answer where the task does not say, as in lm-evaluation-harness."""
 
 # Those that mean the same in `SamplingParams`.
-_SAME = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+_SAME = ("temperature", "top_k", "top_p", "min_p", "seed", *_PENALTIES)
 _KNOWN = ("until", "do_sample", "max_gen_toks", *_SAME)
 
 
