@@ -73,6 +73,8 @@ def _one_batch(rng: random.Random, report: FaultReport, one, executor, due: list
             "seed": rng.randrange(1000),
             "threshold": rng.choice([None, None, 0.6]),
             "grammar": rng.choice([None, None, None, GRAMMAR]),
+            "frequency_penalty": rng.choice([0.0, 0.0, 1.5]),
+            "logit_bias": rng.choice([None, None, {" the": 6.0, "e": 5.0, " of": 4.0}]),
         }
         for _ in range(rng.randrange(1, 5))
     ]
