@@ -130,7 +130,9 @@ def test_scores_of_prompts(client, ensemble):
     assert choice["text"] == "".join(choice["logprobs"]["tokens"]) == body["prompt"]
     assert sum(choice["logprobs"]["token_logprobs"]) == pytest.approx(score.logprob, abs=1e-4)
     assert answer["usage"]["completion_tokens"] == 0
-    [longer] = post(client, TEXT, **body, max_tokens=2, temperature=0)["choices"]
+    # Penalties, biases and grammars concern the continuation only.
+    own = {"presence_penalty": 2, "logit_bias": {"64": 9}, "grammar": {"regex": "[a-z]{9}"}}
+    [longer] = post(client, TEXT, **body, **own, max_tokens=2, temperature=0)["choices"]
     count = len(score.tokens)
     assert longer["logprobs"]["token_logprobs"][:count] == pytest.approx(choice["logprobs"]["token_logprobs"], abs=1e-4)
     assert len(longer["logprobs"]["tokens"]) > count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import httpx
 import pytest
@@ -13,12 +14,13 @@ from gac_core.output import OutputChunk, ToolCallChunk
 from gac_core.server.catalog import Catalog
 from gac_core.server.errors import ApiError
 from gac_core.server.generation.conversations import conversation_of
-from gac_core.server.generation.responses import text_of
+from gac_core.server.generation.responses import LARGE_ENTRIES, answer_response, text_of
 from gac_core.server.generation.streaming import joined_calls, merged
 from gac_core.server.generation.translate import NO_CONTEXT_TOKENS, chat_generation, completion_generation
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.protocol.parsing import MAX_DEPTH, parsed, read_json
+from gac_core.server.routes import tokens
 from gac_core.server.routes.routing_errors import ROUTES
 from gac_core.server.settings import ServerSettings
 
@@ -65,12 +67,14 @@ REFUSED = [
     ({"messages": QUESTION, "stream_options": {}}, "stream_options", "invalid_value"),
     ({"messages": QUESTION, "logit_bias": {"x": 1}}, "logit_bias.x", "invalid_value"),
     ({"messages": QUESTION, "logit_bias": {"99999": 1}}, "logit_bias", "invalid_value"),
+    ({"messages": QUESTION, "logit_bias": {"5": 1, "05": 2}}, "logit_bias.05", "invalid_value"),
     ({"messages": QUESTION, "gate": "oak"}, "gate", "invalid_value"),
     ({"messages": QUESTION, "weights": [1]}, "weights", "invalid_value"),
     ({"messages": QUESTION, "combine": "sum"}, "combine", "invalid_value"),
     ({"messages": QUESTION, "model": "gac/ash", "gate": "birch"}, "gate", "invalid_value"),
     ({"messages": QUESTION, "grammar": {"regex": "(("}}, "grammar", "invalid_grammar"),
     ({"messages": QUESTION, "tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"messages": QUESTION, "tool_choice": "required", "grammar": {"regex": "a"}}, "grammar", "invalid_value"),
     ({"messages": QUESTION, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", None),
     ({"messages": [{"role": "user", "content": "a " * 3000}]}, "messages", "context_length_exceeded"),
 ]
@@ -129,7 +133,11 @@ def test_refusals_of_completions(client, body, param):
         ),
         (CHAT, {"grammar": {"regexp": "a"}}, "unknown field 'grammar.regexp'; did you mean regex?"),
         (CHAT, {"extra_body": {}}, "unknown field 'extra_body'; put its fields into the body itself"),
-        (CHAT, {"logit_bias": {"word": 1}}, "logit_bias.word must match pattern '^[0-9]{1,9}$', not 'word'; keys are"),
+        (
+            CHAT,
+            {"logit_bias": {"word": 1}},
+            "logit_bias.word must match pattern '^(0|[1-9][0-9]{0,8})$', not 'word'; keys are",
+        ),
         (CHAT, {"metadata": {"store": 1}}, "metadata.store must be a string, not 1"),
         (TEXT, {"messages": [USER]}, "unknown field 'messages'; use prompt, or POST /v1/chat/completions"),
         (TEXT, {"promt": "a"}, "unknown field 'promt'; did you mean prompt?"),
@@ -162,6 +170,14 @@ def test_routes_that_do_not_exist(client):
 def test_routes_of_messages_exist(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(ROUTES) - {"/metrics", "/openapi.json"} == {path for path in paths if "{" not in path}
+
+
+def test_texts_that_are_not_encoded(client, monkeypatch):
+    monkeypatch.setattr(tokens, "MAX_BYTES", 1000)
+    monkeypatch.setattr(tokens, "BYTES_PER_TOKEN", 2)
+    assert client.post("/tokenize", json={"prompt": "a " * 800}).status_code == 200
+    response = client.post("/tokenize", json={"prompt": "a " * 1200})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
 
 
 def test_refusals_without_a_field(client):
@@ -252,6 +268,19 @@ def test_chunks_of_one_answer_are_joined():
     assert joined[1] is two
     assert (joined[0].text, joined[0].tokens, joined[0].reasoning) == ("ab", (b"a", b"b"), "r")
     assert joined_calls(joined[0].tool_calls) == [ToolCallChunk(0, "x", "f", "{}")]
+
+
+@pytest.mark.parametrize("count", [1, LARGE_ENTRIES])
+async def test_large_bodies_are_made_beside_the_event_loop(ensemble, count):
+    outputs = [ensemble.generate("a", max_tokens=1, logprobs=0)] * count
+    makers = []
+
+    def make_body() -> bytes:
+        makers.append(threading.current_thread())
+        return b"{}"
+
+    assert (await answer_response(outputs, make_body)).body == b"{}"
+    assert (makers == [threading.current_thread()]) == (count == 1)
 
 
 def test_tokens_that_are_not_text():

@@ -98,6 +98,9 @@ def test_streamed_calls_equal_whole_ones(client, parallel):
     calls = [[(c.function.name, c.function.arguments) for c in each.message.tool_calls] for each in (whole, final)]
     assert calls[0] == calls[1] != []
     assert final.finish_reason == whole.finish_reason
+    # Calls that the SDK assembled have their index.
+    after = {**asked, "messages": [*QUESTION, final.message], "tool_choice": "none", "max_tokens": 2}
+    assert client.chat.completions.create(**after).choices
 
 
 def test_parse_of_an_answer_and_of_a_call(client):
@@ -108,8 +111,22 @@ def test_parse_of_an_answer_and_of_a_call(client):
     called = client.chat.completions.parse(tools=tools, tool_choice="required", parallel_tool_calls=False, **asked)
     (call,) = called.choices[0].message.tool_calls
     assert isinstance(call.function.parsed_arguments, FindPoint)
+    # The answer goes back as it is, with what the SDK added to it.
+    talk = [*QUESTION, called.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "here"}]
+    after = {"model": "talkers", "temperature": 0, "max_tokens": 2}
+    assert client.chat.completions.create(messages=talk, **after).choices
     with pytest.raises(openai.LengthFinishReasonError):
         client.chat.completions.parse(response_format=FindPoint, **{**asked, "max_tokens": 3})
+
+
+def test_a_response_format_does_not_concern_required_calls(client):
+    asked = {"model": "talkers", "messages": QUESTION, "temperature": 1.0, "seed": 3, "max_tokens": 400}
+    required = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, **asked}
+    plain, formatted = (
+        client.chat.completions.create(**required, **own).choices[0].message
+        for own in ({}, {"response_format": {"type": "json_object"}})
+    )
+    assert formatted.tool_calls[0].function == plain.tool_calls[0].function
 
 
 def test_json_object(client):

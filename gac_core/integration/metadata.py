@@ -49,36 +49,39 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
 
     The key ``gac`` has the fields of `EffectiveSettings` and `RequestStats`, and ``token_stats`` if requested.
     """
-    stats = output.stats
-    values: dict[str, Any] = {
-        "finish_reason": output.finish_reason.value,
-        "gac": {
-            **asdict(stats.settings),
-            "confidence": stats.confidence,
-            "agreement": stats.agreement,
-            "divergence": stats.divergence,
-            "steps": stats.steps,
-            "forced": stats.forced,
-            "steps_ensembled": stats.steps_ensembled,
-            "share_ensembled": stats.share_ensembled,
-            "drafted": stats.drafted,
-            "accepted": stats.accepted,
-            "queued_seconds": stats.queued_seconds,
-            "first_token_seconds": stats.first_token_seconds,
-            "total_seconds": stats.total_seconds,
-            "left_out": stats.left_out,
-            "dropped": [asdict(member) for member in stats.dropped],
-            "members": {name: asdict(member) for name, member in stats.members.items()},
-        },
-    }
+    values: dict[str, Any] = {"finish_reason": output.finish_reason.value, "gac": gac_metadata(output)}
     if output.stopped_by is not None:
         values["stopped_by"] = output.stopped_by
     if output.seed is not None:
         values["seed"] = output.seed
-    if output.token_stats is not None:
-        values["gac"]["token_stats"] = [_stats(item) for item in output.token_stats]
     if output.logprobs is not None:
         values["logprobs"] = as_logprobs(output.logprobs)
+    return values
+
+
+def gac_metadata(output: RequestOutput) -> dict[str, Any]:
+    """Returns the settings and statistics of an answer: the key ``gac`` of `as_metadata`."""
+    stats = output.stats
+    values: dict[str, Any] = {
+        **asdict(stats.settings),
+        "confidence": stats.confidence,
+        "agreement": stats.agreement,
+        "divergence": stats.divergence,
+        "steps": stats.steps,
+        "forced": stats.forced,
+        "steps_ensembled": stats.steps_ensembled,
+        "share_ensembled": stats.share_ensembled,
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
+        "queued_seconds": stats.queued_seconds,
+        "first_token_seconds": stats.first_token_seconds,
+        "total_seconds": stats.total_seconds,
+        "left_out": stats.left_out,
+        "dropped": [asdict(member) for member in stats.dropped],
+        "members": {name: asdict(member) for name, member in stats.members.items()},
+    }
+    if output.token_stats is not None:
+        values["token_stats"] = [_stats(item) for item in output.token_stats]
     return values
 
 

@@ -59,13 +59,13 @@ def conversation_of(body: ChatConversation, instruction: str = "") -> Conversati
 
 
 def structured_output(body: ChatBody) -> StructuredOutput | None:
-    """Returns the grammar and the instruction of a response format; None for text.
+    """Returns the grammar and the instruction of a response format; None for text, and for calls only.
 
     Raises:
         ApiError: The schema cannot be enforced.
     """
     wanted = body.response_format
-    if wanted is None or isinstance(wanted, TextFormat):
+    if wanted is None or isinstance(wanted, TextFormat) or requires_calls(body):
         return None
     try:
         if isinstance(wanted, JsonSchemaFormat):
@@ -73,6 +73,14 @@ def structured_output(body: ChatBody) -> StructuredOutput | None:
         return StructuredOutput(Grammar.json_schema({"type": "object"}), "")
     except RequestError as error:
         raise as_api_error(error, "response_format.json_schema.schema") from error
+
+
+def requires_calls(body: ChatConversation) -> bool:
+    """Whether the answer must consist of calls."""
+    choice = body.tool_choice
+    if isinstance(choice, AllowedToolsChoice):
+        return choice.allowed_tools.mode == "required"
+    return choice == "required" or isinstance(choice, NamedTool)
 
 
 def _text(content: Content | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -42,13 +43,19 @@ async def echoes_of(generation: Generation, request_id: str) -> list[Echo]:
         return [Echo() for _ in prompts]
     if generation.params.logprobs is None:
         return [Echo(prompt) for prompt in prompts]
-    params = replace(generation.params, n=1)
+    # What changes the distributions of the answer's tokens does not change those of the prompt's.
+    params = replace(generation.params, n=1, grammar=None, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=None)
+    score = generation.served.ensemble.ascore
+    scores = [asyncio.ensure_future(score("", prompt, params, request_id=request_id)) for prompt in prompts]
     try:
-        score = generation.served.ensemble.ascore
-        return [Echo(prompt, await score("", prompt, params, request_id=request_id)) for prompt in prompts]
+        return [Echo(*each) for each in zip(prompts, await asyncio.gather(*scores), strict=True)]
     except GaCError as error:
         field = generation.field_of(error) if isinstance(error, RequestError) else None
         raise as_api_error(error, field) from error
+    finally:
+        for each in scores:
+            each.cancel()
+        await asyncio.gather(*scores, return_exceptions=True)
 
 
 def scored_output(echo: Echo, request_id: str) -> RequestOutput:

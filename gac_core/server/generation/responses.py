@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.responses import Response
 
 from gac_core.chat.tools import InvalidToolCall, ToolCall
-from gac_core.integration.metadata import as_metadata, token_counts
+from gac_core.integration.metadata import gac_metadata, token_counts
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import ServedModel
 from gac_core.server.generation.echo import Echo
@@ -20,6 +21,9 @@ from gac_core.token_stats import TokenLogprob
 
 MIN_LOGPROB = -9999.0
 """What JSON has in place of minus infinity, as in OpenAI's protocol."""
+
+LARGE_ENTRIES = 64
+"""Entries of `logprobs` and `token_stats` together from which a body is made in a thread: some milliseconds of work."""
 
 Object = dict[str, Any]
 
@@ -73,19 +77,40 @@ class Envelope:
         }
 
 
-def chat_body(envelope: Envelope, outputs: Sequence[RequestOutput], num_choices: int) -> Object:
-    """Returns the body of a chat completion."""
-    choices = [
-        {
-            "index": index,
-            "message": chat_message(output),
-            "logprobs": chat_logprobs(output.logprobs),
-            "finish_reason": output.finish_reason.value,
-            "gac": gac_fields(output),
-        }
-        for index, output in enumerate(outputs)
-    ]
-    return {**envelope.fields(), "choices": choices, "usage": usage(outputs, num_choices)}
+async def answer_response(outputs: Sequence[RequestOutput], make_body: Callable[[], bytes]) -> Response:
+    """Returns the response of finished answers; a large body is made in a thread, so that it delays no other request.
+
+    Args:
+        outputs: The answers.
+        make_body: Makes the body.
+    """
+    entries = sum(len(output.logprobs or ()) + len(output.token_stats or ()) for output in outputs)
+    content = make_body() if entries < LARGE_ENTRIES else await asyncio.to_thread(make_body)
+    return Response(content, media_type="application/json")
+
+
+def answer_body(envelope: Envelope, choices: Iterable[Object], outputs: Sequence[RequestOutput], n: int) -> bytes:
+    """Returns the body of a chat completion or completion, as JSON.
+
+    Args:
+        envelope: What the body has in common with others.
+        choices: The choices; each is written by itself, since writing a value keeps the GIL.
+        outputs: The answers, ``n`` to each prompt.
+        n: Answers to each prompt.
+    """
+    before = to_json(envelope.fields()).removesuffix(b"}")
+    return b'%b,"choices":[%b],"usage":%b}' % (before, b",".join(map(to_json, choices)), to_json(usage(outputs, n)))
+
+
+def chat_choice(index: int, output: RequestOutput) -> Object:
+    """Returns one choice of a chat completion."""
+    return {
+        "index": index,
+        "message": chat_message(output),
+        "logprobs": chat_logprobs(output.logprobs),
+        "finish_reason": output.finish_reason.value,
+        "gac": gac_fields(output),
+    }
 
 
 def chat_message(output: RequestOutput) -> Object:
@@ -107,11 +132,6 @@ def chat_message(output: RequestOutput) -> Object:
 def tool_call(call: ToolCall | InvalidToolCall) -> Object:
     """Returns a call in OpenAI's form."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def completion_body(envelope: Envelope, choices: Sequence[Object], outputs: Sequence[RequestOutput], n: int) -> Object:
-    """Returns the body of a completion, given its choices."""
-    return {**envelope.fields(), "choices": list(choices), "usage": usage(outputs, n)}
 
 
 def completion_choice(index: int, output: RequestOutput, echo: Echo) -> Object:
@@ -137,9 +157,7 @@ def completion_choice(index: int, output: RequestOutput, echo: Echo) -> Object:
 
 def gac_fields(output: RequestOutput) -> Object:
     """Returns the settings, costs and statistics of an answer."""
-    fields: Object = as_metadata(output)["gac"]
-    fields["stopped_by"] = output.stopped_by
-    return fields
+    return {**gac_metadata(output), "stopped_by": output.stopped_by}
 
 
 def usage(outputs: Sequence[RequestOutput], n: int) -> Object:

@@ -21,7 +21,7 @@ from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import ServedModel
 from gac_core.server.errors import ApiError, as_api_error
-from gac_core.server.generation.conversations import conversation_of, structured_output
+from gac_core.server.generation.conversations import conversation_of, requires_calls, structured_output
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import ChoicesGrammar, GenerationBody, GrammarBody, RegexGrammar
 from gac_core.server.protocol.completions import CompletionBody
@@ -83,6 +83,8 @@ def chat_generation(body: ChatBody, served: ServedModel, settings: ServerSetting
     grammar = _grammar(body.grammar)
     if output is not None and grammar is not None:
         raise _invalid("grammar", "grammar excludes response_format; give one of them")
+    if grammar is not None and requires_calls(body):
+        raise _invalid("grammar", "grammar is that of a text, but tool_choice allows calls only; leave one of them out")
     params = _params(
         body,
         served,

@@ -53,6 +53,7 @@ class CalledFunction(Part):
 
     name: NonEmpty
     arguments: Text = Field(description="Text of a JSON object. A call with another text is kept as text.")
+    parsed_arguments: Any = Field(None, description="Accepted; has no effect: OpenAI's SDK adds it to answers.")
 
 
 class CallBody(Part):
@@ -61,6 +62,7 @@ class CallBody(Part):
     id: NonEmpty
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = Field(None, description="Accepted; has no effect: calls that were streamed have it.")
 
 
 class AssistantMessage(Part):
@@ -73,6 +75,7 @@ class AssistantMessage(Part):
     tool_calls: Annotated[list[CallBody], Field(max_length=MAX_ITEMS)] | None = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed: Any = Field(None, description="Accepted; has no effect: OpenAI's SDK adds it to answers.")
     audio: None = None
     function_call: None = None
 

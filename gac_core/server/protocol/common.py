@@ -16,7 +16,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e30)]
-TokenId = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9]{1,9}$")]
+TokenId = Annotated[str, StringConstraints(strict=True, pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Biases = Annotated[dict[TokenId, Bias], Field(json_schema_extra={"additionalProperties": False})]
 MAX_STOPS = 16
 MAX_ITEMS = 10_000

@@ -13,7 +13,13 @@ from gac_core.server.generation.answers import Answers
 from gac_core.server.generation.disconnects import while_connected
 from gac_core.server.generation.echo import echoes_of, scored_output
 from gac_core.server.generation.event_stream import EventStream
-from gac_core.server.generation.responses import Envelope, chat_body, completion_body, completion_choice, json_response
+from gac_core.server.generation.responses import (
+    Envelope,
+    answer_body,
+    answer_response,
+    chat_choice,
+    completion_choice,
+)
 from gac_core.server.generation.streaming import ChatEvents, CompletionEvents
 from gac_core.server.generation.translate import Generation, chat_generation, completion_generation, prompt_text
 from gac_core.server.protocol.chat import ChatBody
@@ -38,7 +44,9 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         answers = Answers(generation, record)
         if not body.stream:
             outputs = await while_connected(request, answers.answer())
-            return json_response(chat_body(Envelope(generation.served, "chat.completion", "chatcmpl"), outputs, n))
+            whole = Envelope(generation.served, "chat.completion", "chatcmpl")
+            choices = (chat_choice(index, output) for index, output in enumerate(outputs))
+            return await answer_response(outputs, lambda: answer_body(whole, choices, outputs, n))
         await while_connected(request, answers.submit())
         envelope = Envelope(generation.served, "chat.completion.chunk", "chatcmpl")
         return EventStream(answers, ChatEvents(envelope, _wants_usage(body), n), record, settings)
@@ -58,8 +66,8 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
                 record.outputs += outputs
             else:
                 outputs = await while_connected(request, answers.answer())
-            choices = [completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs)]
-            return json_response(completion_body(envelope, choices, outputs, n))
+            choices = (completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs))
+            return await answer_response(outputs, lambda: answer_body(envelope, choices, outputs, n))
         await while_connected(request, answers.submit())
         return EventStream(answers, CompletionEvents(envelope, _wants_usage(body), n, echoes), record, settings)
 

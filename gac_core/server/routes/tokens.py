@@ -8,12 +8,17 @@ from starlette.responses import Response
 from gac_core.errors import RequestError
 from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import Catalog, ServedModel
-from gac_core.server.errors import as_api_error
+from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.conversations import conversation_of
 from gac_core.server.generation.responses import Object, json_response
 from gac_core.server.protocol.tokenize import ChatTokens, DetokenizeBody, TextTokens, TokenizeBody
 from gac_core.server.record import record_of
 from gac_core.server.routes.bodies import beside_loop, documented, in_thread, read_body
+
+MAX_BYTES = 2**20
+"""Largest body whose text is encoded, unless the context is larger: it takes seconds, which cannot be cut short."""
+BYTES_PER_TOKEN = 8
+"""Bytes of a body for each token of the context, where that allows more than `MAX_BYTES`."""
 
 
 def tokens_router(catalog: Catalog) -> APIRouter:
@@ -24,7 +29,8 @@ def tokens_router(catalog: Catalog) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         body = (await read_body(request, TokenizeBody)).root
         served = _found(request, body.model)
-        return json_response(await in_thread(request, lambda: _tokens(body, served)))
+        _check_size(len(await request.body()), served)
+        return await in_thread(request, lambda: json_response(_tokens(body, served)))
 
     @router.post("/detokenize", **documented(DetokenizeBody, "Text of tokens"))
     async def detokenize(request: Request) -> Response:
@@ -44,6 +50,14 @@ def tokens_router(catalog: Catalog) -> APIRouter:
         return served
 
     return router
+
+
+def _check_size(num_bytes: int, served: ServedModel) -> None:
+    """Raises if a body is too large for its text to be encoded."""
+    limit = max(MAX_BYTES, BYTES_PER_TOKEN * (served.context or 0))
+    if num_bytes > limit:
+        message = f"the body has {num_bytes} bytes, more than the {limit} that are encoded at once; send it in parts"
+        raise ApiError(413, "body_too_large", message)
 
 
 def _tokens(body: TextTokens | ChatTokens, served: ServedModel) -> Object:
