@@ -8,7 +8,9 @@ import json
 import logging
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -124,6 +126,81 @@ async def test_connections_are_limited(serving, monkeypatch):
         assert (received, seconds < 2) == (b"", True)
         received, seconds = await exchanged(port)
         assert (received, seconds < 2) == (b"", True)
+
+
+async def test_idle_connections_are_closed_whatever_their_clients_send(serving, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    large = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2000\r\n\r\n"
+    async with listening(serving(max_body_bytes=1000).app) as (_, port):
+        for parts in ((HEAD + b"\r\n", b"\r\n"), (large, b"x" * 2000)):
+            received, seconds = await exchanged(port, *parts, pause=0.05)
+            assert received.count(b"HTTP/1.1 ") == 1
+            assert seconds < 2
+
+
+async def test_a_client_that_takes_nothing_does_not_keep_its_connection(serving, monkeypatch):
+    monkeypatch.setattr(connections, "CLOSE_SECONDS", 0.2)
+    began = time.monotonic()
+    async with listening(serving().app) as (server, port):
+        server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            client.connect(("127.0.0.1", port))
+            client.sendall(HEAD.replace(b"/health", b"/metrics") + b"\r\n")
+            while not server.server_state.total_requests:
+                await asyncio.sleep(0.01)
+            server.begin_drain()
+            while server.server_state.connections:
+                await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 5
+
+
+async def test_requests_to_upgrade_are_answered_in_http_1(serving):
+    body = json.dumps({"prompt": "In", "max_tokens": 1}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += b"content-length: %d\r\n" % len(body)
+    upgrade = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+    last = head + b"connection: close\r\n\r\n" + body
+    async with listening(serving().app) as (_, port):
+        for parts in (
+            (head + upgrade + b"\r\n" + body + last,),
+            (head + upgrade[:30], upgrade[30:] + b"\r\n", body[:5], body[5:], last),
+        ):
+            received, _ = await exchanged(port, *parts, pause=0.01)
+            assert received.count(b"HTTP/1.1 200") == 2
+
+
+async def test_bodies_of_probes_are_not_read(serving):
+    async with listening(serving(api_keys=(digest(KEYS[0]),)).app) as (_, port):
+        received, _ = await exchanged(port, HEAD + b"connection: close\r\ncontent-length: 4000000\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_threads_that_hang_do_not_delay_the_end(serving):
+    app, free = serving().app, threading.Event()
+
+    @app.get("/v1/hang")
+    async def hang():
+        await asyncio.to_thread(free.wait)
+
+    bound = socket.create_server(("127.0.0.1", 0))
+    port = bound.getsockname()[1]
+    server = DrainingServer(app, 0.0, Closing([]), lambda: None)
+    server.config.timeout_graceful_shutdown = 1
+    running = threading.Thread(target=server.run, args=([bound],))
+    running.start()
+    try:
+        with ThreadPoolExecutor(1) as client:
+            asked = client.submit(httpx.get, f"http://127.0.0.1:{port}/v1/hang", timeout=10)
+            while not server.server_state.tasks:
+                time.sleep(0.01)
+            server.begin_drain()
+            running.join(5)
+            assert not running.is_alive()
+            assert_error(asked.result(), 503, "server_stopped")
+    finally:
+        free.set()
+        running.join()
 
 
 async def test_a_client_that_sends_a_large_body_reads_the_refusal(serving):

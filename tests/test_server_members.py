@@ -12,7 +12,10 @@ from holding import held, idle, soon
 from rawhttp import RawConnection, check_error, check_refused, events
 from server_fixture import served
 
+from gac_core import EnsembleConfig, MemberConfig
+from gac_core.health import EnsembleHealth, MemberHealth
 from gac_core.server.catalog import Catalog
+from gac_core.server.routes.health import can_answer
 from gac_core.server.settings import ServerSettings
 
 TEXT = "/v1/completions"
@@ -88,7 +91,41 @@ def test_a_stream_goes_on_without_a_dropped_member(dropping, fault):
     assert dropped["at_token"] >= 5
     assert text
     healed(executor)
-    assert soon(lambda: httpx.get(url + "/ready").status_code == 200)
+    assert soon(lambda: httpx.get(url + "/ready").json()["status"] == "ready")
+
+
+@pytest.mark.parametrize(("policy", "ready"), [("fail", (503, "not ready")), ("drop", (200, "degraded"))])
+def test_a_server_without_one_member_is_ready_if_it_answers(policy, ready):
+    settings = {"forward_timeout": 0.3, "on_member_failure": policy}
+    with shared_ensemble(EMBEDDED[:2], **settings) as one, served_alone(one) as url:
+        with held(one, index=1):
+            response = httpx.post(url + TEXT, json=BODY, timeout=20)
+            assert response.status_code == (503 if policy == "fail" else 200)
+            found = httpx.get(url + "/ready")
+            assert (found.status_code, found.json()["status"]) == ready
+            assert found.json()["ensembles"]["gac"]["members"]["birch"]["state"] == "hung"
+        assert soon(lambda: httpx.get(url + "/ready").json()["status"] == "ready")
+
+
+@pytest.mark.parametrize(
+    ("settings", "lost", "ready"),
+    [
+        ({}, "b", False),
+        ({"on_member_failure": "drop"}, "b", True),
+        ({"on_member_failure": "drop"}, "ab", True),
+        ({"on_member_failure": "drop"}, "abc", False),
+        ({"on_member_failure": "drop", "min_members": 2}, "b", True),
+        ({"on_member_failure": "drop", "min_members": 2}, "bc", False),
+        ({"on_member_failure": "drop", "gate_must_live": True, "threshold": 0.5}, "b", True),
+        ({"on_member_failure": "drop", "gate_must_live": True, "threshold": 0.5}, "a", False),
+        ({"on_member_failure": "drop", "gate_must_live": True}, "a", True),
+    ],
+)
+def test_an_ensemble_is_ready_while_requests_are_answered(settings, lost, ready):
+    config = EnsembleConfig(members=tuple(MemberConfig(name) for name in "abc"), **settings)
+    members = tuple(MemberHealth(name, name, "lost" if name in lost else "ready") for name in "abc")
+    assert can_answer(config, "a", EnsembleHealth(False, "lost", members)) is ready
+    assert not can_answer(config, "a", EnsembleHealth(False, "stuck", members, step_seconds=1e6))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -47,9 +47,13 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Prompts are encoded and grammars are compiled in threads that mostly wait; the default has few of them.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "gac-http"))
+        loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(THREADS, "gac-http")
+        loop.set_default_executor(threads)
         yield
         metrics.close()
+        # asyncio waits 5 minutes for the threads of its executor: a thread that hangs is not waited for.
+        threads.shutdown(wait=False, cancel_futures=True)
+        loop.set_default_executor(ThreadPoolExecutor(1))
 
     summary = "Several language models that answer as one, behind OpenAI's protocol."
     # The pages of documentation would load scripts from another host.

@@ -12,14 +12,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gac_core.errors import shorten
 from gac_core.output import RequestOutput
-from gac_core.server.errors import error_response, internal_error
+from gac_core.server.errors import SERVER_ERROR, ApiError, error_response, internal_error
 from gac_core.server.request_ids import request_id
 
 logger = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499
 UNKNOWN_ROUTE = "unknown"
+SERVER_STOPPED = "server_stopped"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class RequestRecord:
     Attributes:
         request_id: Its id, as in the header ``x-request-id``.
         route: Template of its route, such as ``/v1/models/{model_id}``; ``"unknown"`` where no route matched.
-        model: The model's id as requested; None where none was given or the body was not read.
+        model: The model's id as requested, shortened beyond 400 characters; None where none was given or the body was
+            not read.
         status: HTTP status; 499 where the client left before the end.
         error: Code of the error body; None without an error.
         stream: Whether the answer was requested as a stream.
@@ -87,7 +90,7 @@ class OpenRecord:
         return RequestRecord(
             request_id=self.request_id,
             route=route,
-            model=self.model,
+            model=None if self.model is None else shorten(self.model),
             status=self.status,
             error=self.error,
             stream=self.stream,
@@ -140,9 +143,12 @@ class RecordMiddleware:
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server is stopping.
-            if record.error is None:
-                record.status, record.error = 503, "server_stopped"
-            raise
+            if has_head:
+                record.status, record.error = 503, record.error or SERVER_STOPPED
+                raise
+            message = "the server has stopped; send the request again, to another server or later"
+            stopped = ApiError(503, SERVER_STOPPED, message, type=SERVER_ERROR, headers={"Connection": "close"})
+            await error_response(scope, stopped)(scope, receive, send_with_id)
         except Exception:
             logger.exception("request %s failed", record.request_id, extra={"request_id": record.request_id})
             response = error_response(scope, internal_error())

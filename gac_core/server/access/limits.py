@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gac_core.server.access.auth import OPEN_PATHS
 from gac_core.server.access.refusals import refuse
 from gac_core.server.errors import ApiError
 from gac_core.server.settings import ServerSettings
@@ -15,7 +16,8 @@ class BodyLimit:
     """ASGI middleware that reads the whole body of a request before the application sees it.
 
     A body that is too large is refused with 413: by its ``content-length`` before any of it is read, else (chunked
-    bodies) once the limit is exceeded. One that has not arrived in time is refused with 408.
+    bodies) once the limit is exceeded. One that has not arrived in time is refused with 408. The bodies of probes,
+    which need no key, are not read.
 
     Args:
         app: The application behind it.
@@ -29,7 +31,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
         try:

@@ -7,6 +7,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gac_core.server.errors import ApiError
@@ -21,13 +22,19 @@ HEAD_SECONDS = 30.0
 """Time for the request line and headers, from the first byte; for the first request from the connection on."""
 MESSAGE_SECONDS = 600.0
 """Time for the body, whether or not it is still read."""
+CLOSE_SECONDS = 30.0
+"""Time for a client to take what is left when its connection is closed."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. uvicorn itself limits neither the size of a head nor the time that a request takes to arrive.
 
     A head that is too large is answered with 431; a request that is late ends the connection. `BodyLimit` refuses late
-    bodies earlier, and with an error; what is left are clients that go on sending after their answer.
+    bodies earlier, and with an error; what is left are clients that go on sending after their answer. A connection that
+    is closed is aborted if the client does not take the rest of a response.
+
+    Requests to upgrade to another protocol (HTTP/2 without TLS, which Java's client asks for by default) are answered
+    in HTTP/1.1. uvicorn would drop their bodies.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -46,11 +53,26 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts the bytes of a head that is not complete."""
-        super().data_received(data)
+        """Parses data, and counts the bytes of a head that is not complete."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser skips the body of such a request, and cannot be told not to.
+            data = self._head_without_upgrade() + data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.data_received(data)
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("this is not an HTTP request")
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             self._refuse_above_limit(self._head_bytes)
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            # Data between requests, or the end of a body that was refused, has stopped the time of an idle connection.
+            self._expire_in(HEAD_SECONDS)
 
     def on_message_begin(self) -> None:
         """Starts the time of a head."""
@@ -64,7 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Starts the time of the body."""
         self._head_bytes = None
         self._refuse_above_limit(len(self.url) + sum(len(name) + len(value) for name, value in self.headers))
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._asks_for_upgrade():
             self._expire_in(MESSAGE_SECONDS)
             super().on_headers_complete()
 
@@ -75,9 +97,24 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stops the time."""
-        self._expire_in(None)
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._asks_for_upgrade():
+            self._expire_in(None)
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, or closes the connection."""
+        super().on_response_complete()
+        self._limit_close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._limit_close()
+
+    def shutdown(self) -> None:
+        """Closes the connection, after the response if there is one to send."""
+        super().shutdown()
+        self._limit_close()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP request, and closes the connection."""
@@ -101,6 +138,15 @@ class LimitedProtocol(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+        self._limit_close()
+
+    def _asks_for_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _expire_in(self, seconds: float | None) -> None:
         """Closes the connection after some time, in place of an earlier one; None: not at all."""
@@ -109,5 +155,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
             self.transport.close()
+            self._limit_close()
+
+    def _limit_close(self) -> None:
+        """Starts the time that a client has to take the rest, if the connection is being closed."""
+        if self.transport.is_closing():
+            self._expire_in(CLOSE_SECONDS)

@@ -69,8 +69,8 @@ def serve(
         stack.callback(closing.finish)
         for config in configs.values():
             ensembles.append(Ensemble.from_config(config))
-        # Ray has replaced the handlers where it was started.
-        signals.install()
+            # Ray has replaced the handlers where it was started.
+            signals.install()
         catalog = Catalog(dict(zip(configs, ensembles, strict=True)))
         app = create_app(catalog, settings, observers)
         if tracing is not None:
