@@ -216,13 +216,6 @@ async def test_requests_are_refused_while_the_server_drains(serving):
     assert (await client.get("/health")).status_code == 200
 
 
-async def test_paths_are_not_redirected(serving):
-    client = serving(api_keys=(digest(KEYS[0]),))
-    for path in ("/v1/completions/", "/health/"):
-        response = await client.post(path, headers={"authorization": f"Bearer {KEYS[0]}", "host": "gac.example"})
-        assert_error(response, 404, "not_found")
-
-
 # ---- CORS
 
 

@@ -56,8 +56,8 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
         loop.set_default_executor(ThreadPoolExecutor(1))
 
     summary = "Several language models that answer as one, behind OpenAI's protocol."
-    # The pages of documentation would load scripts from another host.
-    # A redirect to a path without a slash would name the scheme and host that this process sees, not the proxy's.
+    # The pages of documentation would load scripts from another host. A redirect to a path
+    # without a slash would name the scheme and host that this process sees, not the proxy's.
     pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="GaC", summary=summary, lifespan=lifespan, **pages)
     app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
