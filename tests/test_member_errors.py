@@ -17,7 +17,8 @@ from gac_core import (
     UnwritableTextError,
     as_metadata,
 )
-from gac_core.model.cache import SlotCache, SlotLayer
+from gac_core.model import cache
+from gac_core.model.cache import SlotCache
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
 from gac_core.model.runner import RowRunner
@@ -95,7 +96,7 @@ def no_memory(monkeypatch, owner, name, at=1):
             raise torch.OutOfMemoryError("no memory")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, staticmethod(raising) if name == "_resized" else raising)
+    monkeypatch.setattr(owner, name, raising)
     return calls
 
 
@@ -103,7 +104,7 @@ def no_memory(monkeypatch, owner, name, at=1):
 def test_memory_that_is_missing_once_is_missed_once(monkeypatch, at):
     one = ensemble_of([random_pair("llama")])
     want = one.generate("Who is", max_tokens=3).text
-    calls = no_memory(monkeypatch, SlotLayer, "_resized", at)
+    calls = no_memory(monkeypatch, cache, "resized", at)
     with pytest.raises(MemberError, match="no memory"):
         one.generate("word " * 60, max_tokens=3)
     assert calls[0] >= at

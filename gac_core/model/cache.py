@@ -6,10 +6,12 @@ positions; truncating a request means starting at a smaller position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -113,6 +115,36 @@ class StaticSlotMapping:
         return store[: self.slots.shape[0], :, : self.length]
 
 
+def resized(store: Tensor, num_slots: int, capacity: int, lengths: Sequence[int]) -> Tensor:
+    """Returns a store of another size.
+
+    Args:
+        store: Shape ``[slots, kv_heads, capacity, head_dim]``.
+        num_slots: Slots of the new one.
+        capacity: Positions of the new one.
+        lengths: Positions of each slot that are kept; the rest is 0.
+    """
+    # Zeros instead of uninitialised memory: a masked NaN would still spoil the weighted sum of attention.
+    new = _zeros((num_slots, store.shape[1], capacity, store.shape[3]), store)
+    kept = [min(length, capacity) for length in lengths[:num_slots]]
+    if store.device.type == "cpu":
+        # Slot by slot: a slot as large as the longest text is mostly empty.
+        for slot, length in enumerate(kept):
+            new[slot, :, :length] = store[slot, :, :length]
+    elif kept:
+        new[: len(kept), :, : max(kept)] = store[: len(kept), :, : max(kept)]
+    return new
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Returns zeros of a store's dtype on its device."""
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not size:
+        return like.new_zeros(shape)
+    # NumPy takes large memory that is zero already, so that only what is written to is ever touched.
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
+
+
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one decoder layer, each of shape ``[slots, kv_heads, capacity, head_dim]``."""
 
@@ -126,29 +158,27 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocates the storage for states of shape ``[rows, kv_heads, width, head_dim]``."""
-        self.keys = self._resized(key_states[:0, :, :0], self.num_slots, self.capacity)
-        self.values = self._resized(value_states[:0, :, :0], self.num_slots, self.capacity)
+        self.keys = resized(key_states[:0, :, :0], self.num_slots, self.capacity, ())
+        self.values = resized(value_states[:0, :, :0], self.num_slots, self.capacity, ())
         self.is_initialized = True
 
-    def resize(self, num_slots: int, capacity: int) -> None:
-        """Resizes the storage; what lies within both sizes is kept."""
+    def resize(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
+        """Resizes the storage.
+
+        Args:
+            num_slots: Slots.
+            capacity: Positions of each.
+            lengths: How many positions of each slot so far are kept, as far as they lie within the new size.
+        """
         if (num_slots, capacity) == (self.num_slots, self.capacity):
             return
         if self.is_initialized:
             assert self.keys is not None
             assert self.values is not None
             # Both or neither: if memory for one is lacking, nothing changes.
-            keys, values = (self._resized(store, num_slots, capacity) for store in (self.keys, self.values))
+            keys, values = (resized(store, num_slots, capacity, lengths) for store in (self.keys, self.values))
             self.keys, self.values = keys, values
         self.num_slots, self.capacity = num_slots, capacity
-
-    @staticmethod
-    def _resized(store: Tensor, num_slots: int, capacity: int) -> Tensor:
-        # Zeros instead of uninitialised memory: a masked NaN would still spoil the weighted sum of attention.
-        resized = store.new_zeros((num_slots, store.shape[1], capacity, store.shape[3]))
-        num_slots, capacity = min(num_slots, store.shape[0]), min(capacity, store.shape[2])
-        resized[:num_slots, :, :capacity] = store[:num_slots, :, :capacity]
-        return resized
 
     def stores(self) -> list[Tensor]:
         """The keys and the values; empty before the first forward."""
@@ -191,17 +221,29 @@ class SlotCache(Cache):
         self._multiple = multiple
         self._padding = padding
         self._slot_layers = [SlotLayer() for _ in range(num_layers)]
+        # Positions of each slot that were written and may be read again.
+        self._lengths: list[int] = []
         super().__init__(layers=list(self._slot_layers))
 
     def set_mapping(self, mapping: SlotMapping | StaticSlotMapping) -> None:
         """Sets where the next forward writes and reads; `reserve` has made room for it."""
         for layer in self._slot_layers:
             layer.mapping = mapping
+        if isinstance(mapping, StaticSlotMapping):
+            self._lengths = [self.shape[1]] * self.shape[0]
+            return
+        for slot, start in zip(mapping.slots, mapping.starts, strict=True):
+            self._lengths[slot] = max(start + mapping.width, self._lengths[slot] if start else 0)
 
     def reserve(self, num_slots: int, length: int) -> None:
         """Grows the storage to at least ``num_slots`` slots of ``length`` positions, the capacity by doubling."""
+        self._resize(max(num_slots, self.shape[0]), self.capacity_for(length))
+
+    def _resize(self, num_slots: int, capacity: int) -> None:
         for layer in self._slot_layers:
-            layer.resize(max(num_slots, layer.num_slots), self.capacity_for(length))
+            layer.resize(num_slots, capacity, self._lengths)
+        kept = [min(length, capacity) for length in self._lengths[:num_slots]]
+        self._lengths = kept + [0] * (num_slots - len(kept))
 
     def capacity_for(self, length: int) -> int:
         """Returns the capacity of the storage after `reserve` for this length."""
@@ -213,10 +255,10 @@ class SlotCache(Cache):
 
     def shrink(self, num_slots: int, length: int) -> None:
         """Frees all but the first ``num_slots`` slots, and most of a capacity that is far above ``length``."""
-        for layer in self._slot_layers:
-            large = layer.capacity > max(4 * length, 256)
-            capacity = self._rounded(max(2 * length, 64)) if large else layer.capacity
-            layer.resize(min(num_slots, layer.num_slots), capacity)
+        slots, capacity = self.shape
+        if capacity > max(4 * length, 256):
+            capacity = self._rounded(max(2 * length, 64))
+        self._resize(min(num_slots, slots), capacity)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -241,6 +283,7 @@ class SlotCache(Cache):
         """Copies the first ``length`` positions of one slot to another."""
         for store in self.stores():
             store[target, :, :length] = store[source, :, :length]
+        self._lengths[target] = length
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchanges the first ``length`` positions of two slots; changes nothing if memory for that is lacking."""
@@ -250,6 +293,7 @@ class SlotCache(Cache):
             saved = buffers[_slot_kind(store)].copy_(store[one, :, :length])
             store[one, :, :length] = store[other, :, :length]
             store[other, :, :length] = saved
+        self._lengths[one], self._lengths[other] = self._lengths[other], self._lengths[one]
 
     def clear(self, slot: int) -> None:
         """Overwrites a slot with zeros, so that no state of a failed request reaches the next one in its place."""
