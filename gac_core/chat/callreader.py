@@ -170,9 +170,10 @@ class TaggedCallReader(CallReader):
     def end(self, error: str | None = None) -> ToolCall | InvalidToolCall:
         """Returns the call; ``error`` says why it ends without its closing tag."""
         end = len(self._body) - (len(END_CALL) if error is None else 0)
-        error = self._error or error
-        if error is None:
-            error, end = self._missing(), self._end or end
+        if self._error is None and (error is None or self.name is not None):
+            # What follows complete arguments closes the call, also where it is incomplete.
+            end = self._end or end
+        error = self._error or error or self._missing()
         return self._result("".join(self._body[self._begin or 0 : end]), error)
 
     def _is_tool(self) -> bool:
@@ -269,8 +270,8 @@ class BareCallReader(CallReader):
 
     def end(self, error: str | None = None) -> ToolCall | InvalidToolCall:
         """Returns the call; ``error`` says why it ends before its last brace."""
-        error = self._error or error
-        return self._result("".join(self._body[: self._end if error is None else None]), error)
+        end = self._end if self._error is None else None
+        return self._result("".join(self._body[:end]), self._error or error)
 
     def _read(self, char: str) -> None:
         if self._end is None:

@@ -149,7 +149,8 @@ class InvalidToolCall:
     Attributes:
         id: A unique id, as of a valid call.
         name: The tool's name; None if it is missing or incomplete.
-        arguments: The arguments as generated, up to the end of the call; the whole text of the call if there are none.
+        arguments: The arguments as generated; if they are incomplete or malformed, up to the end of the call. The whole
+            text of the call if there are none.
         error: Why the call is invalid.
     """
 
