@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,11 +29,13 @@ class RunningServer:
         url: Its address, such as ``http://127.0.0.1:1234``.
         records: The records of the requests so far, oldest first.
         app: The application.
+        connections: Those that are open.
     """
 
     url: str
     records: list[RequestRecord]
     app: object
+    connections: Collection[object]
 
     def record(self, request_id: str, seconds: float = 10.0) -> RequestRecord:
         """Returns the record of a request; waits until there is one."""
@@ -84,7 +86,8 @@ def running(
             if not thread.is_alive() or time.monotonic() > end:
                 raise RuntimeError("the server did not start")
             time.sleep(0.005)
-        yield RunningServer(f"http://127.0.0.1:{listening.getsockname()[1]}", records, app)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield RunningServer(url, records, app, server.server_state.connections)
     finally:
         server.should_exit = True
         thread.join()
