@@ -6,15 +6,21 @@ import json
 
 import httpx
 import pytest
-from conftest import EMBEDDED, LONG_PROMPT, shared_ensemble
+from architectures import random_model
+from conftest import EMBEDDED, LONG_PROMPT, ensemble_of, random_pair, shared_ensemble
 from faulty import fail_at, faulty_ensemble, healed
 from holding import held, idle, soon
 from rawhttp import RawConnection, check_error, check_refused, events
 from server_fixture import served
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from gac_core import EnsembleConfig, MemberConfig
+from gac_core import EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.health import EnsembleHealth, MemberHealth
 from gac_core.server.catalog import Catalog
+from gac_core.server.errors import ApiError
+from gac_core.server.generation.echo import echoes_of
+from gac_core.server.generation.translate import Generation
 from gac_core.server.routes.health import can_answer
 from gac_core.server.settings import ServerSettings
 
@@ -156,3 +162,16 @@ def test_a_stuck_engine_refuses(stream):
             assert check_refused(response, 503)["code"] == "engine_stuck"
         assert soon(lambda: httpx.get(url + "/health").status_code == 200)
         assert idle(one)
+
+
+async def test_a_prompt_that_the_gate_cannot_write_is_refused():
+    """A gate of a few words cannot score other words; that is no failure of a member."""
+    words = {"<end>": 0, "<unk>": 1, "Who": 2}
+    named = {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<end>"}
+    few = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), **named)
+    with ensemble_of([(random_model("llama", few), few), random_pair("llama")]) as one:
+        served = Catalog({"gac": one}).find(None)
+        asked = Generation(served, ("Where",), SamplingParams(logprobs=0, gate="m0"), "prompt", echo=True)
+        with pytest.raises(ApiError) as caught:
+            await echoes_of(asked, "mine")
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_value", "prompt")
