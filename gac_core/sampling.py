@@ -41,10 +41,10 @@ class SamplingParams:
             -2 to 2: OpenAI's formula. The prompt does not count, tokens that a grammar forces do. Default 0.
         frequency_penalty: Likewise, as many times as the answer contains the token. Default 0.
         logit_bias: Numbers, -100 to 100, that are added to the log-probabilities of single tokens: 100 selects a token,
-            -100 bans it. A key is an id of the gate's tokenizer (`Ensemble.encode`), whose end of text stands for that
-            of all members, or a string or bytes that are exactly one token of a member. Like a grammar,
-            bias and penalties multiply every member's distribution before the gate's certainty is measured and the
-            distributions are combined. None (default): no bias.
+            -100 bans it, among those that the grammar allows. A key is an id of the gate's tokenizer
+            (`Ensemble.encode`), whose end of text stands for that of all members, or a string or bytes that are exactly
+            one token of a member. Like a grammar, bias and penalties multiply every member's distribution before the
+            gate's certainty is measured and the distributions are combined. None (default): no bias.
         seed: Makes sampling repeatable, in any process. Concurrent requests, drafts and reused prefixes can change a
             draw, with probability about twice the rounding error of the probabilities: rarely in float32, occasionally
             in bfloat16 and float16, never with `EnsembleConfig.deterministic`. None (default) draws a seed, which

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
@@ -89,12 +91,8 @@ class OutputProcessor:
         ended = None if self._parser is None else self._parser.reasoning_ended
         if not ended:
             return 0 if ended is None else len(self._tokens)
-        left = b"".join(self._tokens).index(_END_MARK) + len(_END_MARK)
-        for count, token in enumerate(self._tokens, start=1):
-            left -= len(token)
-            if left <= 0:
-                return count
-        raise AssertionError("the tokens contain the end mark")
+        end = b"".join(self._tokens).index(_END_MARK) + len(_END_MARK)
+        return bisect_left(list(accumulate(map(len, self._tokens))), end) + 1
 
 
 def _calls(pieces: Sequence[Piece]) -> tuple[ToolCallChunk, ...]:
