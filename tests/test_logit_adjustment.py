@@ -275,6 +275,14 @@ def test_scores_refuse_them(members, asked):
         members.score(PROMPT, " four", **asked)
 
 
+def test_a_bias_alone_is_made_once(members):
+    union = members._union
+    adjustment = LogitAdjustment(union, {union.ids[b"n"]: 3.0}, 0.0, 0.0)
+    first = adjustment.offsets()
+    adjustment.count(b"n")
+    assert adjustment.offsets([b"n", b" of"]) is first
+
+
 def test_factors_are_scaled_by_the_largest(members):
     union = members._union
     probs = torch.full((len(union),), 1 / len(union))

@@ -33,6 +33,8 @@ class LogitAdjustment:
         self._ids = union.ids
         self._presence_penalty = presence_penalty
         self._frequency_penalty = frequency_penalty
+        # A bias alone is the same at every token.
+        self._penalises = bool(presence_penalty or frequency_penalty)
         # Offsets by union id, where they are not 0, and tokens of the answer.
         self._committed = dict(bias)
         self._seen: set[int] = set()
@@ -41,8 +43,9 @@ class LogitAdjustment:
 
     def count(self, data: bytes) -> None:
         """Counts a token that was committed."""
-        self._penalise(self._committed, self._seen, data)
-        self._offsets = {}
+        if self._penalises:
+            self._penalise(self._committed, self._seen, data)
+            self._offsets = {}
 
     def offsets(self, drafted: Sequence[bytes] = ()) -> LogitOffsets:
         """Returns the offsets at the next token.
@@ -50,7 +53,7 @@ class LogitAdjustment:
         Args:
             drafted: Tokens that precede it and are not committed. Default none.
         """
-        key = tuple(drafted)
+        key = tuple(drafted) if self._penalises else ()
         if key not in self._offsets:
             offsets, seen = dict(self._committed), set(self._seen)
             for data in key:
