@@ -19,7 +19,7 @@ from llama_index.llms.openai_like import OpenAILike
 from openai import OpenAI
 
 QUESTION = (
-    "Passages:\n\nThe Torno Bridge is the work of Melka Dorin. The bridge stands in Halkus. It was built in 1874.\n\n"
+    "The Torno Bridge is the work of Melka Dorin. The bridge stands in Halkus. It was built in 1874.\n\n"
     "Question: In which town is the Torno Bridge?"
 )
 
