@@ -25,36 +25,52 @@ Ensembles = Annotated[
     list[str],
     typer.Argument(
         help="YAML files, one ensemble each; NAME=FILE sets its name, else that of the file. Or models: folders, GGUF "
-        "files or hub names, which are the members of one ensemble called 'ensemble'."
+        "files or hub names, which are the members of one ensemble called 'ensemble'.",
     ),
 ]
-Host = Annotated[str, typer.Option(help="Address to listen on. Others than loopback need keys.")]
-Port = Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)]
-ApiKeys = Annotated[Path | None, typer.Option(help="File with one API key per line. Also: GAC_API_KEYS=KEY,KEY.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on. Others than loopback need keys.")]
+Port = Annotated[int, typer.Option(metavar="PORT", help="0: a free one.", min=0, max=65535)]
+ApiKeys = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with one API key per line. Also: GAC_API_KEYS=KEY,KEY.")
+]
 Unauthenticated = Annotated[bool, typer.Option("--allow-unauthenticated", help="Listen on any address without keys.")]
-MaxBody = Annotated[float, typer.Option(help="Largest body of a request, in MiB.", min=0.001)]
+MaxBody = Annotated[float, typer.Option(metavar="MIB", help="Largest body of a request, in MiB.", min=0.001)]
 MaxTokens = Annotated[
-    int | None, typer.Option(help="Longest answer, in tokens. Default: what the context leaves.", min=1)
+    int | None,
+    typer.Option(metavar="TOKENS", help="Longest answer, in tokens. Default: what the context leaves.", min=1),
 ]
-MaxChoices = Annotated[int, typer.Option(help="Largest n of a request.", min=1, max=128)]
+MaxChoices = Annotated[int, typer.Option(metavar="N", help="Largest n of a request.", min=1, max=128)]
 Timeout = Annotated[
-    float, typer.Option(help="Seconds that a request may take, its time in the queue included; 0: no limit.", min=0)
+    float,
+    typer.Option(
+        metavar="SECONDS", help="Seconds that a request may take, its time in the queue included; 0: no limit.", min=0
+    ),
 ]
-Drain = Annotated[float, typer.Option(help="Seconds that requests may go on after SIGTERM or SIGINT.", min=0)]
-Temperature = Annotated[float, typer.Option(help="That of requests that have none.", min=0)]
+Drain = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Seconds that requests may go on after SIGTERM or SIGINT.", min=0)
+]
+Temperature = Annotated[float, typer.Option(metavar="T", help="That of requests that have none.", min=0)]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="Log and trace prompts and answers.")]
-LogLevel = Annotated[str, typer.Option(help="debug, info, warning, error or critical.")]
+LogLevel = Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning, error or critical.")]
 CorsOrigin = Annotated[
-    list[str] | None, typer.Option(help="Origin whose pages may call the server; may be repeated. Default: none.")
+    list[str] | None,
+    typer.Option(metavar="URL", help="Origin whose pages may call the server; may be repeated. Default: none."),
 ]
 AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(help="Name that clients without keys may use for this machine besides localhost; may be repeated."),
+    typer.Option(
+        metavar="NAME",
+        help="Name that clients without keys may use for this machine besides localhost; may be repeated.",
+    ),
 ]
 OtlpEndpoint = Annotated[
-    str | None, typer.Option(help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel.")
+    str | None,
+    typer.Option(metavar="URL", help="OpenTelemetry collector (gRPC), such as http://127.0.0.1:4317. Extra: otel."),
 ]
-Dtype = Annotated[str | None, typer.Option(help="For members that do not set their own.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16, for members that do not set their own."),
+]
 
 
 def serve(
