@@ -16,6 +16,7 @@ from server_fixture import running
 from gac_core import Conversation, Ensemble
 from gac_core.server.app import create_app
 from gac_core.server.catalog import Catalog
+from gac_core.server.generation import responses
 from gac_core.server.settings import ServerSettings
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -258,8 +259,10 @@ def test_clients_that_leave_free_the_engine(both, stream):
         assert both.health().requests == 0
 
 
-async def test_what_a_slow_reader_has_not_taken_is_joined(ensemble):
+@pytest.mark.parametrize("large", [4, 64])
+async def test_what_a_slow_reader_has_not_taken_is_joined(ensemble, monkeypatch, large):
     """The reader takes the head and then nothing until the answer is complete; nothing is lost."""
+    monkeypatch.setattr(responses, "LARGE_ENTRIES", large)
     expected = ensemble.generate(QUESTION, max_tokens=10, logprobs=0)
     app = create_app(Catalog({"gac": ensemble}), ServerSettings(), [])
     body = {"messages": QUESTION, "max_tokens": 10, "temperature": 0, "stream": True, "logprobs": True}

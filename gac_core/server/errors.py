@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,7 +103,7 @@ def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
     if not isinstance(error, GaCError):
         return internal_error()
     status, code = _server_code(error)
-    headers = {"retry-after": str(math.ceil(RETRY_AFTER))} if status in (429, 503) else None
+    headers = {"retry-after": str(RETRY_AFTER)} if status in (429, 503) else None
     kind = "rate_limit_error" if status == 429 else SERVER_ERROR
     return ApiError(status, code, str(error), type=kind, headers=headers)
 

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from gac_core.engine.answer_stream import AnswerStream
-from gac_core.errors import GaCError, RequestError
+from gac_core.errors import GaCError
 from gac_core.output import OutputChunk, RequestOutput
-from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.translate import Generation
 from gac_core.server.record import OpenRecord
 
@@ -21,10 +20,13 @@ class Answers:
     Args:
         generation: What is generated.
         record: The record of the request, in which tokens and finished answers are noted.
+
+    Attributes:
+        generation: As given.
     """
 
     def __init__(self, generation: Generation, record: OpenRecord) -> None:
-        self._generation = generation
+        self.generation = generation
         self._record = record
         self._streams: list[AnswerStream] = []
         self._outputs: dict[int, RequestOutput] = {}
@@ -37,13 +39,13 @@ class Answers:
             ApiError: It is refused.
         """
         try:
-            for prompt in self._generation.prompts:
-                ensemble, params = self._generation.served.ensemble, self._generation.params
+            for prompt in self.generation.prompts:
+                ensemble, params = self.generation.served.ensemble, self.generation.params
                 self._streams.append(await ensemble.asubmit(prompt, params, request_id=self._record.request_id))
         except BaseException as error:
             await self.aclose()
             if isinstance(error, GaCError):
-                raise self._located(error) from error
+                raise self.generation.as_api_error(error) from error
             raise
 
     async def answer(self) -> list[RequestOutput]:
@@ -57,7 +59,7 @@ class Answers:
             async for _ in self.chunks():
                 pass
         except GaCError as error:
-            raise self._located(error) from error
+            raise self.generation.as_api_error(error) from error
         finally:
             await self.aclose()
         return self.finished()
@@ -74,7 +76,7 @@ class Answers:
 
     async def _of_all(self) -> AsyncIterator[list[Indexed]]:
         """`chunks` of several prompts."""
-        n = self._generation.params.n
+        n = self.generation.params.n
         for place, stream in enumerate(self._streams):
             self._reads[asyncio.ensure_future(_arrived(stream))] = place
         while self._reads:
@@ -106,10 +108,6 @@ class Answers:
             task.cancel()
         await asyncio.gather(*self._reads, return_exceptions=True)
         self._reads.clear()
-
-    def _located(self, error: GaCError) -> ApiError:
-        """Returns an error as the client sees it, with the field of the body that it is about."""
-        return as_api_error(error, self._generation.field_of(error) if isinstance(error, RequestError) else None)
 
 
 async def _arrived(stream: AnswerStream) -> list[Indexed]:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gac_core.errors import GaCError, RequestError, UnwritableTextError
+from gac_core.errors import GaCError, UnwritableTextError
 from gac_core.output import FinishReason, RequestOutput, Usage
 from gac_core.scoring import Score
-from gac_core.server.errors import ApiError, as_api_error
+from gac_core.server.errors import ApiError
 from gac_core.server.generation.translate import Generation
 from gac_core.token_stats import TokenLogprob
 
@@ -52,8 +52,7 @@ async def echoes_of(generation: Generation, request_id: str) -> list[Echo]:
     except UnwritableTextError as error:
         raise ApiError(400, "invalid_value", str(error), param="prompt") from error
     except GaCError as error:
-        field = generation.field_of(error) if isinstance(error, RequestError) else None
-        raise as_api_error(error, field) from error
+        raise generation.as_api_error(error) from error
     finally:
         for each in scores:
             each.cancel()

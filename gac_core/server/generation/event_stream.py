@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import anyio
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
-from gac_core.server.errors import ApiError, as_api_error
+from gac_core.output import OutputChunk
+from gac_core.server.errors import ApiError
 from gac_core.server.generation.answers import Answers
+from gac_core.server.generation.responses import written
 from gac_core.server.generation.streaming import Events, event, merged
 from gac_core.server.record import OpenRecord
 from gac_core.server.settings import ServerSettings
@@ -71,16 +73,25 @@ class EventStream(EventSourceResponse):
             if head:
                 yield head
             async for chunks in self._answers.chunks():
-                parts = [self._events.chunk(index, chunk) for index, chunk in merged(chunks).items()]
-                if any(parts):
-                    yield b"".join(parts)
+                content = await self._written(merged(chunks))
+                if content:
+                    yield content
             end = self._events.end(self._answers.finished())
             self._is_complete = True
             yield end
         except Exception as error:
-            failure = self._failed(as_api_error(error), error)
+            failure = self._failed(self._answers.generation.as_api_error(error), error)
             self._is_complete = True
             yield failure
+
+    async def _written(self, chunks: Mapping[int, OutputChunk]) -> bytes:
+        """Returns the events of chunks by the index of their answers."""
+        outputs = [chunk.output for chunk in chunks.values() if chunk.output is not None]
+        entries = sum(len(chunk.logprobs or ()) for chunk in chunks.values())
+        entries += sum(len(output.token_stats or ()) for output in outputs)
+        return await written(
+            entries, lambda: b"".join(self._events.chunk(index, chunk) for index, chunk in chunks.items())
+        )
 
     def _failed(self, error: ApiError, cause: Exception) -> bytes:
         """Returns the event of an error after the head, and notes the error."""

@@ -23,7 +23,7 @@ MIN_LOGPROB = -9999.0
 """What JSON has in place of minus infinity, as in OpenAI's protocol."""
 
 LARGE_ENTRIES = 64
-"""Entries of `logprobs` and `token_stats` together from which a body is made in a thread: some milliseconds of work."""
+"""Entries of `logprobs` and `token_stats` together from which JSON is written in a thread: some milliseconds."""
 
 Object = dict[str, Any]
 
@@ -77,16 +77,20 @@ class Envelope:
         }
 
 
-async def answer_response(outputs: Sequence[RequestOutput], make_body: Callable[[], bytes]) -> Response:
-    """Returns the response of finished answers; a large body is made in a thread, so that it delays no other request.
+async def written(entries: int, write: Callable[[], bytes]) -> bytes:
+    """Returns a body or events; large ones are written in a thread, so that they delay no other request.
 
     Args:
-        outputs: The answers.
-        make_body: Makes the body.
+        entries: Entries of `logprobs` and `token_stats` together.
+        write: Writes them.
     """
+    return write() if entries < LARGE_ENTRIES else await asyncio.to_thread(write)
+
+
+async def answer_response(outputs: Sequence[RequestOutput], write: Callable[[], bytes]) -> Response:
+    """Returns the response of finished answers, whose body ``write`` makes."""
     entries = sum(len(output.logprobs or ()) + len(output.token_stats or ()) for output in outputs)
-    content = make_body() if entries < LARGE_ENTRIES else await asyncio.to_thread(make_body)
-    return Response(content, media_type="application/json")
+    return Response(await written(entries, write), media_type="application/json")
 
 
 def answer_body(envelope: Envelope, choices: Iterable[Object], outputs: Sequence[RequestOutput], n: int) -> bytes:

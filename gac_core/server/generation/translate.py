@@ -56,7 +56,11 @@ class Generation:
     grammar_field: str | None = None
     echo: bool = False
 
-    def field_of(self, error: RequestError) -> str | None:
+    def as_api_error(self, error: BaseException) -> ApiError:
+        """Returns an error as the client sees it, with the field of the body that it is about."""
+        return as_api_error(error, self._field_of(error) if isinstance(error, RequestError) else None)
+
+    def _field_of(self, error: RequestError) -> str | None:
         """Returns the field of the body that an error of the engine is about; None where that is not known."""
         if isinstance(error, (PromptTooLongError, EmptyPromptError, ChatTemplateError)):
             return self.prompt_field
