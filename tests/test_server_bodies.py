@@ -72,6 +72,7 @@ REFUSED = [
     ({"messages": QUESTION, "weights": [1]}, "weights", "invalid_value"),
     ({"messages": QUESTION, "combine": "sum"}, "combine", "invalid_value"),
     ({"messages": QUESTION, "model": "gac/ash", "gate": "birch"}, "gate", "invalid_value"),
+    ({"messages": QUESTION, "model": "gac/ash", "gate": "default"}, "gate", "invalid_value"),
     ({"messages": QUESTION, "grammar": {"regex": "(("}}, "grammar", "invalid_grammar"),
     ({"messages": QUESTION, "tool_choice": "required"}, "tool_choice", "invalid_value"),
     ({"messages": QUESTION, "tool_choice": "required", "grammar": {"regex": "a"}}, "grammar", "invalid_value"),

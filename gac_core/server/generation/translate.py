@@ -187,8 +187,9 @@ def _alone(body: GenerationBody, served: ServedModel) -> dict[str, Any]:
     """Returns the parameters of a model that is one member, which leave no choice of members."""
     if served.member is None:
         return {}
-    for name in ("gate", "weights", "threshold"):
-        if name in body.model_fields_set and getattr(body, name) not in (None, served.member, "default", 0):
+    same = {"gate": (None, served.member), "weights": (None,), "threshold": (None, "default", 0)}
+    for name, values in same.items():
+        if getattr(body, name) not in values:
             raise _invalid(name, f"model {quote(served.id)} is one member alone; leave {name} out")
     return served.settings()
 
