@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import io
 import json
 import logging
+import os
 import time
 from datetime import UTC, datetime
 
@@ -15,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from server_clients import CHAT, PROMPT, AppClient
 
-from gac_core.server.telemetry.logs import JsonFormatter, RequestLog
+from gac_core.server.telemetry.logs import JsonFormatter, RequestLog, configure_logs
 from gac_core.server.telemetry.tracing import Tracing
 
 
@@ -125,6 +128,43 @@ def test_tracebacks_have_no_messages_unless_prompts_are_logged(logged):
             assert name in line["traceback"]
         assert "in fail" in line["traceback"]
         assert (PROMPT in line["traceback"]) is log_prompts
+
+
+async def test_exceptions_of_tasks_are_logged_without_messages():
+    future = asyncio.get_running_loop().create_future()
+    future.set_exception(KeyError(PROMPT))
+    context = {"message": "exception was never retrieved", "future": future, "exception": future.exception()}
+    for log_prompts in (False, True):
+        stream = io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(JsonFormatter(log_prompts))
+        logging.getLogger("asyncio").addHandler(handler)
+        try:
+            asyncio.get_running_loop().default_exception_handler(context)
+        finally:
+            logging.getLogger("asyncio").removeHandler(handler)
+        line = json.loads(stream.getvalue())
+        assert line["message"].startswith("exception was never retrieved")
+        assert "KeyError" in line["traceback"]
+        assert (PROMPT in stream.getvalue()) is log_prompts
+
+
+def test_records_that_cannot_be_written_are_not_shown_on_stderr(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
+    levels = {name: logging.getLogger(name).level for name in ("", "gac_core", "uvicorn")}
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        configure_logs(stream=os.fdopen(writing, "w"))
+        logging.getLogger("gac_core").warning("a record")
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            logging.getLogger().handlers[0].stream.close()
+        logging.captureWarnings(False)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    assert capsys.readouterr().err == ""
 
 
 # ---- traces

@@ -95,7 +95,7 @@ def test_requests_are_finished_after_sigterm(tmp_path, config, ensemble):
         assert server.stderr.startswith(
             "gac serve: gac: ash 1, birch 1, cedar 1 (gate ash, threshold none); two: ash 1, birch 1, cedar 1 (gate"
         )
-        assert "(1 API keys)" in server.stderr
+        assert "(1 API key)" in server.stderr
         log, out = server.log, server.stdout
     assert {events[-1] for events in ends} == {"[DONE]"}
     expected = ensemble.generate(PROMPT, grammar=Grammar.regex(REGEX), max_tokens=100).text

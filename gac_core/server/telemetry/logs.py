@@ -45,7 +45,8 @@ class JsonFormatter(logging.Formatter):
 
     Args:
         log_prompts: Whether exceptions have their messages, which may quote prompts. Without it a traceback consists of
-            the types of the exceptions and the lines of code.
+            the types of the exceptions and the lines of code, and records of asyncio of their first line: the others
+            describe the task that failed, with its exception.
     """
 
     def __init__(self, log_prompts: bool = False) -> None:
@@ -56,7 +57,10 @@ class JsonFormatter(logging.Formatter):
         """Returns the line, without its end."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         level = record.levelname.lower()
-        values = {"time": time, "level": level, "logger": record.name, "message": record.getMessage()}
+        message = record.getMessage()
+        if record.name == "asyncio" and not self._log_prompts:
+            message = message.partition("\n")[0]
+        values = {"time": time, "level": level, "logger": record.name, "message": message}
         values |= {name: getattr(record, name) for name in EXTRAS if hasattr(record, name)}
         if record.exc_info and record.exc_info[1] is not None:
             values["traceback"] = self._traceback(record.exc_info[1])
@@ -152,5 +156,7 @@ def configure_logs(level: str = "info", log_prompts: bool = False, stream: TextI
     # `RequestLog` takes its place.
     logging.getLogger("uvicorn.access").disabled = True
     logging.captureWarnings(True)
+    # A record that cannot be written, because the reader of stdout has gone, would be shown on stderr with a traceback.
+    logging.raiseExceptions = False
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
