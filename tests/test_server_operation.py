@@ -150,6 +150,9 @@ def test_other_addresses_need_keys_or_consent():
         ("127.0.0.9", True),
         ("[::1]:8000", True),
         ("proxy.example:443", True),
+        ("localhost.:8000", True),
+        ("ported.example", True),
+        ("evil.example.", False),
         ("evil.example", False),
         ("evil.example:8000", False),
         ("127.0.0.1.evil.example", False),
@@ -160,7 +163,7 @@ def test_other_addresses_need_keys_or_consent():
     ],
 )
 async def test_pages_cannot_give_their_name_to_this_machine(serving, host, allowed):
-    client = serving(allowed_hosts=("proxy.example",))
+    client = serving(allowed_hosts=("proxy.example", "Ported.example:443"))
     for path in ("/v1/models", "/metrics", "/health"):
         response = await client.get(path, headers={"host": host})
         if allowed:

@@ -85,7 +85,7 @@ def test_requests_are_finished_after_sigterm(tmp_path, config, ensemble):
     key = {"authorization": f"Bearer {KEYS[0]}"}
     with server_process(tmp_path, config, f"two={config}", "--api-keys", str(keys)) as server:
         url = server.url
-        with Streams(url, 6, 100, key) as streams, httpx.Client(headers=key) as kept:
+        with Streams(url, 4, 60, key) as streams, httpx.Client(headers=key) as kept:
             assert kept.get(f"{url}/ready").status_code == 200
             server.send(signal.SIGTERM)
             assert set(refusals(kept, url)) <= {(503, "server_draining")}
@@ -98,11 +98,11 @@ def test_requests_are_finished_after_sigterm(tmp_path, config, ensemble):
         assert "(1 API key)" in server.stderr
         log, out = server.log, server.stdout
     assert {events[-1] for events in ends} == {"[DONE]"}
-    expected = ensemble.generate(PROMPT, grammar=Grammar.regex(REGEX), max_tokens=100).text
+    expected = ensemble.generate(PROMPT, grammar=Grammar.regex(REGEX), max_tokens=60).text
     assert {text(events) for events in ends} == {expected}
     done = [line for line in log if line.get("event") == "request" and line["status"] == 200 and line["stream"]]
-    assert sorted(line["request_id"] for line in done) == [f"stream-{number}" for number in range(6)]
-    assert {(line["completion_tokens"], line["error"]) for line in done} == {(100, None)}
+    assert sorted(line["request_id"] for line in done) == [f"stream-{number}" for number in range(4)]
+    assert {(line["completion_tokens"], line["error"]) for line in done} == {(60, None)}
     assert "Velgin" not in out
     assert KEYS[0] not in out
     assert "ended with status 0" in log[-1]["message"]

@@ -41,8 +41,8 @@ class ServerSettings:
             ``"critical"``.
         cors_origins: Origins, such as ``"https://chat.example.org"``, whose pages may call the server; ``"*"`` is every
             one. Empty (default): none, and no CORS header is sent.
-        allowed_hosts: Names that the header ``Host`` may have besides ``localhost``, loopback addresses and ``host``,
-            where the server listens on a loopback address without keys; ``"*"`` is every one. For proxies on the same
+        allowed_hosts: Names that the header ``Host`` may have besides ``localhost`` and loopback addresses, where the
+            server listens on a loopback address without keys; ``"*"`` is every one. For proxies on the same
             machine that pass the header on. Empty (default): no others.
         otlp_endpoint: URL of an OpenTelemetry collector (gRPC) that receives traces, such as
             ``"http://127.0.0.1:4317"``; needs the extra ``otel``. None (default): no traces.

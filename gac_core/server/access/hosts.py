@@ -21,12 +21,12 @@ class HostCheck:
 
     Args:
         app: The application behind it.
-        settings: Its ``host``, ``api_keys`` and ``allowed_hosts``.
+        settings: Its ``host``, ``api_keys`` and ``allowed_hosts``, with or without ports.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
-        self._hosts = {settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
+        self._hosts = {_name(host) for host in settings.allowed_hosts}
         self._active = is_loopback(settings.host) and not settings.api_keys and "*" not in self._hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,8 +44,14 @@ class HostCheck:
         await refuse(scope, receive, send, error)
 
     def _allows(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        return is_loopback(name) or name in self._hosts
+        name = _name(host)
+        return name is not None and (is_loopback(name) or name in self._hosts)
+
+
+def _name(host: str) -> str | None:
+    """Returns the name in a header ``Host`` in lower case, without port and final dot; None where there is none."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+    return name and name.removesuffix(".")
