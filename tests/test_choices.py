@@ -206,6 +206,15 @@ def test_a_timeout_ends_all_answers(both, way):
     assert idle(both)
 
 
+@WAYS
+def test_tokens_are_counted_while_answers_wait_for_places(way):
+    with ensemble_of([random_pair("llama")], max_batch_size=1, max_queue=0) as one:
+        end = next(iter(one._members[0].tokenizer.end_ids))
+        with held(one, after=40), pytest.raises(RequestTimeoutError) as caught:
+            way(one, PROMPT, n=2, max_tokens=900, logit_bias={end: -100}, drafts=False, timeout=1.0)
+        assert caught.value.tokens > 1
+
+
 def test_closing_the_ensemble_ends_its_streams():
     with ensemble_of([random_pair("llama")]) as one:
 

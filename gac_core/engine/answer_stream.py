@@ -10,15 +10,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from gac_core.engine.calls import Answering, Call
-from gac_core.engine.delivery import IndexedEvent, accepted, num_tokens, timed_out, timely
+from gac_core.engine.delivery import RETRY, IndexedEvent, accepted, num_tokens, timed_out, timely
 from gac_core.engine.inbox import Inbox
 from gac_core.engine.mailbox import Event
 from gac_core.engine.session import Session
 from gac_core.errors import QueueFullError
 from gac_core.output import OutputChunk, RequestOutput, afold
-
-# Seconds between two attempts to get a place in the queue.
-_RETRY = 0.01
 
 
 class AnswerStream:
@@ -108,7 +105,7 @@ class AnswerStream:
             if deadline.passed():
                 raise timed_out(self._session, self._call, num_tokens(self._answers))
             left = deadline.left()
-            await self._events.wait(left if not full else _RETRY if left is None else min(left, _RETRY))
+            await self._events.wait(left if not full else RETRY if left is None else min(left, RETRY))
         return None
 
     def _submit_waiting(self) -> bool:
@@ -171,7 +168,7 @@ async def _submitted(stream: AnswerStream, wait: bool) -> bool:
     except QueueFullError:
         if not wait:
             raise
-        await asyncio.sleep(_RETRY)
+        await asyncio.sleep(RETRY)
         return False
 
 

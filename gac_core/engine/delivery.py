@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 from gac_core.engine.calls import Answering, Call, reported
 from gac_core.engine.mailbox import Event
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.session import Session
-from gac_core.errors import GaCError, RequestTimeoutError
+from gac_core.errors import GaCError, QueueFullError, RequestTimeoutError
 from gac_core.output import OutputChunk, RequestOutput
+
+RETRY = 0.01
+"""Seconds between two attempts to get a place in the queue."""
 
 IndexedEvent = tuple[int, float, Event]
 """The index of an answer among those of its call, when its event came, by `time.monotonic`, and the event."""
@@ -119,26 +122,39 @@ def _events(
     with reported(call.label):
         session.submit(answers[0][0], partial(sink, 0))
     num_queued, num_open = 1, len(answers)
+    began = False
     try:
         while num_open:
             session.check_process()
+            wait = call.deadline.left()
+            if began and num_queued < len(answers):
+                num_queued = _queued(session, call, answers, num_queued, sink)
+                wait = RETRY if wait is None else min(wait, RETRY)
             try:
-                index, at, event = events.get(timeout=call.deadline.left())
+                index, at, event = events.get(timeout=wait)
             except queue.Empty:
                 if not call.deadline.passed():
                     # The wait ended early.
                     continue
                 raise timed_out(session, call, num_tokens(answers)) from None
             chunk = accepted(session, call, answers[index][1], at, event)
+            began = True
             yield index, chunk
             num_open -= chunk.output is not None
-            for waiting in range(num_queued, len(answers)):
-                with timely(session, call, num_tokens(answers)):
-                    session.submit(answers[waiting][0], partial(sink, waiting), wait=True, timeout=call.deadline.left())
-            num_queued = len(answers)
     finally:
         for request, _ in answers:
             session.abort(request.request_id)
+
+
+def _queued(
+    session: Session, call: Call, answers: Sequence[Answering], first: int, sink: Callable[[int, Event], None]
+) -> int:
+    """Queues answers, from the first that is not, as there are places; returns the first that still is not."""
+    with timely(session, call, num_tokens(answers)), suppress(QueueFullError):
+        while first < len(answers):
+            session.submit(answers[first][0], partial(sink, first))
+            first += 1
+    return first
 
 
 def num_tokens(answers: Sequence[Answering]) -> int:

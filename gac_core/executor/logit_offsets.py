@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,8 @@ def _factors(offsets: LogitOffsets, size: int, mask: Tensor | None) -> Tensor:
         allowed[-1] = len(offsets.ids) < size
     else:
         allowed = torch.cat([mask[offsets.ids], mask.new_zeros(1)])
-        allowed[-1] = bool(mask.sum() > allowed.sum())
+        # Several times faster than a sum of torch.
+        allowed[-1] = int(np.count_nonzero(mask.numpy())) > int(allowed.sum())
     if not bool(allowed.any()):
         return torch.ones_like(values, dtype=torch.float32)
     # A token that is not allowed may be above the largest one; without mass, its factor only must not overflow.
