@@ -21,7 +21,7 @@ FOREIGN = frozenset(
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
         "RAY_max_direct_call_object_size",
         *("null", "ENSEMBLE/MEMBER", "ulimit -n", "terminationGracePeriodSeconds", "preStop", "Recreate"),
-        *("traceparent", "gen_ai.request.model"),
+        *("traceparent", "gen_ai.request.model", "h2c", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
         *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER"),
         # lm-evaluation-harness, and names of tasks in it.
         *("gen_prefix", "--num_fewshot", "acc"),
