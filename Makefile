@@ -47,6 +47,7 @@ bench: install
 	$(BIN)/python -m benchmarks.speed $(TOKENIZERS)
 	$(BIN)/python -m benchmarks.serving $(TOKENIZERS)
 	$(BIN)/python -m benchmarks.grammar $(TOKENIZERS)
+	$(BIN)/python -m benchmarks.server
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
