@@ -96,6 +96,13 @@ def test_the_container_is_not_killed_during_the_drain():
     assert {argument for argument in container["args"] if argument.startswith("--")} <= set(SERVE)
 
 
+def test_failing_probes_do_not_count_as_failing_requests():
+    groups = yaml.safe_load((FOLDER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    [query] = [rule["expr"] for group in groups for rule in group["rules"] if rule["alert"] == "GacRequestsFail"]
+    excluded = re.findall(r'gac_requests_total\{[^}]*route!~"([^"]*)"', query)
+    assert [set(routes.split("|")) for routes in excluded] == [OPEN_PATHS] * query.count("gac_requests_total")
+
+
 def test_the_ensemble_is_valid():
     config = named_configurations([str(FOLDER / "ensemble.yaml")])["ensemble"]
     assert isinstance(config, EnsembleConfig)

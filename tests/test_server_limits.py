@@ -170,6 +170,22 @@ async def test_requests_to_upgrade_are_answered_in_http_1(serving):
             assert received.count(b"HTTP/1.1 200") == 2
 
 
+async def test_no_refusal_is_sent_within_a_response(serving):
+    body = json.dumps({"prompt": "In", "grammar": {"regex": "[a-z ]{2000}"}, "max_tokens": 900, "stream": True})
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    client = serving()
+    async with listening(client.app) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        received = await reader.readuntil(b"data: ")
+        writer.write(b"\x00 no request\r\n\r\n")
+        received += await reader.read()
+        writer.close()
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"[DONE]" not in received
+    assert [record.status for record in client.records] == [499]
+
+
 async def test_bodies_of_probes_are_not_read(serving):
     async with listening(serving(api_keys=(digest(KEYS[0]),)).app) as (_, port):
         received, _ = await exchanged(port, HEAD + b"connection: close\r\ncontent-length: 4000000\r\n\r\n")

@@ -136,7 +136,9 @@ class LimitedProtocol(HttpToolsProtocol):
             f"{HEADER}: {own_id}",
             "connection: close",
         ]
-        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        # Within a response it would be taken for a part of it.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
         self._limit_close()
 
