@@ -114,9 +114,8 @@ def _add(own: dict[str, Any], choice: dict[str, Any]) -> None:
 def _said(choice: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     logprobs = choice.get("logprobs") or {}
     tokens = logprobs.get("tokens") or [each["token"] for each in logprobs.get("content") or ()]
-    # White space at the end of a call that is cut is sent before it is known that the call ends there.
     functions = [call["function"] for call in message.get("tool_calls") or ()]
-    calls = [(function["name"], function["arguments"].rstrip()) for function in functions]
+    calls = [(function["name"], function["arguments"]) for function in functions]
     return {
         "text": message.get("content") or message.get("text") or "",
         "reasoning": message.get("reasoning_content") or "",

@@ -127,11 +127,13 @@ class CallReader:
     def _is_tool(self) -> bool:
         return self.name is not None
 
-    def _result(self, arguments: str, error: str | None) -> ToolCall | InvalidToolCall:
+    def _result(self, arguments: str, error: str | None, is_cut: bool) -> ToolCall | InvalidToolCall:
         if error is None and self.name is not None:
             return ToolCall(self._id, self.name, arguments)
-        # Templates write a line break before the closing tag.
-        return InvalidToolCall(self._id, self.name, arguments.strip(SPACE), error or "it has no name")
+        if not is_cut or self._begin is None:
+            # Templates write a line break before the closing tag.
+            arguments = arguments.strip(SPACE)
+        return InvalidToolCall(self._id, self.name, arguments, error or "it has no name")
 
 
 class TaggedCallReader(CallReader):
@@ -169,12 +171,13 @@ class TaggedCallReader(CallReader):
 
     def end(self, error: str | None = None) -> ToolCall | InvalidToolCall:
         """Returns the call; ``error`` says why it ends without its closing tag."""
-        end = len(self._body) - (len(END_CALL) if error is None else 0)
+        is_cut = error is not None
+        end = len(self._body) - (0 if is_cut else len(END_CALL))
         if self._error is None and (error is None or self.name is not None):
             # What follows complete arguments closes the call, also where it is incomplete.
             end = self._end or end
         error = self._error or error or self._missing()
-        return self._result("".join(self._body[self._begin or 0 : end]), error)
+        return self._result("".join(self._body[self._begin or 0 : end]), error, is_cut)
 
     def _is_tool(self) -> bool:
         return self.name in self._names
@@ -271,7 +274,7 @@ class BareCallReader(CallReader):
     def end(self, error: str | None = None) -> ToolCall | InvalidToolCall:
         """Returns the call; ``error`` says why it ends before its last brace."""
         end = self._end if self._error is None else None
-        return self._result("".join(self._body[:end]), self._error or error)
+        return self._result("".join(self._body[:end]), self._error or error, error is not None)
 
     def _read(self, char: str) -> None:
         if self._end is None:
