@@ -83,7 +83,7 @@ def pytest_testnodedown(node) -> None:
 def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
     """The tests in another order: files at random, and at random the tests within each.
 
-    Tests of a file stay together, as with xdist's ``loadfile``, so that its fixtures are made once.
+    Tests of a file stay together, as with xdist, so that its fixtures are made once.
     """
     files: dict[str, list[pytest.Item]] = {}
     for item in sorted(items, key=lambda item: item.nodeid):
@@ -100,6 +100,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--shuffle") is not None:
         items[:] = shuffled(items, config.getoption("--shuffle"))
     skip_without_ray(items)
+    for item in items:
+        # With xdist's ``loadgroup``: files stay together, and all tests that share a Ray cluster.
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else file))
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import pytest
 from conftest import EMBEDDED, SHARED
@@ -26,15 +27,16 @@ def run(*arguments: str):
     return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    (tmp_path / "bytes").write_bytes(b"\xff")
+def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bytes").write_bytes(b"\xff")
     for option, name, reason in (
         ("--words", "none", "No such file or directory"),
         ("--text", "bytes", "it is not UTF-8"),
     ):
-        result = run(EMBEDDED[0], EMBEDDED[1], option, tmp_path / name)
+        result = run(EMBEDDED[0], EMBEDDED[1], option, name)
         assert result.exit_code == 2
-        assert f"cannot read '{tmp_path / name}' ({option}): {reason}; give a text file" in result.output
+        assert f"cannot read '{name}' ({option}): {reason}; give a text file" in result.output
         assert "Errno" not in result.output
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_clients import KEYS, AppClient, assert_error
+from app_client import KEYS, AppClient, assert_error
 from typer.testing import CliRunner
 
 from gac_core.cli import app as command

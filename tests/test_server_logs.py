@@ -13,10 +13,10 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from app_client import CHAT, PROMPT, AppClient
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from server_clients import CHAT, PROMPT, AppClient
 
 from gac_core.server.telemetry.logs import JsonFormatter, RequestLog, configure_logs
 from gac_core.server.telemetry.tracing import Tracing

@@ -7,7 +7,7 @@ import hmac
 import re
 
 import pytest
-from server_clients import CHAT, KEYS, AppClient, assert_error
+from app_client import CHAT, KEYS, AppClient, assert_error
 
 from gac_core.errors import ConfigError
 from gac_core.server.access.auth import digest, read_keys

@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 import yaml
+from app_client import KEYS
 from conftest import EMBEDDED
-from server_clients import KEYS
 from server_process import server_process
 
 from gac_core import Grammar

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from soak_ray import report, soak
 
-pytestmark = pytest.mark.ray
+# `make soak` runs more of them for longer.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 COUNTS = {"fail": {"killed": 2, "NaN": 1}, "drop": {"killed": 1, "hung": 1, "NaN": 1, "two at once": 1}}
 
 
-# `make soak` runs both for long.
-@pytest.mark.parametrize("policy", [pytest.param("fail", marks=pytest.mark.slow), "drop"])
+@pytest.mark.parametrize("policy", ["fail", "drop"])
 def test_members_that_fail_while_they_answer(policy, ray_nodes, tmp_path):
     outcomes = soak(policy, COUNTS[policy], ray_nodes.address, tmp_path / policy)
     happened = dict.fromkeys(COUNTS[policy], 0)
