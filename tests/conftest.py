@@ -24,7 +24,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
-from raynodes import Nodes, skip_without_ray, started_nodes
+from raynodes import Nodes, group, skip_without_ray, started_nodes
 from reference import PlainMember
 from server_fixture import server  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -81,10 +81,7 @@ def pytest_testnodedown(node) -> None:
 
 
 def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
-    """The tests in another order: files at random, and at random the tests within each.
-
-    Tests of a file stay together, as with xdist, so that its fixtures are made once.
-    """
+    """The tests in another order: files at random, and at random the tests within each, so that fixtures stay few."""
     files: dict[str, list[pytest.Item]] = {}
     for item in sorted(items, key=lambda item: item.nodeid):
         files.setdefault(item.nodeid.partition("::")[0], []).append(item)
@@ -100,10 +97,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--shuffle") is not None:
         items[:] = shuffled(items, config.getoption("--shuffle"))
     skip_without_ray(items)
-    for item in items:
-        # With xdist's ``loadgroup``: files stay together, and all tests that share a Ray cluster.
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else file))
+    group(items)
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"

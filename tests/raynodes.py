@@ -36,6 +36,13 @@ class Nodes:
         return Ensemble.load(members, executor="ray", ray_address=self.address, **settings)
 
 
+def group(items: list[pytest.Item]) -> None:
+    """Keeps files in one process of xdist (``--dist loadgroup``), and all tests that share the cluster in another."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else file))
+
+
 def skip_without_ray(items: list[pytest.Item]) -> None:
     """Skips the tests that need Ray where it is not installed."""
     if importlib.util.find_spec("ray") is None:
