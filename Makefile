@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python examples/rag_langchain.py
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-real: install
 	$(BIN)/python -m pytest -m "real and not slow"

@@ -24,7 +24,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
-from raynodes import Nodes, group, skip_without_ray, started_nodes
+from raynodes import Nodes, pytest_xdist_make_scheduler, skip_without_ray, started_nodes  # noqa: F401
 from reference import PlainMember
 from server_fixture import server  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -97,7 +97,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--shuffle") is not None:
         items[:] = shuffled(items, config.getoption("--shuffle"))
     skip_without_ray(items)
-    group(items)
     missing = pytest.mark.skip(reason="the folder ../shared with real tokenizers and models is not here")
     unmade = pytest.mark.skip(
         reason=f"no real models in {REAL} (set GAC_REAL_MODELS, or run: python ../shared/tools/real_models.py)"

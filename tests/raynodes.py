@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from gac_core import Ensemble, MemberConfig
 
@@ -36,11 +37,18 @@ class Nodes:
         return Ensemble.load(members, executor="ray", ray_address=self.address, **settings)
 
 
-def group(items: list[pytest.Item]) -> None:
-    """Keeps files in one process of xdist (``--dist loadgroup``), and all tests that share the cluster in another."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else file))
+class FilesTogether(LoadFileScheduling):
+    """Keeps the tests of a file in one process of xdist, and in one other all that use actors, with their cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        return "ray" if "_ray" in file or "actors" in test else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    """Tells xdist how to divide the tests."""
+    return FilesTogether(config, log)
 
 
 def skip_without_ray(items: list[pytest.Item]) -> None:

@@ -47,6 +47,13 @@ class RunningServer:
             time.sleep(0.005)
         raise TimeoutError(f"no record of request {request_id}")
 
+    def last_threshold_is(self, threshold: float | None, seconds: float = 10.0) -> bool:
+        """Whether the last request has a threshold; waits for its record, which is made after its answer."""
+        end = time.monotonic() + seconds
+        while self.records[-1].outputs[0].stats.settings.threshold != threshold and time.monotonic() < end:
+            time.sleep(0.005)
+        return self.records[-1].outputs[0].stats.settings.threshold == threshold
+
 
 @contextmanager
 def running(

@@ -105,6 +105,7 @@ def test_the_readme_plans_with_options_that_there_are():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_nodes_answer_a_question():
     command = [sys.executable, "examples/cluster/two_nodes.py"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)

@@ -100,11 +100,6 @@ def gac_of(response):
     return response.raw.choices[0].model_extra["gac"]
 
 
-def threshold_of(server):
-    """The threshold of the last request."""
-    return server.records[-1].outputs[0].stats.settings.threshold
-
-
 # ---- LangChain: chat
 
 
@@ -149,13 +144,13 @@ def test_parameters_have_the_same_effect(ensemble, chat, local, given):
 def test_the_threshold_travels_in_the_extra_body(server, settings, chat):
     always = ChatOpenAI(**settings, **GREEDY, extra_body={"threshold": 0.5})
     always.invoke(MESSAGES)
-    assert threshold_of(server) == 0.5
+    assert server.last_threshold_is(0.5)
     chat.invoke(MESSAGES, extra_body={"threshold": 0.25})
-    assert threshold_of(server) == 0.25
+    assert server.last_threshold_is(0.25)
     list(chat.bind(extra_body={"threshold": 0.75}).stream(MESSAGES))
-    assert threshold_of(server) == 0.75
+    assert server.last_threshold_is(0.75)
     chat.invoke(MESSAGES)
-    assert threshold_of(server) is None
+    assert server.last_threshold_is(None)
     with pytest.raises(BadRequestError, match="treshold"):
         chat.invoke(MESSAGES, extra_body={"treshold": 0.25})
 
@@ -263,10 +258,11 @@ async def test_openai_like_completes(llama, ensemble):
 
 def test_openai_likes_threshold_travels_in_the_extra_body(server, llama, like):
     like.chat(TURNS, extra_body={"threshold": 0.25})
-    assert threshold_of(server) == 0.25
+    assert server.last_threshold_is(0.25)
     always = OpenAILike(**llama, is_chat_model=True, additional_kwargs={"extra_body": {"threshold": 0.5}})
     response = always.chat(TURNS)
-    assert threshold_of(server) == gac_of(response)["threshold"] == 0.5
+    assert gac_of(response)["threshold"] == 0.5
+    assert server.last_threshold_is(0.5)
 
 
 def test_openai_like_calls_tools_and_makes_objects(like):

@@ -1,4 +1,4 @@
-"""Two hundred random bodies for a server; `fuzz_server.py` sends thousands."""
+"""A hundred random bodies for a server; `fuzz_server.py` sends thousands."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def urls():
 
 
 def test_random_bodies(urls):
-    report = fuzz(urls, 160)
+    report = fuzz(urls, 80)
     assert not report.wrong, str(report)
-    assert report.statuses.total() >= 200
+    assert report.statuses.total() >= 100
     assert any(status.startswith("200") for _, _, status in report.statuses)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from soak import report, run
 
-# Longer than the 5 s that `make soak` allows: other tests run beside these.
 LIMIT = 20.0
 
 
+@pytest.mark.slow
 def test_random_inputs_are_answered_or_refused():
     outcomes = run(range(300), LIMIT)
     assert {outcome.kind for outcome in outcomes.values()} == {"answered", "refused"}, report(outcomes)
