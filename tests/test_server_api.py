@@ -123,6 +123,16 @@ def test_completions_equal_the_ensemble(client, ensemble):
             assert choice["text"][offset:].startswith(token)
 
 
+def test_the_record_counts_each_prompt_once(client, server):
+    body = {"prompt": ["Where is", "The bridge stands"], "n": 2, "max_tokens": 3, "temperature": 1, "seed": 1}
+    response = client.post(TEXT, json=body)
+    record = server.record(response.headers["x-request-id"])
+    usage = response.json()["usage"]
+    assert record.prompt_tokens == usage["prompt_tokens"]
+    assert record.cached_tokens == usage["prompt_tokens_details"]["cached_tokens"]
+    assert len(record.outputs) == 4
+
+
 def test_scores_of_prompts(client, ensemble):
     body = {"prompt": "The Torno Bridge", "echo": True, "logprobs": 2}
     score = ensemble.score("", body["prompt"], logprobs=2)

@@ -170,6 +170,16 @@ async def test_requests_to_upgrade_are_answered_in_http_1(serving):
             assert received.count(b"HTTP/1.1 200") == 2
 
 
+async def test_many_upgrades_at_once_and_tunnels_end(serving):
+    upgrade = HEAD + b"connection: Upgrade\r\nupgrade: h2c\r\n\r\n"
+    async with listening(serving().app) as (_, port):
+        received, _ = await exchanged(port, upgrade * 1500 + HEAD + b"connection: close\r\n\r\n")
+        assert received.count(b"HTTP/1.1 200") == 1501
+        tunnel = b"CONNECT example.org:80 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        received, _ = await exchanged(port, tunnel)
+        assert received.startswith(b"HTTP/1.1 4")
+
+
 async def test_no_refusal_is_sent_within_a_response(serving):
     body = json.dumps({"prompt": "In", "grammar": {"regex": "[a-z ]{2000}"}, "max_tokens": 900, "stream": True})
     head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

@@ -60,7 +60,7 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
     # without a slash would name the scheme and host that this process sees, not the proxy's.
     pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = FastAPI(title="GaC", summary=summary, lifespan=lifespan, **pages)
-    app.state.catalog, app.state.settings, app.state.drain = catalog, settings, drain
+    app.state.drain = drain
     for router in (models_router(catalog), tokens_router(catalog), health_router(catalog), metrics_router(metrics)):
         app.include_router(router)
     app.include_router(generation_router(catalog, settings))

@@ -36,7 +36,7 @@ class ServedModel:
         """Returns the parameters of a request to this model: one member answers as a gate at a threshold of 0."""
         if self.member is None:
             return {}
-        return {"gate": self.member, "threshold": 0.0, "weights": {self.member: 1.0}}
+        return {"gate": self.member, "threshold": 0.0}
 
     @property
     def context(self) -> int | None:

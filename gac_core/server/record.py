@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gac_core.errors import shorten
+from gac_core.integration.metadata import token_counts
 from gac_core.output import RequestOutput
 from gac_core.server.errors import SERVER_ERROR, ApiError, error_response, internal_error
 from gac_core.server.request_ids import request_id
@@ -38,7 +39,9 @@ class RequestRecord:
         stream: Whether the answer was requested as a stream.
         seconds: From the request's arrival to the end of the response.
         first_token_seconds: From arrival to the first tokens that the server read from the engine; None without one.
-        outputs: The finished answers.
+        outputs: The finished answers, in the order of their ends.
+        prompt_tokens: Tokens of the answered prompts, each of which counts once however many answers it has.
+        cached_tokens: Those of them that every member found in its KV cache.
         streamed_tokens: Union tokens read from the engine, those of answers that did not finish included.
         prompt: The prompt as text; None unless prompts are logged.
     """
@@ -52,6 +55,8 @@ class RequestRecord:
     seconds: float
     first_token_seconds: float | None
     outputs: tuple[RequestOutput, ...]
+    prompt_tokens: int
+    cached_tokens: int
     streamed_tokens: int
     prompt: str | None
 
@@ -72,6 +77,8 @@ class OpenRecord:
     stream: bool = False
     first_token_seconds: float | None = None
     outputs: list[RequestOutput] = field(default_factory=list)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
     streamed_tokens: int = 0
     prompt: str | None = None
 
@@ -80,6 +87,19 @@ class OpenRecord:
         if count and self.first_token_seconds is None:
             self.first_token_seconds = time.monotonic() - self.started
         self.streamed_tokens += count
+
+    def add_output(self, output: RequestOutput, is_first: bool) -> None:
+        """Adds a finished answer.
+
+        Args:
+            output: The answer.
+            is_first: Whether it is the first one to its prompt, whose tokens are then counted.
+        """
+        self.outputs.append(output)
+        if is_first:
+            counts = token_counts(output)
+            self.prompt_tokens += counts.prompt
+            self.cached_tokens += counts.cached
 
     def client_left(self) -> None:
         """Notes that the client left before the end."""
@@ -97,6 +117,8 @@ class OpenRecord:
             seconds=time.monotonic() - self.started,
             first_token_seconds=self.first_token_seconds,
             outputs=tuple(self.outputs),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
             streamed_tokens=self.streamed_tokens,
             prompt=self.prompt,
         )

@@ -93,7 +93,7 @@ class Answers:
             self._record.add_tokens(len(chunk.tokens))
             if chunk.output is not None:
                 self._outputs[first + index] = chunk.output
-                self._record.outputs.append(chunk.output)
+                self._record.add_output(chunk.output, is_first=index == 0)
         return [(first + index, chunk) for index, chunk in arrived]
 
     def finished(self) -> list[RequestOutput]:

@@ -55,24 +55,33 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parses data, and counts the bytes of a head that is not complete."""
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # The parser skips the body of such a request, and cannot be told not to.
-            data = self._head_without_upgrade() + data[upgrade.args[0] :]
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.data_received(data)
-            return
-        except httptools.HttpParserError:
-            self.send_400_response("this is not an HTTP request")
-            return
+        rest: bytes | None = data
+        while rest is not None:
+            data = rest
+            try:
+                rest = self._parse(data)
+            except httptools.HttpParserError:
+                self.send_400_response("this is not an HTTP request")
+                return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             self._refuse_above_limit(self._head_bytes)
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             # Data between requests, or the end of a body that was refused, has stopped the time of an idle connection.
             self._expire_in(HEAD_SECONDS)
+
+    def _parse(self, data: bytes) -> bytes | None:
+        """Parses data; what is left, with a request whose parsing must begin again, where it asks for an upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser skips the body of such a request, and cannot be told not to. CONNECT has no such header.
+            if self._asks_for_upgrade():
+                head = self._head_without_upgrade()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                return head + data[upgrade.args[0] :]
+        return None
 
     def on_message_begin(self) -> None:
         """Starts the time of a head."""

@@ -63,7 +63,8 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         if not body.stream:
             if body.max_tokens == 0:
                 outputs = [scored_output(echo, record.request_id) for echo in echoes]
-                record.outputs += outputs
+                for index, output in enumerate(outputs):
+                    record.add_output(output, is_first=index % n == 0)
             else:
                 outputs = await while_connected(request, answers.answer())
             choices = (completion_choice(index, output, echoes[index]) for index, output in enumerate(outputs))

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from gac_core.checks import check_option
 from gac_core.errors import ConfigError
+from gac_core.server.access.auth import OPEN_PATHS
 from gac_core.server.record import RequestRecord
 from gac_core.server.settings import LOG_LEVELS
 
@@ -103,14 +104,13 @@ class RequestLog:
     def __call__(self, record: RequestRecord) -> None:
         """Logs one request."""
         level = logging.INFO if record.status < 500 else logging.WARNING
-        if record.status < 400 and record.route in ("/health", "/ready", "/metrics"):
+        if record.status < 400 and record.route in OPEN_PATHS:
             level = logging.DEBUG
         if logger.isEnabledFor(level):
             logger.log(level, "request", extra=self._values(record))
 
     def _values(self, record: RequestRecord) -> dict[str, object]:
         outputs = record.outputs
-        usages = [output.usage for output in outputs]
         steps = sum(output.stats.steps for output in outputs)
         values: dict[str, object] = {
             "event": "request",
@@ -121,7 +121,7 @@ class RequestLog:
             "stream": record.stream,
             "seconds": round(record.seconds, 6),
             "first_token_seconds": None if record.first_token_seconds is None else round(record.first_token_seconds, 6),
-            "prompt_tokens": usages[0].prompt_tokens if usages else None,
+            "prompt_tokens": record.prompt_tokens or None,
             "completion_tokens": record.streamed_tokens or None,
             "share_ensembled": sum(o.stats.steps_ensembled for o in outputs) / steps if steps else None,
             "finish_reason": ",".join(output.finish_reason.value for output in outputs) or None,

@@ -12,14 +12,11 @@ from prometheus_client.exposition import choose_encoder
 
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import Catalog
-from gac_core.server.record import RequestRecord
+from gac_core.server.record import CLIENT_LEFT, RequestRecord
 from gac_core.server.telemetry.engine_metrics import EngineMetrics, StateCollector
 
 UNKNOWN = "unknown"
 """The label of all models that are not served."""
-
-CLIENT_LEFT = 499
-"""The status of a request whose client disconnected."""
 
 SECONDS_TO_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SECONDS_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -96,7 +93,7 @@ class RequestMetrics:
         )
         self._disconnects = counter("gac_client_disconnects_total", "Requests whose client left before the end.")
         self._prompt = counter("gac_prompt_tokens_total", "Tokens of prompts of answered requests, as the gate counts.")
-        self._cached = counter("gac_prompt_cached_tokens_total", "Those that the gate found in its KV cache.")
+        self._cached = counter("gac_prompt_cached_tokens_total", "Those that every member found in its KV cache.")
         self._completion = counter("gac_completion_tokens_total", "Union tokens of answers.")
         self._reasoning = counter("gac_reasoning_tokens_total", "Those of reasoning.")
         self._steps = counter("gac_steps_total", "Union tokens that were selected, not forced, in finished answers.")
@@ -135,19 +132,14 @@ class RequestMetrics:
         if not record.outputs:
             return
         self._seconds.labels(model).observe(record.seconds)
-        self._observe_prompt(record.outputs[0], model)
+        self._prompt.labels(model).inc(record.prompt_tokens)
+        self._cached.labels(model).inc(record.cached_tokens)
         first = record.first_token_seconds
         if first is None:
             first = min(output.stats.first_token_seconds for output in record.outputs)
         self._first.labels(model).observe(first)
         for output in record.outputs:
             self._observe_output(output, model)
-
-    def _observe_prompt(self, output: RequestOutput, model: str) -> None:
-        """Counts the prompt, which all outputs of a request have in common."""
-        gate = output.stats.members[output.stats.settings.gate]
-        self._prompt.labels(model).inc(output.usage.prompt_tokens)
-        self._cached.labels(model).inc(gate.reused_tokens)
 
     def _observe_output(self, output: RequestOutput, model: str) -> None:
         stats, tokens = output.stats, output.usage.completion_tokens
