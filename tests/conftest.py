@@ -26,7 +26,7 @@ import pytest
 from architectures import random_model
 from raynodes import Nodes, pytest_xdist_make_scheduler, skip_without_ray, started_nodes  # noqa: F401
 from reference import PlainMember
-from server_fixture import server  # noqa: F401
+from server_fixture import server, short_text, works_afterwards  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig, default_pool

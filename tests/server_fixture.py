@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+from holding import idle
 
 if TYPE_CHECKING:
     from gac_core.server.catalog import Catalog
@@ -115,3 +117,21 @@ def server(ensemble) -> Iterator[RunningServer]:
 
     with running(Catalog({"gac": ensemble})) as started:
         yield started
+
+
+SHORT = {"model": "gac", "prompt": "Where", "max_tokens": 4, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def short_text(ensemble) -> str:
+    """The answer to `SHORT`."""
+    return ensemble.generate("Where", max_tokens=4).text
+
+
+@pytest.fixture
+def works_afterwards(url, ensemble, short_text) -> Iterator[None]:
+    """After the test the engine is idle and the server at ``url`` answers as before."""
+    yield
+    assert idle(ensemble)
+    answer = httpx.post(f"{url}/v1/completions", json=SHORT, timeout=30)
+    assert answer.json()["choices"][0]["text"] == short_text

@@ -12,14 +12,13 @@ import pytest
 from conftest import EMBEDDED, LONG_PROMPT, shared_ensemble
 from holding import busy, held, idle
 from rawhttp import RawConnection, check_error, check_refused, encoded, events, head
-from server_fixture import running, served
+from server_fixture import SHORT, running, served
 
 from gac_core.server.catalog import Catalog
 from gac_core.server.routes import bodies
 from gac_core.server.settings import ServerSettings
 
 TEXT = "/v1/completions"
-SHORT = {"model": "gac", "prompt": "Where", "max_tokens": 4, "temperature": 0}
 ENDLESS = {
     "model": "gac",
     "prompt": LONG_PROMPT,
@@ -28,6 +27,8 @@ ENDLESS = {
     "stream": True,
     "grammar": {"regex": "[a-z ]{2000}"},
 }
+
+pytestmark = pytest.mark.usefixtures("works_afterwards")
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +42,6 @@ def small():
 def url(ensemble, small):
     with served(Catalog({"gac": ensemble, "small": small}), ServerSettings()) as base:
         yield base
-
-
-@pytest.fixture(scope="module")
-def wanted(ensemble):
-    return ensemble.generate("Where", max_tokens=4).text
-
-
-@pytest.fixture(autouse=True)
-def _works_afterwards(url, ensemble, wanted):
-    """After each test the engine is idle and the server answers as before."""
-    yield
-    assert idle(ensemble)
-    answer = httpx.post(url + TEXT, json=SHORT, timeout=30)
-    assert answer.json()["choices"][0]["text"] == wanted
 
 
 # ---- clients that leave or do not read
@@ -89,7 +76,7 @@ def test_a_plain_request_that_is_given_up_frees_the_engine(url, ensemble):
     assert idle(ensemble)
 
 
-def test_a_half_closed_socket_is_answered_or_freed(url, ensemble, wanted):
+def test_a_half_closed_socket_is_answered_or_freed(url, ensemble, short_text):
     with RawConnection(url) as raw:
         raw.post(TEXT, SHORT)
         raw.socket.shutdown(1)
@@ -103,7 +90,7 @@ def test_a_half_closed_socket_is_answered_or_freed(url, ensemble, wanted):
     assert idle(ensemble)
 
 
-def test_a_reader_that_takes_nothing_is_disconnected(ensemble, wanted):
+def test_a_reader_that_takes_nothing_is_disconnected(ensemble, short_text):
     body = {**ENDLESS, "logprobs": 5, "n": 4}
     settings = ServerSettings(send_timeout=0.5)
     with (
@@ -114,7 +101,7 @@ def test_a_reader_that_takes_nothing_is_disconnected(ensemble, wanted):
         assert busy(ensemble)
         began = time.monotonic()
         answer = httpx.post(server.url + TEXT, json=SHORT, timeout=10)
-        assert answer.json()["choices"][0]["text"] == wanted
+        assert answer.json()["choices"][0]["text"] == short_text
         assert time.monotonic() - began < 3
         record = server.record("slow", 20)
         assert (record.status, record.error) == (499, "client_closed_request")
@@ -127,7 +114,7 @@ def test_a_reader_that_takes_nothing_is_disconnected(ensemble, wanted):
     assert idle(ensemble)
 
 
-def test_large_bodies_wait_for_each_other_alone(ensemble, wanted):
+def test_large_bodies_wait_for_each_other_alone(ensemble, short_text):
     free = threading.Event()
     with running(Catalog({"gac": ensemble})) as server:
         blocked = [bodies._large.submit(free.wait) for _ in range(2)]
@@ -136,7 +123,7 @@ def test_large_bodies_wait_for_each_other_alone(ensemble, wanted):
                 large = {"prompt": "a " * 30_000}
                 raw.send(head("POST", "/tokenize", large, x_request_id="large") + encoded(large))
                 answer = httpx.post(server.url + TEXT, json=SHORT, timeout=10)
-                assert answer.json()["choices"][0]["text"] == wanted
+                assert answer.json()["choices"][0]["text"] == short_text
                 few = httpx.post(server.url + "/tokenize", json={"prompt": "a"}, timeout=10)
                 assert few.json()["count"] >= 1
                 assert server.records[-1].request_id != "large"

@@ -9,9 +9,8 @@ import time
 
 import httpx
 import pytest
-from holding import idle
 from rawhttp import RawConnection, check_refused, encoded, events, head
-from server_fixture import served
+from server_fixture import SHORT, served
 
 from gac_core.server.catalog import Catalog
 from gac_core.server.settings import ServerSettings
@@ -20,7 +19,8 @@ KEY = "sk-right"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 LIMIT = 64 * 1024
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-SHORT = {"model": "gac", "prompt": "Where", "max_tokens": 4, "temperature": 0}
+
+pytestmark = pytest.mark.usefixtures("works_afterwards")
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +34,6 @@ def url(ensemble):
 def locked(ensemble):
     with served(Catalog({"gac": ensemble}), ServerSettings(api_keys=(DIGEST,))) as base:
         yield base
-
-
-@pytest.fixture(scope="module")
-def wanted(ensemble):
-    return ensemble.generate("Where", max_tokens=4).text
-
-
-@pytest.fixture(autouse=True)
-def _works_afterwards(url, ensemble, wanted):
-    """After each test the engine is idle and the server answers as before."""
-    yield
-    assert idle(ensemble)
-    answer = httpx.post(url + TEXT, json=SHORT, timeout=30)
-    assert answer.json()["choices"][0]["text"] == wanted
 
 
 # ---- bodies
@@ -122,7 +108,7 @@ def test_oversized_bodies(url):
         check_refused(raw.response(), 413)
 
 
-def test_a_chunked_body_and_one_that_comes_byte_by_byte(url, wanted):
+def test_a_chunked_body_and_one_that_comes_byte_by_byte(url, short_text):
     body = encoded(SHORT)
     with RawConnection(url) as raw:
         raw.send(head("POST", TEXT, transfer_encoding="chunked"))
@@ -130,11 +116,11 @@ def test_a_chunked_body_and_one_that_comes_byte_by_byte(url, wanted):
             part = body[place : place + 7]
             raw.send(b"%x\r\n%s\r\n" % (len(part), part))
         raw.send(b"0\r\n\r\n")
-        assert raw.response().json()["choices"][0]["text"] == wanted
+        assert raw.response().json()["choices"][0]["text"] == short_text
         for byte in head("POST", TEXT, body) + body:
             raw.send(bytes([byte]))
             time.sleep(0.001)
-        assert raw.response().json()["choices"][0]["text"] == wanted
+        assert raw.response().json()["choices"][0]["text"] == short_text
 
 
 def test_a_body_that_takes_too_long(ensemble):
@@ -144,12 +130,12 @@ def test_a_body_that_takes_too_long(ensemble):
         assert raw.ended()
 
 
-def test_a_body_that_never_comes_harms_no_one(url, wanted):
+def test_a_body_that_never_comes_harms_no_one(url, short_text):
     silent = [RawConnection(url) for _ in range(50)]
     for raw in silent:
         raw.send(head("POST", TEXT, SHORT)[: -2 if raw is silent[0] else None])
     answer = httpx.post(url + TEXT, json=SHORT, timeout=10)
-    assert answer.json()["choices"][0]["text"] == wanted
+    assert answer.json()["choices"][0]["text"] == short_text
     for raw in silent:
         raw.close()
 
@@ -206,23 +192,23 @@ def test_routes_and_methods_that_are_not_there(url):
         assert response.content == b""
 
 
-def test_keep_alive_and_pipelined_requests(url, wanted):
+def test_keep_alive_and_pipelined_requests(url, short_text):
     with RawConnection(url) as raw:
         raw.send((head("POST", TEXT, SHORT) + encoded(SHORT)) * 3)
         for _ in range(3):
-            assert raw.response().json()["choices"][0]["text"] == wanted
+            assert raw.response().json()["choices"][0]["text"] == short_text
         raw.post(TEXT, b"{")
         check_refused(raw.response(), 400)
         raw.post(TEXT, {**SHORT, "stream": True})
         assert events(raw.response().content)[-1] == "[DONE]"
         raw.post(TEXT, SHORT)
-        assert raw.response().json()["choices"][0]["text"] == wanted
+        assert raw.response().json()["choices"][0]["text"] == short_text
 
 
-def test_http_1_0(url, wanted):
+def test_http_1_0(url, short_text):
     with RawConnection(url) as raw:
         raw.send(head("POST", TEXT, SHORT, version="HTTP/1.0") + encoded(SHORT))
-        assert raw.response().json()["choices"][0]["text"] == wanted
+        assert raw.response().json()["choices"][0]["text"] == short_text
         assert raw.ended()
     with RawConnection(url) as raw:
         body = {**SHORT, "stream": True}
