@@ -32,6 +32,7 @@ from gac_core.errors import (
 from gac_core.events import Event, ForwardDone, Listener, MemberFailed, MemberRecovered, StepDone
 from gac_core.grammar.grammar import Grammar
 from gac_core.health import EnsembleHealth, MemberHealth
+from gac_core.images import Image, PlacedImage
 from gac_core.integration.arguments import (
     CONVERSATION_ARGUMENTS,
     CallArguments,
@@ -107,6 +108,7 @@ __all__ = [
     "GaCError",
     "Grammar",
     "GrammarError",
+    "Image",
     "InvalidLogitsError",
     "InvalidToolCall",
     "Likelihood",
@@ -125,6 +127,7 @@ __all__ = [
     "ModelLoadError",
     "ModelPool",
     "OutputChunk",
+    "PlacedImage",
     "PlacementError",
     "Prompt",
     "PromptTooLongError",

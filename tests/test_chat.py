@@ -43,8 +43,8 @@ def ash():
         (lambda: Message("user", None), "must be a string or a list of parts, not NoneType"),
         (lambda: Message("user", b"x"), "not bytes"),
         (
-            lambda: Message("user", [{"type": "image_url", "image_url": {}}]),
-            "a part of type 'image_url'; only parts of type 'text'",
+            lambda: Message("user", [{"type": "input_audio", "input_audio": {}}]),
+            "a part of type 'input_audio'; only parts of type 'text'",
         ),
         (lambda: Message("user", [{"type": "text"}]), "must have a string as its 'text'"),
         (

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
+from gac_core.chat.content import check_images, read_content, split_content
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.checks import check_flag, check_list, check_option
 from gac_core.errors import EmptyPromptError, RequestError, listed, quote
+from gac_core.images import Image, PlacedImage
 
 Role = Literal["system", "user", "assistant", "tool"]
 ToolFormat = Literal["auto", "common", "native"]
-# Characters of all parts of one message: more than any prompt may have. A part may be given many times.
-_MAX_CONTENT = 2**23
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning")
 
 
@@ -24,12 +24,14 @@ class Message:
 
     Attributes:
         role: ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"`` (the result of a call).
-        content: The text. May be given as a list of strings and of parts ``{"type": "text", "text": ...}``, which are
-            joined. Default empty.
+        content: The text. May be given as a list of parts, whose texts are joined: strings, `Image`, and mappings in
+            OpenAI's form such as ``{"type": "text", "text": ...}``; see `read_content`. Default empty.
         tool_calls: The assistant's tool calls. May be given in OpenAI's form. Default none.
         tool_call_id: Id of the call that a tool's result belongs to. Default None.
         name: Name of the tool or of the speaker, for templates that render it. Default None.
         reasoning: The assistant's reasoning before its answer, for templates that render it. Default None.
+        images: The images of a user's message and their places in ``content``, from which they are read if that is a
+            list. Default none.
 
     Raises:
         RequestError: A field has another type or value, or is not allowed for the role.
@@ -41,6 +43,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    images: tuple[PlacedImage, ...] = ()
 
     def __post_init__(self) -> None:
         role = check_option(RequestError, "a message's role", self.role, get_args(Role))
@@ -50,7 +53,11 @@ class Message:
         calls = tuple(call if isinstance(call, ToolCall) else ToolCall.from_openai(call) for call in calls)
         object.__setattr__(self, "tool_calls", calls)
         content: Any = "" if self.content is None and calls else self.content
-        object.__setattr__(self, "content", _joined_parts(content))
+        text, images = read_content(content)
+        if images and self.images:
+            raise RequestError("a message has images in its content and in images; give them in one of the two")
+        object.__setattr__(self, "content", text)
+        object.__setattr__(self, "images", images or check_images(self.images, len(text)))
         for field in ("tool_call_id", "name", "reasoning"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
@@ -60,32 +67,16 @@ class Message:
                 raise RequestError(
                     f"{field} is allowed in messages of role {role!r} only, not {quote(self.role)}; remove it"
                 )
-
-
-def _joined_parts(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or isinstance(content, bytes):
-        raise RequestError(f"a message's content must be a string or a list of parts, not {type(content).__name__}")
-    texts: list[str] = []
-    length = 0
-    for part in content:
-        text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
-        length += len(text) if isinstance(text, str) else 0
-        if length > _MAX_CONTENT:
-            raise RequestError(f"a message's content has more than {_MAX_CONTENT} characters in all parts; shorten it")
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind != "text":
+        if self.images and self.role != "user":
             raise RequestError(
-                f"a message's content has a part of type {quote(kind)}; only parts of type 'text' are supported"
+                f"images are allowed in messages of role 'user' only, not {quote(self.role)}; move the image to a "
+                "message of role 'user'"
             )
-        if not isinstance(part.get("text"), str):
-            raise RequestError(f"a part of type 'text' must have a string as its 'text', not {quote(part)}")
-        texts.append(part["text"])
-    return "".join(texts)
+
+    @property
+    def parts(self) -> tuple[str | Image, ...]:
+        """The texts and images of the content, in order."""
+        return split_content(self.content, self.images)
 
 
 @dataclass(frozen=True)
@@ -139,6 +130,15 @@ class Conversation:
     def turns(self) -> tuple[Message, ...]:
         """The messages."""
         return cast(tuple[Message, ...], self.messages)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images of all messages, in order."""
+        return tuple(placed.image for message in self.turns for placed in message.images)
+
+    def without_images(self) -> Conversation:
+        """Returns the same conversation with the text alone, as members that cannot see read it."""
+        return replace(self, messages=[replace(message, images=()) for message in self.turns]) if self.images else self
 
     @property
     def offered_tools(self) -> tuple[Tool, ...]:

@@ -19,7 +19,9 @@ def mark_conversation(
 ) -> tuple[Conversation, Marker, bool]:
     """Returns a conversation with a mark in every spelling of a control token.
 
-    In messages of users and tools, the tags of calls and reasoning are marked too.
+    In messages of users and tools, the tags of calls and reasoning are marked too. The texts before and after an image
+    are marked separately: for a member that reads the text alone, remove the images first, since a spelling may form
+    across the place of one.
 
     Args:
         tokenizer: The member's tokenizer.
@@ -77,9 +79,11 @@ def _map_message(message: Message, change: Callable[[str], str], inner: Callable
     def optional(text: str | None) -> str | None:
         return None if text is None else change(text)
 
+    content: Any = [change(part) if isinstance(part, str) else part for part in message.parts]
     return replace(
         message,
-        content=change(message.content),
+        content=content,
+        images=(),
         tool_calls=tuple(ToolCall(change(c.id), change(c.name), inner(c.arguments)) for c in message.tool_calls),
         tool_call_id=optional(message.tool_call_id),
         name=optional(message.name),
