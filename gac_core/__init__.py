@@ -42,12 +42,14 @@ from gac_core.integration.arguments import (
 )
 from gac_core.integration.fields import (
     ENSEMBLE_FIELDS,
+    FIXED_FIELDS,
     LOADING_FIELDS,
     SAMPLING_FIELDS,
     WRAPPER_FIELDS,
     WrapperField,
     field_error,
 )
+from gac_core.integration.lease import EnsembleLease
 from gac_core.integration.metadata import TokenCounts, as_logprobs, as_metadata, token_counts
 from gac_core.integration.sources import member_weights, open_ensemble
 from gac_core.integration.structured import (
@@ -84,6 +86,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CONVERSATION_ARGUMENTS",
     "ENSEMBLE_FIELDS",
+    "FIXED_FIELDS",
     "LOADING_FIELDS",
     "SAMPLING_FIELDS",
     "WRAPPER_FIELDS",
@@ -101,6 +104,7 @@ __all__ = [
     "Ensemble",
     "EnsembleConfig",
     "EnsembleHealth",
+    "EnsembleLease",
     "EnsembleModel",
     "Event",
     "FinishReason",

@@ -18,8 +18,8 @@ from gac_core import (
     LOADING_FIELDS,
     SAMPLING_FIELDS,
     WRAPPER_FIELDS,
-    Ensemble,
     EnsembleConfig,
+    EnsembleLease,
     EnsembleModel,
     RequestError,
     SamplingParams,
@@ -143,7 +143,7 @@ class EnsembleSettings(EnsembleModel, BaseModel):
     token_stats: bool = _field("token_stats")
     timeout: float | None = _field("timeout")
     streaming: bool = Field(default=False, description="Whether invoke reports each token to callbacks.")
-    _ensemble: Ensemble = PrivateAttr()
+    _lease: EnsembleLease = PrivateAttr()
 
     def __init__(self, *, config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None, **fields: Any) -> None:
         """Checks all fields, then loads the ensemble.
@@ -179,13 +179,14 @@ class EnsembleSettings(EnsembleModel, BaseModel):
             described = {name: field.description for name, field in EnsembleSettings.model_fields.items()}
             raise field_error(error.errors(include_url=False), described) or error from error
         loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
-        self._ensemble = open_ensemble(self.models, self.ensemble, config, params, **loading)
+        opened = open_ensemble(self.models, self.ensemble, config, params, **loading)
+        self._lease = EnsembleLease(opened, owned=self.ensemble is None)
         self._ensemble.check(params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Settings only: the process that unpickles loads the members again.
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble"} - LOADING_FIELDS}
-        return _restored, (type(self), self._ensemble.config, fields)
+        return _restored, (type(self), self._lease.config, fields)
 
     @classmethod
     def from_config(cls, path: str | Path, **fields: Any) -> Self:

@@ -24,6 +24,7 @@ from gac_core import (
     Conversation,
     Ensemble,
     EnsembleConfig,
+    EnsembleLease,
     EnsembleModel,
     MemberConfig,
     Prompt,
@@ -38,7 +39,7 @@ from gac_core import (
     request_params,
     split_arguments,
 )
-from gac_llamaindex.fields import FIXED, EnsembleFields, fixed, read_bias
+from gac_llamaindex.fields import EnsembleFields, read_bias
 from gac_llamaindex.messages import convert_messages
 
 _TALK_ARGUMENTS = CONVERSATION_ARGUMENTS | {"tool_format"}
@@ -65,7 +66,7 @@ class Request(TypedDict):
 class EnsembleLLM(EnsembleModel, EnsembleFields):
     """The settings of `GaCLLM` and its ensemble; see there."""
 
-    _ensemble: Ensemble = PrivateAttr()
+    _lease: EnsembleLease = PrivateAttr()
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
                 setattr(self, name, None)
         else:
             self.models = [_as_json(model) for model in models]
-        self._ensemble = opened
+        self._lease = EnsembleLease(opened, owned=ensemble is None)
         self._ensemble.check(params)
         self._warn_of_missing_templates()
 
@@ -154,26 +155,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
             "threshold": config.threshold if threshold == "default" else threshold,
         }
 
-    # ---- changes, copies and pickles
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in FIXED and (getattr(self, "__pydantic_private__", None) or {}).get("_ensemble") is not None:
-            raise fixed([name])
-        super().__setattr__(name, value)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Returns a copy on the same loaded ensemble, with some fields replaced.
-
-        Args:
-            update: New values by field, except `FIXED` fields. Default none.
-            deep: Whether mutable values are copied too; the ensemble is always shared. Default False.
-
-        Raises:
-            ConfigError: A field cannot be changed once the ensemble is loaded.
-        """
-        if changed := sorted(FIXED & set(update or ())):
-            raise fixed(changed)
-        return super().model_copy(update=update, deep=deep)
+    # ---- pickles
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Settings, and functions by name: the process that unpickles loads the members again. Callbacks and rate

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import Field, field_serializer
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from gac_core import LOADING_FIELDS, WRAPPER_FIELDS, ConfigError
-
-FIXED = LOADING_FIELDS | {"models", "config"}
-"""The fields that cannot be changed once the ensemble is loaded."""
+from gac_core import WRAPPER_FIELDS
 
 Bias = dict[int | str | bytes, float]
 
@@ -113,10 +109,3 @@ def read_bias(given: Any) -> Any:
     if not isinstance(given, list):
         return given
     return {bytes(token) if isinstance(token, list) else token: number for token, number in given}
-
-
-def fixed(names: Sequence[str]) -> ConfigError:
-    """Returns the error for a change of fields of `FIXED`."""
-    return ConfigError(
-        f"{', '.join(names)} cannot be changed once the members are loaded; make a new one: GaCLLM(models=[...], ...)"
-    )

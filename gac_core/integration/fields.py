@@ -29,6 +29,9 @@ model's fields of these names are the defaults of its calls.
 LOADING_FIELDS = frozenset(ENSEMBLE_FIELDS) - SAMPLING_FIELDS
 """Those of `ENSEMBLE_FIELDS` that have no effect on an ensemble that is loaded already."""
 
+FIXED_FIELDS = LOADING_FIELDS | {"models", "config", "ensemble"}
+"""The fields of a framework's model that cannot be changed once the ensemble is loaded."""
+
 
 @dataclass(frozen=True)
 class WrapperField:

@@ -53,9 +53,7 @@ def open_ensemble(
         raise ConfigError(f"ensemble must be a gac_core.Ensemble, not {quote(ensemble)}")
     plan = _plan(models, ensemble, config, loading)
     if params is not None:
-        member_weights(plan, params)
-        if params.gate is not None:
-            gate_index(plan.names, params.gate)
+        check_defaults(plan, params)
     return ensemble if ensemble is not None else Ensemble.from_config(plan)
 
 
@@ -73,6 +71,17 @@ def _plan(
     if isinstance(config, EnsembleConfig):
         return config
     return EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
+
+
+def check_defaults(config: EnsembleConfig, params: SamplingParams) -> None:
+    """Checks the gate and the weights of a wrapper's default parameters, at any threshold, which may be set later.
+
+    Raises:
+        RequestError: They do not fit the members.
+    """
+    member_weights(config, params)
+    if params.gate is not None:
+        gate_index(config.names, params.gate)
 
 
 def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float]:
