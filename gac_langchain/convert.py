@@ -21,6 +21,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from gac_core import (
     Conversation,
     Grammar,
+    Image,
     Message,
     RequestError,
     StructuredOutput,
@@ -31,6 +32,7 @@ from gac_core import (
     shorten,
     with_recursive_parameters,
 )
+from gac_langchain.images import IMAGE_BLOCKS, read_image, refuse_block, refuse_image
 
 # Content blocks that repeat fields of the message, or that chat templates cannot show.
 _SKIPPED = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "function_call")
@@ -41,7 +43,7 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     """Returns LangChain messages as the ensemble's.
 
     Raises:
-        RequestError: A message has an unsupported type, or a content block that is not text.
+        RequestError: A message has an unsupported type, or a content block that is neither text nor an image.
     """
     return [_message(message) for message in messages]
 
@@ -51,7 +53,7 @@ def _message(message: BaseMessage) -> Message:
     if isinstance(message, SystemMessage):
         return Message("system", _text(message), name=name)
     if isinstance(message, HumanMessage):
-        return Message("user", _text(message), name=name)
+        return Message("user", _parts(message), name=name)  # type: ignore[arg-type]
     if isinstance(message, AIMessage):
         calls = [
             ToolCall(c["id"] or f"call_{n}", c["name"], _json(c["args"])) for n, c in enumerate(message.tool_calls)
@@ -67,14 +69,23 @@ def _message(message: BaseMessage) -> Message:
     if isinstance(message, ChatMessage) and message.role in ("system", "developer", "user", "assistant"):
         # OpenAI's newer name of the system role.
         role = "system" if message.role == "developer" else message.role
-        return Message(role, _text(message), name=name)  # type: ignore[arg-type]
+        return Message(role, _parts(message) if role == "user" else _text(message), name=name)  # type: ignore[arg-type]
     raise RequestError(f"a {type(message).__name__} is not supported; use system, human, AI and tool messages")
 
 
 def _text(message: BaseMessage) -> str:
+    """Returns the text of a message that must not have images."""
+    parts = _parts(message)
+    if any(isinstance(part, Image) for part in parts):
+        raise refuse_image(message.type)
+    return "".join(map(str, parts))
+
+
+def _parts(message: BaseMessage) -> list[str | Image]:
+    """Returns the texts and images of a message, in order."""
     if isinstance(message.content, str):
-        return message.content
-    parts: list[str] = []
+        return [message.content]
+    parts: list[str | Image] = []
     for part in message.content:
         kind = "text" if isinstance(part, str) else part.get("type")
         if isinstance(part, str):
@@ -83,9 +94,11 @@ def _text(message: BaseMessage) -> str:
             parts.append(part["text"])
         elif kind == "json" and "json" in part:
             parts.append(_json(part["json"]))
+        elif kind in IMAGE_BLOCKS:
+            parts.append(read_image(part))
         elif kind not in _SKIPPED and kind not in _REASONING:
-            raise RequestError(f"the models read text only; a message has a content block of type {quote(kind)}")
-    return "".join(parts)
+            raise refuse_block(kind)
+    return parts
 
 
 def _reasoning(message: BaseMessage) -> str:

@@ -12,7 +12,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from gac_core import OutputChunk, RequestOutput, SamplingParams, as_logprobs, as_metadata, split_arguments
+from gac_core import OutputChunk, RequestError, RequestOutput, SamplingParams, as_logprobs, as_metadata, split_arguments
 from gac_langchain.answers import usage
 from gac_langchain.choices import agenerate_answers, check_one_answer, generate_answers, llm_output, token_usage
 from gac_langchain.convert import to_messages
@@ -180,9 +180,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
     def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
         value = super()._convert_input(model_input)
-        if isinstance(value, ChatPromptValue):
-            # Raises for content that is not text, which LangChain would drop.
-            to_messages(value.messages)
+        # LangChain would drop content that is not text.
+        if isinstance(value, ChatPromptValue) and any(message.images for message in to_messages(value.messages)):
+            raise RequestError("GaCLLM reads prompts of text: a message has an image; use ChatGaC")
         return value
 
     def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:

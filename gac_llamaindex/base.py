@@ -40,7 +40,7 @@ from gac_core import (
     split_arguments,
 )
 from gac_llamaindex.fields import EnsembleFields, read_bias
-from gac_llamaindex.messages import convert_messages
+from gac_llamaindex.messages import convert_messages, has_images
 
 _TALK_ARGUMENTS = CONVERSATION_ARGUMENTS | {"tool_format"}
 _OTHER_ARGUMENTS = ("request_id",)
@@ -214,6 +214,8 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         if self._has_own_prompts:
             if tools:
                 raise RequestError("messages_to_prompt cannot describe tools; leave it out to use chat templates")
+            if has_images(messages):
+                raise RequestError("messages_to_prompt cannot show images; leave it out to use chat templates")
             text = cast(MessagesToPromptType, self.messages_to_prompt)(messages)
             return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
         self._require_templates(params)

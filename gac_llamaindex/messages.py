@@ -10,13 +10,15 @@ from llama_index.core.base.llms.types import (
     CachePoint,
     ChatMessage,
     CitableBlock,
+    ImageBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
     ToolCallBlock,
 )
 
-from gac_core import Message, RequestError, ToolCall, quote, with_recursive_parameters
+from gac_core import Image, Message, RequestError, ToolCall, quote, with_recursive_parameters
+from gac_llamaindex.images import read_image
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -37,23 +39,26 @@ def convert_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     """Returns LlamaIndex messages as the ensemble's.
 
     Text blocks, also those of a `CitableBlock` (without its title and source), are joined by line breaks, as
-    `ChatMessage.content` does. Tool calls are read from `ToolCallBlock`, or from ``additional_kwargs["tool_calls"]``
-    where there is no such block.
+    `ChatMessage.content` does; an image stands at the end of the text before it. Tool calls are read from
+    `ToolCallBlock`, or from ``additional_kwargs["tool_calls"]`` where there is no such block.
 
     Raises:
-        RequestError: A message has a block that is not text, or a call whose arguments are not a JSON object.
+        RequestError: A message has a block that is neither text nor an image, an image but not the role of a user, or a
+            call whose arguments are not a JSON object.
     """
     return [_convert(message) for message in messages]
 
 
 def _convert(message: ChatMessage) -> Message:
     role = _ROLES[message.role]
-    texts: list[str] = []
+    parts: list[str | Image] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
     for block in _flattened(message.blocks):
         if isinstance(block, TextBlock):
-            texts.append(block.text)
+            parts.append(f"\n{block.text}" if any(isinstance(part, str) for part in parts) else block.text)
+        elif isinstance(block, ImageBlock):
+            parts.append(_image(block, role))
         elif isinstance(block, ThinkingBlock):
             thoughts.append(block.content or "")
         elif isinstance(block, ToolCallBlock):
@@ -61,21 +66,35 @@ def _convert(message: ChatMessage) -> Message:
         elif not isinstance(block, CachePoint):
             # Cache points are hints for services; the engine caches prompt prefixes anyway.
             raise RequestError(
-                f"the models read text only; a message of role {message.role.value!r} has a {type(block).__name__}; "
-                "convert it to text first"
+                f"the models read text and images only; a message of role {message.role.value!r} has a "
+                f"{type(block).__name__}; convert it to text first"
             )
     extra = message.additional_kwargs
     if not calls and role == "assistant":
         calls = [_given_call(call, place) for place, call in enumerate(extra.get("tool_calls") or ())]
     return Message(
         role,
-        "\n".join(texts),
+        parts,  # type: ignore[arg-type]
         tool_calls=tuple(calls),
         # LlamaIndex also sets the id on assistant messages that repeat a result; only tool messages have one.
         tool_call_id=extra.get("tool_call_id") if role == "tool" else None,
         name=extra.get("name") if role == "tool" else None,
         reasoning="\n".join(thoughts) if thoughts and role == "assistant" else None,
     )
+
+
+def has_images(messages: Sequence[ChatMessage]) -> bool:
+    """Returns whether a message has an image block."""
+    return any(isinstance(block, ImageBlock) for message in messages for block in _flattened(message.blocks))
+
+
+def _image(block: ImageBlock, role: str) -> Image:
+    if role != "user":
+        raise RequestError(
+            f"a message of role {role!r} has an ImageBlock, which only messages of role 'user' may have; describe the "
+            "image in text there, or append a message of role 'user' with the image"
+        )
+    return read_image(block)
 
 
 def _flattened(blocks: Sequence[Any]) -> list[Any]:

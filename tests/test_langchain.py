@@ -101,8 +101,8 @@ def test_an_error_in_a_stream_reaches_the_reader(chat):
 def test_unsupported_messages_are_refused(chat):
     with pytest.raises(RequestError, match="FunctionMessage"):
         chat.invoke([HumanMessage("x"), FunctionMessage("y", name="f")])
-    with pytest.raises(RequestError, match="image_url"):
-        chat.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])])
+    with pytest.raises(RequestError, match="do not read sound"):
+        chat.invoke([HumanMessage([{"type": "input_audio", "input_audio": {}}])])
 
 
 def test_parts_of_text_are_joined(chat, answer):

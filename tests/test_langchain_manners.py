@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
+import PIL.Image
 import pytest
 from conftest import EMBEDDED, QUESTION, member_ids
 from langchain_core.caches import InMemoryCache
@@ -19,7 +20,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, trim
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
-from gac_core import ConfigError, Grammar, PromptTooLongError, RequestError, UnknownArgumentError
+from gac_core import ConfigError, Grammar, Image, PromptTooLongError, RequestError, UnknownArgumentError
 from gac_langchain import ChatGaC, GaCLLM
 
 ASK = QUESTION[1]["content"]
@@ -215,8 +216,8 @@ def test_counts_include_tools_and_refuse_unsupported_messages(chat):
         for name in ("ash", "birch", "cedar")
     ]
     assert with_tools == max(counted)
-    with pytest.raises(RequestError, match="image_url"):
-        chat.get_num_tokens_from_messages([HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])])
+    with pytest.raises(RequestError, match="do not read sound"):
+        chat.get_num_tokens_from_messages([HumanMessage([{"type": "input_audio", "input_audio": {}}])])
     own = ChatGaC(ensemble=chat.ensemble, custom_get_token_ids=lambda text: [1, 2, 3])
     assert own.get_token_ids("anything") == [1, 2, 3]
 
@@ -303,7 +304,7 @@ def test_copies_share_the_ensemble_and_others_load_it_anew(ensemble, chat, llm):
 
 
 def test_text_models_refuse_pictures(llm):
-    picture = HumanMessage([{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "data:,"}}])
-    with pytest.raises(RequestError, match="image_url"):
-        llm.invoke([picture])
+    picture = Image.open(PIL.Image.new("RGB", (1, 1))).data_url
+    with pytest.raises(RequestError, match="use ChatGaC"):
+        llm.invoke([HumanMessage(["hi", {"type": "image_url", "image_url": {"url": picture}}])])
     assert llm.invoke([HumanMessage("In which")])

@@ -6,10 +6,12 @@ import json
 import threading
 
 import httpx
+import PIL.Image
 import pytest
 from conftest import QUESTION
 from server_fixture import running
 
+from gac_core import Image
 from gac_core.output import OutputChunk, ToolCallChunk
 from gac_core.server.catalog import Catalog
 from gac_core.server.errors import ApiError
@@ -36,11 +38,15 @@ def client(ensemble):
         yield opened
 
 
-def image(url: str) -> dict:
+def image(url: str, **options: str) -> dict:
     return {
         "role": "user",
-        "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url}}],
+        "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url, **options}}],
     }
+
+
+PIXEL = Image.open(PIL.Image.new("RGB", (1, 1))).data_url
+JSON = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 
 
 REFUSED = [
@@ -48,7 +54,19 @@ REFUSED = [
     ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_field"),
     ({"messages": [{"role": "someone", "content": "a"}]}, "messages[0].role", "invalid_value"),
     ({"messages": [{"content": "a"}]}, "messages[0].role", "missing_field"),
-    ({"messages": [image("x")]}, "messages[0].content[1].type", "invalid_value"),
+    ({"messages": [image("x")]}, "messages[0].content[1].image_url.url", "invalid_value"),
+    ({"messages": [image("http://localhost/a.png")]}, "messages[0].content[1].image_url.url", "invalid_value"),
+    ({"messages": [image("/etc/passwd")]}, "messages[0].content[1].image_url.url", "invalid_value"),
+    ({"messages": [image("data:image/png;base64,AAAA")]}, "messages[0].content[1].image_url.url", "invalid_value"),
+    ({"messages": [image(PIXEL, detail="high")]}, "messages[0].content[1].image_url.detail", "invalid_value"),
+    ({"messages": [image(PIXEL, detial="auto")]}, "messages[0].content[1].image_url.detial", "unknown_parameter"),
+    ({"messages": [image(PIXEL) | {"role": "system"}]}, "messages[0].content[1].type", "invalid_value"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "txet": 1}]}]},
+        "messages[0].content[0].txet",
+        "unknown_parameter",
+    ),
+    ({"messages": QUESTION, "response_format": JSON | {"scheme": 1}}, "response_format.scheme", "unknown_parameter"),
     ({"messages": [USER, {"role": "assistant"}]}, "messages[1]", "invalid_value"),
     ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages[0].tool_calls", "unknown_parameter"),
     ({"messages": QUESTION, "temperatur": 1}, "temperatur", "unknown_parameter"),

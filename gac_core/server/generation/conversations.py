@@ -10,6 +10,7 @@ from gac_core.chat.conversation import Conversation, Message
 from gac_core.chat.tools import Tool, ToolCall
 from gac_core.errors import GaCError, RequestError, listed, quote
 from gac_core.grammar.grammar import Grammar
+from gac_core.images import Image
 from gac_core.integration.structured import StructuredOutput
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.protocol.chat import (
@@ -23,7 +24,10 @@ from gac_core.server.protocol.chat import (
     MessageBody,
     NamedTool,
     TextFormat,
+    TextPart,
     ToolMessage,
+    UserContent,
+    UserMessage,
 )
 
 
@@ -89,13 +93,35 @@ def _text(content: Content | None) -> str:
     return "".join(part.text for part in content)
 
 
+def _parts(index: int, content: UserContent) -> str | list[str | Image]:
+    """Returns the texts and images of a user's message.
+
+    Raises:
+        ApiError: An image is not a supported one, or its URL would have to be fetched.
+    """
+    if isinstance(content, str):
+        return content
+    parts: list[str | Image] = []
+    for place, part in enumerate(content):
+        if isinstance(part, TextPart):
+            parts.append(part.text)
+            continue
+        try:
+            parts.append(Image.from_url(part.image_url.url))
+        except RequestError as error:
+            raise as_api_error(error, f"messages[{index}].content[{place}].image_url.url") from error
+    return parts
+
+
 def _message(index: int, body: MessageBody) -> Message:
     try:
         if isinstance(body, AssistantMessage):
             return _assistant(body)
         if isinstance(body, ToolMessage):
             return Message("tool", _text(body.content), tool_call_id=body.tool_call_id, name=body.name)
-        return Message("user" if body.role == "user" else "system", _text(body.content), name=body.name)
+        if isinstance(body, UserMessage):
+            return Message("user", _parts(index, body.content), name=body.name)  # type: ignore[arg-type]
+        return Message("system", _text(body.content), name=body.name)
     except RequestError as error:
         raise as_api_error(error, f"messages[{index}]") from error
 

@@ -29,7 +29,26 @@ class TextPart(Part):
     )
 
 
+class ImageUrl(Part):
+    """An image as a URL that holds its bytes."""
+
+    url: Text = Field(description="`data:image/png;base64,...`; PNG, JPEG, WebP or GIF. Other URLs are not fetched.")
+    detail: Literal["auto"] | None = Field(None, description="Each member's processor sets the resolution.")
+
+
+class ImagePart(Part):
+    """An image in a message of role `user`, for the members that see."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    cache_control: CacheControl | None = Field(
+        None, description="Accepted; has no effect: prefixes of prompts are cached in any case."
+    )
+
+
 Content = Text | Annotated[list[TextPart], Field(max_length=MAX_ITEMS)]
+UserPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+UserContent = Text | Annotated[list[UserPart], Field(max_length=MAX_ITEMS)]
 
 
 class InstructionMessage(Part):
@@ -44,7 +63,7 @@ class UserMessage(Part):
     """What the user says."""
 
     role: Literal["user"]
-    content: Content
+    content: UserContent
     name: Text | None = None
 
 

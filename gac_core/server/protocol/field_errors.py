@@ -40,7 +40,7 @@ _OTHER_ROUTES = {
 }
 """Remedies for fields that another route has."""
 _TYPES = {
-    "messages": "the models read and write text only",
+    "messages": "the models read text and, in messages of role user, parts of type image_url",
     "tools": "OpenAI's own tools are not available; define a function",
 }
 _UNLIMITED = ("top_k", "max_tokens", "max_completion_tokens")
@@ -154,6 +154,8 @@ def _remedy_of_value(path: Path, value: Any, kind: str) -> str | None:
         return _REMEDIES.get(str(path[0]))
     if path[-1] == "type":
         return _TYPES.get(str(path[0]))
+    if path[-1] == "detail":
+        return "each member's processor sets the resolution; scale the image instead"
     if path[0] == "logit_bias" and kind == "string_pattern_mismatch":
         return "keys are token ids of the gate, as /tokenize returns them with add_special_tokens: false"
     if path[0] == "prompt" and isinstance(value, (int, list)):
@@ -173,9 +175,27 @@ def _path(error: Mapping[str, Any], value: Any) -> Path:
         error: pydantic's error.
         value: The body.
     """
+    path = _walked(error, value, skip_tags=False)
+    if error["type"] == "extra_forbidden" and path[-1:] != [error["loc"][-1]]:
+        path = _walked(error, value, skip_tags=True)
+    if error["type"] == "union_tag_not_found":
+        path.append(str(error["ctx"]["discriminator"]).strip("'"))
+    return tuple(path)
+
+
+def _walked(error: Mapping[str, Any], value: Any, skip_tags: bool) -> list[int | str]:
+    """Returns the steps of an error's location that lead into the body.
+
+    Args:
+        error: pydantic's error.
+        value: The body.
+        skip_tags: Whether steps that equal the ``type`` of an object name that type, rather than a field of its name.
+    """
     path: list[int | str] = []
     location, is_missing = error["loc"], error["type"] == "missing"
     for index, step in enumerate(location):
+        if skip_tags and isinstance(value, dict) and step == value.get("type"):
+            continue
         if (
             isinstance(value, dict)
             and isinstance(step, str)
@@ -186,9 +206,7 @@ def _path(error: Mapping[str, Any], value: Any) -> Path:
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             path.append(step)
             value = value[step]
-    if error["type"] == "union_tag_not_found":
-        path.append(str(error["ctx"]["discriminator"]).strip("'"))
-    return tuple(path)
+    return path
 
 
 def _written(path: Sequence[int | str]) -> str:
