@@ -150,6 +150,11 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
         return self._input_processor.defaults.gate
 
     @property
+    def seeing(self) -> tuple[str, ...]:
+        """Names of the members that read images; the others read the text alone."""
+        return self._input_processor.seeing
+
+    @property
     def context(self) -> int | None:
         """`context_for` a request with the default parameters."""
         return self.context_for(SamplingParams())

@@ -16,9 +16,11 @@ from gac_core.chat.marks import conversation_texts, map_json_strings, mark_conve
 from gac_core.chat.template import Turn, as_template_call, render_turns, traits_of
 from gac_core.chat.tools import THINK, describe_tools, format_calls, format_result
 from gac_core.errors import ChatTemplateError, EmptyPromptError, PromptTooLongError, RequestError
+from gac_core.images import Image
 from gac_core.tokenization.escaping import control_spellings, encode_marked, encode_text, free_mark
 from gac_core.tokenization.lengths import check_bytes, min_tokens
 from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vision import EncodedPrompt, VisionProcessor
 
 
 def uses_native_tools(tokenizer: MemberTokenizer, conversation: Conversation) -> bool:
@@ -57,6 +59,8 @@ class RenderedPrompt:
         is_conversation: Whether ``text`` was rendered by a chat template.
         parse_special: Whether spellings of control tokens in the prompt become control tokens.
         mark: The character in ``text`` that divides spellings of control tokens. Default None: there is none.
+        images: The images whose placeholders are in ``text``. Default none.
+        vision: Encodes conversations of a member that reads images. Default None: it reads text alone.
     """
 
     tokenizer: MemberTokenizer
@@ -64,6 +68,8 @@ class RenderedPrompt:
     is_conversation: bool
     parse_special: bool
     mark: str | None = None
+    images: tuple[Image, ...] = ()
+    vision: VisionProcessor | None = None
 
     def check_length(self, context: int | None) -> None:
         """Raises if the text certainly does not fit into a context, judged by its bytes in milliseconds.
@@ -86,17 +92,26 @@ class RenderedPrompt:
             raise PromptTooLongError(self.tokenizer.name, least, context, size)
 
     def encode(self) -> list[int]:
-        """Returns the token ids of the prompt.
+        """Returns the token ids of the prompt; errors as in `read`."""
+        return self.read().token_ids
+
+    def read(self) -> EncodedPrompt:
+        """Returns the token ids of the prompt, and its images as the model reads them.
 
         Raises:
             EmptyPromptError: The prompt has no tokens.
-            RequestError: The prompt cannot be encoded, or not without control tokens.
+            RequestError: The prompt cannot be encoded, or not without control tokens, or an image cannot be read.
         """
         tokenizer = self.tokenizer
-        if self.is_conversation:
-            ids = encode_marked(tokenizer, self.text, self.mark)
+        if self.is_conversation and self.vision is not None:
+            prompt = self.vision.encode(tokenizer, self.text, self.mark, self.images)
+        elif self.is_conversation:
+            prompt = EncodedPrompt(encode_marked(tokenizer, self.text, self.mark))
+        elif self.parse_special:
+            prompt = EncodedPrompt(tokenizer.encode_prompt(self.text))
         else:
-            ids = tokenizer.encode_prompt(self.text) if self.parse_special else encode_text(tokenizer, self.text)
+            prompt = EncodedPrompt(encode_text(tokenizer, self.text))
+        ids = prompt.token_ids
         if not ids:
             raise EmptyPromptError(f"the prompt has no tokens for member {tokenizer.name!r}; give some visible text")
         bad = next((i for i in ids if i >= tokenizer.rows), None)
@@ -105,11 +120,15 @@ class RenderedPrompt:
                 f"the prompt contains token {bad} ({tokenizer.hf.convert_ids_to_tokens(bad)!r}), for which the model "
                 f"of member {tokenizer.name!r} has no embedding; load it with the tokenizer of this model"
             )
-        return ids
+        return prompt
 
 
 def render_prompt(
-    tokenizer: MemberTokenizer, prompt: Prompt, native: bool = False, parse_special: bool = False
+    tokenizer: MemberTokenizer,
+    prompt: Prompt,
+    native: bool = False,
+    parse_special: bool = False,
+    vision: VisionProcessor | None = None,
 ) -> RenderedPrompt:
     """Renders a prompt for one member.
 
@@ -120,6 +139,7 @@ def render_prompt(
         prompt: The prompt.
         native: Whether the template describes the tools (see `uses_native_tools`). Default False.
         parse_special: Whether spellings of control tokens become control tokens. Default False: they are text.
+        vision: Encodes conversations of a member that reads images. Default None: it reads the text alone.
 
     Raises:
         ChatTemplateError: The member has no chat template, or its template rejects this conversation.
@@ -131,14 +151,16 @@ def render_prompt(
         if not prompt:
             raise EmptyPromptError("the prompt is empty; give at least one character")
         return RenderedPrompt(tokenizer, cast(str, prompt), False, parse_special)
+    if vision is None:
+        conversation = conversation.without_images()
     text, mark = _render(tokenizer, conversation, native, parse_special)
     # Templates may repeat parts of a conversation.
     check_bytes([text], f"the conversation as rendered by the chat template of member {tokenizer.name!r}")
-    return RenderedPrompt(tokenizer, text, True, parse_special, mark)
+    return RenderedPrompt(tokenizer, text, True, parse_special, mark, conversation.images, vision)
 
 
 def render_conversation(tokenizer: MemberTokenizer, conversation: Conversation, native: bool = False) -> str:
-    """Renders a conversation with the member's chat template and its generation prompt.
+    """Renders the text of a conversation with the member's chat template and its generation prompt.
 
     Args:
         tokenizer: The member's tokenizer.
@@ -148,7 +170,7 @@ def render_conversation(tokenizer: MemberTokenizer, conversation: Conversation, 
     Raises:
         ChatTemplateError: The member has no chat template, or its template rejects this conversation.
     """
-    text, mark = _render(tokenizer, conversation, native)
+    text, mark = _render(tokenizer, conversation.without_images(), native)
     return text.replace(mark, "") if mark else text
 
 
@@ -227,6 +249,10 @@ def _common_turns(conversation: Conversation) -> list[Turn]:
 
 def _plain_turn(message: Message, content: str) -> Turn:
     turn: Turn = {"role": message.role, "content": content}
+    if message.images:
+        turn["content"] = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+        ]
     if message.name is not None:
         turn["name"] = message.name
     if message.reasoning:

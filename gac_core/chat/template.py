@@ -130,7 +130,23 @@ def _apply(
 def _in_parts(turns: Sequence[Turn], parts: bool) -> Sequence[Turn]:
     if not parts:
         return turns
-    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    return [{**turn, "content": _as_parts(turn["content"])} for turn in turns]
+
+
+def _as_parts(content: Any) -> list[Any]:
+    """A turn's content as parts; a string is one part."""
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def _join(contents: Sequence[Any]) -> Any:
+    """Contents of turns in one, divided by blank lines: a string, or parts if one of them has parts."""
+    if all(isinstance(content, str) for content in contents):
+        return "\n\n".join(contents)
+    joined: list[Any] = []
+    for content in contents:
+        joined += [{"type": "text", "text": "\n\n"}] if joined else []
+        joined += _as_parts(content)
+    return joined
 
 
 # ---- rendering
@@ -150,7 +166,7 @@ def render_turns(
 
     Args:
         tokenizer: The member's tokenizer.
-        turns: The turns as templates expect them, with contents as strings.
+        turns: The turns as templates expect them, with contents as strings; as lists of parts where there are images.
         tools: The tools that the template renders. Default none.
         settings: Further variables of the template, such as ``enable_thinking``. Default none.
 
@@ -185,7 +201,7 @@ def _place_system(turns: Sequence[Turn], traits: Traits) -> list[Turn]:
             placed.append({"role": "system", "content": "\n\n".join(waiting)})
             waiting = []
         elif waiting and turn["role"] == "user":
-            turn = {**turn, "content": "\n\n".join([*waiting, turn["content"]])}
+            turn = {**turn, "content": _join([*waiting, turn["content"]])}
             waiting = []
         placed.append(turn)
     if waiting:
@@ -200,7 +216,7 @@ def _joined(turns: Sequence[Turn]) -> list[Turn]:
     for turn in turns:
         before = joined[-1] if joined else None
         if before is not None and before["role"] == turn["role"] != "tool" and "tool_calls" not in {*before, *turn}:
-            content = "\n\n".join(filter(None, (before["content"], turn["content"])))
+            content = _join([each for each in (before["content"], turn["content"]) if each])
             joined[-1] = {**before, **turn, "content": content}
         else:
             joined.append(turn)

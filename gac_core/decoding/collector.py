@@ -60,10 +60,11 @@ class Query:
         """Returns the message to the member: everything it has not read, up to the last position."""
         request, text, ends = self.request, self.voice.text, self.ends
         ids = text.token_ids if self.draft is None else self.draft.token_ids(self.voice)
-        start, penalty = text.num_cached, request.params.repetition_penalty
+        start, penalty = text.chunk_start, request.params.repetition_penalty
+        chunk_ids, num_logits = tuple(ids[start : ends[-1]]), ends[-1] - ends[0] + 1
         gated = request.threshold is not None and self.voice is request.gate
         return Ask(
-            chunk=Chunk(request.request_id, start, tuple(ids[start : ends[-1]]), ends[-1] - ends[0] + 1),
+            chunk=Chunk(request.request_id, start, chunk_ids, num_logits, text.images_from(start)),
             ends=ends,
             alignment=self.voice.member.alignment,
             form="full" if request.needs_full else "top",

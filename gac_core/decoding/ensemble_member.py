@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gac_core.decoding.tokenized_text import CommitRule
 from gac_core.model.costs import ForwardTimes
 from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vision import VisionProcessor
 from gac_core.tokenization.vocabulary import Alignment
 
 
@@ -21,6 +22,7 @@ class EnsembleMember:
         tokenizer: Its tokenizer.
         alignment: Maps its logits onto the ensemble's union vocabulary.
         temperature: Its logits are divided by this.
+        vision: Encodes prompts with images; None if it reads text alone.
         commit: Appends committed bytes to its text.
         context: The longest text that it can read, in tokens; None without a limit.
         size: Number of parameters of its model.
@@ -38,6 +40,12 @@ class EnsembleMember:
     times: ForwardTimes
     runs_on: str
     temperature: float = 1.0
+    vision: VisionProcessor | None = None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it reads images."""
+        return self.vision is not None
 
 
 def together(seconds: Mapping[EnsembleMember, float]) -> float:

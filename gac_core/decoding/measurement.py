@@ -58,7 +58,7 @@ class VoiceMeasurement:
             voice: The voice.
             size: Tokens of a part.
         """
-        ids, start = voice.text.token_ids, voice.text.num_cached
+        ids, start = voice.text.token_ids, voice.text.chunk_start
         if start < self.measured - 1:
             return Part(start, self.measured - 1, Targets((), self.temperatures))
         end = min(len(ids) - 1, start + size - start % size)
@@ -107,7 +107,7 @@ class Measurement:
 def chunk_of(request_id: str, voice: Sequence, part: Part) -> Chunk:
     """Returns the message for a part of a voice's text."""
     ids = tuple(voice.text.token_ids[part.start : part.end])
-    return Chunk(request_id, part.start, ids, len(part.targets.ids))
+    return Chunk(request_id, part.start, ids, len(part.targets.ids), voice.text.images_from(part.start))
 
 
 def part_size(voice: Sequence, part_tokens: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from gac_core.tokenization.vision import ImageInputs
+
 
 @dataclass
 class TokenizedText:
@@ -15,15 +17,26 @@ class TokenizedText:
         num_cached: How many of them are in the member's KV cache; the rest is sent with the next chunk.
         tail_start: Index of the first id that a commit may still replace; at first the prompt's length.
         tail: The bytes that the ids from ``tail_start`` on stand for.
+        images: The images of the prompt; None without any.
     """
 
     token_ids: list[int]
     num_cached: int = 0
     tail_start: int = field(init=False)
     tail: bytes = b""
+    images: ImageInputs | None = None
 
     def __post_init__(self) -> None:
         self.tail_start = len(self.token_ids)
+
+    @property
+    def chunk_start(self) -> int:
+        """Where the next chunk starts: after what is cached, or at 0 if that does not contain all images."""
+        return self.num_cached if self.images is None or self.num_cached >= self.images.end else 0
+
+    def images_from(self, start: int) -> ImageInputs | None:
+        """Returns the images for a chunk that starts at `chunk_start`; None if they lie before it."""
+        return self.images if start == 0 else None
 
     def copy(self) -> TokenizedText:
         """Returns an independent copy."""

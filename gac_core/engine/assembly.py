@@ -80,6 +80,7 @@ def ensemble_members(
             times=member.times,
             runs_on=member.runs_on,
             temperature=settings.temperature,
+            vision=member.vision,
         )
         for member, settings in zip(members, config.members, strict=True)
     ]

@@ -13,15 +13,8 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
 
-from gac_core.chat.conversation import Conversation, Prompt, as_conversation
-from gac_core.chat.rendered_prompt import (
-    RenderedPrompt,
-    check_size,
-    opens_thinking,
-    render_conversation,
-    render_prompt,
-    uses_native_tools,
-)
+from gac_core.chat.conversation import Conversation, Prompt
+from gac_core.chat.rendered_prompt import opens_thinking, render_conversation, uses_native_tools
 from gac_core.checks import check_int
 from gac_core.combination import combiner_named, gate_named
 from gac_core.config import EnsembleConfig
@@ -35,6 +28,7 @@ from gac_core.engine.answer_form import AnswerForm
 from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
+from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.engine.token_bias import logit_adjustment
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
@@ -42,6 +36,7 @@ from gac_core.grammar.grammar import Grammar
 from gac_core.sampling import SamplingParams
 from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
+from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 logger = logging.getLogger(__name__)
@@ -76,6 +71,11 @@ class InputProcessor:
             if not member.tokenizer.hf.chat_template:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
 
+    @property
+    def seeing(self) -> tuple[str, ...]:
+        """Names of the members that read images."""
+        return tuple(member.name for member in self._members if member.sees)
+
     def _gate(self, name: str | None) -> EnsembleMember:
         return self._members[gate_index(self._config.names, name or self.defaults.gate)]
 
@@ -93,8 +93,8 @@ class InputProcessor:
     def prompt_tokens(self, prompt: Prompt, params: SamplingParams) -> dict[str, list[int]]:
         """Returns a prompt in the ids of each participant by name, also where that is too long."""
         members = self._participants(self.defaults.resolve(params))
-        _, prepared = self._prepared(prompt, members, params.parse_special, bounded=False)
-        return {member.name: each.encode() for member, each in zip(members, prepared, strict=True)}
+        _, rendered = render_for(prompt, members, params.parse_special, bounded=False)
+        return {member.name: each.read().token_ids for member, each in zip(members, rendered, strict=True)}
 
     def context(self, params: SamplingParams) -> int | None:
         """Returns the smallest context of a request's participants, in tokens; None where none has a limit."""
@@ -117,7 +117,7 @@ class InputProcessor:
     def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
         """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
         settings = self.defaults.resolve(params)
-        conversation, texts = self._texts(prompt, self._participants(settings), params.parse_special)
+        conversation, texts = encode_prompt(prompt, self._participants(settings), params.parse_special)
         form = _answer_form(conversation, params.grammar, self._members[settings.gate])
         first = secrets.randbits(63) if params.seed is None else params.seed
         return [
@@ -130,7 +130,7 @@ class InputProcessor:
         params: SamplingParams,
         settings: RequestSettings,
         form: AnswerForm,
-        texts: Rows[list[int]],
+        texts: Rows[EncodedPrompt],
         label: str,
         seed: int,
     ) -> tuple[Request, OutputProcessor]:
@@ -169,9 +169,9 @@ class InputProcessor:
         settings = self.defaults.resolve(params)
         members = self._participants(settings)
         if isinstance(prompt, str) and not prompt:
-            texts = [opening_ids(member.tokenizer) for member in members]
+            texts = [EncodedPrompt(opening_ids(member.tokenizer)) for member in members]
         else:
-            _, texts = self._texts(prompt, members, params.parse_special)
+            _, texts = encode_prompt(prompt, members, params.parse_special)
         voices = _voices(members, settings, texts)
         tokens = self.cut(continuation, params)
         params = replace(params, max_tokens=len(tokens), temperature=0.0, stop=(), logprobs=params.logprobs or 0)
@@ -220,9 +220,9 @@ class InputProcessor:
         temperatures: tuple[float, ...] = (),
     ) -> tuple[Request, OutputProcessor]:
         """Returns a request that measures how likely every member finds a prompt; see `likelihood_request`."""
-        _, texts = self._texts(prompt, self._members, params.parse_special)
+        _, texts = encode_prompt(prompt, self._members, params.parse_special)
         pairs = zip(self._members, texts, strict=True)
-        voices = [Sequence(member, 1.0, tokenized(member, ids)) for member, ids in pairs]
+        voices = [Sequence(member, 1.0, tokenized(member, text)) for member, text in pairs]
         ids = {"label": label, "ensemble_id": self._ensemble_id}
         request = likelihood_request(voices, params, self._config, self._union, continuation, temperatures, **ids)
         return request, OutputProcessor(None)
@@ -238,35 +238,6 @@ class InputProcessor:
 
     def _participants(self, settings: RequestSettings) -> list[EnsembleMember]:
         return [self._members[index] for index in settings.weights]
-
-    def _texts(
-        self, prompt: Prompt, members: Rows[EnsembleMember], parse_special: bool
-    ) -> tuple[Conversation | None, list[list[int]]]:
-        """Returns the prompt as a conversation, if it is one, and its ids for each of some members."""
-        conversation, prepared = self._prepared(prompt, members, parse_special, bounded=True)
-        return conversation, [each.encode() for each in prepared]
-
-    def _prepared(
-        self, prompt: Prompt, members: Rows[EnsembleMember], parse_special: bool, bounded: bool
-    ) -> tuple[Conversation | None, list[RenderedPrompt]]:
-        """Returns the prompt as a conversation, if it is one, and as rendered for each of some members.
-
-        It is refused where it is too large to be encoded and, if ``bounded``, where it cannot fit into a context.
-        """
-        conversation = as_conversation(prompt)
-        source = prompt if conversation is None else conversation
-        if conversation is not None or not bounded:
-            check_size(source)
-        prepared = []
-        for member in members:
-            native = conversation is not None and uses_native_tools(member.tokenizer, conversation)
-            prepared.append(render_prompt(member.tokenizer, source, native, parse_special))
-        if bounded:
-            # All lengths are checked before the first is encoded, which may take long.
-            for member, each in zip(members, prepared, strict=True):
-                each.check_length(member.context)
-            check_size(source)
-        return conversation, prepared
 
 
 def _refuse_unscored(params: SamplingParams) -> None:
@@ -290,12 +261,12 @@ def _budget(params: SamplingParams, voices: Rows[Sequence]) -> int:
     return min([params.max_tokens, *rooms])
 
 
-def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Rows[list[int]]) -> list[Sequence]:
-    """Returns the voices of a request's participants, given the ids of the prompt for each of them."""
+def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Rows[EncodedPrompt]) -> list[Sequence]:
+    """Returns the voices of a request's participants, given the prompt as each of them reads it."""
     weights = settings.weights.values()
     return [
-        Sequence(member, weight, tokenized(member, list(ids)))
-        for member, weight, ids in zip(members, weights, texts, strict=True)
+        Sequence(member, weight, tokenized(member, text))
+        for member, weight, text in zip(members, weights, texts, strict=True)
     ]
 
 

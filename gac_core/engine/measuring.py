@@ -17,17 +17,18 @@ from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.errors import PromptTooLongError, RequestError, quote
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
+from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
-def tokenized(member: EnsembleMember, ids: list[int]) -> TokenizedText:
-    """Returns a text that a member can read.
+def tokenized(member: EnsembleMember, prompt: EncodedPrompt) -> TokenizedText:
+    """Returns a text that a member can read; it begins with a prompt, whose ids are copied.
 
     Raises:
         PromptTooLongError: It is longer than the member's context.
     """
-    _check_length(member, ids)
-    return TokenizedText(ids)
+    _check_length(member, prompt.token_ids)
+    return TokenizedText(list(prompt.token_ids), images=prompt.images)
 
 
 def _check_length(member: EnsembleMember, ids: Rows[int]) -> None:
@@ -56,6 +57,9 @@ def measurement(
     """
     first = dict(zip(voices, starts or [1] * len(voices), strict=True))
     for voice, start in first.items():
+        if voice.text.images is not None and start < voice.text.images.end:
+            remedy = "give weights as numbers" if sets_weights else "measure a continuation of it"
+            raise RequestError(f"the likelihood of a prompt with images cannot be measured; {remedy}")
         if not voice.member.tokenizer.decode(voice.text.token_ids[start:]):
             remedy = ", or weights as numbers" if sets_weights else ""
             raise RequestError(

@@ -12,6 +12,7 @@ from gac_core.executor.messages import Answer, Ask, Failure, Fetch
 from gac_core.health import MemberHealth
 from gac_core.model.costs import ForwardTimes
 from gac_core.tokenization.tokenizer import MemberTokenizer
+from gac_core.tokenization.vision import VisionProcessor
 
 
 class ExecutorMember(Protocol):
@@ -25,6 +26,7 @@ class ExecutorMember(Protocol):
         device: Where its logits are computed, or the CPU if that is in another process.
         size: Number of parameters of its model.
         times: Durations of its forwards.
+        vision: Encodes prompts with images; None if it reads text alone.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ExecutorMember(Protocol):
     device: torch.device
     size: int
     times: ForwardTimes
+    vision: VisionProcessor | None
 
     @property
     def runs_on(self) -> str:

@@ -24,6 +24,7 @@ from gac_core.model.memory import (
     weight_files,
 )
 from gac_core.model.places import Source, check_device, check_files, find_source, load_error
+from gac_core.model.processors import has_processor, is_vision_language, load_processor
 from gac_core.model.progress import tensors_reported
 from gac_core.model.quantization import keeps_packed, loading_options, packed_bytes
 from gac_core.model.skeleton import Skeleton
@@ -67,6 +68,7 @@ class Checkpoint:
         tokenizer: Where its tokenizer is.
         device: Where to put the weights; None if ``config.device_map`` decides.
         architecture: The model's configuration, of transformers.
+        sees: Whether it is a vision-language model with a processor, which reads pictures.
     """
 
     config: MemberConfig
@@ -74,6 +76,7 @@ class Checkpoint:
     tokenizer: Source
     device: str | None
     architecture: Any
+    sees: bool = False
 
     @classmethod
     def find(cls, config: MemberConfig) -> Checkpoint:
@@ -83,8 +86,9 @@ class Checkpoint:
             config: The member's settings.
 
         Raises:
-            ModelLoadError: Files are missing or not accepted, the model is not a causal language model, the device
-                cannot be used, or its dimensions do not fit the weights.
+            ModelLoadError: Files are missing or not accepted, the model is neither a causal language model nor a
+                vision-language model with a processor, the device cannot be used, or its dimensions do not fit the
+                weights.
         """
         from transformers import AutoConfig
 
@@ -99,9 +103,11 @@ class Checkpoint:
             architecture = AutoConfig.from_pretrained(**weights.arguments, **_hub(config))
         except Exception as error:
             raise load_error(name, error) from error
-        check_architecture(name, architecture, config.trust_remote_code)
+        # Another tokenizer may lack the image tokens, or have other ids for them.
+        sees = is_vision_language(architecture) and config.tokenizer is None and has_processor(weights, config.revision)
+        check_architecture(name, architecture, config.trust_remote_code, sees)
         check_dimensions(name, weights, architecture)
-        return cls(config, weights, tokenizer, config.device, architecture)
+        return cls(config, weights, tokenizer, config.device, architecture, sees)
 
     def placed(self, config: MemberConfig) -> Checkpoint:
         """Returns these files for the same member with a device or a device map.
@@ -143,16 +149,34 @@ class Checkpoint:
 
     def skeleton(self) -> Skeleton:
         """Builds the model without storage for its weights, which takes some milliseconds."""
-        from transformers import AutoModelForCausalLM
-
         # transformers leaves it untyped.
-        build: Any = AutoModelForCausalLM.from_config
+        build: Any = self._auto_class.from_config
         with _locks.models, torch.device("meta"):
             model = build(self.architecture, dtype=self.dtype, trust_remote_code=self.config.trust_remote_code)
         return Skeleton(model.eval(), self.config)
 
-    def load_tokenizer(self) -> Any:
+    @property
+    def _auto_class(self) -> Any:
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
+
+    def load_processor(self) -> Any:
+        """Loads the processor, of transformers, with its tokenizer; None if the model reads text alone.
+
+        Raises:
+            ModelLoadError: It could not be loaded.
+        """
+        if not self.sees:
+            return None
+        with self._one_at_a_time(_locks.tokenizers):
+            return load_processor(self.weights, self.config, self.architecture)
+
+    def load_tokenizer(self, processor: Any = None) -> Any:
         """Loads the tokenizer, of transformers, with the member's chat template.
+
+        Args:
+            processor: The model's processor, whose tokenizer and chat template are returned. Default: it has none.
 
         Raises:
             ModelLoadError: It could not be loaded.
@@ -160,9 +184,12 @@ class Checkpoint:
         from transformers import AutoTokenizer
 
         config = self.config
-        with self._one_at_a_time(_locks.tokenizers):
-            # transformers leaves its return type open.
-            tokenizer: Any = AutoTokenizer.from_pretrained(**self.tokenizer.arguments, **_hub(config))
+        if processor is not None:
+            tokenizer = processor.tokenizer
+            tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
+        else:
+            with self._one_at_a_time(_locks.tokenizers):
+                tokenizer = AutoTokenizer.from_pretrained(**self.tokenizer.arguments, **_hub(config))
         if config.chat_template is not None:
             plain = config.chat_template == PLAIN
             tokenizer.chat_template = plain_template(tokenizer) if plain else config.chat_template
@@ -175,7 +202,7 @@ class Checkpoint:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def load_model(self, report: Callable[[float], None] = lambda fraction: None) -> Any:
-        """Loads the causal language model, of transformers.
+        """Loads the causal or vision-language model, of transformers.
 
         Args:
             report: Called with the fraction of its tensors that are loaded. Default: nothing.
@@ -183,8 +210,6 @@ class Checkpoint:
         Raises:
             ModelLoadError: It could not be loaded, or the weights do not match the model.
         """
-        from transformers import AutoModelForCausalLM
-
         config = self.config
         options = loading_options(config)
         if config.is_gguf:
@@ -192,7 +217,7 @@ class Checkpoint:
             options["config"] = self.architecture
         with self._one_at_a_time(_locks.models), tensors_reported(report):
             # transformers leaves its return type open.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = self._auto_class.from_pretrained(
                 **self.weights.arguments,
                 dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
                 device_map={"": self.device} if self.device is not None else config.device_map,

@@ -15,22 +15,22 @@ MAX_NAMES = 4
 """Names of tensors that an error lists at most."""
 
 
-def check_architecture(name: str, architecture: Any, trust_remote_code: bool = False) -> None:
-    """Raises unless transformers can load a model as a causal language model.
+def check_architecture(name: str, architecture: Any, trust_remote_code: bool = False, sees: bool = False) -> None:
+    """Raises unless transformers can load a model as a causal language model, or as one that reads pictures.
 
     Args:
         name: The model, for errors.
         architecture: Its configuration.
         trust_remote_code: Whether the model's own code may define its class.
+        sees: Whether it is loaded as a vision-language model. Default False.
 
     Raises:
         ModelLoadError: It is another kind of model, such as one for embeddings or classification.
     """
     import transformers
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    if trust_remote_code and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {}):
+    if not sees and trust_remote_code and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {}):
         return
     named = architecture.architectures or ()
     if not isinstance(named, (list, tuple)) or not all(isinstance(each, str) for each in named):
@@ -38,20 +38,36 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
             name, f"the architectures of its config.json must be a list of names of classes, not {quote(named)}"
         )
     classes = list(named)
-    loadable = type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING
-    causal: set[str] = set()
-    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        causal.update([names] if isinstance(names, str) else names)
+    loadable = sees or type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING
+    known = _generating_classes(with_images=sees)
     # Classes that transformers does not have are ignored: the tensors show whether the model fits.
-    others = [each for each in classes if each not in causal and hasattr(transformers, each)]
+    others = [each for each in classes if each not in known and hasattr(transformers, each)]
     if loadable and (not classes or len(others) < len(classes)):
         return
     kind = ", ".join(classes) or f"model type {architecture.model_type!r}"
+    if not sees and type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ModelLoadError(
+            name,
+            f"its architecture, {kind}, reads pictures and text, which needs a decoder alone and the model's own "
+            "processor and tokenizer: preprocessor_config.json or processor_config.json in its folder, and no "
+            "tokenizer= of another model; add these files with the processor's save_pretrained",
+        )
     raise ModelLoadError(
         name,
         f"its architecture, {kind}, is not a causal language model of transformers; give a model that generates text "
         "(its class ends in ForCausalLM or LMHeadModel)",
     )
+
+
+def _generating_classes(with_images: bool) -> set[str]:
+    """The names of transformers' causal language models; or of those with pictures as well."""
+    from transformers.models.auto import modeling_auto as auto
+
+    mappings = [auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    if with_images:
+        mappings.append(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    values = [names for mapping in mappings for names in mapping.values()]
+    return {name for names in values for name in ([names] if isinstance(names, str) else names)}
 
 
 def member_tokenizer(name: str, tokenizer: Any, ends: Iterable[int], rows: int) -> MemberTokenizer:
@@ -137,6 +153,20 @@ def check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
             f"its tokenizer {tokenizer.name_or_path!r} has {tokenizer.vocab_size} tokens, but the model has embeddings "
             f"for {rows}; give the tokenizer that the model was trained with",
         )
+
+
+def image_token_id(name: str, architecture: Any) -> int:
+    """Returns the id whose embeddings a vision-language model replaces by features of pictures.
+
+    Raises:
+        ModelLoadError: Its configuration names none.
+    """
+    found = getattr(architecture, "image_token_id", None)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise ModelLoadError(
+            name, f"the image_token_id of its config.json must be the id of its image token, not {quote(found)}"
+        )
+    return found
 
 
 def end_ids(name: str, model: Any, tokenizer: Any, rows: int) -> list[int]:

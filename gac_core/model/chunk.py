@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gac_core.tokenization.vision import ImageInputs
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -20,12 +22,20 @@ class Chunk:
         start: Absolute position of the first id, 0 or more.
         token_ids: Ids of the member's own vocabulary, at least one.
         num_logits: How many positions' logits to return, counted from the last; 0 or more.
+        images: The pictures of the prompt; required if ``start`` lies before their last token, and then ``start`` is 0.
+            None: the ids are text.
     """
 
     request_id: str
     start: int
     token_ids: tuple[int, ...]
     num_logits: int = 1
+    images: ImageInputs | None = None
+
+    @property
+    def cache_keys(self) -> tuple[int, ...]:
+        """What identifies its positions in the KV cache: its ids, and negative numbers for those of pictures."""
+        return self.token_ids if self.images is None else self.images.cache_keys(self.start, self.token_ids)
 
 
 @dataclass(frozen=True)

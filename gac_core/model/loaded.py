@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from gac_core.errors import ModelLoadError
-from gac_core.model.checkpoint_checks import end_ids, member_tokenizer
+from gac_core.model.checkpoint_checks import end_ids, image_token_id, member_tokenizer
+from gac_core.tokenization.vision import VisionProcessor
 
 IDLE_SECONDS = 600.0
 """How long a new member waits for a forward of another one with the same weights."""
@@ -30,6 +31,7 @@ class LoadedModel:
         name: The member's name, for errors and warnings.
         device: The device by the name that it was placed on, for names that torch does not keep (``"cpu:1"``).
             Default: that of its output head.
+        processor: Its processor, of transformers, if it is a vision-language model. Default: it reads text alone.
 
     Attributes:
         model: The causal LM.
@@ -39,12 +41,15 @@ class LoadedModel:
         dtype: The dtype of its weights.
         size: Number of parameters.
         max_positions: The longest sequence that it can read, in tokens; None without a limit.
+        vision: Encodes prompts with pictures; None if there is no processor.
 
     Raises:
         ModelLoadError: Its configuration or tokenizer is damaged.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, device: torch.device | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, device: torch.device | None = None, processor: Any = None
+    ) -> None:
         self.model = model.eval()
         self.lock = _lock_of(model)
         head = model.get_output_embeddings()
@@ -55,6 +60,7 @@ class LoadedModel:
         self.size = int(model.num_parameters())
         self.max_positions = _max_positions(model, name)
         self.tokenizer = member_tokenizer(name, tokenizer, end_ids(name, model, tokenizer, rows), rows)
+        self.vision = None if processor is None else VisionProcessor(processor, image_token_id(name, model.config))
 
     @contextmanager
     def idle(self, name: str) -> Iterator[None]:

@@ -7,8 +7,8 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,34 +16,15 @@ from torch import Tensor
 
 from gac_core.errors import ConfigError
 from gac_core.model.chunk import Chunk, ChunkResult
-from gac_core.model.compiled import CompiledRunner
 from gac_core.model.costs import ForwardTimes, prior_slope
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.options import MIN_PART_TOKENS, MemberOptions
-from gac_core.model.prefill import share, share_parts
-from gac_core.model.runner import Row, Runner, SlotRunner
+from gac_core.model.planning import MAX_SHORT_ROW, ForwardPlanner, Job
+from gac_core.model.runner import Row
 from gac_core.model.runner_choice import choose_runner
-from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
+from gac_core.model.slots import SlotTable
 
 _ids = itertools.count()
-
-MAX_SHORT_ROW = 8
-"""Rows of up to this many tokens share one forward: padding them costs less than reading the weights once more."""
-
-
-@dataclass
-class _Job:
-    """What one call computes of a chunk.
-
-    Attributes:
-        chunk: The chunk.
-        slot: The slot of its request.
-        row: What remains to be computed; its ids may be empty.
-    """
-
-    chunk: Chunk
-    slot: Slot
-    row: Row
 
 
 @dataclass(frozen=True)
@@ -69,6 +50,7 @@ class Member:
         name: The member's name.
         member_id: Identifies its KV cache, unique in this process; the same under every name (see `renamed`).
         tokenizer: Its tokenizer.
+        vision: Encodes prompts with pictures; None if it reads text alone.
         context: The longest sequence that it can read, in tokens; None without a limit.
         device: Where its logits are computed.
         size: Number of parameters of the model.
@@ -100,8 +82,8 @@ class Member:
         self._lock = loaded.lock
         self._closed = threading.Event()
         with loaded.idle(name):
-            kind = CompiledRunner if options.compile else SlotRunner
-            self._runner: Runner = choose_runner(loaded.model, name, kind)
+            chosen = choose_runner(loaded, name, options.compile)
+        self._runner, self.vision = chosen.runner, chosen.vision
         self._slots = SlotTable(self._runner, options.cache_bytes, prefix_caching=not options.deterministic)
         self._no_logits = torch.empty(0, self.tokenizer.rows, device=loaded.device)
 
@@ -113,6 +95,7 @@ class Member:
         name: str,
         context: int | None = None,
         compile: bool = False,
+        processor: Any = None,
         **options: Any,
     ) -> Member:
         """Returns a member of a model that was loaded by other means.
@@ -123,13 +106,15 @@ class Member:
             name: The member's name.
             context: As in `MemberOptions`.
             compile: As in `MemberOptions`.
+            processor: The processor of a vision-language model, of transformers. Default: it reads text alone.
             **options: Other fields of `MemberOptions`.
 
         Raises:
             ConfigError: ``context`` is longer than the model can read.
             ModelLoadError: The model's configuration or the tokenizer is damaged.
         """
-        return cls(name, LoadedModel(model, tokenizer, name), MemberOptions(context, compile, **options))
+        loaded = LoadedModel(model, tokenizer, name, processor=processor)
+        return cls(name, loaded, MemberOptions(context, compile, **options))
 
     @property
     def runs_on(self) -> str:
@@ -169,9 +154,10 @@ class Member:
         with self._lock:
             if self._closed.is_set():
                 raise RuntimeError(f"member {self.name!r} is closed")
-            planned = self._plan(chunks, self._prefill_budget(prefill_seconds))
-            computed = iter(self._compute([each for each in planned if isinstance(each, _Job)]))
-            return [next(computed) if isinstance(each, _Job) else each for each in planned]
+            planner = ForwardPlanner(self._slots, self._runner, self.options)
+            planned = planner.plan(chunks, self._prefill_budget(prefill_seconds))
+            computed = iter(self._compute([each for each in planned if isinstance(each, Job)]))
+            return [next(computed) if isinstance(each, Job) else each for each in planned]
 
     def _prefill_budget(self, seconds: float | None) -> int:
         """Tokens of long chunks to compute in one call; always the same if deterministic."""
@@ -180,50 +166,7 @@ class Member:
             return most
         return min(most, max(MIN_PART_TOKENS, self.times.tokens_within(seconds)))
 
-    def _plan(self, chunks: Sequence[Chunk], budget: int) -> list[_Job | ChunkResult]:
-        """What to compute of each chunk; its result instead if nothing of it can be computed now."""
-        planned = [self._job(chunk, chunks[:index]) for index, chunk in enumerate(chunks)]
-        long = [job for job in planned if isinstance(job, _Job) and len(job.row.token_ids) > MAX_SHORT_ROW]
-        lengths = [len(job.row.token_ids) for job in long]
-        if self.deterministic:
-            shares = share_parts([job.row.start for job in long], lengths, budget)
-        else:
-            shares = share(lengths, budget)
-        for job, tokens in zip(long, shares, strict=True):
-            # The ids from the first one on whose logits are wanted are never divided.
-            head = len(job.row.token_ids) - job.row.num_logits
-            if tokens < len(job.row.token_ids) and head > 0:
-                job.row = replace(job.row, token_ids=job.row.token_ids[: min(tokens, head)], num_logits=0)
-        return planned
-
-    def _job(self, chunk: Chunk, earlier: Sequence[Chunk]) -> _Job | ChunkResult:
-        slot = self._slots.find(chunk.request_id)
-        if slot is None:
-            if not self.deterministic and self._shares_prefix(chunk, earlier):
-                # Waits until that prefix is in the cache, to copy it.
-                return ChunkResult(None)
-            try:
-                slot = self._slots.claim(chunk.request_id, chunk.token_ids)
-            except BaseException as error:
-                # No memory for one more slot; the other chunks have theirs.
-                return ChunkResult(error)
-        if chunk.start > len(slot.token_ids):
-            return ChunkResult(RuntimeError(f"its KV cache lacks tokens before position {chunk.start}"))
-        cached = common_prefix_length(slot.token_ids[chunk.start :], chunk.token_ids)
-        cached = min(cached, len(chunk.token_ids) - chunk.num_logits)
-        return _Job(chunk, slot, Row(slot.index, chunk.start + cached, chunk.token_ids[cached:], chunk.num_logits))
-
-    def _shares_prefix(self, chunk: Chunk, earlier: Sequence[Chunk]) -> bool:
-        """Whether an earlier chunk of this call is about to compute a prefix of this one."""
-        for other in earlier:
-            slot = self._slots.find(other.request_id)
-            if slot is not None and self._runner.supports_truncation:
-                common = common_prefix_length([*slot.token_ids[: other.start], *other.token_ids], chunk.token_ids)
-                if common >= common_prefix_length(slot.token_ids, chunk.token_ids) + MIN_PREFIX_TOKENS:
-                    return True
-        return False
-
-    def _compute(self, jobs: Sequence[_Job]) -> list[ChunkResult]:
+    def _compute(self, jobs: Sequence[Job]) -> list[ChunkResult]:
         """Runs the rows of some jobs and returns the results of their chunks, in the same order."""
         outputs = [_Output(None)] * len(jobs)
         for group in self._groups(jobs):
@@ -231,27 +174,31 @@ class Member:
                 outputs[index] = output
         return [self._result(job, output) for job, output in zip(jobs, outputs, strict=True)]
 
-    def _result(self, job: _Job, output: _Output) -> ChunkResult:
+    def _result(self, job: Job, output: _Output) -> ChunkResult:
         if isinstance(output.logits, BaseException):
             return ChunkResult(output.logits, output.seconds)
         row = job.row
         if row.token_ids:
             # What follows them may be overwritten: short rows are padded to the width of their forward.
-            job.slot.token_ids[row.start :] = row.token_ids
+            job.slot.token_ids[row.start :] = job.cache_keys
         read = row.start + len(row.token_ids) - job.chunk.start
         logits = self._no_logits if output.logits is None else output.logits
         done = read == len(job.chunk.token_ids)
         return ChunkResult(logits if done else None, output.seconds, read, len(row.token_ids))
 
-    def _groups(self, jobs: Sequence[_Job]) -> list[list[int]]:
-        """Indices of jobs by forward: short rows, longer ones by powers of two; or each alone if deterministic."""
+    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Indices of jobs by forward: short rows, longer ones by powers of two.
+
+        Rows with pictures run alone, and all rows if deterministic.
+        """
         lengths = {index: len(job.row.token_ids) for index, job in enumerate(jobs) if job.row.token_ids}
-        if self.deterministic:
-            return [[index] for index in lengths]
+        alone = [[index] for index in lengths if self.deterministic or jobs[index].row.images is not None]
         groups: dict[int, list[int]] = {}
         for index, length in lengths.items():
+            if [index] in alone:
+                continue
             groups.setdefault(0 if length <= MAX_SHORT_ROW else length.bit_length(), []).append(index)
-        return list(groups.values())
+        return [*alone, *groups.values()]
 
     def _run(self, rows: Sequence[Row]) -> list[_Output]:
         """Runs rows in one forward; after an error one by one."""
@@ -284,6 +231,9 @@ class Member:
 
     def _timed(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
         """Measures a forward: of short rows to predict the cost of drafts, of longer ones that of parts of prompts."""
+        if rows[0].images is not None:
+            # The times of text would not be known from these.
+            return nullcontext()
         width = max(len(row.token_ids) for row in rows)
         if width <= MAX_SHORT_ROW:
             return self.times.timed(width * len(rows))

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from gac_core.model.cache import SlotCache, SlotMapping, to_device
 from gac_core.model.slots import SlotStore
+from gac_core.tokenization.vision import ImageInputs
 
 Mask = Tensor | dict[str, Tensor]
 
@@ -30,12 +31,18 @@ class Row:
         start: Position of the first new token; what the slot holds from there on is overwritten.
         token_ids: The new tokens, at least one.
         num_logits: How many positions' logits to return, counted from the last; 0 to ``len(token_ids)``.
+        images: The pictures that the tokens contain; such a row starts at 0, returns no logits and is run alone. None:
+            the tokens are text.
+        offset: What is added to the positions of the tokens for rotary embeddings: pictures before them may take up
+            fewer positions than tokens.
     """
 
     slot: int
     start: int
     token_ids: tuple[int, ...]
     num_logits: int = 1
+    images: ImageInputs | None = None
+    offset: int = 0
 
 
 class Runner(SlotStore, Protocol):
@@ -144,9 +151,6 @@ class SlotRunner:
         ids, starts, indices = torch.split(packed, [len(padded), len(rows), len(selected)])
         positions = starts[:, None] + torch.arange(width, device=device)
         mask = self._mask(positions, mapping.length)
-        if self._max_positions is not None:
-            # Only padding can lie beyond; tables of learned positions have no row for it.
-            positions = positions.clamp(max=self._max_positions - 1)
 
         def select(head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
             """Reduces the input of the output head from ``[rows, width, hidden]`` to ``[1, selected, hidden]``."""
@@ -159,12 +163,17 @@ class SlotRunner:
             out = self._model(
                 input_ids=ids.view(-1, width),
                 attention_mask=mask,
-                position_ids=positions,
+                position_ids=self._position_ids(rows, positions),
                 past_key_values=self._cache,
                 use_cache=True,
             )
         logits: Tensor = out.logits[0]
         return logits
+
+    def _position_ids(self, rows: Sequence[Row], positions: Tensor) -> Tensor:
+        """The positions for embeddings, given the indices of the tokens, shape ``[rows, width]``."""
+        # Only padding can lie beyond; tables of learned positions have no row for it.
+        return positions if self._max_positions is None else positions.clamp(max=self._max_positions - 1)
 
     def _mask(self, positions: Tensor, length: int) -> Mask:
         """The attention mask, ``[rows, 1, width, length]``; one per kind of layer if these differ."""

@@ -4,26 +4,68 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from gac_core.images import Image
+from gac_core.model.compiled import CompiledRunner
+from gac_core.model.loaded import LoadedModel
 from gac_core.model.runner import Row, RowRunner, Runner, SlotRunner, layer_windows, same_logits
+from gac_core.model.vision_runner import VisionRunner, model_inputs
+from gac_core.tokenization.vision import EncodedPrompt, VisionProcessor
 
 logger = logging.getLogger(__name__)
 
+_SAMPLE_SIZE = (224, 160)
+"""Width and height of the picture of the trial."""
 
-def choose_runner(model: Any, name: str, kind: type[SlotRunner] | None = None) -> Runner:
+
+@dataclass(frozen=True)
+class ChosenRunner:
+    """How a model runs.
+
+    Attributes:
+        runner: Its runner.
+        vision: Encodes prompts with pictures; None if the model, or the runner, reads text alone.
+    """
+
+    runner: Runner
+    vision: VisionProcessor | None = None
+
+
+def choose_runner(loaded: LoadedModel, name: str, compile: bool = False) -> ChosenRunner:
     """Returns a batched runner if its logits equal the model's plain forward in a short trial, else a `RowRunner`.
 
+    A vision-language model reads pictures if it does so in a batched runner with the logits of its plain forward.
+
     Args:
-        model: A causal LM of transformers, in eval mode.
-        name: The member's name, for the warning about running without batching.
-        kind: The batched runner to try; default `SlotRunner`.
+        loaded: The model.
+        name: The member's name, for warnings about running without batching, without compiling or without pictures.
+        compile: Whether to compile forwards of a few tokens.
     """
+    if loaded.vision is not None and compile:
+        logger.warning("member %s reads pictures and runs without compiled forwards", name)
+    kind = VisionRunner if loaded.vision is not None else CompiledRunner if compile else SlotRunner
+    runner = _batched(loaded.model, name, kind)
+    if loaded.vision is None or runner is None:
+        if loaded.vision is not None:
+            logger.warning("member %s reads text alone: pictures need a model that runs in batches", name)
+        return ChosenRunner(runner or RowRunner(loaded.model))
+    reason = _unreadable(loaded, runner)
+    if reason is None:
+        return ChosenRunner(runner, loaded.vision)
+    logger.warning("member %s reads text alone, without pictures: %s", name, reason)
+    return ChosenRunner(runner)
+
+
+def _batched(model: Any, name: str, kind: type[SlotRunner]) -> SlotRunner | None:
+    """A batched runner; None, with a warning, if its logits differ from the model's plain forward."""
     reason = _unsupported(model)
     if reason is None:
-        runner = (kind or SlotRunner)(model)
+        runner = kind(model)
         try:
             if _trial(model, runner):
                 runner.shrink(0, 0)
@@ -33,7 +75,7 @@ def choose_runner(model: Any, name: str, kind: type[SlotRunner] | None = None) -
             # An unknown architecture may raise anything; running row by row still works.
             reason = f"its batched forward failed ({type(error).__name__}: {error})"
     logger.warning("member %s runs row by row, without batching: %s", name, reason)
-    return RowRunner(model)
+    return None
 
 
 def _unsupported(model: Any) -> str | None:
@@ -61,9 +103,46 @@ def _trial(model: Any, runner: SlotRunner) -> bool:
     SlotRunner.forward(runner, [Row(0, 0, tuple(a[:4])), Row(1, 0, tuple(b[:2]))])
     SlotRunner.forward(runner, [Row(1, 2, (a[0], a[1], a[2]))])
     got = SlotRunner.forward(runner, [Row(0, 4, tuple(a[4:])), Row(1, 2, tuple(b[2:3]))])
-    device = model.get_input_embeddings().weight.device
     for logits, ids in zip(got, (a, b[:3]), strict=True):
-        plain = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
-        if not same_logits(model, logits[-1], plain):
+        if not same_logits(model, logits[-1], _plain(model, ids)[-1]):
             return False
     return True
+
+
+def _plain(model: Any, ids: list[int], **inputs: Tensor) -> Tensor:
+    """The logits of the model's plain forward, shape ``[tokens, vocab_size]``."""
+    device = model.get_input_embeddings().weight.device
+    logits: Tensor = model(input_ids=torch.tensor([ids], device=device), use_cache=False, **inputs).logits[0]
+    return logits
+
+
+def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
+    """Why a vision-language model cannot read pictures in a runner; None if it can."""
+    assert loaded.vision is not None
+    assert isinstance(runner, VisionRunner)
+    try:
+        from PIL import Image as Pillow
+
+        gradient = Pillow.linear_gradient("L").resize(_SAMPLE_SIZE)
+        picture = Pillow.merge("RGB", (gradient, gradient.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT), gradient))
+        sample = loaded.vision.sample(loaded.tokenizer, Image.open(picture))
+        if _image_trial(loaded.model, runner, sample):
+            return None
+        return "its logits after a picture differ from those of its plain forward"
+    except Exception as error:
+        # Its template, its processor and its model may raise anything; text can still be read.
+        return f"the trial failed ({type(error).__name__}: {error})"
+    finally:
+        runner.shrink(0, 0)
+
+
+@torch.inference_mode()
+def _image_trial(model: Any, runner: VisionRunner, sample: EncodedPrompt) -> bool:
+    """Whether a picture and what follows it, in two rows, give the logits of a plain forward."""
+    ids, images = sample.token_ids, sample.images
+    assert images is not None
+    runner.forward([Row(0, 0, tuple(ids[: images.end]), 0, images)])
+    offset, rest = runner.position_offset(images, ids), tuple(ids[images.end :])
+    (logits,) = runner.forward([Row(0, images.end, rest, len(rest), offset=offset)])
+    plain = _plain(model, ids, **model_inputs(model, {**images.tensors, **images.token_types}))
+    return same_logits(model, logits, plain[images.end :])

@@ -73,7 +73,8 @@ class SharedModels:
     def _load(self, key: ModelKey, checkpoint: Checkpoint, name: str, report: Report) -> SharedModel:
         checkpoint.read_ahead()
         report("tokenizer", 0.0)
-        tokenizer = checkpoint.load_tokenizer()
+        processor = checkpoint.load_processor()
+        tokenizer = checkpoint.load_tokenizer(processor)
         report("weights", _WEIGHTS)
         weights = self._weights.acquire(
             key.weights,
@@ -82,7 +83,8 @@ class SharedModels:
         report("checks", _CHECKS)
         try:
             check_tokenizer(checkpoint.config.model, weights.value, tokenizer)
-            return SharedModel(LoadedModel(weights.value, tokenizer, name, _cpu(key.weights.device)), weights)
+            loaded = LoadedModel(weights.value, tokenizer, name, _cpu(key.weights.device), processor)
+            return SharedModel(loaded, weights)
         except BaseException:
             self._weights.release(weights)
             raise

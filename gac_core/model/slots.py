@@ -58,13 +58,16 @@ class Slot:
     Attributes:
         index: Its place in the store; changes when slots are swapped.
         request_id: The running request that owns it; None while it is free or keeps a finished request's prefix.
-        token_ids: The ids whose keys and values it holds. Whoever writes to the store updates this list in place.
+        token_ids: The ids whose keys and values it holds; for pictures, negative numbers that identify them. Whoever
+            writes to the store updates this list in place.
+        offset: What the rotary positions of text after the pictures of its request differ by from its index.
         last_used: Logical time at which its last request finished; 0 for an empty slot.
     """
 
     index: int
     request_id: str | None = None
     token_ids: list[int] = field(default_factory=list)
+    offset: int = 0
     last_used: int = 0
 
 
@@ -112,7 +115,7 @@ class SlotTable:
 
         Args:
             request_id: The request.
-            token_ids: Its first token ids.
+            token_ids: Its first token ids, as in `Slot`.
         """
         if not self._num_running:
             # One long request made every slot as large; that can be undone while nothing runs.
@@ -126,7 +129,7 @@ class SlotTable:
             if source is not None and source is not slot:
                 self._store.copy(source.index, slot.index, length)
                 slot.token_ids = source.token_ids[:length]
-        slot.request_id = request_id
+        slot.request_id, slot.offset = request_id, 0
         self._num_running += 1
         return slot
 

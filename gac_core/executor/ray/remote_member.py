@@ -12,6 +12,7 @@ from gac_core.executor.ray.actor import MemberFacts
 from gac_core.executor.ray.supervisor import MemberSupervisor
 from gac_core.model.checkpoint_checks import member_tokenizer
 from gac_core.model.costs import ForwardTimes, prior_slope
+from gac_core.tokenization.vision import VisionProcessor
 
 
 class RemoteMember:
@@ -26,6 +27,7 @@ class RemoteMember:
 
     Attributes:
         facts: What its actor reported of it.
+        vision: None: images do not cross to actors.
 
     Raises:
         ModelLoadError: The tokenizer of this process is not that of the actor.
@@ -46,6 +48,7 @@ class RemoteMember:
         self.device = torch.device("cpu")
         self.size = facts.size
         self.times = ForwardTimes(self.device, prior_slope(torch.device(facts.device), getattr(torch, facts.dtype)))
+        self.vision: VisionProcessor | None = None
         self._deterministic = deterministic
 
     @property

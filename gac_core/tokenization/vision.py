@@ -1,0 +1,188 @@
+"""`VisionProcessor`: pictures in rendered conversations, with a vision-language model's processor of transformers.
+
+The member's chat template writes a placeholder for each picture; the processor replaces it by as many image tokens as
+the model computes features for, and computes pixel values. Text of users cannot become a placeholder: it carries marks
+that divide spellings of control tokens until it is encoded.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import BatchEncoding
+
+from gac_core.errors import GaCError, RequestError, shorten
+from gac_core.images import Image
+from gac_core.templates.rendering import apply_template
+from gac_core.tokenization.escaping import encode_marked
+from gac_core.tokenization.tokenizer import MemberTokenizer
+
+_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInputs:
+    """What a vision-language model reads of the pictures in one prompt, besides token ids.
+
+    Attributes:
+        tensors: Keyword arguments of the model's forward for all pictures, such as ``pixel_values``; on the CPU.
+        token_types: Keyword arguments with one value per id of the prompt, shape ``[1, tokens]``.
+        keys: What identifies the positions up to the last image token in a KV cache: ids of text, and for image tokens
+            a negative number that depends on the pictures.
+        count: Number of pictures.
+    """
+
+    tensors: Mapping[str, Tensor]
+    token_types: Mapping[str, Tensor]
+    keys: tuple[int, ...]
+    count: int
+
+    @property
+    def end(self) -> int:
+        """The position after the last image token; up to it all is read in one forward."""
+        return len(self.keys)
+
+    def cache_keys(self, start: int, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """Returns what identifies ids of the text from a position on in a KV cache."""
+        own = self.keys[start : start + len(token_ids)]
+        return (*own, *token_ids[len(own) :])
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A prompt as one member reads it.
+
+    Attributes:
+        token_ids: Its ids.
+        images: Its pictures; None without any, or if the member reads the text alone.
+    """
+
+    token_ids: list[int]
+    images: ImageInputs | None = None
+
+
+class VisionProcessor:
+    """Encodes rendered conversations with pictures for one vision-language member. Safe to use from many threads.
+
+    Args:
+        processor: The model's processor, of transformers; from now on only read.
+        image_token_id: The id whose embeddings the model replaces by features of pictures.
+    """
+
+    def __init__(self, processor: Any, image_token_id: int) -> None:
+        self._processor = processor
+        self._image_token_id = image_token_id
+
+    @property
+    def placeholder(self) -> str:
+        """What a chat template writes for one picture."""
+        return str(self._processor.image_token)
+
+    def encode(
+        self, tokenizer: MemberTokenizer, rendered: str, mark: str | None, images: Sequence[Image]
+    ) -> EncodedPrompt:
+        """Encodes a rendered conversation; marked spellings do not become control tokens.
+
+        Args:
+            tokenizer: The member's tokenizer.
+            rendered: The conversation with a placeholder for each picture.
+            mark: As in `encode_marked`.
+            images: The pictures, in the order of their placeholders.
+
+        Raises:
+            RequestError: The conversation has another number of placeholders, or a picture cannot be read.
+        """
+        encoding = _MarkedTokenizer(tokenizer, mark)
+        if not images:
+            return EncodedPrompt(encoding.ids_of(rendered))
+        pixels = [image.pixels() for image in images]
+        processor = copy.copy(self._processor)
+        processor.tokenizer = encoding
+        try:
+            # As `apply_chat_template` of processors passes them: a list of pictures for each text.
+            data = dict(processor(images=[pixels], text=[rendered], return_tensors="pt"))
+        except GaCError:
+            raise
+        except Exception as error:
+            # The image processor and the checks of the number of placeholders may raise anything.
+            raise RequestError(
+                f"the processor of member {tokenizer.name!r} cannot read the pictures: {type(error).__name__}: "
+                f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
+            ) from error
+        token_ids: list[int] = data.pop("input_ids")[0].tolist()
+        data.pop("attention_mask", None)
+        types = {name: data.pop(name) for name in _TOKEN_TYPES if name in data}
+        if types and encoding.lacks_offsets:
+            raise RequestError(
+                f"member {tokenizer.name!r} cannot read pictures: its processor, {type(self._processor).__name__}, "
+                "derives token types from character offsets, which is not supported; leave the pictures out"
+            )
+        tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
+        return EncodedPrompt(token_ids, ImageInputs(tensors, types, self._keys(token_ids, images), len(images)))
+
+    def sample(self, tokenizer: MemberTokenizer, image: Image) -> EncodedPrompt:
+        """Returns a short conversation about a picture, for trials.
+
+        Raises:
+            Exception: The chat template rejects pictures; anything that it or the processor raises.
+        """
+        content = [{"type": "text", "text": "A picture:"}, {"type": "image"}, {"type": "text", "text": "What is it?"}]
+        turns = [{"role": "user", "content": content}]
+        rendered = apply_template(tokenizer.hf, tokenizer.name, turns, None, generation_prompt=True)
+        return self.encode(tokenizer, rendered, None, [image])
+
+    def _keys(self, token_ids: Sequence[int], images: Sequence[Image]) -> tuple[int, ...]:
+        # Of all pictures together: a processor may scale one by what others are beside it.
+        digest = hashlib.sha256(" ".join(image.digest for image in images).encode()).digest()
+        key = -1 - int.from_bytes(digest[:7], "big")
+        last = max((place for place, index in enumerate(token_ids) if index == self._image_token_id), default=-1)
+        return tuple(key if index == self._image_token_id else index for index in token_ids[: last + 1])
+
+
+class _MarkedTokenizer:
+    """Stands in for a processor's tokenizer: encodes marked text as `encode_marked` does.
+
+    Attributes:
+        lacks_offsets: Whether the processor has asked for character offsets, which are not available.
+    """
+
+    def __init__(self, tokenizer: MemberTokenizer, mark: str | None) -> None:
+        self._tokenizer, self._mark = tokenizer, mark
+        self.lacks_offsets = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer.hf, name)
+
+    def ids_of(self, text: str) -> list[int]:
+        """Returns a rendered conversation's ids.
+
+        As processors of transformers do, and their tokenizers do not, it adds the special tokens of a text where the
+        template does not write its first one.
+        """
+        ids = encode_marked(self._tokenizer, text, self._mark)
+        opening = self._tokenizer.hf.bos_token
+        if opening is not None and text.startswith(opening):
+            return ids
+        before, after = self._tokenizer.added_around
+        return [*before, *ids, *after]
+
+    def __call__(self, text: str | Sequence[str], **settings: Any) -> BatchEncoding:
+        ids = [self.ids_of(each) for each in ([text] if isinstance(text, str) else text)]
+        return _Encoding({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]}, self)
+
+
+class _Encoding(BatchEncoding):
+    """Ids without character offsets, of which the processor of Idefics3 asks for some even where it uses none."""
+
+    def __init__(self, data: dict[str, Any], tokenizer: _MarkedTokenizer) -> None:
+        super().__init__(data)
+        self._tokenizer = tokenizer
+
+    def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int:
+        self._tokenizer.lacks_offsets = True
+        return 0

@@ -1,0 +1,193 @@
+"""Tiny vision-language members with random weights, made from configurations and saved with their processors.
+
+Each has the first embedded tokenizer with image tokens added, and a chat template that writes a placeholder for each
+picture. `plain_answer` is what transformers generates with the processor.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EMBEDDED, tokenizer_of
+from PIL import Image as Pillow
+from PIL import ImageDraw
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from gac_core import MemberConfig
+from gac_core.images import Image
+from gac_core.model.checkpoint import Checkpoint
+from gac_core.model.member import Member
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}PLACEHOLDER{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _tokenizer(placeholder: str, *tokens: str):
+    tokenizer = copy.deepcopy(tokenizer_of(EMBEDDED[0]))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.chat_template = TEMPLATE.replace("PLACEHOLDER", placeholder)
+    return tokenizer
+
+
+def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> None:
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    for part in (model, tokenizer, processor):
+        part.save_pretrained(folder)
+
+
+def llava(folder: Path) -> None:
+    """LLaVA: a CLIP tower, one token for each patch."""
+    tokenizer = _tokenizer("<image>", "<image>")
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = LlavaProcessor(
+        pixels,
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION, image_size=16, patch_size=4, projection_dim=16),
+        text_config=LlamaConfig(vocab_size=len(tokenizer), **TEXT, **ends),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    _save(folder, LlavaForConditionalGeneration(config), tokenizer, processor)
+
+
+def qwen2_vl(folder: Path) -> None:
+    """Qwen2-VL: rotary embeddings over time, height and width, and as many tokens as a picture has patches."""
+    tokens = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer = _tokenizer("<|vision_start|><|image_pad|><|vision_end|>", *tokens)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(tokens))
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            **TEXT,
+            **ends,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]},
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": TEXT["hidden_size"],
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "initializer_range": 0.3,
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        **ends,
+    )
+    pixels = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
+    _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer, pixels)
+
+
+KINDS: dict[str, Callable[[Path], None]] = {"llava": llava, "qwen2_vl": qwen2_vl}
+
+
+@dataclass(frozen=True)
+class VisionMember:
+    """A vision-language member.
+
+    Attributes:
+        folder: Where it is saved.
+        model: The model, of transformers, in float32.
+        processor: Its processor, with its tokenizer.
+    """
+
+    folder: str
+    model: Any
+    processor: Any
+
+    def member(self, name: str, **options: Any) -> Member:
+        """A member with a KV cache of its own; ``options`` as in `Member.from_model`."""
+        return Member.from_model(self.model, self.processor.tokenizer, name, processor=self.processor, **options)
+
+    @torch.no_grad()
+    def plain_answer(self, messages: Sequence[dict[str, Any]], tokens: int) -> str:
+        """What transformers' own `generate` writes, greedily and in tokens of text, with the processor."""
+        tokenizer = self.processor.tokenizer
+        turns = [{"role": each["role"], "content": _parts(each["content"])} for each in messages]
+        inputs = self.processor.apply_chat_template(
+            turns, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
+        silent = [index for index in tokenizer.added_tokens_decoder if index != tokenizer.eos_token_id]
+        ids = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=silent)
+        written = ids[0, inputs["input_ids"].shape[1] :].tolist()
+        return tokenizer.decode(written, skip_special_tokens=True)
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    parts = [content] if isinstance(content, str) else content
+    return [
+        {"type": "image", "image": part.pixels()} if isinstance(part, Image) else {"type": "text", "text": part}
+        for part in parts
+    ]
+
+
+@functools.cache
+def picture(seed: int, size: tuple[int, int] = (24, 16)) -> Image:
+    """A picture of coloured rectangles."""
+    draw = torch.Generator().manual_seed(seed)
+    canvas = Pillow.new("RGB", size)
+    brush = ImageDraw.Draw(canvas)
+    for _ in range(6):
+        x, y, red, green, blue = torch.randint(0, 256, (5,), generator=draw).tolist()
+        brush.rectangle((x % size[0], y % size[1], size[0], size[1]), fill=(red, green, blue))
+    return Image.open(canvas)
+
+
+def made_member(kind: str, folder: Path) -> VisionMember:
+    """A member of `KINDS`, saved to a folder and loaded as any checkpoint is."""
+    torch.manual_seed(7)
+    KINDS[kind](folder)
+    found = Checkpoint.find(MemberConfig(str(folder), dtype="float32", device="cpu"))
+    processor = found.load_processor()
+    found.load_tokenizer(processor)
+    return VisionMember(str(folder), found.load_model().eval(), processor)
+
+
+@pytest.fixture(scope="session")
+def vision_members(tmp_path_factory) -> Callable[[str], VisionMember]:
+    """Returns a member of `KINDS` by its kind; made once per session when it is first asked for."""
+    return functools.cache(lambda kind: made_member(kind, tmp_path_factory.mktemp(kind)))
