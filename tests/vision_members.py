@@ -30,8 +30,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from gac_core import MemberConfig
-from gac_core.images import Image
+from gac_core import Image, MemberConfig
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 

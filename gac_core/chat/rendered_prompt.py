@@ -178,8 +178,6 @@ def _render(
     tokenizer: MemberTokenizer, conversation: Conversation, native: bool, parse_special: bool = False
 ) -> tuple[str, str | None]:
     """The rendered conversation, and the mark that divides spellings of control tokens, if any."""
-    if conversation.images:
-        raise RequestError("no member of the ensemble reads images; leave the image out")
     if native and not traits_of(tokenizer).tools:
         raise ChatTemplateError(
             tokenizer.name,
