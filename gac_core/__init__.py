@@ -1,4 +1,9 @@
-"""GaC: several open language models that answer as one, token by token."""
+"""GaC: several open language models that answer as one, token by token.
+
+Importing it takes a fraction of a second: torch and transformers are imported when the first ensemble is loaded.
+"""
+
+from typing import TYPE_CHECKING
 
 from gac_core.chat.conversation import Conversation, Message, Prompt
 from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall
@@ -62,7 +67,6 @@ from gac_core.integration.structured import (
 from gac_core.integration.wrapper import EnsembleModel
 from gac_core.likelihood import Likelihood
 from gac_core.member_config import MemberConfig
-from gac_core.model.pool import ModelInfo, ModelPool, default_pool
 from gac_core.output import (
     DroppedMember,
     EffectiveSettings,
@@ -80,6 +84,9 @@ from gac_core.sampling import SamplingParams
 from gac_core.scoring import Score
 from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
+
+if TYPE_CHECKING:
+    from gac_core.model.pool import ModelInfo, ModelPool, default_pool
 
 __version__ = "0.1.0"
 
@@ -177,3 +184,17 @@ __all__ = [
     "use_threshold",
     "with_recursive_parameters",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports the names that need torch when they are first used."""
+        if name not in ("ModelInfo", "ModelPool", "default_pool"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from gac_core.model import pool
+
+        return getattr(pool, name)
+
+    def __dir__() -> list[str]:
+        """Returns the public names, and the submodules that are imported."""
+        return sorted({*globals(), *__all__})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.engine.answer_stream import AnswerStream, acollect_choices, submit_answers
 from gac_core.engine.calls import Call, new_choices_call
 from gac_core.engine.delivery import collect_choices
-from gac_core.engine.input_processor import InputProcessor
-from gac_core.engine.session import Session
 from gac_core.output import RequestOutput
 from gac_core.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gac_core.engine.input_processor import InputProcessor
+    from gac_core.engine.session import Session
 
 
 class Choices:

@@ -11,11 +11,11 @@ import yaml
 
 from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.combination import check_combine, check_gate_rule, check_rules
 from gac_core.config_checks import check_placement, checked_devices
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
+from gac_core.rule_names import check_combine, check_gate_rule, check_rules
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")

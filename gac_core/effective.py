@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from gac_core.calibration_file import REMEDY, CalibratedMember, Calibration
 from gac_core.checks import count_mismatch
-from gac_core.combination import check_rules, normalise
 from gac_core.config import EnsembleConfig
 from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
+from gac_core.rule_names import check_rules
 from gac_core.sampling import SamplingParams
 from gac_core.settings import ambient_gate, ambient_threshold
+from gac_core.shares import normalise
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""`Ensemble`: several models that answer as one."""
+"""`Ensemble`: several models that answer as one.
+
+torch and transformers, which take seconds to import, are imported with the engine, when the first ensemble is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
@@ -16,19 +19,21 @@ from gac_core.config import EnsembleConfig
 from gac_core.engine.answer_stream import acollect_batch, astream_events
 from gac_core.engine.calls import Call, answers, new_call, new_calls
 from gac_core.engine.delivery import collect_batch, stream_events
-from gac_core.engine.frontend import Frontend, connect, connect_pooled
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
 from gac_core.events import Listener
 from gac_core.health import EnsembleHealth
 from gac_core.loading import ModelLike, configured, fork_safe, from_environment
 from gac_core.member_config import Weights
-from gac_core.model.member import Member
 from gac_core.output import OutputChunk, RequestOutput, afold, fold
 from gac_core.prompt_likelihoods import PromptLikelihoods
 from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
 from gac_core.tokenizing import Tokenizing
+
+if TYPE_CHECKING:
+    from gac_core.engine.frontend import Frontend
+    from gac_core.model.member import Member
 
 
 class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
@@ -52,6 +57,8 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
             raise ConfigError("deterministic=True needs members that were loaded with deterministic=True")
         if [member.name for member in members] != config.names:
             raise ConfigError(f"members {[m.name for m in members]} are not those of the config: {config.names}")
+        from gac_core.engine.frontend import connect
+
         self._attach(connect(members, config))
 
     def _attach(self, frontend: Frontend) -> None:
@@ -105,6 +112,8 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
             ModelLoadError: A model cannot be loaded.
         """
         given = config if isinstance(config, EnsembleConfig) else EnsembleConfig.from_yaml(config)
+        from gac_core.engine.frontend import connect_pooled
+
         ensemble = cls.__new__(cls)
         ensemble._attach(fork_safe(lambda: connect_pooled(given)))
         return ensemble

@@ -9,8 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, UnknownArgumentError
@@ -32,6 +30,8 @@ def fork_safe(load: Callable[[], R]) -> R:
     """
     if os.getpid() == _process:
         return load()
+    import torch  # takes more than a second, and what `gac_core` imports by itself does without
+
     # The first use of torch's thread pool after a fork recreates it, which is not thread-safe.
     with ThreadPoolExecutor(1, initializer=torch.get_num_threads) as pool:
         return pool.submit(load).result()

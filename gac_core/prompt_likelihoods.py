@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_list, check_number
 from gac_core.engine.answer_stream import astream_events
 from gac_core.engine.calls import Call, checked_pairs, new_call
-from gac_core.engine.continuations import encoded
+from gac_core.engine.continuation_text import encoded
 from gac_core.engine.delivery import collect_batch
-from gac_core.engine.input_processor import InputProcessor
-from gac_core.engine.session import Session
 from gac_core.errors import RequestError
 from gac_core.likelihood import Likelihood
 from gac_core.output import afold
 from gac_core.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gac_core.engine.input_processor import InputProcessor
+    from gac_core.engine.session import Session
 
 
 class PromptLikelihoods:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from gac_core.calibration_file import WEIGHT_SOURCES
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.combination import check_combine, check_gate_rule, check_rules
 from gac_core.config import ALIGNMENTS
 from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar.grammar import Grammar
+from gac_core.rule_names import check_combine, check_gate_rule, check_rules
 
 MAX_CHOICES = 128
 """The most answers to one prompt (`SamplingParams.n`), as in OpenAI's interface."""
@@ -218,3 +218,14 @@ def _checked_weights(value: object) -> Mapping[str, float] | tuple[float, ...] |
     if not any(numbers):
         raise RequestError(f"weights must have a number above 0, not {quote(value)}")
     return tuple(numbers)
+
+
+def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
+    """Returns a request's parameters.
+
+    Raises:
+        RequestError: An argument is wrong.
+    """
+    if params is not None and not isinstance(params, SamplingParams):
+        raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
+    return (params or SamplingParams()).with_overrides(overrides)

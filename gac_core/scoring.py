@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gac_core.chat.conversation import Prompt
 from gac_core.config import EnsembleConfig
 from gac_core.engine.answer_stream import acollect_batch, astream_events
 from gac_core.engine.calls import new_call, new_calls, scores
-from gac_core.engine.continuations import Continuation
+from gac_core.engine.continuation_text import Continuation
 from gac_core.engine.delivery import collect_batch, stream_events
-from gac_core.engine.input_processor import InputProcessor
-from gac_core.engine.session import Session
 from gac_core.output import RequestOutput, RequestStats, afold, fold
 from gac_core.sampling import SamplingParams
 from gac_core.token_stats import TokenLogprob, TokenStats
+
+if TYPE_CHECKING:
+    from gac_core.engine.input_processor import InputProcessor
+    from gac_core.engine.session import Session
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gac_core.chat.conversation import Prompt
-from gac_core.engine.input_processor import InputProcessor
-from gac_core.engine.session import Session
 from gac_core.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from gac_core.engine.input_processor import InputProcessor
+    from gac_core.engine.session import Session
 
 
 class Tokenizing:

@@ -13,9 +13,10 @@ from conftest import EMBEDDED, shared_ensemble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gac_core.combination import COMBINERS, arithmetic_mean, normalise
+from gac_core.combination import COMBINERS, arithmetic_mean
 from gac_core.decoding.certificate import Evidence, Incomplete, Proven, Unprovable, judge
 from gac_core.executor.evaluator import top_distributions
+from gac_core.shares import normalise
 
 # ---- the verdict, against complete distributions
 

@@ -20,9 +20,10 @@ from gac_core.combination import (
     PowerMean,
     Verification,
     combiner_named,
-    normalise,
     selective_mean,
 )
+from gac_core.rule_names import COMBINER_NAMES, GATE_NAMES
+from gac_core.shares import normalise
 
 P = torch.tensor([0.5, 0.3, 0.2, 0.0, 0.0])
 Q = torch.tensor([0.1, 0.6, 0.0, 0.3, 0.0])
@@ -101,6 +102,11 @@ def test_certain_members_and_tiny_probabilities_are_combined_without_overflow(co
 def test_unusable_logits_are_not_hidden(combine):
     broken = torch.full_like(P, float("nan"))
     assert not bool(torch.isfinite(combine([P, broken], [0.5, 0.5])).all())
+
+
+def test_the_names_are_those_of_the_rules():
+    assert tuple(COMBINERS) == COMBINER_NAMES
+    assert tuple(GATES) == GATE_NAMES
 
 
 def test_the_arithmetic_mean_is_weighted():
@@ -275,6 +281,7 @@ def test_weights_are_normalised_without_overflow():
 def test_a_rule_that_is_added_to_the_table_is_used_by_requests(ensemble, monkeypatch):
     """With the first distribution alone as the rule, the ensemble generates what its first member generates alone."""
     monkeypatch.setitem(COMBINERS, "first", lambda distributions, weights: distributions[0])
+    monkeypatch.setattr("gac_core.rule_names.COMBINER_NAMES", tuple(COMBINERS))
     alone = ensemble.generate("In which town is", gate=ensemble.names[0], threshold=0.0, max_tokens=8)
     assert ensemble.generate("In which town is", combine="first", max_tokens=8).text == alone.text
     assert ensemble.generate("In which town is", max_tokens=8).text != alone.text

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from gac_core.combination import arithmetic_mean, normalise
+from gac_core.combination import arithmetic_mean
 from gac_core.decoding.sampler import (
     Sampler,
     apply_temperature,
@@ -20,6 +20,7 @@ from gac_core.decoding.sampler import (
 )
 from gac_core.executor.evaluator import penalise_repetition
 from gac_core.sampling import SamplingParams
+from gac_core.shares import normalise
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0], dtype=torch.float64)
 PROMPT = "The Torno Bridge stands in Halkus.\n\nQuestion: Where is the Torno Bridge?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,8 +13,9 @@ from rich.table import Table
 
 from gac_core.cli.errors import reported
 from gac_core.cli.files import read_text
-from gac_core.inspection import Report, common_words, load, words_of
-from gac_core.inspection import inspect as compare
+
+if TYPE_CHECKING:
+    from gac_core.inspection import Report
 
 
 def inspect(
@@ -31,6 +32,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare the tokenizers of models: shared tokens, words tokenized alike, and warnings."""
+    from gac_core.inspection import common_words, load, words_of
+    from gac_core.inspection import inspect as compare
+
     with reported("inspect"):
         chosen = common_words(count) if words is None else words_of(read_text("--words", words), count)
         given = None if text is None else read_text("--text", text)

@@ -14,9 +14,6 @@ from rich.table import Table
 from gac_core.cli.errors import reported
 from gac_core.config import EnsembleConfig
 from gac_core.loading import configured
-from gac_core.model.checkpoint import Checkpoint
-from gac_core.model.memory import default_devices, local_devices
-from gac_core.model.placing import plan_members
 from gac_core.placement.sizes import format_bytes
 from gac_core.placement.values import Device, Placement, Plan
 
@@ -68,6 +65,10 @@ def planned(
         ConfigError: A device cannot be used.
         PlacementError: A member does not fit.
     """
+    from gac_core.model.checkpoint import Checkpoint
+    from gac_core.model.memory import default_devices, local_devices
+    from gac_core.model.placing import plan_members
+
     given = devices or config.devices or default_devices()
     sized = [Device.parse(text) or local_devices([text.strip()])[0] for text in given]
     return plan_members(config, [Checkpoint.find(member) for member in config.members], sized, tokens, requests)

@@ -2,7 +2,8 @@
 
 Pure functions on distributions over the union vocabulary, one module per rule. `COMBINERS` and `GATES` are the rules
 that `EnsembleConfig.combine`, `EnsembleConfig.gate_rule` and the parameters of the same names select. To add a rule,
-write a module with a function and put it into the table (`gac_core/combination/tables.py`).
+write a module with a function, and put it into the table (`gac_core/combination/tables.py`) and its name into
+`gac_core/rule_names.py`.
 """
 
 from gac_core.combination.arithmetic import arithmetic_mean
@@ -12,37 +13,21 @@ from gac_core.combination.geometric import geometric_mean
 from gac_core.combination.interface import Combiner, Gate
 from gac_core.combination.power import PowerMean
 from gac_core.combination.safe import Verification, selective_mean
-from gac_core.combination.shares import normalise
-from gac_core.combination.tables import (
-    CERTIFIABLE,
-    COMBINERS,
-    GATES,
-    POWER,
-    check_combine,
-    check_gate_rule,
-    check_rules,
-    combiner_named,
-    gate_named,
-)
+from gac_core.combination.tables import CERTIFIABLE, COMBINERS, GATES, combiner_named, gate_named
 
 __all__ = [
     "CERTIFIABLE",
     "COMBINERS",
     "GATES",
-    "POWER",
     "Combiner",
     "Gate",
     "PowerMean",
     "Verification",
     "arithmetic_mean",
-    "check_combine",
-    "check_gate_rule",
-    "check_rules",
     "combiner_named",
     "confidence",
     "gate_named",
     "geometric_mean",
     "margin",
-    "normalise",
     "selective_mean",
 ]

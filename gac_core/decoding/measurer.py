@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 
-from gac_core.combination import normalise
 from gac_core.decoding.absence import go_on_without
 from gac_core.decoding.collector import DistributionCollector, PartQuery
 from gac_core.decoding.distributions import Unread
@@ -17,6 +16,7 @@ from gac_core.decoding.settlement import RowOutcome
 from gac_core.errors import GaCError
 from gac_core.failures import request_failure
 from gac_core.likelihood import perplexity_weights
+from gac_core.shares import normalise
 
 
 class Measurer:

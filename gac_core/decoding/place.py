@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gac_core.combination import Verification, normalise
+from gac_core.combination import Verification
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.voice_distributions import TopDistribution
+from gac_core.shares import normalise
 
 
 @dataclass(frozen=True, eq=False)

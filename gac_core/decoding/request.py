@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from gac_core.combination import CERTIFIABLE, Combiner, Gate, normalise
+from gac_core.combination import CERTIFIABLE, Combiner, Gate
 from gac_core.config import FailurePolicy
 from gac_core.decoding.logit_adjustment import LogitAdjustment
 from gac_core.decoding.measurement import Measurement
@@ -15,6 +15,7 @@ from gac_core.errors import GaCError
 from gac_core.grammar.constraint import Constraint
 from gac_core.output import EffectiveSettings, MemberStats, RequestStats
 from gac_core.sampling import SamplingParams
+from gac_core.shares import normalise
 from gac_core.tokenization.detokenizer import Detokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
 

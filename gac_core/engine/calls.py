@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_list
-from gac_core.decoding.request import Request
-from gac_core.engine.continuations import Continuation
+from gac_core.engine.continuation_text import Continuation
 from gac_core.engine.deadline import Deadline
-from gac_core.engine.input_processor import InputProcessor, resolved
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.session import Session
 from gac_core.errors import (
@@ -28,7 +26,11 @@ from gac_core.errors import (
     RequestTimeoutError,
     quote,
 )
-from gac_core.sampling import SamplingParams
+from gac_core.sampling import SamplingParams, resolved
+
+if TYPE_CHECKING:
+    from gac_core.decoding.request import Request
+    from gac_core.engine.input_processor import InputProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 _LOGGABLE = (QueueFullError, EngineStuckError, EngineClosedError, RequestTimeoutError, PromptTooLongError)
 
 
-Answering = tuple[Request, OutputProcessor]
+Answering: TypeAlias = "tuple[Request, OutputProcessor]"
 """A request, and the processor of its output."""
 
 

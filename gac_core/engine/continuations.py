@@ -6,14 +6,12 @@ from collections.abc import Sequence, Set
 from typing import cast
 
 from gac_core.checks import check_list
+from gac_core.engine.continuation_text import Continuation, encoded
 from gac_core.errors import EmptyPromptError, RequestError, quote
 from gac_core.tokenization.continuation import cut_continuation
 from gac_core.tokenization.lengths import MAX_BYTES
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import UnionVocabulary
-
-Continuation = str | bytes | Sequence[bytes]
-"""A text, or its union tokens."""
 
 
 def given_tokens(continuation: Continuation, tokenizer: MemberTokenizer, union: UnionVocabulary) -> tuple[bytes, ...]:
@@ -49,24 +47,6 @@ def given_tokens(continuation: Continuation, tokenizer: MemberTokenizer, union: 
     if not tokens:
         raise RequestError(f"the continuation is empty ({quote(continuation)}); give at least one character")
     return tokens
-
-
-def encoded(text: object) -> bytes:
-    """Returns a continuation in UTF-8.
-
-    Raises:
-        RequestError: It is no string, is empty, or contains a lone surrogate.
-    """
-    if not isinstance(text, str):
-        raise RequestError(f"the continuation must be a string, not {quote(text)}")
-    if not text:
-        raise RequestError("the continuation is empty (''); give at least one character")
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"the continuation contains the lone surrogate {text[error.start]!r}, which is not a character; remove it"
-        ) from None
 
 
 def opening_ids(tokenizer: MemberTokenizer) -> list[int]:

@@ -25,7 +25,8 @@ from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import EnsembleDefaults, RequestSettings, gate_index
 from gac_core.engine.answer_form import AnswerForm
-from gac_core.engine.continuations import Continuation, given_tokens, opening_ids
+from gac_core.engine.continuation_text import Continuation
+from gac_core.engine.continuations import given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.prompts import encode_prompt, render_for
@@ -33,7 +34,7 @@ from gac_core.engine.token_bias import logit_adjustment
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.grammar import Grammar
-from gac_core.sampling import SamplingParams
+from gac_core.sampling import SamplingParams, resolved
 from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
 from gac_core.tokenization.vision import EncodedPrompt
@@ -277,14 +278,3 @@ def _answer_form(conversation: Conversation | None, grammar: Grammar | None, gat
     native = uses_native_tools(gate.tokenizer, conversation)
     inside = opens_thinking(gate.tokenizer, render_conversation(gate.tokenizer, conversation, native))
     return AnswerForm.of(conversation, grammar, inside)
-
-
-def resolved(params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
-    """Returns a request's parameters.
-
-    Raises:
-        RequestError: An argument is wrong.
-    """
-    if params is not None and not isinstance(params, SamplingParams):
-        raise RequestError(f"params must be a SamplingParams or None, not {quote(params)}")
-    return (params or SamplingParams()).with_overrides(overrides)

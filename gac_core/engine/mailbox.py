@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from gac_core.decoding.request import Request
 from gac_core.errors import EngineClosedError, GaCError, QueueFullError
-from gac_core.executor.base import ExecutorMember
 from gac_core.output import OutputChunk
+
+if TYPE_CHECKING:
+    from gac_core.decoding.request import Request
+    from gac_core.executor.base import ExecutorMember
 
 # Seconds between two calls of ``check`` while a request waits for a place in the queue.
 _CHECK_INTERVAL = 1.0

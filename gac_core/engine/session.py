@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gac_core.decoding.request import Request
 from gac_core.engine.mailbox import Client, Entry, Sink
-from gac_core.engine.worker import Worker
 from gac_core.events import Listener
 from gac_core.health import EnsembleHealth
+
+if TYPE_CHECKING:
+    from gac_core.decoding.request import Request
+    from gac_core.engine.worker import Worker
 
 CLOSE_TIMEOUT = 30.0
 """Seconds to wait for the running step when an ensemble is closed."""

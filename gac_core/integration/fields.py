@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
-from gac_core.combination import COMBINERS, GATES, POWER
 from gac_core.errors import ConfigError, quote
+from gac_core.rule_names import COMBINER_NAMES, GATE_NAMES, POWER
 from gac_core.sampling import SamplingParams
 
 SAMPLING_FIELDS = SamplingParams.names()
@@ -84,9 +84,9 @@ WRAPPER_FIELDS = _table(
     (
         "combine",
         str | None,
-        f"How distributions are combined: {_options([*COMBINERS, POWER])}. Default: the ensemble's.",
+        f"How distributions are combined: {_options([*COMBINER_NAMES, POWER])}. Default: the ensemble's.",
     ),
-    ("gate_rule", str | None, f"What the threshold is compared with: {_options(GATES)}. Default: the ensemble's."),
+    ("gate_rule", str | None, f"What the threshold is compared with: {_options(GATE_NAMES)}. Default: the ensemble's."),
     ("max_batch_size", int | None, "Requests that run at once. Default: 16."),
     ("max_queue", int | None, "Requests that may wait; more are refused. Default: 1024."),
     ("prefill_tokens", int | None, "Prompt tokens that one step reads at most. Default: 512."),
