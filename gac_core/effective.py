@@ -149,24 +149,16 @@ class EnsembleDefaults:
         self._config = config
         self._names = config.names
         self._sizes = list(sizes)
-        self._weights = default_weights(config)
         if config.gate is None:
-            index, self.reason = default_gate(self._weights, sizes)
+            index, self.reason = default_gate(default_weights(config), sizes)
             self.gate = self._names[index]
         else:
             self.gate, self.reason = config.gate, "as configured"
         self._warned: set[str] = set()
 
-    def log(self) -> None:
-        """Logs the members, the gate and the mode."""
-        members = ", ".join(
-            f"{name} (weight {weight:g}, {size / 1e6:.4g}M parameters)"
-            for name, weight, size in zip(self._names, self._weights, self._sizes, strict=True)
-        )
-        threshold = self._config.threshold
-        mode = "no threshold: every step is ensembled" if threshold is None else f"threshold {threshold:g}"
-        logger.info("members: %s; gate: %s (%s); %s", members, self.gate, self.reason, mode)
-        self._warn(self._config.gate, threshold, self._config.combine)
+    def warn(self) -> None:
+        """Logs a warning for each setting that may not be meant."""
+        self._warn(self._config.gate, self._config.threshold, self._config.combine)
         found = calibrated_members(self._config)
         for name in (name for name, member in found.items() if member.hurts):
             weight = f"; its weight is {found[name].weight:g}" if self._config.weights == "auto" else ""

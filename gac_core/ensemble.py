@@ -16,6 +16,7 @@ from gac_core.chat.conversation import Prompt
 from gac_core.checks import check_number
 from gac_core.choices import Choices
 from gac_core.config import EnsembleConfig
+from gac_core.describing import Describing
 from gac_core.engine.answer_stream import acollect_batch, astream_events
 from gac_core.engine.calls import Call, answers, new_call, new_calls
 from gac_core.engine.delivery import collect_batch, stream_events
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gac_core.model.member import Member
 
 
-class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
+class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -65,7 +66,7 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing):
         self.config = frontend.config
         self._members = frontend.members
         self._union, self._input_processor, self._session = frontend.union, frontend.input_processor, frontend.session
-        self._input_processor.defaults.log()
+        self._introduce(printed=frontend.progress_shown)
         # Not bound to self, so that an unreferenced ensemble is closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, self._session.finalize)
 

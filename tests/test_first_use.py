@@ -1,7 +1,8 @@
-"""The first minutes with the library: imports without torch."""
+"""The first minutes with the library: imports without torch, and what is shown while an ensemble is opened."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 from conftest import EMBEDDED, ROOT
 
 import gac_core
+from gac_core import Ensemble, MemberConfig
+from gac_core.placement.sizes import format_bytes
 
 HEAVY = {"torch", "transformers", "llguidance", "huggingface_hub", "accelerate"}
 
@@ -97,3 +100,37 @@ if not child:
 print(answer(), os.waitpid(child, 0)[1])
 """
     assert run(code) == "1 0"
+
+
+def test_a_summary_has_members_gate_devices_and_memory(ensemble):
+    weights = format_bytes(sum(member.weight_bytes for member in ensemble.health().members))
+    assert ensemble.summary() == (
+        "3 members: ash 1, birch 1, cedar 1; gate ash (largest model of those with the largest weight), no threshold; "
+        f"cpu; {weights} of weights, KV caches of up to 3.0 GiB"
+    )
+    assert repr(ensemble) == "<Ensemble of ash, birch, cedar; gate ash, no threshold>"
+
+
+def test_a_summary_counts_shared_weights_once_and_names_several_devices():
+    members = [
+        MemberConfig(EMBEDDED[0], name="one", device="cpu:0", weight=2),
+        MemberConfig(EMBEDDED[0], name="two", device="cpu:0", chat_template="plain"),
+        MemberConfig(EMBEDDED[1], name="other", device="cpu:1", weight=0.5),
+    ]
+    with Ensemble.load(members, threshold=0.5, cache_gib=0.5) as ensemble:
+        sizes = [member.weight_bytes for member in ensemble.health().members]
+        assert ensemble.summary() == (
+            "3 members: one 2, two 1, other 0.5; gate one (largest weight), threshold 0.5; one and two on cpu:0, other "
+            f"on cpu:1; {format_bytes(sizes[0] + sizes[2])} of weights, KV caches of up to 1.5 GiB"
+        )
+
+
+@pytest.mark.parametrize("progress", [True, None])
+def test_the_summary_is_printed_after_bars_and_logged_in_any_case(progress, capfd, caplog):
+    caplog.set_level(logging.INFO, "gac_core")
+    with Ensemble.load([EMBEDDED[1]], dtype="float16", progress=progress) as ensemble:
+        line = ensemble.summary()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.endswith(f"\n{line}\n") if progress else err == ""
+    assert [record.getMessage() for record in caplog.records if record.name == "gac_core"] == [line]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gac_core.config import EnsembleConfig
 from gac_core.engine.assembly import compiler_of, ensemble_members, union_of
@@ -31,6 +31,7 @@ class Frontend:
         union: The union vocabulary of its members.
         input_processor: Makes requests.
         session: Its access to the engine.
+        progress_shown: Whether progress bars were shown for it.
     """
 
     config: EnsembleConfig
@@ -38,6 +39,7 @@ class Frontend:
     union: UnionVocabulary
     input_processor: InputProcessor
     session: Session
+    progress_shown: bool = False
 
 
 def connect(
@@ -99,7 +101,7 @@ def connect_pooled(config: EnsembleConfig) -> Frontend:
         return _connect_actors(config)
     lease = default_pool().acquire(config)
     try:
-        return connect(lease.members, config, lease.close, shared=True)
+        return replace(connect(lease.members, config, lease.close, shared=True), progress_shown=lease.progress_shown)
     except BaseException:
         lease.close()
         raise

@@ -44,8 +44,18 @@ class ExecutorMember(Protocol):
         ...
 
     @property
+    def devices(self) -> Sequence[str]:
+        """Where its weights are."""
+        ...
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of its weights."""
+        ...
+
+    @property
+    def weights_id(self) -> str:
+        """Equal for members whose weights are the same memory."""
         ...
 
     @property

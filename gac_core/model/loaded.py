@@ -84,6 +84,12 @@ class LoadedModel:
             self.lock.release()
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Where the weights are, in the order of the forward; several if the model is divided."""
+        found = tuple(dict.fromkeys(str(tensor.device) for tensor in self.model.parameters()))
+        return found if len(found) > 1 else (str(self.device),)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the weights and buffers."""
         return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))

@@ -55,6 +55,8 @@ class Member:
         device: Where its logits are computed.
         size: Number of parameters of the model.
         weight_bytes: Memory of its weights, which other members may share.
+        weights_id: Equal for members whose weights are the same memory.
+        devices: Where its weights are.
         times: Durations of its forwards.
         options: Its limits and modes.
 
@@ -77,6 +79,8 @@ class Member:
         self.device = loaded.device
         self.size = loaded.size
         self.weight_bytes = loaded.nbytes
+        self.weights_id = str(id(loaded.model))
+        self.devices = loaded.devices
         self.times = ForwardTimes(loaded.device, prior_slope(loaded.device, loaded.dtype))
         self.options = options
         self._lock = loaded.lock

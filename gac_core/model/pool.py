@@ -25,7 +25,7 @@ from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 from gac_core.model.model_key import ModelKey, WeightsKey
 from gac_core.model.placing import MemberKey, PlacedMember, place_members
-from gac_core.model.progress import LoadingProgress, Report
+from gac_core.model.progress import LoadingProgress, Report, bars_shown
 from gac_core.model.shared_models import SharedModel, SharedModels
 from gac_core.model.shared_table import Entry, SharedTable
 from gac_core.threads import in_parallel
@@ -93,10 +93,12 @@ class Lease:
 
     Attributes:
         members: The members, in the order of the configuration and with its names. They are usable until `close`.
+        progress_shown: Whether progress bars were shown while they were loaded.
     """
 
-    def __init__(self, members: Sequence[Member], references: References) -> None:
+    def __init__(self, members: Sequence[Member], references: References, progress_shown: bool = False) -> None:
         self.members = list(members)
+        self.progress_shown = progress_shown
         self._references = references
 
     def close(self) -> None:
@@ -157,7 +159,8 @@ class ModelPool:
             references.release()
             raise
         named = zip(members, config.names, strict=True)
-        return Lease([member.renamed(name) for member, name in named], references)
+        shown = bars_shown(config.progress) and any(member.checkpoint is not None for member in placed)
+        return Lease([member.renamed(name) for member, name in named], references, shown)
 
     def models(self) -> list[ModelInfo]:
         """Returns the models that are loaded, by name, dtype and device.

@@ -20,6 +20,11 @@ def silent(stage: str, fraction: float) -> None:
     """Reports nothing."""
 
 
+def bars_shown(progress: bool | None) -> bool:
+    """Returns whether progress bars are shown; arguments as in `EnsembleConfig.progress`."""
+    return sys.stderr is not None and (sys.stderr.isatty() if progress is None else progress)
+
+
 class LoadingProgress:
     """Shows how far members are loaded. Safe to use from many threads.
 
@@ -31,7 +36,7 @@ class LoadingProgress:
     """
 
     def __init__(self, names: Sequence[str], shown: bool | None = None) -> None:
-        shown = sys.stderr.isatty() if shown is None else shown
+        shown = bars_shown(shown)
         self._bars = {name: _Bar(name, line) if shown else _Log(name) for line, name in enumerate(names)}
 
     def of(self, name: str) -> Report:

@@ -57,9 +57,19 @@ class RemoteMember:
         return self.facts.place
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Its actor when it was loaded."""
+        return (self.facts.place,)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of its weights."""
         return self.facts.weight_bytes
+
+    @property
+    def weights_id(self) -> str:
+        """Its own id: every actor has its weights."""
+        return self.member_id
 
     @property
     def deterministic(self) -> bool:
