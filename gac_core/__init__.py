@@ -44,6 +44,7 @@ from gac_core.integration.arguments import (
     read_tool_choice,
     request_params,
     split_arguments,
+    with_top_logprobs,
 )
 from gac_core.integration.fields import (
     ENSEMBLE_FIELDS,
@@ -82,7 +83,16 @@ from gac_core.output import (
 from gac_core.placement.planner import PlacementError
 from gac_core.sampling import SamplingParams
 from gac_core.scoring import Score
-from gac_core.settings import ambient_gate, ambient_threshold, use_gate, use_threshold
+from gac_core.settings import (
+    ambient_combine,
+    ambient_gate,
+    ambient_threshold,
+    ambient_weights,
+    use_combine,
+    use_gate,
+    use_threshold,
+    use_weights,
+)
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
 
 if TYPE_CHECKING:
@@ -162,8 +172,10 @@ __all__ = [
     "UnwritableTextError",
     "Usage",
     "WrapperField",
+    "ambient_combine",
     "ambient_gate",
     "ambient_threshold",
+    "ambient_weights",
     "as_logprobs",
     "as_metadata",
     "check_tool_calls",
@@ -180,9 +192,12 @@ __all__ = [
     "shorten",
     "split_arguments",
     "token_counts",
+    "use_combine",
     "use_gate",
     "use_threshold",
+    "use_weights",
     "with_recursive_parameters",
+    "with_top_logprobs",
 ]
 
 if not TYPE_CHECKING:

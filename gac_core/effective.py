@@ -13,7 +13,7 @@ from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
 from gac_core.rule_names import check_rules
 from gac_core.sampling import SamplingParams
-from gac_core.settings import ambient_gate, ambient_threshold
+from gac_core.settings import ambient_combine, ambient_gate, ambient_threshold, ambient_weights
 from gac_core.shares import normalise
 
 logger = logging.getLogger(__name__)
@@ -167,8 +167,9 @@ class EnsembleDefaults:
     def resolve(self, params: SamplingParams) -> RequestSettings:
         """Returns the settings of a request.
 
-        What the parameters leave open is what `use_threshold` and `use_gate` set, else the ensemble's own. Logs a
-        warning, once for each gate, if the request names a gate and no threshold is in force.
+        What the parameters leave open is what `use_threshold`, `use_gate`, `use_weights` and `use_combine` set, else
+        the ensemble's own. Logs a warning, once for each gate, if the request names a gate and no threshold is in
+        force.
 
         Raises:
             RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, the number of
@@ -177,10 +178,11 @@ class EnsembleDefaults:
         wanted = ambient_threshold("default") if params.threshold == "default" else params.threshold
         threshold = self._config.threshold if wanted == "default" else wanted
         named = ambient_gate(None) if params.gate is None else params.gate
-        weights = request_weights(self._config, params.weights)
-        source = self._config.weights if params.weights is None else params.weights
+        given = ambient_weights(None) if params.weights is None else params.weights
+        weights = request_weights(self._config, given)
+        source = self._config.weights if given is None else given
         gate = self._gate(named, weights, threshold)
-        combine = params.combine or self._config.combine
+        combine = params.combine or ambient_combine(None) or self._config.combine
         gate_rule = params.gate_rule or self._config.gate_rule
         check_rules(RequestError, combine, gate_rule)
         self._warn(named, threshold, combine)

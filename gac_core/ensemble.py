@@ -190,8 +190,12 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
         return self._input_processor.without_chat_template(params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
-        """Checks the gate of parameters; raises a `RequestError` if it is not a member."""
-        self._input_processor.defaults.resolve(params)
+        """Checks that the gate, the weights and the biased tokens of parameters fit the members.
+
+        Raises:
+            RequestError: They do not.
+        """
+        self._input_processor.check(params)
 
     def health(self) -> EnsembleHealth:
         """Returns the state of the ensemble and its members; does not wait for forwards."""

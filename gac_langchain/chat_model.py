@@ -22,11 +22,12 @@ from gac_core import (
     quote,
     read_tool_choice,
     split_arguments,
+    with_top_logprobs,
 )
 from gac_langchain import answers, convert
 from gac_langchain.choices import check_one_answer, llm_output
 from gac_langchain.configured import ConfiguredChat
-from gac_langchain.settings import request_id_of, with_top_logprobs
+from gac_langchain.settings import request_id_of
 from gac_langchain.structured import structured
 
 _OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict", "top_logprobs")

@@ -21,15 +21,15 @@ from gac_core import (
     EnsembleConfig,
     EnsembleLease,
     EnsembleModel,
-    RequestError,
     SamplingParams,
     UnknownArgumentError,
+    ambient_combine,
     ambient_gate,
     ambient_threshold,
+    ambient_weights,
     field_error,
     member_weights,
     open_ensemble,
-    quote,
     request_params,
 )
 
@@ -56,22 +56,6 @@ def request_id_of(kwargs: Mapping[str, Any], run_manager: BaseRunManager | None)
     """Returns the id of a call's request: the call's own, else that of its run; None without either."""
     given: str | None = kwargs.get("request_id")
     return given if given is not None or run_manager is None else str(run_manager.run_id)
-
-
-def with_top_logprobs(values: Mapping[str, Any], top: int | None) -> dict[str, Any]:
-    """Returns parameters in which ``logprobs`` is OpenAI's ``top_logprobs``, if that is given.
-
-    Raises:
-        RequestError: ``logprobs`` asks for another number, or for none.
-    """
-    given = values.get("logprobs")
-    if top is None:
-        return dict(values)
-    if given is not None and given is not True and (given is False or given != top):
-        raise RequestError(
-            f"top_logprobs={quote(top)} contradicts logprobs={quote(given)}; give logprobs=True, or one of them"
-        )
-    return {**values, "logprobs": top}
 
 
 def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) -> Any:
@@ -255,4 +239,6 @@ class EnsembleSettings(EnsembleModel, BaseModel):
             **{name: getattr(self, name) for name in sorted(SAMPLING_FIELDS - {"drafts", "timeout"})},
             "threshold": ambient_threshold(self.threshold),
             "gate": ambient_gate(self.gate),
+            "weights": ambient_weights(self.weights),
+            "combine": ambient_combine(self.combine),
         }

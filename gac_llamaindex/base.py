@@ -1,4 +1,4 @@
-"""`EnsembleLLM`: settings, ensemble, copies and pickles of `GaCLLM`, and the requests of its calls."""
+"""`EnsembleLLM`: settings, ensemble, copies and pickles of `GaCLLM`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, TypedDict, cast
+from typing import Any, Self
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
-from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRole
+from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.bridge.pydantic import PrivateAttr, ValidationError
-from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptType, default_completion_to_prompt
+from llama_index.core.llms.llm import default_completion_to_prompt
 
 from gac_core import (
-    CONVERSATION_ARGUMENTS,
     ENSEMBLE_FIELDS,
     LOADING_FIELDS,
     SAMPLING_FIELDS,
     ChatTemplateError,
     ConfigError,
-    Conversation,
     Ensemble,
     EnsembleConfig,
     EnsembleLease,
     EnsembleModel,
     MemberConfig,
-    Prompt,
-    RequestError,
     SamplingParams,
     UnknownArgumentError,
     ambient_gate,
@@ -37,13 +33,10 @@ from gac_core import (
     member_weights,
     open_ensemble,
     request_params,
-    split_arguments,
+    with_top_logprobs,
 )
 from gac_llamaindex.fields import EnsembleFields, read_bias
-from gac_llamaindex.messages import convert_messages, has_images
 
-_TALK_ARGUMENTS = CONVERSATION_ARGUMENTS | {"tool_format"}
-_OTHER_ARGUMENTS = ("request_id",)
 # LlamaIndex needs a number also where no member has a limit.
 _NO_LIMIT = 1_000_000
 # Fields that LlamaIndex does not serialize but that change the answers.
@@ -53,14 +46,6 @@ _TEMPLATE_REMEDIES = (
     "messages_to_prompt function, by which every member reads a conversation as one text"
 )
 _logger = logging.getLogger(__name__)
-
-
-class Request(TypedDict):
-    """The arguments of a call of `gac_core.Ensemble`."""
-
-    prompt: Prompt
-    params: SamplingParams
-    request_id: str | None
 
 
 class EnsembleLLM(EnsembleModel, EnsembleFields):
@@ -76,6 +61,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         **fields: Any,
     ) -> None:
         known = type(self).model_fields
+        fields = with_top_logprobs(fields, fields.pop("top_logprobs", None))
         if set(fields) - set(known):
             raise UnknownArgumentError(set(fields) - set(known), set(known) | {"ensemble"})
         if "logit_bias" in fields:
@@ -86,8 +72,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            described = {name: field.description for name, field in known.items()}
-            raise field_error(error.errors(include_url=False), described) or error from error
+            raise self._field_error(error) from error
         # As given: pydantic would convert strings and booleans to numbers.
         loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
         opened = open_ensemble(models, ensemble, config, params, **loading)
@@ -155,7 +140,21 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
             "threshold": config.threshold if threshold == "default" else threshold,
         }
 
-    # ---- pickles
+    # ---- changes and pickles
+
+    def _check_changes(self, changes: Mapping[str, Any]) -> None:
+        super()._check_changes(changes)
+        unset = type(self).model_construct()
+        try:
+            for name in EnsembleFields.own() & set(changes):
+                self.__pydantic_validator__.validate_assignment(unset, name, changes[name])
+        except ValidationError as error:
+            raise self._field_error(error) from error
+
+    @classmethod
+    def _field_error(cls, error: ValidationError) -> Exception:
+        described = {name: field.description for name, field in cls.model_fields.items()}
+        return field_error(error.errors(include_url=False), described) or error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Settings, and functions by name: the process that unpickles loads the members again. Callbacks and rate
@@ -183,67 +182,6 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
                 ) from error
             given[name] = value
         return given
-
-    # ---- requests
-
-    def _sampling_params(self, overrides: Mapping[str, Any], **defaults: Any) -> SamplingParams:
-        # None: decided by whether the user's own functions rendered the prompt.
-        params = super()._sampling_params(overrides, **{"parse_special": bool(self.parse_special), **defaults})
-        if params.n != 1:
-            raise RequestError(
-                f"n={params.n}: a response of LlamaIndex has one answer; leave n out, or call "
-                "llm.ensemble.generate_choices"
-            )
-        return params
-
-    def _call_params(self, overrides: Mapping[str, Any], rendered: bool) -> SamplingParams:
-        """Returns the parameters of a call.
-
-        Args:
-            overrides: The call's arguments.
-            rendered: Whether the user's own functions rendered the prompt, which may then hold control tokens.
-        """
-        special = rendered if self.parse_special is None else self.parse_special
-        return self._sampling_params(overrides, parse_special=special)
-
-    def _chat_request(self, messages: Sequence[ChatMessage], given: Mapping[str, Any]) -> Request:
-        """Returns the request of a conversation."""
-        arguments = split_arguments(given, _TALK_ARGUMENTS, _OTHER_ARGUMENTS)
-        params = self._call_params(arguments.sampling, rendered=self._has_own_prompts)
-        tools = arguments.conversation.get("tools") or ()
-        if self._has_own_prompts:
-            if tools:
-                raise RequestError("messages_to_prompt cannot describe tools; leave it out to use chat templates")
-            if has_images(messages):
-                raise RequestError("messages_to_prompt cannot show images; leave it out to use chat templates")
-            text = cast(MessagesToPromptType, self.messages_to_prompt)(messages)
-            return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
-        self._require_templates(params)
-        own = {"tool_format": self.tool_format, "enable_thinking": self.enable_thinking}
-        talk = Conversation(convert_messages(messages), **{**own, **arguments.conversation, "tools": tools})
-        return Request(prompt=talk, params=params, request_id=arguments.other.get("request_id"))
-
-    def _completion_request(self, prompt: str, formatted: bool, given: Mapping[str, Any]) -> Request:
-        """Returns the request of a completion: one user message, or the prompt as text."""
-        arguments = split_arguments(given, {"enable_thinking"}, _OTHER_ARGUMENTS)
-        # LlamaIndex formats prompts by either function.
-        rendered = self._has_own_completions or (formatted and self._has_own_prompts)
-        params = self._call_params(arguments.sampling, rendered)
-        if not formatted and self._completes_as_chat(params):
-            return self._chat_request([ChatMessage(role=MessageRole.USER, content=prompt)], given)
-        if arguments.conversation:
-            raise RequestError("enable_thinking needs a chat template, but the prompt is sent as plain text")
-        text = prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt)
-        return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
-
-    def _completes_as_chat(self, params: SamplingParams) -> bool:
-        if self.complete_as != "auto":
-            return self.complete_as == "chat"
-        return (
-            not self._has_own_prompts
-            and not self._has_own_completions
-            and not self._ensemble.without_chat_template(params)
-        )
 
     # ---- chat templates
 

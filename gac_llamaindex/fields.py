@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import Field, field_serializer
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.types import PydanticProgramMode
 
 from gac_core import WRAPPER_FIELDS
 
@@ -72,6 +75,17 @@ class EnsembleFields(FunctionCallingLLM):
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How prompts describe tools; see Conversation."
     )
+    tool_choice: str | bool | None = Field(
+        default=None,
+        description='Which tools an answer calls where a call with tools does not say: "auto", "required", "none" or a '
+        'name. Default: "auto".',
+    )
+    parallel_tool_calls: bool | None = Field(
+        default=None,
+        strict=True,
+        description="Whether an answer may call several tools, in place of the allow_parallel_tool_calls that "
+        "LlamaIndex's methods and agents pass. Default: as they pass.",
+    )
     enable_thinking: bool | None = Field(
         default=None,
         strict=True,
@@ -95,6 +109,21 @@ class EnsembleFields(FunctionCallingLLM):
             "messages_to_prompt is given."
         ),
     )
+
+    # LlamaIndex's fields that have no description there.
+    callback_manager: CallbackManager = Field(
+        default_factory=lambda: CallbackManager([]), exclude=True, description="Handlers of LlamaIndex's callbacks."
+    )
+    pydantic_program_mode: PydanticProgramMode = Field(
+        default=PydanticProgramMode.DEFAULT,
+        description="How structured_predict makes objects. Default: by a grammar; others: LlamaIndex's own programs.",
+    )
+
+    @classmethod
+    @cache
+    def own(cls) -> frozenset[str]:
+        """Returns the names of the fields that LlamaIndex's models do not have."""
+        return frozenset(EnsembleFields.model_fields) - frozenset(FunctionCallingLLM.model_fields)
 
     @field_serializer("logit_bias")
     def _bias_as_pairs(self, bias: Bias | None) -> list[list[Any]] | None:

@@ -18,7 +18,6 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 
-from gac_core import read_tool_choice
 from gac_llamaindex.messages import openai_tools
 from gac_llamaindex.predict import PredictingLLM
 from gac_llamaindex.responses import (
@@ -174,21 +173,22 @@ class GaCLLM(PredictingLLM):
         tool_choice: str | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Returns the arguments of `chat`; a grammar enforces the tools' schemas."""
+        """Returns the arguments of `chat`; a grammar enforces the tools' schemas.
+
+        ``tool_choice`` applies before ``tool_required``, and both before the field ``tool_choice``. An argument
+        ``parallel_tool_calls`` applies before the field of this name, and both before ``allow_parallel_tool_calls``,
+        which LlamaIndex passes in any case.
+        """
         messages = list(chat_history or ())
         if isinstance(user_msg, str):
             user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
         if user_msg is not None:
             messages.append(user_msg)
-        names = [tool.metadata.get_name() for tool in tools]
-        default = "required" if tool_required else "auto"
-        return {
-            **kwargs,
-            "messages": messages,
-            "tools": openai_tools(tools),
-            "tool_choice": read_tool_choice(tool_choice, names) or default,
-            "parallel_tool_calls": allow_parallel_tool_calls,
-        }
+        choice = tool_choice if tool_choice or not tool_required else "required"
+        arguments = {**kwargs, "messages": messages, "tools": openai_tools(tools), "tool_choice": choice}
+        if self.parallel_tool_calls is None:
+            arguments.setdefault("parallel_tool_calls", allow_parallel_tool_calls)
+        return arguments
 
     def _validate_chat_with_tools_response(
         self,

@@ -33,6 +33,7 @@ from gac_core import (
     check_tool_calls,
     token_counts,
 )
+from gac_core import as_logprobs as openai_logprobs
 
 ResponseT = TypeVar("ResponseT", ChatResponse, CompletionResponse)
 
@@ -70,7 +71,7 @@ class ChatReader:
         return ChatResponse(
             message=_message(self._text, self._reasoning, self._calls) if output is None else _final(output),
             delta=chunk.text,
-            raw=None if output is None else as_raw(output),
+            raw=chunk_raw(chunk),
             logprobs=as_logprobs(chunk.logprobs),
             additional_kwargs={"thinking_delta": chunk.reasoning} if chunk.reasoning else {},
         )
@@ -102,7 +103,7 @@ class CompletionReader:
         return CompletionResponse(
             text=self._text,
             delta=chunk.text,
-            raw=None if output is None else as_raw(output),
+            raw=chunk_raw(chunk),
             logprobs=as_logprobs(chunk.logprobs),
             additional_kwargs=extra,
         )
@@ -144,6 +145,18 @@ def as_raw(output: RequestOutput) -> dict[str, Any]:
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
     }
     return {**as_metadata(output), "usage": usage}
+
+
+def chunk_raw(chunk: OutputChunk) -> dict[str, Any] | None:
+    """Returns `as_raw` of the last chunk of a stream; of others the log-probabilities of their tokens, if requested."""
+    if chunk.output is not None:
+        return as_raw(chunk.output)
+    return {"logprobs": openai_logprobs(chunk.logprobs)} if chunk.logprobs else None
+
+
+def is_last(response: ChatResponse | CompletionResponse) -> bool:
+    """Returns whether a response is the whole answer: not one of a stream, or its last."""
+    return response.raw is not None and "finish_reason" in response.raw
 
 
 def as_logprobs(entries: Sequence[TokenLogprob] | None) -> list[list[LogProb]] | None:

@@ -13,7 +13,7 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.types import Model
 
 from gac_core import RequestError, StructuredOutput, read_json_answer
-from gac_llamaindex.responses import partial_json
+from gac_llamaindex.responses import is_last, partial_json
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ObjectReader(Generic[Model]):
             AnswerError: The answer ended before its JSON did.
             ValidationError: A validator of the class rejects a value that its schema allows.
         """
-        if response.raw is not None:
+        if is_last(response):
             yield read_object(self.output_cls, response)
             return
         values = partial_json(_text(response))

@@ -102,6 +102,11 @@ class InputProcessor:
         members = self._participants(self.defaults.resolve(params))
         return min((member.context for member in members if member.context is not None), default=None)
 
+    def check(self, params: SamplingParams) -> None:
+        """Raises a `RequestError` where the gate, the weights or the biased tokens of parameters do not fit."""
+        settings = self.defaults.resolve(params)
+        logit_adjustment(params, self._members[settings.gate], self._participants(settings), self._union)
+
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], label: str = ""
     ) -> tuple[Request, OutputProcessor]:
@@ -229,11 +234,7 @@ class InputProcessor:
         return request, OutputProcessor(None)
 
     def without_chat_template(self, params: SamplingParams) -> list[str]:
-        """Returns the names of a request's participants that have no chat template.
-
-        Raises:
-            RequestError: The gate is not a member.
-        """
+        """Returns the names of a request's participants that have no chat template."""
         members = self._participants(self.defaults.resolve(params))
         return [member.name for member in members if not member.tokenizer.hf.chat_template]
 

@@ -9,7 +9,7 @@ from typing import Any
 from gac_core.errors import RequestError, UnknownArgumentError, listed, quote
 from gac_core.integration.fields import SAMPLING_FIELDS
 from gac_core.sampling import SamplingParams
-from gac_core.settings import ambient_gate, ambient_threshold
+from gac_core.settings import ambient_combine, ambient_gate, ambient_threshold, ambient_weights
 
 CONVERSATION_ARGUMENTS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "enable_thinking"})
 """Arguments of a call that are fields of its `Conversation` in every framework."""
@@ -61,7 +61,8 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
 
     Args:
         defaults: A wrapper's own values; names that are not parameters are ignored.
-        overrides: The call's arguments. `use_threshold` and `use_gate` stand between the two.
+        overrides: The call's arguments. `use_threshold`, `use_gate`, `use_weights` and `use_combine`
+            stand between the two.
 
     Raises:
         UnknownArgumentError: Unknown keyword argument.
@@ -73,11 +74,33 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
     values = {name: value for name, value in defaults.items() if name in SAMPLING_FIELDS}
     values["threshold"] = ambient_threshold(values.get("threshold", "default"))
     values["gate"] = ambient_gate(values.get("gate"))
+    values["weights"] = ambient_weights(values.get("weights"))
+    values["combine"] = ambient_combine(values.get("combine"))
     values.update(overrides)
     if isinstance(values.get("logprobs"), bool):
         # As in OpenAI's interface, True asks for the chosen tokens' log-probabilities.
         values["logprobs"] = 1 if values["logprobs"] else None
     return SamplingParams(**values)
+
+
+def with_top_logprobs(values: Mapping[str, Any], top: int | None) -> dict[str, Any]:
+    """Returns parameters in which ``logprobs`` is OpenAI's ``top_logprobs``, if that is given.
+
+    Args:
+        values: Parameters of a request by name.
+        top: The value of ``top_logprobs``; None: not given.
+
+    Raises:
+        RequestError: ``logprobs`` asks for another number, or for none.
+    """
+    given = values.get("logprobs")
+    if top is None:
+        return dict(values)
+    if given is not None and given is not True and (given is False or given != top):
+        raise RequestError(
+            f"top_logprobs={quote(top)} contradicts logprobs={quote(given)}; give logprobs=True, or one of them"
+        )
+    return {**values, "logprobs": top}
 
 
 def read_tool_choice(choice: object, names: Sequence[str]) -> str | None:

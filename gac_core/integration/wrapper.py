@@ -117,8 +117,8 @@ class EnsembleModel:
             )
         sampling = {name: value for name, value in changes.items() if name in SAMPLING_FIELDS}
         if sampling and not self.closed:
-            # Not those of `use_threshold` and `use_gate`.
-            own = {name: getattr(self, name) for name in ("threshold", "gate")}
+            # Not those of the context, such as `use_threshold` sets.
+            own = {name: getattr(self, name) for name in ("threshold", "gate", "weights", "combine")}
             params = self._sampling_params({**own, **sampling})
             check_defaults(self._lease.config, params)
             self._ensemble.check(params)
