@@ -8,6 +8,7 @@ import pytest
 from conftest import EMBEDDED, QUESTION
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 
 from gac_core import ConfigError, EngineClosedError, Ensemble, RequestError, use_combine, use_weights
 from gac_core import as_logprobs as openai_logprobs
@@ -36,12 +37,18 @@ def asked(ensemble):
     del ensemble._input_processor.request
 
 
-def ring(bell: Literal["big", "small"]) -> str:
+class Bell(BaseModel):
+    """Arguments of `ring`."""
+
+    bell: Literal["big", "small"]
+
+
+def ring(bell: str) -> str:
     """Rings a bell."""
     return bell
 
 
-RING = FunctionTool.from_defaults(ring)
+RING = FunctionTool.from_defaults(ring, fn_schema=Bell)
 
 
 # ---- context, field, call
