@@ -190,11 +190,7 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
         return self._input_processor.without_chat_template(params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
-        """Checks that the gate, the weights and the biased tokens of parameters fit the members.
-
-        Raises:
-            RequestError: They do not.
-        """
+        """Raises a `RequestError` where the gate, the weights or the biased tokens of parameters do not fit."""
         self._input_processor.check(params)
 
     def health(self) -> EnsembleHealth:
