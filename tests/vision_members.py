@@ -20,6 +20,12 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3Processor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -28,6 +34,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from gac_core import Image, MemberConfig
@@ -50,6 +58,7 @@ TEXT = {
     "initializer_range": 0.3,
 }
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+PATCHES = {**VISION, "image_size": 16, "patch_size": 4}
 
 
 def _tokenizer(placeholder: str, *tokens: str):
@@ -57,6 +66,12 @@ def _tokenizer(placeholder: str, *tokens: str):
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     tokenizer.chat_template = TEMPLATE.replace("PLACEHOLDER", placeholder)
     return tokenizer
+
+
+def _text(tokenizer, **settings: Any) -> dict[str, Any]:
+    """The configuration of a text model for a tokenizer."""
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return {"vocab_size": len(tokenizer), "bos_token_id": None, **ends, **TEXT, **settings}
 
 
 def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> None:
@@ -78,10 +93,9 @@ def llava(folder: Path) -> None:
         num_additional_image_tokens=1,
         chat_template=tokenizer.chat_template,
     )
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION, image_size=16, patch_size=4, projection_dim=16),
-        text_config=LlamaConfig(vocab_size=len(tokenizer), **TEXT, **ends),
+        vision_config=CLIPVisionConfig(**PATCHES, projection_dim=16),
+        text_config=LlamaConfig(**_text(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     _save(folder, LlavaForConditionalGeneration(config), tokenizer, processor)
@@ -92,14 +106,9 @@ def qwen2_vl(folder: Path) -> None:
     tokens = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = _tokenizer("<|vision_start|><|image_pad|><|vision_end|>", *tokens)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(tokens))
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
     config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            **TEXT,
-            **ends,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]},
-        },
+        text_config=_text(tokenizer, rope_parameters=rope),
         vision_config={
             "depth": 2,
             "embed_dim": 32,
@@ -115,13 +124,60 @@ def qwen2_vl(folder: Path) -> None:
         video_token_id=video,
         vision_start_token_id=start,
         vision_end_token_id=end,
-        **ends,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
     )
     pixels = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
     _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer, pixels)
 
 
-KINDS: dict[str, Callable[[Path], None]] = {"llava": llava, "qwen2_vl": qwen2_vl}
+def gemma3(folder: Path) -> None:
+    """Gemma 3: the tokens of a picture attend to each other in both directions, in layers with and without a window."""
+    tokens = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+    tokenizer = _tokenizer(tokens[0], *tokens)
+    tokenizer._set_model_specific_special_tokens(
+        dict(zip(("boi_token", "eoi_token", "image_token"), tokens, strict=True))
+    )
+    pixels = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
+    processor = Gemma3Processor(pixels, tokenizer, chat_template=tokenizer.chat_template, image_seq_length=4)
+    start, end, image = tokenizer.convert_tokens_to_ids(list(tokens))
+    layers = {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+    config = Gemma3Config(
+        text_config=_text(tokenizer, **layers, head_dim=12, sliding_window=8, tie_word_embeddings=False),
+        vision_config=PATCHES,
+        mm_tokens_per_image=4,
+        boi_token_index=start,
+        eoi_token_index=end,
+        image_token_index=image,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    _save(folder, Gemma3ForConditionalGeneration(config), tokenizer, processor)
+
+
+def idefics3(folder: Path) -> None:
+    """Idefics3, as SmolVLM: pictures in tiles, with markers of rows and columns between them."""
+    tiles = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    markers = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles)
+    tokenizer = _tokenizer("<image>", "<image>", *markers)
+    pixels = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    processor = Idefics3Processor(pixels, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
+    config = Idefics3Config(
+        vision_config=PATCHES,
+        text_config=LlamaConfig(**_text(tokenizer)),
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    _save(folder, Idefics3ForConditionalGeneration(config), tokenizer, processor)
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "llava": llava,
+    "qwen2_vl": qwen2_vl,
+    "gemma3": gemma3,
+    "idefics3": idefics3,
+}
 
 
 @dataclass(frozen=True)

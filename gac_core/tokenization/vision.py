@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import BatchEncoding
 
 from gac_core.errors import GaCError, RequestError, shorten
 from gac_core.images import Image
@@ -171,18 +170,19 @@ class _MarkedTokenizer:
         before, after = self._tokenizer.added_around
         return [*before, *ids, *after]
 
-    def __call__(self, text: str | Sequence[str], **settings: Any) -> BatchEncoding:
+    def __call__(self, text: str | Sequence[str], **settings: Any) -> _Encoding:
         ids = [self.ids_of(each) for each in ([text] if isinstance(text, str) else text)]
         return _Encoding({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]}, self)
 
 
-class _Encoding(BatchEncoding):
+class _Encoding(dict[str, Any]):
     """Ids without character offsets, of which the processor of Idefics3 asks for some even where it uses none."""
 
     def __init__(self, data: dict[str, Any], tokenizer: _MarkedTokenizer) -> None:
         super().__init__(data)
         self._tokenizer = tokenizer
 
-    def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int:
+    def char_to_token(self, batch_index: int, char_index: int) -> int:
+        """Returns 0 and records that it was called."""
         self._tokenizer.lacks_offsets = True
         return 0
