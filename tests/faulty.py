@@ -144,17 +144,17 @@ def spoiled(answer: Answer, fault: str | None) -> Answer:
 
 
 @contextmanager
-def faulty_ensemble(compact=False, **settings):
-    """An ensemble of the embedded members, in fp32, and its `FaultyExecutor`."""
+def faulty_ensemble(compact=False, members=None, **settings):
+    """An ensemble of some members, or of the embedded ones in fp32, and its `FaultyExecutor`."""
     executors: list[FaultyExecutor] = []
 
     def new_executor(listener):
         executors.append(FaultyExecutor(compact=compact, listener=listener))
         return executors[-1]
 
-    names = [f"m{index}" for index in range(len(EMBEDDED))]
-    members = [Member.from_model(*pair(folder), name) for folder, name in zip(EMBEDDED, names, strict=True)]
-    config = EnsembleConfig(tuple(MemberConfig(name) for name in names), **settings)
+    if members is None:
+        members = [Member.from_model(*pair(folder), f"m{index}") for index, folder in enumerate(EMBEDDED)]
+    config = EnsembleConfig(tuple(MemberConfig(member.name) for member in members), **settings)
     ensemble = Ensemble.__new__(Ensemble)
     ensemble._attach(connect(members, config, place=Place("faulty", new_executor)))
     try:

@@ -136,10 +136,14 @@ class PlainMember:
             return None
         return None
 
+    @torch.no_grad()
+    def logits(self, text: list[int]) -> torch.Tensor:
+        """The model's logits of the token after a text, float64."""
+        return self.model(torch.tensor([text]), use_cache=False).logits[0, -1]
+
     def distribution(self, text: list[int], union: list[bytes]) -> torch.Tensor:
         """Next-token probabilities over the union and, last, the end of text; float64, shape ``[len(union) + 1]``."""
-        with torch.no_grad():
-            logits = self.model(torch.tensor([text]), use_cache=False).logits[0, -1]
+        logits = self.logits(text)
         place = {data: index for index, data in enumerate(union)}
         places = {i: place[data] for i, data in enumerate(self.pieces) if data}
         places |= {i: len(union) for i in self.ends if i < len(logits)}

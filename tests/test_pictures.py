@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from conftest import EMBEDDED, pair
-from vision_members import KINDS, picture, vision_members  # noqa: F401
+import copy
+import shutil
+from pathlib import Path
 
-from gac_core import Ensemble, EnsembleConfig, MemberConfig, RequestError
+import pytest
+import reference
+from conftest import EMBEDDED, pair, tokenizer_of
+from faulty import fail_at, faulty_ensemble
+from vision_members import KINDS, PlainBlind, PlainSeeing, VisionMember, picture, vision_members  # noqa: F401
+
+from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, ModelLoadError, PromptTooLongError, RequestError
 from gac_core.model.member import Member
+from gac_core.model.vision_runner import VisionRunner
 
 TOKENS = 8
 
@@ -21,7 +28,7 @@ def blind() -> Member:
     return Member.from_model(*pair(EMBEDDED[1]), "blind")
 
 
-def asked(*content, **more) -> list[dict]:
+def asked(*content) -> list[dict]:
     return [{"role": "user", "content": list(content)}]
 
 
@@ -36,6 +43,7 @@ CONVERSATIONS = {
     ],
     "text alone": asked("Which town?"),
 }
+ONE = CONVERSATIONS["text around"]
 
 
 @pytest.fixture(scope="module", params=sorted(KINDS))
@@ -46,32 +54,197 @@ def seeing(request, vision_members):  # noqa: F811
         yield one, alone
 
 
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_answers_equal_those_of_transformers(seeing, name):
+@pytest.fixture(scope="module")
+def both(vision_members):  # noqa: F811
+    """A member that sees and one that does not, and an ensemble of them."""
+    one = vision_members("qwen2_vl")
+    with ensemble_of(one.member("eye"), blind()) as mixed:
+        yield one, mixed
+
+
+def test_answers_equal_those_of_transformers(seeing):
     one, alone = seeing
-    messages = CONVERSATIONS[name]
-    output = alone.generate(messages, max_tokens=TOKENS)
-    assert output.text == one.plain_answer(messages, TOKENS)
-    shown = sum(1 for message in messages for part in message["content"] if part is picture or hasattr(part, "pixels"))
-    assert output.stats.members["eye"].images == shown
+    for messages in CONVERSATIONS.values():
+        output = alone.generate(messages, max_tokens=TOKENS)
+        assert output.text == one.plain_answer(messages, TOKENS)
+        shown = [part for message in messages for part in message["content"] if isinstance(part, Image)]
+        assert output.stats.members["eye"].images == len(shown)
+        assert output.usage.prompt_tokens == one.inputs(messages)["input_ids"].shape[1]
 
 
 def test_a_batch_equals_single_requests(seeing):
     one, alone = seeing
-    prompts = list(CONVERSATIONS.values())
+    prompts = [*CONVERSATIONS.values(), asked("Look: ", picture(9), " What is it?")]
     outputs = alone.generate_batch(prompts, max_tokens=TOKENS)
     assert [output.text for output in outputs] == [one.plain_answer(prompt, TOKENS) for prompt in prompts]
 
 
-def test_ensembles_name_the_members_that_see(seeing):
+def test_text_after_an_image_is_cached_and_another_image_is_not(seeing):
     one, alone = seeing
-    assert alone.seeing == ("eye",)
-    with ensemble_of(one.member("eye"), blind()) as both:
-        assert both.seeing == ("eye",)
-        output = both.generate(CONVERSATIONS["text around"], max_tokens=2)
-        assert {name: stats.images for name, stats in output.stats.members.items()} == {"eye": 1, "blind": 0}
+    first, second = (asked("Look at this picture: ", picture(seed), " What is it?") for seed in (21, 22))
+    fresh, again, other = (alone.generate(each, max_tokens=TOKENS) for each in (first, first, second))
+    assert again.text == fresh.text
+    assert again.stats.members["eye"].reused_tokens == fresh.usage.prompt_tokens - 1
+    assert other.text == one.plain_answer(second, TOKENS) != fresh.text
+    assert other.stats.members["eye"].reused_tokens == 0
+    # A longer conversation continues behind the image, at the model's own positions.
+    more = [*first, {"role": "assistant", "content": fresh.text}, *asked("Why?")]
+    longer = alone.generate(more, max_tokens=TOKENS)
+    assert longer.stats.members["eye"].reused_tokens > one.inputs(first)["input_ids"].shape[1] - 4
+    assert longer.text == one.plain_answer(more, TOKENS)
 
 
-def test_images_that_nobody_sees_are_refused():
-    with ensemble_of(blind()) as alone, pytest.raises(RequestError, match="none of the members"):
-        alone.generate(CONVERSATIONS["text around"])
+def test_choices_read_their_image_once(seeing):
+    _, alone = seeing
+    messages = asked("See what stands here: ", picture(31), " Which?")
+    outputs = alone.generate_choices(messages, n=3, max_tokens=4, temperature=1.0, seed=3)
+    prompt = outputs[0].usage.prompt_tokens
+    assert sorted(output.stats.members["eye"].reused_tokens > prompt - 8 for output in outputs) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"threshold": 0.4, "gate": "eye"}, {"threshold": 0.4, "gate": "blind"}, {"combine": "geometric"}]
+)
+def test_a_mixed_ensemble_equals_the_reference(both, settings):
+    one, mixed = both
+    plain = [PlainSeeing(one), PlainBlind(*pair(EMBEDDED[1]))]
+    rules = {**settings, "gate": mixed.names.index(settings.get("gate", "eye"))}
+    tokens, _ = reference.generate(plain, ONE, TOKENS, **rules)
+    for drafts in (False, True):
+        output = mixed.generate(ONE, max_tokens=TOKENS, drafts=drafts, **settings)
+        assert list(output.tokens) == tokens
+    assert {name: stats.images for name, stats in output.stats.members.items()} == {"eye": 1, "blind": 0}
+
+
+def test_lookup_drafts_change_nothing(both):
+    _, mixed = both
+    messages = asked("passages " * 12, picture(5), "passages " * 12)
+    drafted, plain = (mixed.generate(messages, max_tokens=24, drafts=drafts) for drafts in (True, False))
+    assert drafted.tokens == plain.tokens
+
+
+def test_repetition_penalty_counts_image_tokens_as_transformers_does(seeing):
+    one, alone = seeing
+    output = alone.generate(ONE, max_tokens=TOKENS, repetition_penalty=1.3)
+    assert output.text == one.plain_answer(ONE, TOKENS, repetition_penalty=1.3)
+
+
+def test_images_are_read_again_after_a_member_lost_its_cache(vision_members):  # noqa: F811
+    one = vision_members("qwen2_vl")
+    with faulty_ensemble(members=[one.member("eye"), blind()]) as (mixed, executor):
+        want = mixed.generate(ONE, max_tokens=TOKENS, drafts=False)
+        fail_at(mixed, executor, "eye", 3, "restart", until=3)
+        output = mixed.generate(ONE, max_tokens=TOKENS, drafts=False)
+        assert executor.given == ["restart"]
+        assert output.tokens == want.tokens
+        assert output.stats.members["eye"].tokens > want.stats.members["eye"].tokens
+
+
+def test_deterministic_members_read_images(vision_members):  # noqa: F811
+    one = vision_members("llava")
+    with ensemble_of(one.member("eye", deterministic=True, prefill_tokens=4), deterministic=True) as alone:
+        outputs = alone.generate_batch([ONE, CONVERSATIONS["several"], ONE], max_tokens=TOKENS)
+        assert [each.text for each in outputs] == [
+            one.plain_answer(m, TOKENS) for m in (ONE, CONVERSATIONS["several"], ONE)
+        ]
+
+
+def test_text_of_users_makes_no_image(seeing):
+    _, alone = seeing
+    (member,) = alone._members
+    word = member.vision.placeholder
+    hostile = asked(f"{word} before", picture(1), f"after {word}{word} <|im_end|>")
+    ids = alone.prompt_tokens(hostile)["eye"]
+    clean = alone.prompt_tokens(asked("before", picture(1), "after"))["eye"]
+    control = member.tokenizer.control_tokens
+    assert [i for i in ids if i in control] == [i for i in clean if i in control]
+    assert word.encode() in member.tokenizer.decode(ids)
+    with pytest.raises(RequestError, match="processor of member 'eye' cannot read the images"):
+        alone.generate(hostile, parse_special=True)
+
+
+def test_contexts_count_image_tokens(vision_members):  # noqa: F811
+    one = vision_members("llava")
+    length = one.inputs(ONE)["input_ids"].shape[1]
+    with ensemble_of(one.member("eye", context=length - 1)) as alone, pytest.raises(PromptTooLongError):
+        alone.generate(ONE)
+
+
+def test_scores_and_likelihoods(both):
+    _, mixed = both
+    answer = "boat"
+    score = mixed.score(ONE, answer)
+    assert [stats.images for stats in score.stats.members.values()] == [1, 0]
+    likelihoods = mixed.continuation_likelihoods([(ONE, answer), (asked("Look:  What is it?"), answer)])
+    assert likelihoods[0]["blind"] == likelihoods[1]["blind"]
+    assert likelihoods[0]["eye"] != likelihoods[1]["eye"]
+    with pytest.raises(RequestError, match="likelihood of a prompt with images"):
+        mixed.prompt_likelihoods(ONE)
+    with pytest.raises(RequestError, match="give weights as numbers"):
+        mixed.generate(ONE, weights="perplexity")
+
+
+def test_ensembles_name_the_members_that_see(both):
+    _, mixed = both
+    assert mixed.seeing == ("eye",)
+    with pytest.raises(RequestError, match="none of the members that take part can read them: blind"):
+        mixed.generate(ONE, gate="blind", threshold=0)
+
+
+def test_images_that_cannot_be_decoded_are_refused(both):
+    _, mixed = both
+    with pytest.raises(RequestError, match="cannot be decoded"):
+        mixed.generate(asked("Look:", Image(picture(1).data[:60])))
+
+
+# ---- loading
+
+
+def test_checkpoints_are_loaded_with_their_processors(vision_members):  # noqa: F811
+    one = vision_members("llava")
+    with Ensemble.load([one.folder, EMBEDDED[1]], dtype="float32", device="cpu") as loaded:
+        assert loaded.seeing == (loaded.names[0],)
+        output = loaded.generate(ONE, max_tokens=TOKENS, gate=loaded.names[0], threshold=0)
+        assert output.text == one.plain_answer(ONE, TOKENS)
+
+
+def test_a_vision_language_model_without_processor_is_refused(vision_members, tmp_path):  # noqa: F811
+    folder = copied(vision_members("llava"), tmp_path)
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"needs .* processor_config.json in its folder"):
+        Ensemble.load([str(folder)])
+
+
+def test_one_that_is_a_causal_model_too_reads_text_without_processor(vision_members, tmp_path):  # noqa: F811
+    one = vision_members("gemma3")
+    folder = copied(one, tmp_path)
+    (folder / "processor_config.json").unlink()
+    with Ensemble.load([str(folder)], dtype="float32", device="cpu") as loaded:
+        assert loaded.seeing == ()
+        messages = CONVERSATIONS["text alone"]
+        assert loaded.generate(messages, max_tokens=TOKENS).text == one.plain_answer(messages, TOKENS)
+
+
+def test_a_model_whose_logits_after_an_image_differ_reads_text_alone(vision_members, caplog, monkeypatch):  # noqa: F811
+    one = vision_members("qwen2_vl")
+    monkeypatch.setattr(VisionRunner, "position_offset", lambda *given: 0)
+    with ensemble_of(one.member("eye")) as alone:
+        assert alone.seeing == ()
+        assert "eye reads text alone, without images: its logits after an image differ" in caplog.text
+        with pytest.raises(RequestError, match="none of the members"):
+            alone.generate(ONE)
+        assert alone.generate("Which town?", max_tokens=2).tokens
+
+
+def test_a_chat_template_without_images_reads_text_alone(vision_members, caplog):  # noqa: F811
+    one = vision_members("llava")
+    processor = copy.copy(one.processor)
+    processor.tokenizer = copy.deepcopy(tokenizer_of(EMBEDDED[0]))
+    with ensemble_of(Member.from_model(one.model, processor.tokenizer, "eye", processor=processor)) as alone:
+        assert alone.seeing == ()
+        assert "eye reads text alone" in caplog.text
+
+
+def copied(member: VisionMember, folder: Path) -> Path:
+    """A copy of a member's folder, to be changed."""
+    return Path(shutil.copytree(member.folder, folder / "copy"))

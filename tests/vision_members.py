@@ -18,6 +18,8 @@ import torch
 from conftest import EMBEDDED, tokenizer_of
 from PIL import Image as Pillow
 from PIL import ImageDraw
+from reference import PlainMember
+from torch.nn import functional
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
@@ -152,7 +154,10 @@ def gemma3(folder: Path) -> None:
         initializer_range=0.3,
         tie_word_embeddings=False,
     )
-    _save(folder, Gemma3ForConditionalGeneration(config), tokenizer, processor)
+    model = Gemma3ForConditionalGeneration(config)
+    # Zero where it is not trained.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.3)
+    _save(folder, model, tokenizer, processor)
 
 
 def idefics3(folder: Path) -> None:
@@ -198,18 +203,56 @@ class VisionMember:
         """A member with a KV cache of its own; ``options`` as in `Member.from_model`."""
         return Member.from_model(self.model, self.processor.tokenizer, name, processor=self.processor, **options)
 
-    @torch.no_grad()
-    def plain_answer(self, messages: Sequence[dict[str, Any]], tokens: int) -> str:
-        """What transformers' own `generate` writes, greedily and in tokens of text, with the processor."""
-        tokenizer = self.processor.tokenizer
+    def inputs(self, messages: Sequence[dict[str, Any]]) -> Any:
+        """A conversation as the processor of transformers gives it to the model."""
         turns = [{"role": each["role"], "content": _parts(each["content"])} for each in messages]
-        inputs = self.processor.apply_chat_template(
+        return self.processor.apply_chat_template(
             turns, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
         )
+
+    @torch.no_grad()
+    def plain_answer(self, messages: Sequence[dict[str, Any]], tokens: int, **settings: Any) -> str:
+        """What transformers' own `generate` writes, greedily and in tokens of text, with the processor."""
+        tokenizer = self.processor.tokenizer
+        inputs = self.inputs(messages)
         silent = [index for index in tokenizer.added_tokens_decoder if index != tokenizer.eos_token_id]
-        ids = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=silent)
+        settings = {"max_new_tokens": tokens, "do_sample": False, "suppress_tokens": silent, **settings}
+        ids = self.model.generate(**inputs, **settings)
         written = ids[0, inputs["input_ids"].shape[1] :].tolist()
         return tokenizer.decode(written, skip_special_tokens=True)
+
+
+class PlainSeeing(PlainMember):
+    """A vision-language member in float64, for `reference.generate`."""
+
+    def __init__(self, member: VisionMember) -> None:
+        super().__init__(member.model, member.processor.tokenizer)
+        self._member = member
+
+    def prompt(self, prompt) -> list[int]:
+        inputs = dict(self._member.inputs(prompt))
+        (ids,) = inputs.pop("input_ids").tolist()
+        del inputs["attention_mask"]
+        self._types = {name: inputs.pop(name) for name in list(inputs) if name.endswith("token_type_ids")}
+        self._images = {name: each.double() if each.is_floating_point() else each for name, each in inputs.items()}
+        return ids
+
+    @torch.no_grad()
+    def logits(self, text: list[int]) -> torch.Tensor:
+        types = {name: functional.pad(each, (0, len(text) - each.shape[1])) for name, each in self._types.items()}
+        return self.model(torch.tensor([text]), **self._images, **types, use_cache=False).logits[0, -1]
+
+
+class PlainBlind(PlainMember):
+    """A member that reads the text of a conversation, for `reference.generate`."""
+
+    def prompt(self, prompt) -> list[int]:
+        return super().prompt([{**each, "content": text_of(each["content"])} for each in prompt])
+
+
+def text_of(content: Any) -> str:
+    """The text of a message alone."""
+    return "".join(part for part in content if isinstance(part, str))
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class Checkpoint:
         tokenizer: Where its tokenizer is.
         device: Where to put the weights; None if ``config.device_map`` decides.
         architecture: The model's configuration, of transformers.
-        sees: Whether it is a vision-language model with a processor, which reads pictures.
+        sees: Whether it is a vision-language model with a processor, which reads images.
     """
 
     config: MemberConfig

@@ -16,7 +16,7 @@ MAX_NAMES = 4
 
 
 def check_architecture(name: str, architecture: Any, trust_remote_code: bool = False, sees: bool = False) -> None:
-    """Raises unless transformers can load a model as a causal language model, or as one that reads pictures.
+    """Raises unless transformers can load a model as a causal language model, or as one that reads images.
 
     Args:
         name: The model, for errors.
@@ -48,7 +48,7 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
     if not sees and type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelLoadError(
             name,
-            f"its architecture, {kind}, reads pictures and text, which needs a decoder alone and the model's own "
+            f"its architecture, {kind}, reads images and text, which needs a decoder alone and the model's own "
             "processor and tokenizer: preprocessor_config.json or processor_config.json in its folder, and no "
             "tokenizer= of another model; add these files with the processor's save_pretrained",
         )
@@ -60,7 +60,7 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
 
 
 def _generating_classes(with_images: bool) -> set[str]:
-    """The names of transformers' causal language models; or of those with pictures as well."""
+    """The names of transformers' causal language models; or of those with images as well."""
     from transformers.models.auto import modeling_auto as auto
 
     mappings = [auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
@@ -156,7 +156,7 @@ def check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
 
 
 def image_token_id(name: str, architecture: Any) -> int:
-    """Returns the id whose embeddings a vision-language model replaces by features of pictures.
+    """Returns the id whose embeddings a vision-language model replaces by features of images.
 
     Raises:
         ModelLoadError: Its configuration names none.

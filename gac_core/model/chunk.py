@@ -22,7 +22,7 @@ class Chunk:
         start: Absolute position of the first id, 0 or more.
         token_ids: Ids of the member's own vocabulary, at least one.
         num_logits: How many positions' logits to return, counted from the last; 0 or more.
-        images: The pictures of the prompt; required if ``start`` lies before their last token, and then ``start`` is 0.
+        images: The images of the prompt; required if ``start`` lies before their last token, and then ``start`` is 0.
             None: the ids are text.
     """
 
@@ -34,7 +34,7 @@ class Chunk:
 
     @property
     def cache_keys(self) -> tuple[int, ...]:
-        """What identifies its positions in the KV cache: its ids, and negative numbers for those of pictures."""
+        """What identifies its positions in the KV cache: its ids, and negative numbers for those of images."""
         return self.token_ids if self.images is None else self.images.cache_keys(self.start, self.token_ids)
 
 

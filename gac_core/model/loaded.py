@@ -41,7 +41,7 @@ class LoadedModel:
         dtype: The dtype of its weights.
         size: Number of parameters.
         max_positions: The longest sequence that it can read, in tokens; None without a limit.
-        vision: Encodes prompts with pictures; None if there is no processor.
+        vision: Encodes prompts with images; None if there is no processor.
 
     Raises:
         ModelLoadError: Its configuration or tokenizer is damaged.

@@ -50,7 +50,7 @@ class Member:
         name: The member's name.
         member_id: Identifies its KV cache, unique in this process; the same under every name (see `renamed`).
         tokenizer: Its tokenizer.
-        vision: Encodes prompts with pictures; None if it reads text alone.
+        vision: Encodes prompts with images; None if it reads text alone.
         context: The longest sequence that it can read, in tokens; None without a limit.
         device: Where its logits are computed.
         size: Number of parameters of the model.
@@ -193,7 +193,7 @@ class Member:
     def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
         """Indices of jobs by forward: short rows, longer ones by powers of two.
 
-        Rows with pictures run alone, and all rows if deterministic.
+        Rows with images run alone, and all rows if deterministic.
         """
         lengths = {index: len(job.row.token_ids) for index, job in enumerate(jobs) if job.row.token_ids}
         alone = [[index] for index in lengths if self.deterministic or jobs[index].row.images is not None]

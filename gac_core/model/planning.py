@@ -56,7 +56,7 @@ class ForwardPlanner:
 
         Args:
             chunks: At most one per request.
-            budget: Tokens of long chunks to compute in this call. Pictures, and the text before them, do not count.
+            budget: Tokens of long chunks to compute in this call. Images, and the text before them, do not count.
         """
         planned = [self._job(chunk, chunks[:index]) for index, chunk in enumerate(chunks)]
         long = [
@@ -102,10 +102,10 @@ class ForwardPlanner:
         images = chunk.images
         if images is not None:
             if not isinstance(self._runner, VisionRunner):
-                raise TypeError("its runner reads no pictures")
+                raise TypeError("its runner reads no images")
             slot.offset = self._runner.position_offset(images, chunk.token_ids)
             if cached < images.end:
-                # Pictures are read whole, with all that precedes them; the rest follows in the next call.
+                # Images are read whole, with all that precedes them; the rest follows in the next call.
                 return Row(slot.index, 0, chunk.token_ids[: images.end], 0, images)
         start = chunk.start + cached
         return Row(slot.index, start, chunk.token_ids[cached:], chunk.num_logits, offset=slot.offset)

@@ -10,7 +10,7 @@ from gac_core.member_config import MemberConfig
 from gac_core.model.places import Source
 
 _FILES = ("processor_config.json", "preprocessor_config.json")
-# What reads videos needs torchvision, also where pictures alone are read.
+# What reads videos needs torchvision, also where images alone are read.
 _VIDEO = "video_processor"
 
 
@@ -45,7 +45,7 @@ def has_processor(source: Source, revision: str | None = None) -> bool:
 
 
 def load_processor(source: Source, config: MemberConfig, architecture: Any) -> Any:
-    """Loads a processor of transformers; it reads pictures, and videos only where torchvision is installed.
+    """Loads a processor of transformers; it reads images, and videos only where torchvision is installed.
 
     Args:
         source: Where its files are.
@@ -72,6 +72,6 @@ def load_processor(source: Source, config: MemberConfig, architecture: Any) -> A
 
 
 def _without_video(kind: type[Any]) -> type[Any]:
-    """A class of processors that have the part for pictures alone."""
+    """A class of processors that have the part for images alone."""
     attributes = [name for name in kind.get_attributes() if name != _VIDEO]
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: attributes), _VIDEO: None})

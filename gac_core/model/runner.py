@@ -31,9 +31,9 @@ class Row:
         start: Position of the first new token; what the slot holds from there on is overwritten.
         token_ids: The new tokens, at least one.
         num_logits: How many positions' logits to return, counted from the last; 0 to ``len(token_ids)``.
-        images: The pictures that the tokens contain; such a row starts at 0, returns no logits and is run alone. None:
+        images: The images that the tokens contain; such a row starts at 0, returns no logits and is run alone. None:
             the tokens are text.
-        offset: What is added to the positions of the tokens for rotary embeddings: pictures before them may take up
+        offset: What is added to the positions of the tokens for rotary embeddings: images before them may take up
             fewer positions than tokens.
     """
 

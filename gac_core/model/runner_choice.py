@@ -20,7 +20,7 @@ from gac_core.tokenization.vision import EncodedPrompt, VisionProcessor
 logger = logging.getLogger(__name__)
 
 _SAMPLE_SIZE = (224, 160)
-"""Width and height of the picture of the trial."""
+"""Width and height of the image of the trial."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ChosenRunner:
 
     Attributes:
         runner: Its runner.
-        vision: Encodes prompts with pictures; None if the model, or the runner, reads text alone.
+        vision: Encodes prompts with images; None if the model, or the runner, reads text alone.
     """
 
     runner: Runner
@@ -39,25 +39,25 @@ class ChosenRunner:
 def choose_runner(loaded: LoadedModel, name: str, compile: bool = False) -> ChosenRunner:
     """Returns a batched runner if its logits equal the model's plain forward in a short trial, else a `RowRunner`.
 
-    A vision-language model reads pictures if it does so in a batched runner with the logits of its plain forward.
+    A vision-language model reads images if it does so in a batched runner with the logits of its plain forward.
 
     Args:
         loaded: The model.
-        name: The member's name, for warnings about running without batching, without compiling or without pictures.
+        name: The member's name, for warnings about running without batching, without compiling or without images.
         compile: Whether to compile forwards of a few tokens.
     """
     if loaded.vision is not None and compile:
-        logger.warning("member %s reads pictures and runs without compiled forwards", name)
+        logger.warning("member %s reads images and runs without compiled forwards", name)
     kind = VisionRunner if loaded.vision is not None else CompiledRunner if compile else SlotRunner
     runner = _batched(loaded.model, name, kind)
     if loaded.vision is None or runner is None:
         if loaded.vision is not None:
-            logger.warning("member %s reads text alone: pictures need a model that runs in batches", name)
+            logger.warning("member %s reads text alone: images need a model that runs in batches", name)
         return ChosenRunner(runner or RowRunner(loaded.model))
     reason = _unreadable(loaded, runner)
     if reason is None:
         return ChosenRunner(runner, loaded.vision)
-    logger.warning("member %s reads text alone, without pictures: %s", name, reason)
+    logger.warning("member %s reads text alone, without images: %s", name, reason)
     return ChosenRunner(runner)
 
 
@@ -117,7 +117,7 @@ def _plain(model: Any, ids: list[int], **inputs: Tensor) -> Tensor:
 
 
 def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
-    """Why a vision-language model cannot read pictures in a runner; None if it can."""
+    """Why a vision-language model cannot read images in a runner; None if it can."""
     assert loaded.vision is not None
     assert isinstance(runner, VisionRunner)
     try:
@@ -128,7 +128,7 @@ def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
         sample = loaded.vision.sample(loaded.tokenizer, Image.open(picture))
         if _image_trial(loaded.model, runner, sample):
             return None
-        return "its logits after a picture differ from those of its plain forward"
+        return "its logits after an image differ from those of its plain forward"
     except Exception as error:
         # Its template, its processor and its model may raise anything; text can still be read.
         return f"the trial failed ({type(error).__name__}: {error})"
@@ -138,7 +138,7 @@ def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
 
 @torch.inference_mode()
 def _image_trial(model: Any, runner: VisionRunner, sample: EncodedPrompt) -> bool:
-    """Whether a picture and what follows it, in two rows, give the logits of a plain forward."""
+    """Whether an image and what follows it, in two rows, give the logits of a plain forward."""
     ids, images = sample.token_ids, sample.images
     assert images is not None
     runner.forward([Row(0, 0, tuple(ids[: images.end]), 0, images)])

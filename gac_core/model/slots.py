@@ -58,9 +58,9 @@ class Slot:
     Attributes:
         index: Its place in the store; changes when slots are swapped.
         request_id: The running request that owns it; None while it is free or keeps a finished request's prefix.
-        token_ids: The ids whose keys and values it holds; for pictures, negative numbers that identify them. Whoever
+        token_ids: The ids whose keys and values it holds; for images, negative numbers that identify them. Whoever
             writes to the store updates this list in place.
-        offset: What the rotary positions of text after the pictures of its request differ by from its index.
+        offset: What the rotary positions of text after the images of its request differ by from its index.
         last_used: Logical time at which its last request finished; 0 for an empty slot.
     """
 

@@ -1,4 +1,4 @@
-"""`VisionRunner`: a batched runner that also reads pictures."""
+"""`VisionRunner`: a batched runner that also reads images."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from gac_core.tokenization.vision import ImageInputs
 class VisionRunner(SlotRunner):
     """A `SlotRunner` of a vision-language model.
 
-    Rows of text run in batches. A row with pictures is one forward of the whole model, with the masks and positions
+    Rows of text run in batches. A row with images is one forward of the whole model, with the masks and positions
     that the model itself makes, whose keys and values go into the slot.
     """
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Returns the logits of each row, shape ``[num_logits, vocab_size]``; a row with pictures comes alone."""
+        """Returns the logits of each row, shape ``[num_logits, vocab_size]``; a row with images comes alone."""
         images = rows[0].images
         return super().forward(rows) if images is None else [self._read(rows[0], images)]
 
     def position_offset(self, images: ImageInputs, token_ids: Sequence[int]) -> int:
-        """Returns by how much rotary positions of text after the pictures differ from its index.
+        """Returns by how much rotary positions of text after the images differ from its index.
 
-        It is 0 unless the model has rotary embeddings with several dimensions (time, height, width), where a picture
+        It is 0 unless the model has rotary embeddings with several dimensions (time, height, width), where an image
         takes up as many positions as its longer side has patches.
 
         Args:
-            images: The pictures of a prompt.
+            images: The images of a prompt.
             token_ids: Its ids, at least up to the last image token.
         """
         index = getattr(getattr(self._model, "model", None), "get_rope_index", None)
@@ -53,7 +53,7 @@ class VisionRunner(SlotRunner):
         return super()._position_ids(rows, positions)
 
     def _read(self, row: Row, images: ImageInputs) -> Tensor:
-        """Reads a text up to its last picture into the slot; returns no logits, shape ``[0, vocab_size]``."""
+        """Reads a text up to its last image into the slot; returns no logits, shape ``[0, vocab_size]``."""
         length = len(row.token_ids)
         self._cache.reserve(row.slot + 1, length)
         self._cache.set_mapping(SlotMapping((row.slot,), (0,), length, length))

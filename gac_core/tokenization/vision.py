@@ -1,6 +1,6 @@
-"""`VisionProcessor`: pictures in rendered conversations, with a vision-language model's processor of transformers.
+"""`VisionProcessor`: images in rendered conversations, with a vision-language model's processor of transformers.
 
-The member's chat template writes a placeholder for each picture; the processor replaces it by as many image tokens as
+The member's chat template writes a placeholder for each image; the processor replaces it by as many image tokens as
 the model computes features for, and computes pixel values. Text of users cannot become a placeholder: it carries marks
 that divide spellings of control tokens until it is encoded.
 """
@@ -26,14 +26,14 @@ _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 @dataclass(frozen=True, eq=False)
 class ImageInputs:
-    """What a vision-language model reads of the pictures in one prompt, besides token ids.
+    """What a vision-language model reads of the images in one prompt, besides token ids.
 
     Attributes:
-        tensors: Keyword arguments of the model's forward for all pictures, such as ``pixel_values``; on the CPU.
+        tensors: Keyword arguments of the model's forward for all images, such as ``pixel_values``; on the CPU.
         token_types: Keyword arguments with one value per id of the prompt, shape ``[1, tokens]``.
         keys: What identifies the positions up to the last image token in a KV cache: ids of text, and for image tokens
-            a negative number that depends on the pictures.
-        count: Number of pictures.
+            a negative number that depends on the images.
+        count: Number of images.
     """
 
     tensors: Mapping[str, Tensor]
@@ -58,7 +58,7 @@ class EncodedPrompt:
 
     Attributes:
         token_ids: Its ids.
-        images: Its pictures; None without any, or if the member reads the text alone.
+        images: Its images; None without any, or if the member reads the text alone.
     """
 
     token_ids: list[int]
@@ -66,11 +66,11 @@ class EncodedPrompt:
 
 
 class VisionProcessor:
-    """Encodes rendered conversations with pictures for one vision-language member. Safe to use from many threads.
+    """Encodes rendered conversations with images for one vision-language member. Safe to use from many threads.
 
     Args:
         processor: The model's processor, of transformers; from now on only read.
-        image_token_id: The id whose embeddings the model replaces by features of pictures.
+        image_token_id: The id whose embeddings the model replaces by features of images.
     """
 
     def __init__(self, processor: Any, image_token_id: int) -> None:
@@ -79,7 +79,7 @@ class VisionProcessor:
 
     @property
     def placeholder(self) -> str:
-        """What a chat template writes for one picture."""
+        """What a chat template writes for one image."""
         return str(self._processor.image_token)
 
     def encode(
@@ -89,12 +89,12 @@ class VisionProcessor:
 
         Args:
             tokenizer: The member's tokenizer.
-            rendered: The conversation with a placeholder for each picture.
+            rendered: The conversation with a placeholder for each image.
             mark: As in `encode_marked`.
-            images: The pictures, in the order of their placeholders.
+            images: The images, in the order of their placeholders.
 
         Raises:
-            RequestError: The conversation has another number of placeholders, or a picture cannot be read.
+            RequestError: The conversation has another number of placeholders, or an image cannot be read.
         """
         encoding = _MarkedTokenizer(tokenizer, mark)
         if not images:
@@ -103,14 +103,14 @@ class VisionProcessor:
         processor = copy.copy(self._processor)
         processor.tokenizer = encoding
         try:
-            # As `apply_chat_template` of processors passes them: a list of pictures for each text.
+            # As `apply_chat_template` of processors passes them: a list of images for each text.
             data = dict(processor(images=[pixels], text=[rendered], return_tensors="pt"))
         except GaCError:
             raise
         except Exception as error:
             # The image processor and the checks of the number of placeholders may raise anything.
             raise RequestError(
-                f"the processor of member {tokenizer.name!r} cannot read the pictures: {type(error).__name__}: "
+                f"the processor of member {tokenizer.name!r} cannot read the images: {type(error).__name__}: "
                 f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
             ) from error
         token_ids: list[int] = data.pop("input_ids")[0].tolist()
@@ -118,25 +118,25 @@ class VisionProcessor:
         types = {name: data.pop(name) for name in _TOKEN_TYPES if name in data}
         if types and encoding.lacks_offsets:
             raise RequestError(
-                f"member {tokenizer.name!r} cannot read pictures: its processor, {type(self._processor).__name__}, "
-                "derives token types from character offsets, which is not supported; leave the pictures out"
+                f"member {tokenizer.name!r} cannot read images: its processor, {type(self._processor).__name__}, "
+                "derives token types from character offsets, which is not supported; leave the images out"
             )
         tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
         return EncodedPrompt(token_ids, ImageInputs(tensors, types, self._keys(token_ids, images), len(images)))
 
     def sample(self, tokenizer: MemberTokenizer, image: Image) -> EncodedPrompt:
-        """Returns a short conversation about a picture, for trials.
+        """Returns a short conversation about an image, for trials.
 
         Raises:
-            Exception: The chat template rejects pictures; anything that it or the processor raises.
+            Exception: The chat template rejects images; anything that it or the processor raises.
         """
-        content = [{"type": "text", "text": "A picture:"}, {"type": "image"}, {"type": "text", "text": "What is it?"}]
+        content = [{"type": "text", "text": "An image:"}, {"type": "image"}, {"type": "text", "text": "What is it?"}]
         turns = [{"role": "user", "content": content}]
         rendered = apply_template(tokenizer.hf, tokenizer.name, turns, None, generation_prompt=True)
         return self.encode(tokenizer, rendered, None, [image])
 
     def _keys(self, token_ids: Sequence[int], images: Sequence[Image]) -> tuple[int, ...]:
-        # Of all pictures together: a processor may scale one by what others are beside it.
+        # Of all images together: a processor may scale one by what others are beside it.
         digest = hashlib.sha256(" ".join(image.digest for image in images).encode()).digest()
         key = -1 - int.from_bytes(digest[:7], "big")
         last = max((place for place, index in enumerate(token_ids) if index == self._image_token_id), default=-1)
