@@ -1,0 +1,77 @@
+"""An agent in LlamaIndex with three tools: arithmetic, a table of prices, and units.
+
+The questions are generated (`generated.py`); a quarter of them need two calls, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from common import Example, Solved, Task, parser, run
+from generated import tool_questions
+from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
+from llama_index.core.llms import ChatMessage, MessageRole
+from llama_index.core.memory import BaseMemory
+from llama_index.core.tools import AsyncBaseTool, FunctionTool
+from llama_index.core.workflow import Context
+from tools import TOOLS, states
+
+from gac_core import Ensemble
+from gac_llamaindex import GaCLLM
+
+SYSTEM = "Use the tools to answer the question."
+ANSWER = "Now give the answer in one sentence."
+CALLS = 2
+
+
+class CallThenAnswer(FunctionAgent):
+    """An agent that, after `CALLS` results, loses its tools and is asked for the answer.
+
+    Models of half a billion parameters otherwise call tools for as long as they can.
+    """
+
+    async def take_step(
+        self, ctx: Context, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
+    ) -> AgentOutput:
+        """Generates the next call or the answer."""
+        scratchpad: list[ChatMessage] = await ctx.store.get(self.scratchpad_key, default=[])
+        if sum(message.role == MessageRole.TOOL for message in scratchpad) >= CALLS:
+            await ctx.store.set(self.scratchpad_key, [*scratchpad, ChatMessage(ANSWER, role="user")])
+            tools = []
+        return await super().take_step(ctx, llm_input, tools, memory)
+
+
+async def ask(llm: GaCLLM, question: str) -> list[AgentOutput]:
+    """Runs the agent and returns its steps; the first is a call."""
+    agent = CallThenAnswer(
+        llm=llm,
+        tools=[FunctionTool.from_defaults(tool) for tool in TOOLS],
+        system_prompt=SYSTEM,
+        initial_tool_choice="required",
+        allow_parallel_tool_calls=False,
+    )
+    handler = agent.run(question)
+    steps = [event async for event in handler.stream_events() if isinstance(event, AgentOutput)]
+    await handler
+    return steps
+
+
+def solve(llm: GaCLLM, task: Task) -> Solved:
+    """Runs the agent; the score is whether its last message states the right number."""
+    steps = asyncio.run(ask(llm, task.question))
+    calls = [f"call: {call.tool_name}({call.tool_kwargs})" for step in steps for call in step.tool_calls]
+    answer = str(steps[-1])
+    return Solved(answer, states(answer, task.answers[0]), [step.raw["gac"] for step in steps], calls)
+
+
+def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
+    """Returns the example on generated questions."""
+    model = partial(GaCLLM, ensemble=ensemble, max_tokens=64)
+    return Example(model, solve, tool_questions(args.limit, args.seed))
+
+
+if __name__ == "__main__":
+    run(parser(__doc__, weights=(0, 2, 1), threshold=0.7).parse_args(), build)

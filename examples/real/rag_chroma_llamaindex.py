@@ -1,0 +1,67 @@
+"""Retrieval question answering in LlamaIndex: MiniLM embeddings, Chroma, an ensemble with a threshold, and sources.
+
+Needs ``pip install 'gac-ensemble[llamaindex]' llama-index-embeddings-huggingface llama-index-vector-stores-chroma``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import chromadb
+from chromadb.config import Settings
+from common import Example, Solved, Task, parser, passages_and_tasks, run
+from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import ChatPromptTemplate
+from llama_index.core.schema import TextNode
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+from llama_index.vector_stores.chroma import ChromaVectorStore
+from prompts import ASK, INSTRUCTION, SHOTS
+from recording import recorded
+
+from gac_core import Ensemble
+from gac_core.evaluation.metrics import f1
+from gac_llamaindex import GaCLLM
+
+
+def build_index(texts: list[str], embeddings: str) -> VectorStoreIndex:
+    """Embeds the passages and indexes them in memory."""
+    client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
+    store = ChromaVectorStore(chroma_collection=client.create_collection("passages", get_or_create=True))
+    nodes = [TextNode(text=text, metadata={"passage": number}) for number, text in enumerate(texts)]
+    for node in nodes:
+        # The number of a passage is for the reader: neither the embedding nor the prompt has it.
+        node.excluded_embed_metadata_keys = node.excluded_llm_metadata_keys = ["passage"]
+    context = StorageContext.from_defaults(vector_store=store)
+    return VectorStoreIndex(nodes, storage_context=context, embed_model=HuggingFaceEmbedding(embeddings))
+
+
+def build_prompt() -> ChatPromptTemplate:
+    """Returns the conversation: the instruction, two solved questions, the question with its passages."""
+    turns = [ChatMessage(INSTRUCTION, role="system")]
+    for passage, question, answer in SHOTS:
+        turns.append(ChatMessage(ASK.format(context=passage, question=question), role="user"))
+        turns.append(ChatMessage(answer, role="assistant"))
+    ask = ASK.format(context="{context_str}", question="{query_str}")
+    return ChatPromptTemplate([*turns, ChatMessage(ask, role="user")])
+
+
+def solve(index: VectorStoreIndex, llm: GaCLLM, task: Task) -> Solved:
+    """Asks the query engine, which retrieves two passages, and names the sources."""
+    engine = index.as_query_engine(llm=llm, similarity_top_k=2, text_qa_template=build_prompt())
+    with recorded() as calls:
+        response = engine.query(task.question)
+    sources = "sources: " + ", ".join(f"passage {node.metadata['passage']}" for node in response.source_nodes)
+    return Solved(str(response), max(f1(str(response), answer) for answer in task.answers), calls, [sources])
+
+
+def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
+    """Returns the example on the passages and questions of ``args.data``; the score is F1 over words."""
+    texts, tasks = passages_and_tasks(args.data)
+    index = build_index(texts, args.embeddings)
+    return Example(partial(GaCLLM, ensemble=ensemble, max_tokens=24), partial(solve, index), tasks)
+
+
+if __name__ == "__main__":
+    run(parser(__doc__, weights=(0, 2, 1), threshold=0.7).parse_args(), build)

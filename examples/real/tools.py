@@ -1,0 +1,63 @@
+"""Three tools of the agent examples, as plain functions: both frameworks take their schemas from them."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from typing import Literal
+
+from gac_core.evaluation.metrics import contains
+
+# From the handbook of the other examples (examples/handbook/inns.md); the type restricts calls to these inns.
+Inn = Literal["Rinma Inn", "Zelna Inn", "Yarlund Inn", "Talra Inn", "Ralvik Inn"]
+PRICES: dict[str, int] = {"Rinma Inn": 74, "Zelna Inn": 47, "Yarlund Inn": 39, "Talra Inn": 58, "Ralvik Inn": 45}
+Conversion = Literal["kilometres to miles", "miles to kilometres", "kilograms to pounds"]
+FACTORS: dict[str, float] = {
+    "kilometres to miles": 0.621371,
+    "miles to kilometres": 1.609344,
+    "kilograms to pounds": 2.204623,
+}
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def calculate(expression: str) -> str:
+    """Calculates an arithmetic expression, for example "12 * (3 + 4)"."""
+    try:
+        return f"{_value(ast.parse(expression.strip(), mode='eval').body):.10g}"
+    except (SyntaxError, ValueError, ZeroDivisionError) as error:
+        return f"error: {error}"
+
+
+def room_price(inn: Inn) -> str:
+    """Returns the price of one night at an inn, in crowns."""
+    return str(PRICES[inn])
+
+
+def convert(value: float, conversion: Conversion) -> str:
+    """Converts a length or a weight to another unit."""
+    return f"{value * FACTORS[conversion]:.2f}"
+
+
+TOOLS = (calculate, room_price, convert)
+# Of the hand-off examples: name, subject and tool of each specialist.
+SPECIALISTS = {
+    "accountant": ("arithmetic", calculate),
+    "innkeeper": ("prices of inns", room_price),
+    "surveyor": ("units of length and weight", convert),
+}
+
+
+def states(answer: str, number: str) -> float:
+    """Returns whether an answer has the number, in words of its own rather than in a call that was written as text."""
+    return 0.0 if answer.lstrip().startswith("{") else contains(answer.replace(",", ""), number)
+
+
+def _value(node: ast.expr) -> float:
+    """Evaluates numbers and the four operators; nothing else of Python."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return float(_OPERATORS[type(node.op)](_value(node.left), _value(node.right)))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    raise ValueError("only numbers and + - * / are understood")
