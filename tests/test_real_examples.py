@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import random
 import subprocess
 import sys
@@ -37,14 +36,19 @@ def test_every_example_has_a_twin_in_the_other_framework():
     assert langchain == llamaindex == {"rag_chroma", "agent_tools", "extraction", "handoff"}
 
 
-def test_examples_explain_themselves_without_loading_models():
-    imports = "; ".join(f"import {name}; assert {name}.build" for name in NAMES)
-    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); {imports}; sys.argv = ['x', '--help']; "
-    code += "from common import parser; parser(agent_tools_langchain.__doc__, (1, 1, 1), 0.7).parse_args()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "An agent in LangChain with three tools" in done.stdout
-    assert "--models" in done.stdout
+# Those with Chroma take seconds to be imported.
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("rag")])
+def test_examples_are_imported_without_loading_models(name):
+    assert callable(importlib.import_module(name).build)
+
+
+def test_the_command_line_is_explained(capsys):
+    description = importlib.import_module("agent_tools_langchain").__doc__
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("common").parser(description, (1, 1, 1), 0.7).parse_args(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.index("An agent in LangChain with three tools") > shown.index("--models")
 
 
 def test_questions_have_the_answers_that_the_tools_give():
@@ -164,4 +168,4 @@ def test_an_example_ends_with_its_gain(real):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "ensemble minus qwen, its best member" in " ".join(done.stdout.split())
-    assert json.dumps("answered by")[1:-1] in done.stdout
+    assert "answered by" in done.stdout

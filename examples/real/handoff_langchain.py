@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from common import Example, Solved, Task, parser, run
 from generated import handoff_questions
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, ModelResponse, wrap_model_call
-from langchain_core.messages import AIMessage, ToolMessage
-from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool
+from langchain.tools import ToolRuntime
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from tools import SPECIALISTS, states
@@ -25,24 +26,26 @@ from gac_core import Ensemble
 from gac_langchain import ChatGaC
 
 RECEPTION = "Transfer the question to the specialist who can answer it."
-SPECIALIST = "Use your tool to answer the question. Then give the answer in one sentence."
+SPECIALIST = "Use your tool to answer the question."
+ANSWER = "Now give the answer in one sentence."
 
 
 @wrap_model_call
 def one_call(request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
-    """Requires one call of a tool of the agent's own; then withdraws its tools."""
+    """Requires one call of the agent's own tools; after that withdraws them and asks for the answer."""
     own = {tool.name for tool in request.tools if isinstance(tool, BaseTool)}
     if any(isinstance(message, ToolMessage) and message.name in own for message in request.messages):
-        return handler(request.override(tools=[]))
+        return handler(request.override(tools=[], messages=[*request.messages, HumanMessage(ANSWER)]))
     return handler(request.override(tool_choice="any", model_settings={"parallel_tool_calls": False}))
 
 
 def transfer_tool(name: str, subject: str) -> BaseTool:
     """Returns a tool that hands the conversation over to a specialist."""
 
-    def transfer(tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[str]:
-        told = ToolMessage(f"Transferred to {name}.", name=f"transfer_to_{name}", tool_call_id=tool_call_id)
-        return Command(goto=name, graph=Command.PARENT, update={"messages": [told]})
+    def transfer(runtime: ToolRuntime) -> Command[str]:
+        done = ToolMessage("Transferred.", name=f"transfer_to_{name}", tool_call_id=runtime.tool_call_id)
+        call = runtime.state["messages"][-1]
+        return Command(goto=name, graph=Command.PARENT, update={"messages": [call, done]})
 
     return StructuredTool.from_function(
         transfer, name=f"transfer_to_{name}", description=f"Transfers the question to the specialist for {subject}."

@@ -1,10 +1,8 @@
 """Multi-agent hand-off in LlamaIndex: an `AgentWorkflow` whose reception hands each question to a specialist.
 
-Each of the three specialists has one tool; the reception has LlamaIndex's ``handoff``. The questions are generated
+Every agent has a tool: that of the reception transfers, each specialist has one of its own. The questions are generated
 (`generated.py`).
 """
-
-from __future__ import annotations
 
 import argparse
 import asyncio
@@ -18,47 +16,57 @@ from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool, FunctionTool
 from llama_index.core.workflow import Context
-from tools import SPECIALISTS, states
+from tools import SPECIALISTS, Name, states
 
 from gac_core import Ensemble
 from gac_llamaindex import GaCLLM
 
-RECEPTION = "Hand the question off to the agent who can answer it."
-SPECIALIST = "Use your tool to answer the question. Then give the answer in one sentence."
+RECEPTION = "Transfer the question to the agent who can answer it."
+SPECIALIST = "Use your tool to answer the question."
+ANSWER = "Now give the answer in one sentence."
 
 
-class OneCall(FunctionAgent):
-    """An agent whose tools are withdrawn once one of them has returned."""
+class Specialist(FunctionAgent):
+    """An agent that calls its tool once, after the transfer of the question, and then answers."""
 
     async def take_step(
         self, ctx: Context, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Generates the call or the answer."""
-        own = {tool.metadata.name for tool in tools}
+        # ``initial_tool_choice`` applies where the last message is a user's.
         scratchpad: list[ChatMessage] = await ctx.store.get(self.scratchpad_key, default=[])
-        called = any(
-            message.role == MessageRole.TOOL and message.additional_kwargs.get("name") in own for message in scratchpad
-        )
-        return await super().take_step(ctx, llm_input, [] if called else tools, memory)
+        transferred_only = sum(message.role == MessageRole.TOOL for message in scratchpad) == 1
+        request = ChatMessage(SPECIALIST if transferred_only else ANSWER, role="user")
+        await ctx.store.set(self.scratchpad_key, [*scratchpad, request])
+        return await super().take_step(ctx, llm_input, tools if transferred_only else [], memory)
+
+
+async def transfer(ctx: Context, to_agent: Name) -> str:
+    """Transfers the question."""
+    await ctx.store.set("next_agent", to_agent)
+    return f"Transferred to {to_agent}."
 
 
 def build_workflow(llm: GaCLLM) -> AgentWorkflow:
-    """Returns the reception and the specialists."""
-    shared = {"llm": llm, "allow_parallel_tool_calls": False, "initial_tool_choice": "required"}
+    """Returns the reception and the specialists.
+
+    The workflow's own tool ``handoff`` takes any string as the name of an agent, and small models give it the question.
+    The type of `transfer` lists the agents: the grammar of its calls admits no other name.
+    """
+    shared = {"llm": llm, "allow_parallel_tool_calls": False, "initial_tool_choice": "required", "can_handoff_to": []}
+    subjects = "; ".join(f"{name}: {subject}" for name, (subject, _) in SPECIALISTS.items())
+    tool = FunctionTool.from_defaults(
+        async_fn=transfer, description=f"Transfers the question to an agent ({subjects})."
+    )
     reception = FunctionAgent(
-        name="reception",
-        description="Hands questions off.",
-        system_prompt=RECEPTION,
-        can_handoff_to=list(SPECIALISTS),
-        **shared,
+        name="reception", description="Transfers questions.", system_prompt=RECEPTION, tools=[tool], **shared
     )
     specialists = [
-        OneCall(
+        Specialist(
             name=name,
             description=f"Answers questions about {subject}.",
             system_prompt=SPECIALIST,
             tools=[FunctionTool.from_defaults(tool)],
-            can_handoff_to=[],
             **shared,
         )
         for name, (subject, tool) in SPECIALISTS.items()

@@ -1,9 +1,11 @@
-"""Three tools of the agent examples, as plain functions: both frameworks take their schemas from them."""
+"""Three tools of the agent examples, as plain functions: both frameworks take their schemas from them.
 
-from __future__ import annotations
+Annotations are no strings here (no ``from __future__ import annotations``): LlamaIndex would not resolve their names.
+"""
 
 import ast
 import operator
+from collections.abc import Callable
 from typing import Literal
 
 from gac_core.evaluation.metrics import contains
@@ -40,7 +42,8 @@ def convert(value: float, conversion: Conversion) -> str:
 
 TOOLS = (calculate, room_price, convert)
 # Of the hand-off examples: name, subject and tool of each specialist.
-SPECIALISTS = {
+Name = Literal["accountant", "innkeeper", "surveyor"]
+SPECIALISTS: dict[Name, tuple[str, Callable[..., str]]] = {
     "accountant": ("arithmetic", calculate),
     "innkeeper": ("prices of inns", room_price),
     "surveyor": ("units of length and weight", convert),
