@@ -41,12 +41,14 @@ from gac_core.images import Image, PlacedImage
 from gac_core.integration.arguments import (
     CONVERSATION_ARGUMENTS,
     CallArguments,
+    check_tool_choice,
     read_tool_choice,
     request_params,
     split_arguments,
     with_top_logprobs,
 )
 from gac_core.integration.fields import (
+    CONVERSATION_FIELDS,
     ENSEMBLE_FIELDS,
     FIXED_FIELDS,
     LOADING_FIELDS,
@@ -102,6 +104,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONVERSATION_ARGUMENTS",
+    "CONVERSATION_FIELDS",
     "ENSEMBLE_FIELDS",
     "FIXED_FIELDS",
     "LOADING_FIELDS",
@@ -179,6 +182,7 @@ __all__ = [
     "as_logprobs",
     "as_metadata",
     "check_tool_calls",
+    "check_tool_choice",
     "default_pool",
     "field_error",
     "fold",

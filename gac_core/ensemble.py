@@ -190,7 +190,7 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
         return self._input_processor.without_chat_template(params or SamplingParams())
 
     def check(self, params: SamplingParams) -> None:
-        """Raises a `RequestError` where the gate, the weights or the biased tokens of parameters do not fit."""
+        """Checks parameters against the members; raises a `RequestError` if one does not fit."""
         self._input_processor.check(params)
 
     def health(self) -> EnsembleHealth:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,24 +16,18 @@ from langchain_core.tools import BaseTool
 
 from gac_core import (
     SAMPLING_FIELDS,
-    Conversation,
-    RequestError,
-    SamplingParams,
-    quote,
+    check_tool_choice,
     read_tool_choice,
-    split_arguments,
     with_top_logprobs,
 )
 from gac_langchain import answers, convert
+from gac_langchain.chat_request import ChatRequests, required_answer
 from gac_langchain.choices import check_one_answer, llm_output
-from gac_langchain.configured import ConfiguredChat
 from gac_langchain.settings import request_id_of
 from gac_langchain.structured import structured
 
-_OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict", "top_logprobs")
 
-
-class ChatGaC(ConfiguredChat):
+class ChatGaC(ChatRequests):
     """Chat with an ensemble of open models; each member sees the conversation in its own chat template.
 
     Setup:
@@ -140,6 +134,7 @@ class ChatGaC(ConfiguredChat):
 
         ``top_logprobs=5`` is ``logprobs=5``, as by call.
         """
+        check_tool_choice(fields.get("tool_choice"))
         super().__init__(**with_top_logprobs(fields, fields.pop("top_logprobs", None)))
         # The base class resolves the profile before the ensemble is loaded.
         if self.profile is None:
@@ -157,19 +152,6 @@ class ChatGaC(ConfiguredChat):
             ls_stop=list(params.stop) or None,
         )
 
-    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Returns the tokens of a conversation, chat template and tools included, for the member that counts most.
-
-        Args:
-            messages: The conversation.
-            tools: Tools that would be bound, in any of LangChain's forms. Default none.
-
-        Raises:
-            RequestError: A message or a tool has an unsupported form.
-        """
-        talk = convert.to_conversation(messages, {"tools": tools})
-        return self._ensemble.count_tokens(talk, self._sampling_params({}))
-
     # ---- calls
 
     def _generate(
@@ -179,9 +161,10 @@ class ChatGaC(ConfiguredChat):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        talk, params, name = self._request(messages, stop, kwargs)
-        outputs = self._ensemble.generate_choices(talk, params, request_id=request_id_of(kwargs, run_manager))
-        return answers.to_result(outputs, name)
+        asked = self._request(messages, stop, kwargs)
+        request_id = request_id_of(kwargs, run_manager)
+        outputs = self._ensemble.generate_choices(asked.conversation, asked.params, request_id=request_id)
+        return answers.to_result([asked.check(output) for output in outputs], asked.model)
 
     async def _agenerate(
         self,
@@ -190,9 +173,10 @@ class ChatGaC(ConfiguredChat):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        talk, params, name = self._request(messages, stop, kwargs)
-        outputs = await self._ensemble.agenerate_choices(talk, params, request_id=request_id_of(kwargs, run_manager))
-        return answers.to_result(outputs, name)
+        asked = self._request(messages, stop, kwargs)
+        request_id = request_id_of(kwargs, run_manager)
+        outputs = await self._ensemble.agenerate_choices(asked.conversation, asked.params, request_id=request_id)
+        return answers.to_result([asked.check(output) for output in outputs], asked.model)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         usages = [each["token_usage"] for each in llm_outputs if each]
@@ -205,10 +189,13 @@ class ChatGaC(ConfiguredChat):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        talk, params, name = self._request(messages, stop, kwargs)
-        check_one_answer(params)
-        to_chunks = answers.ChunkReader(name)
-        for part in self._ensemble.stream(talk, params, request_id=request_id_of(kwargs, run_manager)):
+        asked = self._request(messages, stop, kwargs)
+        check_one_answer(asked.params)
+        to_chunks = answers.ChunkReader(asked.model)
+        request_id = request_id_of(kwargs, run_manager)
+        for part in self._ensemble.stream(asked.conversation, asked.params, request_id=request_id):
+            if part.output is not None:
+                asked.check(part.output)
             for chunk in to_chunks(part):
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -221,43 +208,17 @@ class ChatGaC(ConfiguredChat):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        talk, params, name = self._request(messages, stop, kwargs)
-        check_one_answer(params)
-        to_chunks = answers.ChunkReader(name)
-        async for part in self._ensemble.astream(talk, params, request_id=request_id_of(kwargs, run_manager)):
+        asked = self._request(messages, stop, kwargs)
+        check_one_answer(asked.params)
+        to_chunks = answers.ChunkReader(asked.model)
+        request_id = request_id_of(kwargs, run_manager)
+        async for part in self._ensemble.astream(asked.conversation, asked.params, request_id=request_id):
+            if part.output is not None:
+                asked.check(part.output)
             for chunk in to_chunks(part):
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-
-    def _request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> tuple[Conversation, SamplingParams, str]:
-        """Returns a call's conversation, its parameters, and the name of the model that answers."""
-        given = split_arguments(kwargs, other=_OTHER_ARGUMENTS)
-        sampling = with_top_logprobs(given.sampling, given.other.get("top_logprobs"))
-        if stop is not None:
-            sampling = {"stop": stop, **sampling}
-        output = convert.to_structured_output(given.other.get("response_format"), bool(given.conversation.get("tools")))
-        if output is not None:
-            if sampling.get("grammar", self.grammar) is not None:
-                raise RequestError("grammar excludes response_format (structured output); give one of them")
-            sampling["grammar"] = output.grammar
-        name = given.other.get("model") or self.model_name
-        if name != self.model_name:
-            sampling.update(self._alone(name, sampling))
-        return convert.to_conversation(messages, given.conversation, output), self._sampling_params(sampling), name
-
-    def _alone(self, name: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the parameters that let one member answer alone: as a gate at a threshold of 0."""
-        if name not in self._ensemble.names:
-            known = [self.model_name, *self._ensemble.names]
-            raise RequestError(f"unknown model {quote(name)}; models are: {', '.join(known)}")
-        if sampling.get("gate", name) != name:
-            raise RequestError(f"model={quote(name)} uses one member alone; leave gate={quote(sampling['gate'])} out")
-        if sampling.get("weights") is not None:
-            raise RequestError(f"model={quote(name)} uses one member alone; leave weights out")
-        return {"gate": name, "threshold": 0.0, "weights": None}
 
     # ---- tools and structured output
 
@@ -291,7 +252,11 @@ class ChatGaC(ConfiguredChat):
             extra["tool_choice"] = choice
         if parallel_tool_calls is not None:
             extra["parallel_tool_calls"] = parallel_tool_calls
-        return self.bind(tools=given, **extra, **kwargs)
+        must_be = required_answer(tools, choice, kwargs.get("response_format"))
+        if must_be is not None:
+            extra["must_be"] = must_be
+        bound: Runnable[LanguageModelInput, AIMessage] = self.bind(tools=given, **extra, **kwargs)
+        return bound
 
     def with_structured_output(
         self,

@@ -1,23 +1,26 @@
-"""`EnsembleSettings`: the fields of both LangChain models, their ensemble, copies, pickles and cache keys."""
+"""`EnsembleSettings`: what both LangChain models share: their ensemble, changes, pickles and cache keys."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import BaseRunManager
-from langchain_core.runnables import RunnableConfig
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, get_config_list
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from gac_core import (
     ENSEMBLE_FIELDS,
+    FIXED_FIELDS,
     LOADING_FIELDS,
     SAMPLING_FIELDS,
-    WRAPPER_FIELDS,
+    ConfigError,
     EnsembleConfig,
     EnsembleLease,
     EnsembleModel,
@@ -27,11 +30,11 @@ from gac_core import (
     ambient_gate,
     ambient_threshold,
     ambient_weights,
-    field_error,
     member_weights,
     open_ensemble,
     request_params,
 )
+from gac_langchain.fields import EnsembleFields, check_type, type_error
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +50,6 @@ _OF_SERVICES = frozenset({"api_key", "base_url", "max_retries", "stream_usage"})
 _WITHOUT_EFFECT = ("device", "device_map", "trust_remote_code", "compile")
 
 
-def _field(name: str) -> Any:
-    """Returns a field as `gac_core.WRAPPER_FIELDS` has it."""
-    return Field(**WRAPPER_FIELDS[name].options())
-
-
 def request_id_of(kwargs: Mapping[str, Any], run_manager: BaseRunManager | None) -> str | None:
     """Returns the id of a call's request: the call's own, else that of its run; None without either."""
     given: str | None = kwargs.get("request_id")
@@ -62,7 +60,7 @@ def _restored(cls: type[Any], config: EnsembleConfig, fields: dict[str, Any]) ->
     return cls(config=config, **fields)
 
 
-class EnsembleSettings(EnsembleModel, BaseModel):
+class EnsembleSettings(EnsembleModel, EnsembleFields):
     """Fields of a LangChain model that answers through an ensemble.
 
     Give ``ensemble`` (a loaded `gac_core.Ensemble`, which may be shared), ``models`` or ``config``. Without any of them
@@ -75,58 +73,6 @@ class EnsembleSettings(EnsembleModel, BaseModel):
     ``stream_usage``, which are ignored with a warning.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    models: list[Any] | None = Field(
-        default=None, description="Names on a model hub, folders, mappings or MemberConfig."
-    )
-    ensemble: Any = Field(default=None, exclude=True, description="A loaded ensemble, in place of models.")
-    weights: dict[str, float] | list[float] | Literal["auto", "perplexity"] | None = _field("weights")
-    dtype: str | None = _field("dtype")
-    device: str | None = _field("device")
-    device_map: Any = _field("device_map")
-    quantization: str | None = _field("quantization")
-    commit: str | None = _field("commit")
-    alignment: str | None = _field("alignment")
-    combine: str | None = _field("combine")
-    gate_rule: str | None = _field("gate_rule")
-    max_batch_size: int | None = _field("max_batch_size")
-    max_queue: int | None = _field("max_queue")
-    prefill_tokens: int | None = _field("prefill_tokens")
-    prefill_seconds: float | None = _field("prefill_seconds")
-    cache_gib: float | None = _field("cache_gib")
-    deterministic: bool | None = _field("deterministic")
-    stuck_after: float | None = _field("stuck_after")
-    on_member_failure: str | None = _field("on_member_failure")
-    min_members: int | None = _field("min_members")
-    gate_must_live: bool | None = _field("gate_must_live")
-    forward_timeout: float | None = _field("forward_timeout")
-    executor: str | None = _field("executor")
-    ray_address: str | None = _field("ray_address")
-    devices: list[str] | None = _field("devices")
-    progress: bool | None = _field("progress")
-    calibration: str | dict[str, Any] | None = _field("calibration")
-    gate: str | None = _field("gate")
-    threshold: float | Literal["default"] | None = _field("threshold")
-    max_tokens: int = _field("max_tokens")
-    temperature: float = _field("temperature")
-    top_k: int | None = _field("top_k")
-    top_p: float = _field("top_p")
-    min_p: float = _field("min_p")
-    repetition_penalty: float = _field("repetition_penalty")
-    presence_penalty: float = _field("presence_penalty")
-    frequency_penalty: float = _field("frequency_penalty")
-    logit_bias: dict[int | str | bytes, float] | None = _field("logit_bias")
-    n: int = _field("n")
-    seed: int | None = _field("seed")
-    stop: str | list[str] | None = _field("stop")
-    logprobs: int | None = _field("logprobs")
-    grammar: Any = _field("grammar")
-    drafts: bool = _field("drafts")
-    parse_special: bool = _field("parse_special")
-    token_stats: bool = _field("token_stats")
-    timeout: float | None = _field("timeout")
-    streaming: bool = Field(default=False, description="Whether invoke reports each token to callbacks.")
     _lease: EnsembleLease = PrivateAttr()
 
     def __init__(self, *, config: EnsembleConfig | Mapping[str, Any] | str | Path | None = None, **fields: Any) -> None:
@@ -139,9 +85,8 @@ class EnsembleSettings(EnsembleModel, BaseModel):
         Raises:
             RequestError: A default of a request's parameters is wrong.
             UnknownArgumentError: Unknown field.
-            ConfigError: Another field of this class is wrong.
+            ConfigError: Another field is wrong.
             ModelLoadError: A model cannot be loaded.
-            ValidationError: A field of LangChain's is wrong (pydantic's error).
         """
         known = type(self).model_fields
         missing = ", ".join(sorted(SAMPLING_FIELDS - set(known)))
@@ -160,8 +105,7 @@ class EnsembleSettings(EnsembleModel, BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            described = {name: field.description for name, field in EnsembleSettings.model_fields.items()}
-            raise field_error(error.errors(include_url=False), described) or error from error
+            raise type_error(type(self), error) from error
         loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
         opened = open_ensemble(self.models, self.ensemble, config, params, **loading)
         self._lease = EnsembleLease(opened, owned=self.ensemble is None)
@@ -171,6 +115,51 @@ class EnsembleSettings(EnsembleModel, BaseModel):
         # Settings only: the process that unpickles loads the members again.
         fields = {name: getattr(self, name) for name in self.model_fields_set - {"models", "ensemble"} - LOADING_FIELDS}
         return _restored, (type(self), self._lease.config, fields)
+
+    def _check_changes(self, changes: Mapping[str, Any]) -> None:
+        super()._check_changes(changes)
+        # The values of parameters are checked already.
+        for name in set(changes) & set(type(self).model_fields) - SAMPLING_FIELDS:
+            check_type(type(self), name, changes[name])
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Returns the model with arguments of its calls.
+
+        Raises:
+            ConfigError: One of them has no effect once the ensemble is loaded.
+            RequestError: The value of a parameter is wrong.
+        """
+        arguments = {name: value for name, value in kwargs.items() if name in SAMPLING_FIELDS | FIXED_FIELDS}
+        self._check_changes(arguments)
+        return super().bind(**kwargs)  # type: ignore[misc]
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """Returns the model with a run configuration.
+
+        Raises:
+            UnknownArgumentError: It has a key that begins with ``gac_`` and is not one of `CONFIGURABLE`.
+            RequestError: The value of such a key is wrong.
+        """
+        own = cast(RunnableConfig, {**(config or {}), **kwargs})
+        self._check_changes(self._configured(own, {}))
+        return super().with_config(config, **kwargs)  # type: ignore[misc, no-any-return]
+
+    def configurable_fields(self, **kwargs: Any) -> RunnableSerializable[LanguageModelInput, Any]:
+        """Returns the model with fields that a run configuration may set.
+
+        Raises:
+            ConfigError: A field has no effect once the ensemble is loaded.
+        """
+        if fixed := sorted(FIXED_FIELDS & set(kwargs)):
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be changed once the members are loaded; make a model for each value, and "
+                "choose among them with configurable_alternatives"
+            )
+        # LangChain makes a new model of the fields for each run: on this ensemble, not on another one.
+        model = copy(self)
+        model.__dict__.update(dict.fromkeys(FIXED_FIELDS & set(type(self).model_fields)), ensemble=self._ensemble)
+        model._lease = self._lease
+        return super(EnsembleSettings, model).configurable_fields(**kwargs)  # type: ignore[misc, no-any-return]
 
     @classmethod
     def from_config(cls, path: str | Path, **fields: Any) -> Self:

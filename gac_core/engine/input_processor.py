@@ -103,9 +103,15 @@ class InputProcessor:
         return min((member.context for member in members if member.context is not None), default=None)
 
     def check(self, params: SamplingParams) -> None:
-        """Raises a `RequestError` where the gate, the weights or the biased tokens of parameters do not fit."""
+        """Checks parameters against the members: gate, weights, tokens of ``logit_bias``, grammar.
+
+        Raises:
+            RequestError: One does not fit.
+        """
         settings = self.defaults.resolve(params)
         logit_adjustment(params, self._members[settings.gate], self._participants(settings), self._union)
+        if params.grammar is not None:
+            self._compiler.start(params.grammar, params.max_tokens)
 
     def request(
         self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], label: str = ""

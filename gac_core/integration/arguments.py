@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gac_core.errors import RequestError, UnknownArgumentError, listed, quote
-from gac_core.integration.fields import SAMPLING_FIELDS
+from gac_core.integration.fields import FIXED_FIELDS, SAMPLING_FIELDS
 from gac_core.sampling import SamplingParams
 from gac_core.settings import ambient_combine, ambient_gate, ambient_threshold, ambient_weights
+
+_CHOICES = (
+    "'auto', 'any', 'required', 'none', True, the name of a tool, or "
+    '{"type": "function", "function": {"name": ...}}'
+)
 
 CONVERSATION_ARGUMENTS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "enable_thinking"})
 """Arguments of a call that are fields of its `Conversation` in every framework."""
@@ -48,7 +53,9 @@ def split_arguments(
     conversation, other = frozenset(conversation), frozenset(other)
     known = SAMPLING_FIELDS | conversation | other
     if set(given) - known:
-        raise UnknownArgumentError(set(given) - known, known)
+        fixed = sorted(FIXED_FIELDS & set(given) - known)
+        remedy = f"{', '.join(fixed)} cannot be changed once the members are loaded; make a new model" if fixed else ""
+        raise UnknownArgumentError(set(given) - known, known, remedy=remedy)
 
     def of(names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in given.items() if name in names}
@@ -119,16 +126,33 @@ def read_tool_choice(choice: object, names: Sequence[str]) -> str | None:
     """
     if choice is None or choice is False:
         return None
-    wanted = choice
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        wanted = function.get("name") if isinstance(function, Mapping) else choice.get("name") or choice.get("type")
-    if wanted is True or (isinstance(wanted, str) and wanted in ("any", "required")):
+    wanted = _wanted(choice)
+    if wanted is True or wanted in ("any", "required"):
         return "required"
     if isinstance(wanted, str) and wanted in ("auto", "none", *names):
         return wanted
     raise RequestError(
-        "tool_choice must be 'auto', 'any', 'required', 'none', True, the name of a tool, or "
-        f'{{"type": "function", "function": {{"name": ...}}}}, not {quote(choice)}; '
-        f"tools are: {listed(list(names)) or 'none'}"
+        f"tool_choice must be {_CHOICES}, not {quote(choice)}; tools are: {listed(list(names)) or 'none'}"
     )
+
+
+def check_tool_choice(choice: object) -> None:
+    """Checks the form of a tool choice whose tools are not yet known.
+
+    Args:
+        choice: As in `read_tool_choice`; every name passes.
+
+    Raises:
+        RequestError: The choice has another form.
+    """
+    wanted = _wanted(choice)
+    if not (choice is None or isinstance(wanted, bool) or (isinstance(wanted, str) and wanted)):
+        raise RequestError(f"tool_choice must be {_CHOICES}, not {quote(choice)}")
+
+
+def _wanted(choice: object) -> object:
+    """Returns the name in a tool choice, or the choice itself."""
+    if not isinstance(choice, Mapping):
+        return choice
+    function = choice.get("function")
+    return function.get("name") if isinstance(function, Mapping) else choice.get("name") or choice.get("type")

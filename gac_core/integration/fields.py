@@ -130,6 +130,26 @@ WRAPPER_FIELDS = _table(
 )
 """Every field that a wrapper may have because of `ENSEMBLE_FIELDS` and `SAMPLING_FIELDS`, by name."""
 
+CONVERSATION_FIELDS = _table(
+    (
+        "tool_choice",
+        str | bool | dict[str, Any] | None,
+        'The default of calls that have tools: "auto", "any", "required" or True (calls only), "none", or the name of '
+        'a tool, also in OpenAI\'s form; ignored without tools. Default: "auto".',
+    ),
+    (
+        "parallel_tool_calls",
+        bool | None,
+        "Whether an answer may have several tool calls, as the default of calls that have tools. Default: True.",
+    ),
+    (
+        "enable_thinking",
+        bool | None,
+        "Passed to chat templates that have this switch. Default: the template's own.",
+    ),
+)
+"""Fields that a wrapper may have as the defaults of a `gac_core.Conversation`, by name."""
+
 
 def field_error(errors: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str | None]) -> ConfigError | None:
     """Returns the error of the first invalid field, with its value and description.
