@@ -13,6 +13,7 @@ from faulty import fail_at, faulty_ensemble
 from vision_members import KINDS, PlainBlind, PlainSeeing, VisionMember, picture, vision_members  # noqa: F401
 
 from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, ModelLoadError, PromptTooLongError, RequestError
+from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.model.member import Member
 from gac_core.model.vision_runner import VisionRunner
 
@@ -46,7 +47,12 @@ CONVERSATIONS = {
 ONE = CONVERSATIONS["text around"]
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+FAST = ("llava", "qwen2_vl")
+
+
+@pytest.fixture(
+    scope="module", params=[kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def seeing(request, vision_members):  # noqa: F811
     """A kind of member, and an ensemble of it alone."""
     one = vision_members(request.param)
@@ -70,6 +76,13 @@ def test_answers_equal_those_of_transformers(seeing):
         shown = [part for message in messages for part in message["content"] if isinstance(part, Image)]
         assert output.stats.members["eye"].images == len(shown)
         assert output.usage.prompt_tokens == one.inputs(messages)["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in FAST])
+def test_other_kinds_equal_transformers_too(vision_members, kind):  # noqa: F811
+    one, messages = vision_members(kind), CONVERSATIONS["two turns"]
+    with ensemble_of(one.member("eye")) as alone:
+        assert alone.generate(messages, max_tokens=TOKENS).text == one.plain_answer(messages, TOKENS)
 
 
 def test_a_batch_equals_single_requests(seeing):
@@ -121,6 +134,15 @@ def test_lookup_drafts_change_nothing(both):
     messages = asked("passages " * 12, picture(5), "passages " * 12)
     drafted, plain = (mixed.generate(messages, max_tokens=24, drafts=drafts) for drafts in (True, False))
     assert drafted.tokens == plain.tokens
+
+
+def test_drafted_texts_keep_their_images(both):
+    """A text that is committed from a draft is read again with its images if its member loses them."""
+    _, mixed = both
+    request, _ = mixed._input_processor.request(ONE, None, {})
+    voice = request.voices[0]
+    assert voice.text.images is not None
+    assert DraftSequence(request).text(voice, 0).images is voice.text.images
 
 
 def test_repetition_penalty_counts_image_tokens_as_transformers_does(seeing):

@@ -62,7 +62,8 @@ class DraftSequence:
     def text(self, voice: Sequence, position: int) -> TokenizedText:
         """Returns a voice's text at a position, as it is if the tokens before are committed."""
         end = self._ends[position][voice]
-        text = TokenizedText(self._texts[voice].token_ids[: end.length])
+        own = self._texts[voice]
+        text = TokenizedText(own.token_ids[: end.length], images=own.images)
         text.tail_start, text.tail = end.tail_start, end.tail
         return text
 

@@ -68,7 +68,7 @@ class Checkpoint:
         tokenizer: Where its tokenizer is.
         device: Where to put the weights; None if ``config.device_map`` decides.
         architecture: The model's configuration, of transformers.
-        sees: Whether it is a vision-language model with a processor, which reads images.
+        sees: Whether it is a vision-language model with a processor.
     """
 
     config: MemberConfig
@@ -103,8 +103,7 @@ class Checkpoint:
             architecture = AutoConfig.from_pretrained(**weights.arguments, **_hub(config))
         except Exception as error:
             raise load_error(name, error) from error
-        # Another tokenizer may lack the image tokens, or have other ids for them.
-        sees = is_vision_language(architecture) and config.tokenizer is None and has_processor(weights, config.revision)
+        sees = is_vision_language(architecture) and has_processor(weights, config.revision)
         check_architecture(name, architecture, config.trust_remote_code, sees)
         check_dimensions(name, weights, architecture)
         return cls(config, weights, tokenizer, config.device, architecture, sees)
@@ -164,10 +163,15 @@ class Checkpoint:
     def load_processor(self) -> Any:
         """Loads the processor, of transformers, with its tokenizer; None if the model reads text alone.
 
+        That is so with a tokenizer of another model, which may lack the image tokens or have other ids for them.
+
         Raises:
             ModelLoadError: It could not be loaded.
         """
         if not self.sees:
+            return None
+        if self.config.tokenizer is not None:
+            logger.warning("member %r reads text alone: its tokenizer is that of another model", self.config.called)
             return None
         with self._one_at_a_time(_locks.tokenizers):
             return load_processor(self.weights, self.config, self.architecture)

@@ -48,9 +48,9 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
     if not sees and type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelLoadError(
             name,
-            f"its architecture, {kind}, reads images and text, which needs a decoder alone and the model's own "
-            "processor and tokenizer: preprocessor_config.json or processor_config.json in its folder, and no "
-            "tokenizer= of another model; add these files with the processor's save_pretrained",
+            f"its architecture, {kind}, reads images and text, which needs a model without encoder of text and its "
+            "processor: preprocessor_config.json or processor_config.json in its folder; add these files with the "
+            "processor's save_pretrained",
         )
     raise ModelLoadError(
         name,
