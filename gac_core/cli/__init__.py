@@ -10,6 +10,7 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 
 from gac_core.cli.calibrate import calibration
 from gac_core.cli.chat import chat
+from gac_core.cli.doctor import doctor
 from gac_core.cli.eval import evaluate
 from gac_core.cli.inspect import inspect
 from gac_core.cli.plan import plan
@@ -20,6 +21,7 @@ from gac_core.cli.trace import trace
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(chat)
 app.command("calibrate")(calibration)
+app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plan)

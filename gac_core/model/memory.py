@@ -13,6 +13,7 @@ import torch
 
 from gac_core.errors import ConfigError, ModelLoadError, quote
 from gac_core.member_config import MemberConfig
+from gac_core.model.cgroup import control_group
 from gac_core.model.places import Source, unusable
 from gac_core.placement.sizes import format_bytes
 from gac_core.placement.values import Device
@@ -129,7 +130,10 @@ def check_dimensions(name: str, source: Source, architecture: Any) -> None:
 
 
 def free_bytes(device: str) -> int | None:
-    """Returns the free memory of a device in bytes, swap space included; None if it is unknown."""
+    """Returns the free memory of a device in bytes, swap space included; None if it is unknown.
+
+    That of the CPU is at most what the limit of this process's control group leaves.
+    """
     kind = torch.device(device)
     if kind.type == "cuda":
         return int(torch.cuda.mem_get_info(kind)[0])
@@ -138,7 +142,8 @@ def free_bytes(device: str) -> int | None:
     except OSError:
         return None
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith(("MemAvailable:", "SwapFree:"))]
-    return sum(free) if free else None
+    left = control_group().memory_free
+    return None if not free else sum(free) if left is None else min(sum(free), left)
 
 
 def local_devices(names: Sequence[str]) -> list[Device]:

@@ -1,0 +1,1 @@
+"""What `gac doctor` finds out: packages, machine, models, and a test from loading to an answer."""
