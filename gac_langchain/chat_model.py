@@ -23,6 +23,7 @@ from gac_core import (
 from gac_langchain import answers, convert
 from gac_langchain.chat_request import ChatRequests, required_answer
 from gac_langchain.choices import check_one_answer, llm_output
+from gac_langchain.profile import model_profile
 from gac_langchain.settings import request_id_of
 from gac_langchain.structured import structured
 
@@ -112,22 +113,7 @@ class ChatGaC(ChatRequests):
         return self._identity()
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        context = self._context()
-        profile: ModelProfile = {
-            "max_output_tokens": self.max_tokens,
-            "text_inputs": True,
-            "text_outputs": True,
-            "image_inputs": False,
-            "audio_inputs": False,
-            "video_inputs": False,
-            "pdf_inputs": False,
-            "tool_calling": True,
-            "tool_choice": True,
-            "structured_output": True,
-        }
-        if context is not None:
-            profile["max_input_tokens"] = context
-        return profile
+        return model_profile(self._context(), self.max_tokens, bool(self._ensemble.seeing))
 
     def __init__(self, **fields: Any) -> None:
         """Checks all fields, then loads the ensemble; see `EnsembleSettings`.

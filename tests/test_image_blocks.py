@@ -159,5 +159,5 @@ def test_models_of_text_refuse_images(ensemble):
         lambda: ensemble.count_tokens([prompt]),
         lambda: ensemble.generate([prompt]),
     ):
-        with pytest.raises(RequestError, match="leave the image out"):
+        with pytest.raises(RequestError, match="none of the members"):
             call()

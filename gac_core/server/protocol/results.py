@@ -155,8 +155,10 @@ class ModelShown(_Answer):
     owned_by: str
     max_model_len: int | None
     kind: Literal["ensemble", "member"]
+    input_modalities: list[Literal["text", "image"]]
     parent: str | None = None
     members: list[str] | None = None
+    seeing: list[str] | None = Field(None, description="The members that read images; the others read the text alone.")
     weights: list[float] | str | None = None
     gate: str | None = None
     threshold: float | None = None

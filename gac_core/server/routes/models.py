@@ -28,12 +28,14 @@ def _described(model: ServedModel) -> Object:
     """Returns a model in OpenAI's form, with fields of our own."""
     ensemble = model.ensemble
     config = ensemble.config
+    sees = bool(ensemble.seeing) if model.member is None else model.member in ensemble.seeing
     shown: Object = {
         "id": model.id,
         "object": "model",
         "created": model.created,
         "owned_by": "gac",
         "max_model_len": model.context,
+        "input_modalities": ["text", "image"] if sees else ["text"],
     }
     if model.member is not None:
         return {**shown, "kind": "member", "parent": model.id.removesuffix(f"/{model.member}")}
@@ -42,6 +44,7 @@ def _described(model: ServedModel) -> Object:
         **shown,
         "kind": "ensemble",
         "members": ensemble.names,
+        "seeing": list(ensemble.seeing),
         "weights": weights,
         "gate": ensemble.gate,
         "threshold": config.threshold,

@@ -11,6 +11,7 @@ from gac_core.server.catalog import Catalog, ServedModel
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.conversations import conversation_of
 from gac_core.server.generation.responses import Object, json_response
+from gac_core.server.protocol.chat import ImagePart, UserMessage
 from gac_core.server.protocol.tokenize import ChatTokens, DetokenizeBody, TextTokens, TokenizeBody
 from gac_core.server.record import record_of
 from gac_core.server.routes.bodies import beside_loop, documented, in_thread, read_body
@@ -29,7 +30,7 @@ def tokens_router(catalog: Catalog) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         body = (await read_body(request, TokenizeBody)).root
         served = _found(request, body.model)
-        _check_size(len(await request.body()), served)
+        _check_size(len(await request.body()) - _image_bytes(body), served)
         return await in_thread(request, lambda: json_response(_tokens(body, served)))
 
     @router.post("/detokenize", **documented(DetokenizeBody, "Text of tokens"))
@@ -50,6 +51,15 @@ def tokens_router(catalog: Catalog) -> APIRouter:
         return served
 
     return router
+
+
+def _image_bytes(body: TextTokens | ChatTokens) -> int:
+    """Returns how many bytes of a body are images, which are not encoded as text."""
+    if isinstance(body, TextTokens):
+        return 0
+    contents = [message.content for message in body.messages if isinstance(message, UserMessage)]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    return sum(len(part.image_url.url) for part in parts if isinstance(part, ImagePart))
 
 
 def _check_size(num_bytes: int, served: ServedModel) -> None:
