@@ -11,6 +11,7 @@ Every exception raised on purpose is a `GaCError`::
     │   ├── UnknownArgumentError   an argument does not exist (also a TypeError)
     │   ├── EmptyPromptError       the prompt has no tokens
     │   ├── PromptTooLongError     the prompt exceeds a member's context
+    │   ├── ImageError             an image is invalid, or no member that takes part reads images
     │   ├── ChatTemplateError      a member's chat template cannot render the conversation
     │   └── GrammarError           a grammar cannot be compiled or followed
     ├── MemberError              a member failed while running a request
@@ -159,10 +160,12 @@ class PromptTooLongError(RequestError):
             f"the prompt is {length} long{least} for member {quote(member)}, whose context holds {context} tokens; "
             "shorten the prompt (fewer or smaller passages) or leave this member out"
         )
-        self.member = member
-        self.prompt_tokens = prompt_tokens
-        self.prompt_bytes = prompt_bytes
-        self.context = context
+        self.member, self.context = member, context
+        self.prompt_tokens, self.prompt_bytes = prompt_tokens, prompt_bytes
+
+
+class ImageError(RequestError):
+    """An image is invalid, or no member that takes part in the request reads images."""
 
 
 class ChatTemplateError(RequestError):
@@ -290,10 +293,8 @@ class RequestTimeoutError(GaCError, TimeoutError):
             f"the request was cancelled after {seconds:.2f} s (timeout={timeout:g}) with {tokens} tokens generated"
             f"{running}; raise timeout, or lower max_tokens"
         )
-        self.seconds = seconds
-        self.timeout = timeout
-        self.tokens = tokens
-        self.member = member
+        self.seconds, self.timeout = seconds, timeout
+        self.tokens, self.member = tokens, member
 
 
 class EngineStuckError(GaCError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from gac_core.errors import RequestError, quote, shorten
+from gac_core.errors import ImageError, quote, shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -41,17 +41,17 @@ class Image:
         data: The encoded image, at most 20 MiB.
 
     Raises:
-        RequestError: The bytes are not an image of a supported format, or too many.
+        ImageError: The bytes are not an image of a supported format, or too many.
     """
 
     data: bytes
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, bytes):
-            raise RequestError(f"an image's data must be bytes, not {quote(self.data)}; Image.open reads other sources")
+            raise ImageError(f"an image's data must be bytes, not {quote(self.data)}; Image.open reads other sources")
         _check_size(len(self.data))
         if self._kind is None:
-            raise RequestError(
+            raise ImageError(
                 f"the image begins with {quote(self.data[:12])}, which is not {_FORMATS}; convert it to one of these"
             )
 
@@ -64,7 +64,7 @@ class Image:
                 as PNG without loss; or ``"data:image/png;base64,..."``. Other URLs are refused.
 
         Raises:
-            RequestError: The source has another type, cannot be read, or is not a supported image.
+            ImageError: The source has another type, cannot be read, or is not a supported image.
         """
         if isinstance(source, Image):
             return source
@@ -76,7 +76,7 @@ class Image:
             return cls(_read_file(source))
         if callable(getattr(source, "save", None)) and hasattr(source, "mode"):
             return cls(_encode(source))
-        raise RequestError(
+        raise ImageError(
             f"an image must be a path, bytes, a PIL image or a data: URL, not a {quote(type(source).__name__)}"
         )
 
@@ -88,19 +88,19 @@ class Image:
             url: ``"data:image/png;base64,..."``. The format follows from the bytes, not from the media type.
 
         Raises:
-            RequestError: It is another URL, or its data is not a supported image.
+            ImageError: It is another URL, or its data is not a supported image.
         """
         if not isinstance(url, str):
-            raise RequestError(f"the URL of an image must be a string, not {quote(url)}")
+            raise ImageError(f"the URL of an image must be a string, not {quote(url)}")
         head = _DATA_URL.match(url)
         if head is None:
             remedy = "write it as data:image/png;base64,..."
             if url[:5].lower() != "data:":
                 remedy = f"URLs are never fetched: download the image and pass its bytes, or {remedy}"
-            raise RequestError(f"the URL {quote(url)} of an image is not a data: URL in base64; {remedy}")
+            raise ImageError(f"the URL {quote(url)} of an image is not a data: URL in base64; {remedy}")
         media_type = head["type"]
         if media_type and not media_type.lower().startswith("image/"):
-            raise RequestError(f"a data: URL of type {quote(media_type)} is not an image; give {_FORMATS}")
+            raise ImageError(f"a data: URL of type {quote(media_type)} is not an image; give {_FORMATS}")
         return cls.from_base64(url[head.end() :])
 
     @classmethod
@@ -108,16 +108,16 @@ class Image:
         """Returns an image from its bytes in base64; white space is ignored.
 
         Raises:
-            RequestError: The text is not base64, or its bytes are not a supported image.
+            ImageError: The text is not base64, or its bytes are not a supported image.
         """
         if not isinstance(text, str):
-            raise RequestError(f"an image in base64 must be a string, not {quote(text)}")
+            raise ImageError(f"an image in base64 must be a string, not {quote(text)}")
         packed = "".join(text.split())
         _check_size(len(packed) // 4 * 3 - packed[-2:].count("="))
         try:
             data = base64.b64decode(packed, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise RequestError(f"the image {quote(text)} is not base64: {error}") from error
+            raise ImageError(f"the image {quote(text)} is not base64: {error}") from error
         return cls(data)
 
     @property
@@ -140,13 +140,13 @@ class Image:
         """Returns the decoded image as a Pillow image of mode RGB, turned as its EXIF orientation says.
 
         Raises:
-            RequestError: Pillow is not installed, the image has more than 64 million pixels, or it is damaged.
+            ImageError: Pillow is not installed, the image has more than 64 million pixels, or it is damaged.
         """
         try:
             from PIL import Image as pillow
             from PIL import ImageOps
         except ImportError as error:
-            raise RequestError(
+            raise ImageError(
                 "images need Pillow: pip install 'gac-ensemble[vision]', or leave the image out"
             ) from error
         assert self._kind is not None
@@ -156,14 +156,12 @@ class Image:
                 if width * height <= MAX_PIXELS:
                     return ImageOps.exif_transpose(opened).convert("RGB")
         except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-            raise RequestError(f"the image is too large: at most {MAX_PIXELS} pixels are decoded; scale it") from error
+            raise ImageError(f"the image is too large: at most {MAX_PIXELS} pixels are decoded; scale it") from error
         except Exception as error:
             # Decoders raise OSError, ValueError, SyntaxError, struct.error and others.
             reason = shorten(" ".join(str(error).split()), 200)
-            raise RequestError(f"the {self.media_type} cannot be decoded: {reason}; give an undamaged file") from error
-        raise RequestError(
-            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} pixels are decoded; scale it"
-        )
+            raise ImageError(f"the {self.media_type} cannot be decoded: {reason}; give an undamaged file") from error
+        raise ImageError(f"the image has {width} x {height} pixels; at most {MAX_PIXELS} pixels are decoded; scale it")
 
     @property
     def _kind(self) -> tuple[str, str] | None:
@@ -189,7 +187,7 @@ class PlacedImage:
 
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
-        raise RequestError(f"the image has {size} bytes; at most {MAX_BYTES} are read; scale or compress it")
+        raise ImageError(f"the image has {size} bytes; at most {MAX_BYTES} are read; scale or compress it")
 
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
@@ -197,7 +195,7 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise RequestError(f"the image {quote(os.fspath(path))} cannot be read: {error}") from error
+        raise ImageError(f"the image {quote(os.fspath(path))} cannot be read: {error}") from error
 
 
 def _encode(picture: Any) -> bytes:
@@ -206,7 +204,7 @@ def _encode(picture: Any) -> bytes:
     try:
         picture.save(buffer, format="PNG")
     except Exception as error:
-        raise RequestError(
+        raise ImageError(
             f"a PIL image of mode {quote(picture.mode)} cannot be written as PNG: {error}; convert it to RGB"
         ) from error
     return buffer.getvalue()

@@ -9,7 +9,7 @@ import pytest
 from conftest import EMBEDDED, QUESTION
 from langchain_core.messages import HumanMessage, SystemMessage
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
-from llama_index.core.base.response.schema import Response
+from llama_index.core.callbacks import CallbackManager, EventPayload, LlamaDebugHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -133,7 +133,7 @@ def test_llamaindex_answers_as_the_core(both):
     ):
         assert response.message.content == expected.text
         assert seen(response.raw["gac"]) == {"eye": 1, "blind": 0}
-        assert response.additional_kwargs["prompt_tokens"] == expected.usage.prompt_tokens
+        assert response.raw["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
 
 
 def test_llamaindex_templates_show_images(both, tmp_path, monkeypatch):
@@ -154,15 +154,14 @@ class OneImage(BaseRetriever):
 
 
 def test_query_engines_pass_images_to_the_members(both):
-    events = []
-    remove = both.add_listener(events.append)
-    llm = GaCLLM(ensemble=both, max_tokens=TOKENS)
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    llm = GaCLLM(ensemble=both, max_tokens=TOKENS, callback_manager=CallbackManager([debug]))
     engine = RetrieverQueryEngine.from_args(OneImage(), llm=llm, multimodal=True)
     response = engine.query("What is shown?")
-    remove()
-    assert isinstance(response, Response)
-    assert response.response
-    assert events
+    [(_, end)] = debug.get_llm_inputs_outputs()
+    answered = end.payload[EventPayload.RESPONSE]
+    assert seen(answered.raw["gac"]) == {"eye": 1, "blind": 0}
+    assert str(response) == answered.message.content
 
 
 # ---- the server

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Rows
 from gac_core.chat.conversation import Conversation, Prompt, as_conversation
 from gac_core.chat.rendered_prompt import RenderedPrompt, check_size, render_prompt, uses_native_tools
 from gac_core.decoding.ensemble_member import EnsembleMember
-from gac_core.errors import RequestError, listed
+from gac_core.errors import ImageError, listed
 from gac_core.tokenization.vision import EncodedPrompt
 
 
@@ -17,7 +17,8 @@ def encode_prompt(
     """Returns a prompt as a conversation, if it is one, and as each of some members reads it.
 
     Raises:
-        RequestError: The prompt is wrong or too long, or contains images that none of the members can read.
+        RequestError: The prompt is wrong or too long.
+        ImageError: It contains images, and one is damaged or none of the members reads images.
     """
     conversation, rendered = render_for(prompt, members, parse_special, bounded=True)
     return conversation, [each.read() for each in rendered]
@@ -36,7 +37,8 @@ def render_for(
             be encoded.
 
     Raises:
-        RequestError: The prompt is wrong or too long, or contains images that none of the members can read.
+        RequestError: The prompt is wrong or too long.
+        ImageError: It contains images, and one is damaged or none of the members reads images.
     """
     conversation = as_conversation(prompt)
     source = prompt if conversation is None else conversation
@@ -59,7 +61,7 @@ def render_for(
 def _check_seen(conversation: Conversation, members: Rows[EnsembleMember]) -> None:
     if conversation.images and not any(member.sees for member in members):
         names = listed([member.name for member in members])
-        raise RequestError(
+        raise ImageError(
             f"the conversation contains images, and none of the members that take part can read them: {names}; add a "
             "vision-language model to the ensemble (see Ensemble.seeing; with executor='ray', members read text "
             "alone), or leave the images out"

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gac_core.errors import GaCError, RequestError, shorten
+from gac_core.errors import GaCError, ImageError, shorten
 from gac_core.images import Image
 from gac_core.templates.rendering import apply_template
 from gac_core.tokenization.escaping import encode_marked
@@ -94,7 +94,7 @@ class VisionProcessor:
             images: The images, in the order of their placeholders.
 
         Raises:
-            RequestError: The conversation has another number of placeholders, or an image cannot be read.
+            ImageError: The conversation has another number of placeholders, or an image cannot be read.
         """
         encoding = _MarkedTokenizer(tokenizer, mark)
         if not images:
@@ -109,7 +109,7 @@ class VisionProcessor:
             raise
         except Exception as error:
             # The image processor and the checks of the number of placeholders may raise anything.
-            raise RequestError(
+            raise ImageError(
                 f"the processor of member {tokenizer.name!r} cannot read the images: {type(error).__name__}: "
                 f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
             ) from error
@@ -117,7 +117,7 @@ class VisionProcessor:
         data.pop("attention_mask", None)
         types = {name: data.pop(name) for name in _TOKEN_TYPES if name in data}
         if types and encoding.lacks_offsets:
-            raise RequestError(
+            raise ImageError(
                 f"member {tokenizer.name!r} cannot read images: its processor, {type(self._processor).__name__}, "
                 "derives token types from character offsets, which is not supported; leave the images out"
             )

@@ -13,6 +13,7 @@ from gac_core.errors import (
     EmptyPromptError,
     GaCError,
     GrammarError,
+    ImageError,
     PromptTooLongError,
     RequestError,
     quote,
@@ -62,7 +63,7 @@ class Generation:
 
     def _field_of(self, error: RequestError) -> str | None:
         """Returns the field of the body that an error of the engine is about; None where that is not known."""
-        if isinstance(error, (PromptTooLongError, EmptyPromptError, ChatTemplateError)):
+        if isinstance(error, (PromptTooLongError, EmptyPromptError, ChatTemplateError, ImageError)):
             return self.prompt_field
         if isinstance(error, GrammarError):
             return self.grammar_field
