@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from conftest import EMBEDDED, QUESTION
 from langchain_core.messages import HumanMessage, SystemMessage
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
-from llama_index.core.callbacks import CallbackManager, EventPayload, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import RichPromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -153,15 +156,32 @@ class OneImage(BaseRetriever):
         return [NodeWithScore(node=node, score=1.0)]
 
 
+class Answers(BaseEventHandler):
+    """Keeps the responses of chats."""
+
+    responses: list = Field(default_factory=list)
+
+    def handle(self, event, **kwargs):
+        if isinstance(event, LLMChatEndEvent):
+            self.responses.append(event.response)
+
+
 def test_query_engines_pass_images_to_the_members(both):
-    debug = LlamaDebugHandler(print_trace_on_end=False)
-    llm = GaCLLM(ensemble=both, max_tokens=TOKENS, callback_manager=CallbackManager([debug]))
-    engine = RetrieverQueryEngine.from_args(OneImage(), llm=llm, multimodal=True)
-    response = engine.query("What is shown?")
-    [(_, end)] = debug.get_llm_inputs_outputs()
-    answered = end.payload[EventPayload.RESPONSE]
+    engine = RetrieverQueryEngine.from_args(OneImage(), llm=GaCLLM(ensemble=both, max_tokens=TOKENS), multimodal=True)
+    answers = Answers()
+    with instrumented(answers):
+        response = engine.query("What is shown?")
+    [answered] = answers.responses
     assert seen(answered.raw["gac"]) == {"eye": 1, "blind": 0}
     assert str(response) == answered.message.content
+
+
+@contextmanager
+def instrumented(handler):
+    root = get_dispatcher("root")
+    root.add_event_handler(handler)
+    yield
+    root.event_handlers.remove(handler)
 
 
 # ---- the server
