@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import reference
+import torch
 from conftest import EMBEDDED, pair, tokenizer_of
 from faulty import fail_at, faulty_ensemble
 from vision_members import KINDS, PlainBlind, PlainSeeing, VisionMember, picture, vision_members  # noqa: F401
 
 from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, ModelLoadError, PromptTooLongError, RequestError
 from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
-from gac_core.model.vision_runner import VisionRunner
+from gac_core.model.vision_runner import VisionRowRunner, VisionRunner
 
 TOKENS = 8
 
@@ -48,11 +50,10 @@ ONE = CONVERSATIONS["text around"]
 
 
 FAST = ("llava", "qwen2_vl")
+SLOW = ("gemma3", "idefics3")
 
 
-@pytest.fixture(
-    scope="module", params=[kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-)
+@pytest.fixture(scope="module", params=[*FAST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])
 def seeing(request, vision_members):  # noqa: F811
     """A kind of member, and an ensemble of it alone."""
     one = vision_members(request.param)
@@ -83,6 +84,24 @@ def test_other_kinds_equal_transformers_too(vision_members, kind):  # noqa: F811
     one, messages = vision_members(kind), CONVERSATIONS["two turns"]
     with ensemble_of(one.member("eye")) as alone:
         assert alone.generate(messages, max_tokens=TOKENS).text == one.plain_answer(messages, TOKENS)
+
+
+def test_a_model_that_runs_row_by_row(vision_members):  # noqa: F811
+    """Its state cannot be truncated: a text that is cut is read again, with its images."""
+    one = vision_members("qwen3_5")
+    messages = asked("passages " * 8, picture(6), "passages " * 8)
+    with ensemble_of(one.member("eye")) as alone:
+        (row,) = alone._members
+        assert isinstance(row._runner, VisionRowRunner)
+        prompts = [messages, asked("Look", picture(7)), messages]
+        outputs = alone.generate_batch(prompts, max_tokens=TOKENS)
+        assert [output.text for output in outputs] == [one.plain_answer(prompt, TOKENS) for prompt in prompts]
+        request, _ = alone._input_processor.request(messages, None, {})
+        text = request.voices[0].text
+        ids, end = tuple(text.token_ids), text.images.end
+        whole = row.forward([Chunk("a", 0, ids, 0, text.images)]) and row.forward([Chunk("a", end, ids[end:])])
+        cut = row.forward([Chunk("a", end, (*ids[end:-3], 5, 6))]) and row.forward([Chunk("a", end, ids[end:])])
+        assert torch.allclose(whole[0].logits, cut[0].logits, atol=1e-4)
 
 
 def test_a_batch_equals_single_requests(seeing):

@@ -34,6 +34,8 @@ from transformers import (
     LlavaProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
@@ -105,9 +107,7 @@ def llava(folder: Path) -> None:
 
 def qwen2_vl(folder: Path) -> None:
     """Qwen2-VL: rotary embeddings over time, height and width, and as many tokens as a picture has patches."""
-    tokens = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = _tokenizer("<|vision_start|><|image_pad|><|vision_end|>", *tokens)
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(tokens))
+    tokenizer, ids, pixels = _qwen()
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
     config = Qwen2VLConfig(
         text_config=_text(tokenizer, rope_parameters=rope),
@@ -122,15 +122,48 @@ def qwen2_vl(folder: Path) -> None:
             "temporal_patch_size": 2,
             "initializer_range": 0.3,
         },
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
+        **ids,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    pixels = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
     _save(folder, Qwen2VLForConditionalGeneration(config), tokenizer, pixels)
+
+
+def qwen3_5(folder: Path) -> None:
+    """Qwen3.5: layers of linear attention, whose state cannot be truncated, and rotary embeddings as Qwen2-VL."""
+    tokenizer, ids, pixels = _qwen()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.5}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+    linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    layers = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 12}
+    config = Qwen3_5Config(
+        text_config=_text(tokenizer, rope_parameters={**rope, "mrope_interleaved": True}, **linear, **layers),
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": TEXT["hidden_size"],
+            "num_position_embeddings": 64,
+            "initializer_range": 0.3,
+        },
+        **ids,
+    )
+    _save(folder, Qwen3_5ForConditionalGeneration(config), tokenizer, pixels)
+
+
+def _qwen():
+    """A tokenizer, the ids of its image tokens by their names in configurations, and an image processor."""
+    tokens = {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }
+    tokenizer = _tokenizer("<|vision_start|><|image_pad|><|vision_end|>", *tokens.values())
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+    return tokenizer, ids, Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
 
 
 def gemma3(folder: Path) -> None:
@@ -182,6 +215,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "qwen2_vl": qwen2_vl,
     "gemma3": gemma3,
     "idefics3": idefics3,
+    "qwen3_5": qwen3_5,
 }
 
 

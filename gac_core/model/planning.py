@@ -10,7 +10,7 @@ from gac_core.model.options import MemberOptions
 from gac_core.model.prefill import share, share_parts
 from gac_core.model.runner import Row, Runner
 from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
-from gac_core.model.vision_runner import VisionRunner
+from gac_core.model.vision_runner import VisionRowRunner, VisionRunner
 
 MAX_SHORT_ROW = 8
 """Rows of up to this many tokens share one forward: padding them costs less than reading the weights once more."""
@@ -101,7 +101,7 @@ class ForwardPlanner:
         """What remains of a chunk of which the slot holds ``cached`` ids."""
         images = chunk.images
         if images is not None:
-            if not isinstance(self._runner, VisionRunner):
+            if not isinstance(self._runner, (VisionRunner, VisionRowRunner)):
                 raise TypeError("its runner reads no images")
             slot.offset = self._runner.position_offset(images, chunk.token_ids)
             if cached < images.end:

@@ -192,10 +192,11 @@ class SlotRunner:
 
 @dataclass(frozen=True)
 class _RowState:
-    """The token ids of a slot and the model's own cache of them."""
+    """The token ids of a slot, the model's own cache of them, and their images."""
 
     token_ids: list[int]
     cache: Any
+    images: ImageInputs | None = None
 
 
 class RowRunner:
@@ -251,20 +252,25 @@ class RowRunner:
         self._model = None
 
     def _run(self, row: Row) -> Tensor:
-        state = self._states.pop(row.slot, None)
-        ids, cache = ([], None) if state is None else (state.token_ids, state.cache)
-        new = list(row.token_ids)
+        state = self._states.pop(row.slot, None) or _RowState([], None)
+        ids, cache, new = state.token_ids, state.cache, list(row.token_ids)
         if row.start > len(ids):
             # An earlier forward of this row failed halfway, and its state was discarded.
             raise RuntimeError(f"the state of the text was lost at position {row.start}")
+        # What another request had in the slot does not count.
+        images = state.images if row.start else row.images
         if row.start < len(ids):
             new, ids, cache = ids[: row.start] + new, [], None
         if cache is None:
             cache = DynamicCache(config=self._model.config)
-        device = self._model.get_input_embeddings().weight.device
-        out = self._model(input_ids=torch.tensor([new], device=device), past_key_values=cache, use_cache=True)
-        self._states[row.slot] = _RowState(ids + new, cache)
-        logits: Tensor = out.logits[0, out.logits.shape[1] - row.num_logits :]
+        logits = self._logits(new, len(ids), cache, images, row.offset)
+        self._states[row.slot] = _RowState(ids + new, cache, images)
+        return logits[logits.shape[0] - row.num_logits :]
+
+    def _logits(self, ids: Sequence[int], start: int, cache: Any, images: ImageInputs | None, offset: int) -> Tensor:
+        """The logits of ids that follow ``start`` others in a cache, shape ``[n, vocab_size]``; of the last ones."""
+        given = to_device(ids, self._model.get_input_embeddings().weight.device)[None]
+        logits: Tensor = self._model(input_ids=given, past_key_values=cache, use_cache=True).logits[0]
         return logits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from gac_core.images import Image
 from gac_core.model.compiled import CompiledRunner
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.runner import Row, RowRunner, Runner, SlotRunner, layer_windows, same_logits
-from gac_core.model.vision_runner import VisionRunner, model_inputs
+from gac_core.model.vision_runner import VisionRowRunner, VisionRunner, model_inputs
 from gac_core.tokenization.vision import EncodedPrompt, VisionProcessor
 
 logger = logging.getLogger(__name__)
+
+Batched = TypeVar("Batched", bound=SlotRunner)
 
 _SAMPLE_SIZE = (224, 160)
 """Width and height of the image of the trial."""
@@ -39,29 +41,27 @@ class ChosenRunner:
 def choose_runner(loaded: LoadedModel, name: str, compile: bool = False) -> ChosenRunner:
     """Returns a batched runner if its logits equal the model's plain forward in a short trial, else a `RowRunner`.
 
-    A vision-language model reads images if it does so in a batched runner with the logits of its plain forward.
+    A vision-language model reads images if the logits after one equal those of its plain forward.
 
     Args:
         loaded: The model.
         name: The member's name, for warnings about running without batching, without compiling or without images.
         compile: Whether to compile forwards of a few tokens.
     """
-    if loaded.vision is not None and compile:
+    if loaded.vision is None:
+        kind = CompiledRunner if compile else SlotRunner
+        return ChosenRunner(_batched(loaded.model, name, kind) or RowRunner(loaded.model))
+    if compile:
         logger.warning("member %s reads images and runs without compiled forwards", name)
-    kind = VisionRunner if loaded.vision is not None else CompiledRunner if compile else SlotRunner
-    runner = _batched(loaded.model, name, kind)
-    if loaded.vision is None or runner is None:
-        if loaded.vision is not None:
-            logger.warning("member %s reads text alone: images need a model that runs in batches", name)
-        return ChosenRunner(runner or RowRunner(loaded.model))
-    reason = _unreadable(loaded, runner)
+    runner = _batched(loaded.model, name, VisionRunner) or VisionRowRunner(loaded.model)
+    reason = _unreadable(loaded, loaded.vision, runner)
     if reason is None:
         return ChosenRunner(runner, loaded.vision)
     logger.warning("member %s reads text alone, without images: %s", name, reason)
     return ChosenRunner(runner)
 
 
-def _batched(model: Any, name: str, kind: type[SlotRunner]) -> SlotRunner | None:
+def _batched(model: Any, name: str, kind: type[Batched]) -> Batched | None:
     """A batched runner; None, with a warning, if its logits differ from the model's plain forward."""
     reason = _unsupported(model)
     if reason is None:
@@ -116,16 +116,14 @@ def _plain(model: Any, ids: list[int], **inputs: Tensor) -> Tensor:
     return logits
 
 
-def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
+def _unreadable(loaded: LoadedModel, vision: VisionProcessor, runner: VisionRunner | VisionRowRunner) -> str | None:
     """Why a vision-language model cannot read images in a runner; None if it can."""
-    assert loaded.vision is not None
-    assert isinstance(runner, VisionRunner)
     try:
         from PIL import Image as Pillow
 
         gradient = Pillow.linear_gradient("L").resize(_SAMPLE_SIZE)
         picture = Pillow.merge("RGB", (gradient, gradient.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT), gradient))
-        sample = loaded.vision.sample(loaded.tokenizer, Image.open(picture))
+        sample = vision.sample(loaded.tokenizer, Image.open(picture))
         if _image_trial(loaded.model, runner, sample):
             return None
         return "its logits after an image differ from those of its plain forward"
@@ -137,7 +135,7 @@ def _unreadable(loaded: LoadedModel, runner: SlotRunner) -> str | None:
 
 
 @torch.inference_mode()
-def _image_trial(model: Any, runner: VisionRunner, sample: EncodedPrompt) -> bool:
+def _image_trial(model: Any, runner: VisionRunner | VisionRowRunner, sample: EncodedPrompt) -> bool:
     """Whether an image and what follows it, in two rows, give the logits of a plain forward."""
     ids, images = sample.token_ids, sample.images
     assert images is not None
