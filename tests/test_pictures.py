@@ -11,7 +11,7 @@ import reference
 import torch
 from conftest import EMBEDDED, pair, tokenizer_of
 from faulty import fail_at, faulty_ensemble
-from vision_members import KINDS, PlainBlind, PlainSeeing, VisionMember, picture, vision_members  # noqa: F401
+from vision_members import PlainBlind, PlainSeeing, VisionMember, picture, vision_members  # noqa: F401
 
 from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, ModelLoadError, PromptTooLongError, RequestError
 from gac_core.decoding.draft_sequence import DraftSequence
@@ -79,7 +79,7 @@ def test_answers_equal_those_of_transformers(seeing):
         assert output.usage.prompt_tokens == one.inputs(messages)["input_ids"].shape[1]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in FAST])
+@pytest.mark.parametrize("kind", SLOW)
 def test_other_kinds_equal_transformers_too(vision_members, kind):  # noqa: F811
     one, messages = vision_members(kind), CONVERSATIONS["two turns"]
     with ensemble_of(one.member("eye")) as alone:
