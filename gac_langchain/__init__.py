@@ -1,6 +1,13 @@
 """GaC for LangChain: `ChatGaC` (chat model) and `GaCLLM` (text model)."""
 
-from gac_langchain.chat_model import ChatGaC
-from gac_langchain.llm import GaCLLM
+try:
+    from gac_langchain.chat_model import ChatGaC
+    from gac_langchain.llm import GaCLLM
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "langchain_core":
+        raise
+    raise ImportError(
+        "gac_langchain needs LangChain: pip install 'gac-ensemble[langchain]'", name=error.name
+    ) from error
 
 __all__ = ["ChatGaC", "GaCLLM"]

@@ -149,6 +149,14 @@ def test_packages_are_those_that_this_library_declares(monkeypatch):
     assert (found["ray"].problem, found["ray"].remedy) == (None, "pip install 'gac-ensemble[ray]'")
 
 
+def test_the_text_says_how_to_install_what_is_missing(monkeypatch):
+    monkeypatch.setattr(packages_module, "_version", lambda name: None if name in ("ray", "fastapi") else version(name))
+    output = run(EMBEDDED[0]).output
+    assert "\nextra ray: not installed: ray (pip install 'gac-ensemble[ray]')\n" in output
+    assert "; not installed: fastapi (pip install 'gac-ensemble[server]')\n" in output
+    assert f"\nextra gguf: gguf {version('gguf')}\n" in output
+
+
 def test_values_of_secrets_are_not_shown():
     shown = {"OMP_NUM_THREADS": "2", "RAY_ADDRESS": ""}
     secrets = {"HF_TOKEN": "hf_secret", "GAC_API_KEYS": "key"}

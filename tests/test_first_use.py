@@ -44,6 +44,22 @@ def test_wrappers_import_nothing_heavy_beside_their_framework(wrapper, framework
     assert run(before + f"print(sorted({HEAVY} & (set(sys.modules) - before)))") == "[]"
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "package", "extra"),
+    [("gac_langchain", "langchain_core", "langchain"), ("gac_llamaindex", "llama_index", "llamaindex")],
+)
+def test_a_wrapper_without_its_framework_names_the_extra(wrapper, package, extra):
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+try:
+    import {wrapper}
+except ImportError as error:
+    print(error)
+"""
+    assert run(code).endswith(f": pip install 'gac-ensemble[{extra}]'")
+
+
 def test_settings_are_made_and_checked_without_torch():
     code = """
 import sys

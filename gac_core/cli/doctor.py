@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gac_core.cli.evaluation_inputs import configuration
 from gac_core.errors import GaCError
@@ -116,8 +115,9 @@ def as_dict(found: Diagnosis) -> dict[str, Any]:
 
 
 def show(found: Diagnosis, console: Console) -> None:
-    """Prints a report as tables."""
-    console.print(_packages(found.packages))
+    """Prints a report."""
+    for line in _packages(found.packages):
+        console.print(line, **PLAIN)
     here = found.machine
     limits = [] if here.memory_limit is None else [f"memory limit {format_bytes(here.memory_limit)}"]
     limits += [] if here.cpu_limit is None else [f"processor limit {here.cpu_limit:g} cores"]
@@ -125,10 +125,9 @@ def show(found: Diagnosis, console: Console) -> None:
     driver = f"NVIDIA driver {here.driver}" if here.driver else "no NVIDIA driver"
     facts = [here.system, f"{here.cores} cores, {here.threads} threads of torch", *limits, gpu, driver]
     console.print("; ".join(facts), **PLAIN)
-    devices = Table("device", "hardware", "memory", "free")
     for each in here.devices:
-        devices.add_row(each.name, each.model, format_bytes(each.total), format_bytes(each.free))
-    console.print(devices)
+        memory = f"{format_bytes(each.free)} free of {format_bytes(each.total)}"
+        console.print(f"device {each.name}: {each.model}, {memory}", **PLAIN)
     for name, value in here.environment.items():
         console.print(f"{name}={value}" if value != "set" else f"{name} is set", **PLAIN)
     console.print(f"models of {found.source}:" if found.models else f"no models in {found.source}", **PLAIN)
@@ -142,12 +141,17 @@ def show(found: Diagnosis, console: Console) -> None:
         console.print("no problems found")
 
 
-def _packages(installed: Sequence[Package]) -> Table:
-    table = Table("package", "version", "needed", "")
-    for each in installed:
-        note = each.extra or "" if each.version else f"not installed: {each.remedy}"
-        table.add_row(each.name, each.version or "-", each.needed, note)
-    return table
+def _packages(installed: Sequence[Package]) -> list[str]:
+    """Returns what is installed, in one line for each extra, and how to install what is not."""
+    lines = []
+    for extra in dict.fromkeys(each.extra for each in installed):
+        of_extra = [each for each in installed if each.extra == extra]
+        here = [f"{each.name} {each.version}" for each in of_extra if each.version]
+        missing = [each for each in of_extra if not each.version]
+        label = "installed" if extra is None else f"extra {extra}"
+        absent = f"not installed: {', '.join(each.name for each in missing)} ({missing[0].remedy})" if missing else ""
+        lines.append(f"{label}: {'; '.join(part for part in (', '.join(here), absent) if part)}")
+    return lines
 
 
 def _model(model: ModelFacts) -> str:
