@@ -15,6 +15,8 @@ from vision_members import PlainBlind, PlainSeeing, VisionMember, picture, visio
 
 from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, ModelLoadError, PromptTooLongError, RequestError
 from gac_core.decoding.draft_sequence import DraftSequence
+from gac_core.executor.ray import wire
+from gac_core.executor.ray.image_message import ImageMessage
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
 from gac_core.model.vision_runner import VisionRowRunner, VisionRunner
@@ -236,6 +238,30 @@ def test_images_that_cannot_be_decoded_are_refused(both):
     _, mixed = both
     with pytest.raises(RequestError, match="cannot be decoded"):
         mixed.generate(asked("Look:", Image(picture(1).data[:60])))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_images_reach_actors(vision_members, ray_nodes):  # noqa: F811
+    one = vision_members("qwen2_vl")
+    with (
+        ray_nodes.load([one.folder, EMBEDDED[1]]) as remote,
+        Ensemble.load([one.folder, EMBEDDED[1]], dtype="float32", device="cpu") as local,
+    ):
+        assert remote.seeing == local.seeing == (local.names[0],)
+        for messages in (ONE, CONVERSATIONS["two turns"]):
+            assert remote.generate(messages, max_tokens=4).tokens == local.generate(messages, max_tokens=4).tokens
+
+
+def test_images_cross_to_actors_unchanged(both):
+    _, mixed = both
+    request, _ = mixed._input_processor.request(ONE, None, {})
+    images = request.voices[0].text.images
+    found = wire.decode(wire.split(wire.encode(ImageMessage.of(images)))).images()
+    assert (found.keys, found.count) == (images.keys, 1)
+    for one, other in ((found.tensors, images.tensors), (found.token_types, images.token_types)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 # ---- loading

@@ -63,6 +63,6 @@ def _check_seen(conversation: Conversation, members: Rows[EnsembleMember]) -> No
         names = listed([member.name for member in members])
         raise ImageError(
             f"the conversation contains images, and none of the members that take part can read them: {names}; add a "
-            "vision-language model to the ensemble (see Ensemble.seeing; with executor='ray', members read text "
-            "alone), or leave the images out"
+            "vision-language model to the ensemble (Ensemble.seeing names those that read images), or leave the images "
+            "out"
         )

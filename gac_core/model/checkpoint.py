@@ -108,6 +108,28 @@ class Checkpoint:
         check_dimensions(name, weights, architecture)
         return cls(config, weights, tokenizer, config.device, architecture, sees)
 
+    @classmethod
+    def without_weights(cls, config: MemberConfig) -> Checkpoint:
+        """Finds the tokenizer and the processor of a member, whose folder need not hold weights.
+
+        Args:
+            config: The member's settings.
+
+        Raises:
+            ModelLoadError: Files are missing.
+        """
+        from transformers import AutoConfig
+
+        weights = find_source(config.model, config.model, config.gguf_file, config.revision)
+        tokenizer = weights if config.tokenizer is None else find_source(config.model, config.tokenizer)
+        if not has_processor(weights, config.revision):
+            return cls(config, weights, tokenizer, None, None)
+        try:
+            architecture = AutoConfig.from_pretrained(**weights.arguments, **_hub(config))
+        except Exception as error:
+            raise load_error(config.model, error) from error
+        return cls(config, weights, tokenizer, None, architecture, is_vision_language(architecture))
+
     def placed(self, config: MemberConfig) -> Checkpoint:
         """Returns these files for the same member with a device or a device map.
 

@@ -71,11 +71,14 @@ class VisionProcessor:
     Args:
         processor: The model's processor, of transformers; from now on only read.
         image_token_id: The id whose embeddings the model replaces by features of images.
+
+    Attributes:
+        image_token_id: As given.
     """
 
     def __init__(self, processor: Any, image_token_id: int) -> None:
         self._processor = processor
-        self._image_token_id = image_token_id
+        self.image_token_id = image_token_id
 
     @property
     def placeholder(self) -> str:
@@ -139,8 +142,8 @@ class VisionProcessor:
         # Of all images together: a processor may scale one by what others are beside it.
         digest = hashlib.sha256(" ".join(image.digest for image in images).encode()).digest()
         key = -1 - int.from_bytes(digest[:7], "big")
-        last = max((place for place, index in enumerate(token_ids) if index == self._image_token_id), default=-1)
-        return tuple(key if index == self._image_token_id else index for index in token_ids[: last + 1])
+        last = max((place for place, index in enumerate(token_ids) if index == self.image_token_id), default=-1)
+        return tuple(key if index == self.image_token_id else index for index in token_ids[: last + 1])
 
 
 class _MarkedTokenizer:

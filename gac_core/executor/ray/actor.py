@@ -41,6 +41,7 @@ class MemberFacts:
         weight_bytes: Bytes of its weights.
         end_ids: Ids that end a text.
         fingerprint: That of its tokenizer.
+        image_token_id: The id that its model replaces by features of images; None if it reads text alone.
         pid: The actor's process.
         node_id: Ray's id of the node.
         node: The node's address.
@@ -55,6 +56,7 @@ class MemberFacts:
     weight_bytes: int
     end_ids: tuple[int, ...]
     fingerprint: str
+    image_token_id: int | None
     pid: int
     node_id: str
     node: str
@@ -127,6 +129,7 @@ class MemberActor:
                     weight_bytes=model.nbytes,
                     end_ids=tuple(sorted(member.tokenizer.end_ids)),
                     fingerprint=member.tokenizer.fingerprint,
+                    image_token_id=None if member.vision is None else member.vision.image_token_id,
                     pid=os.getpid(),
                     node_id=context.get_node_id(),
                     node=self._node,

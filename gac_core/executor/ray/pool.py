@@ -56,14 +56,15 @@ class _PooledActor:
         self._config = config
         self._deterministic = deterministic
         self._lock = threading.Lock()
-        self._tokenizer: Any = None
+        # The tokenizer and the processor.
+        self._loaded: tuple[Any, Any] | None = None
         self._member: RemoteMember | None = None
 
     def load_tokenizer(self) -> None:
-        """Loads the tokenizer, once."""
+        """Loads the tokenizer, and the processor if there is one, once."""
         with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = _load_tokenizer(self._config)
+            if self._loaded is None:
+                self._loaded = _load_tokenizer(self._config)
 
     def member(self) -> RemoteMember:
         """Waits for the actor and returns the member."""
@@ -71,7 +72,9 @@ class _PooledActor:
             if self._member is None:
                 name = self._config.called
                 member_id = f"{name}-ray-{next(_ids)}"
-                self._member = RemoteMember(name, member_id, self.supervisor, self._tokenizer, self._deterministic)
+                assert self._loaded is not None, "the tokenizer is loaded first"
+                tokenizer, processor = self._loaded
+                self._member = RemoteMember(name, member_id, self.supervisor, tokenizer, self._deterministic, processor)
             return self._member
 
 
@@ -222,11 +225,11 @@ def _absolute(member: MemberConfig) -> MemberConfig:
     return replace(member, name=member.called, **changes)
 
 
-def _load_tokenizer(config: MemberConfig) -> Any:
-    """Loads a member's tokenizer, whose folder need not hold weights."""
-    weights = find_source(config.model, config.model, config.gguf_file, config.revision)
-    tokenizer = weights if config.tokenizer is None else find_source(config.model, config.tokenizer)
-    return Checkpoint(config, weights, tokenizer, device=None, architecture=None).load_tokenizer()
+def _load_tokenizer(config: MemberConfig) -> tuple[Any, Any]:
+    """Loads a member's tokenizer and processor, or None if it has none; its folder need not hold weights."""
+    checkpoint = Checkpoint.without_weights(config)
+    processor = checkpoint.load_processor()
+    return checkpoint.load_tokenizer(processor), processor
 
 
 _pool = RayPool()

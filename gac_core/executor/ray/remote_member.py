@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
@@ -24,17 +24,24 @@ class RemoteMember:
         supervisor: Keeps its actor running; the member is loaded.
         tokenizer: Its tokenizer, of transformers, loaded in this process.
         deterministic: Whether its logits do not depend on other requests.
+        processor: Its processor, of transformers, loaded in this process. Default: it has none.
 
     Attributes:
         facts: What its actor reported of it.
-        vision: None: images do not cross to actors.
+        vision: Encodes prompts with images, in this process; None if its model reads text alone.
 
     Raises:
         ModelLoadError: The tokenizer of this process is not that of the actor.
     """
 
     def __init__(
-        self, name: str, member_id: str, supervisor: MemberSupervisor, tokenizer: Any, deterministic: bool
+        self,
+        name: str,
+        member_id: str,
+        supervisor: MemberSupervisor,
+        tokenizer: Any,
+        deterministic: bool,
+        processor: Any = None,
     ) -> None:
         facts = supervisor.wait_started()
         self.name = name
@@ -48,7 +55,8 @@ class RemoteMember:
         self.device = torch.device("cpu")
         self.size = facts.size
         self.times = ForwardTimes(self.device, prior_slope(torch.device(facts.device), getattr(torch, facts.dtype)))
-        self.vision: VisionProcessor | None = None
+        sees = processor is not None and facts.image_token_id is not None
+        self.vision = VisionProcessor(processor, cast(int, facts.image_token_id)) if sees else None
         self._deterministic = deterministic
 
     @property

@@ -29,6 +29,7 @@ from gac_core.executor.messages import (
     Targets,
     TopDistributions,
 )
+from gac_core.executor.ray.image_message import ImageMessage
 from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.model.chunk import Chunk
 from gac_core.model.costs import TimesSnapshot
@@ -45,6 +46,7 @@ class AskMessage:
     """An `Ask`: its fields, the alignment by its key.
 
     Attributes:
+        images: Those of its chunk.
         mask: As bits, shape ``[ends, union / 8]``.
         offsets: As the ids, int32, and the values, float64, of each end.
         gate_rule: Pickled.
@@ -66,6 +68,7 @@ class AskMessage:
     share: float
     fetch_from: int
     targets: Targets | None
+    images: ImageMessage | None
 
     @classmethod
     def of(cls, ask: Ask, mask: Tensor | None) -> AskMessage:
@@ -87,11 +90,13 @@ class AskMessage:
             share=ask.share,
             fetch_from=ask.fetch_from,
             targets=ask.targets,
+            images=None if ask.chunk.images is None else ImageMessage.of(ask.chunk.images),
         )
 
     def ask(self, alignment: Alignment) -> Ask:
         """Returns the ask, beside the model."""
-        chunk = Chunk(self.request_id, self.start, tuple(self.token_ids.tolist()), self.num_logits)
+        images = None if self.images is None else self.images.images()
+        chunk = Chunk(self.request_id, self.start, tuple(self.token_ids.tolist()), self.num_logits, images)
         return Ask(
             chunk=chunk,
             ends=self.ends,
