@@ -168,6 +168,10 @@ class MemberConfig:
         elif places is not None:
             remedy = "give 'auto' or a mapping of modules to devices"
             self._set("device_map", check_text(ConfigError, self._label("device_map"), places, remedy))
+        if "meta" in (self.device_map.values() if isinstance(self.device_map, Mapping) else [self.device_map]):
+            raise ConfigError(
+                f"{self._label('device_map')} names 'meta', where torch keeps shapes alone; give devices with memory"
+            )
 
     def _label(self, field: str) -> str:
         return f"the {field} of member {quote(self.called)}"

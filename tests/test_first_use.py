@@ -74,6 +74,33 @@ except ConfigError:
     assert run(code) == "False"
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"chat_template": "{% bad"}, "the chat_template of member 'ash' cannot render a user message .*unknown tag"),
+        ({"chat_template": "{{ 1 / 0 }}"}, "cannot render a user message .ZeroDivisionError"),
+        ({"device": "meta"}, "'meta' cannot be used: torch's meta device holds shapes alone"),
+        ({"device_map": "meta"}, "the device_map of member 'ash' names 'meta'"),
+        ({"device_map": {"": "meta"}}, "the device_map of member 'ash' names 'meta'"),
+    ],
+)
+def test_settings_that_no_request_could_use_are_errors_of_loading(settings, reason):
+    with pytest.raises(gac_core.GaCError, match=reason):
+        Ensemble.load([{"model": EMBEDDED[0], **settings}], dtype="float32")
+
+
+def test_devices_without_memory_are_refused():
+    with pytest.raises(gac_core.ConfigError, match="devices names 'meta', which cannot be used"):
+        Ensemble.load([{"model": EMBEDDED[0]}], dtype="float16", devices=["meta"])
+
+
+@pytest.mark.parametrize("part", ["message.content", "message.content[0].text"])
+def test_a_template_may_expect_a_string_or_parts(part):
+    template = "{% for message in messages %}{{ " + part + " }}{% endfor %}"
+    with Ensemble.load([{"model": EMBEDDED[0], "chat_template": template}], dtype="float32") as ensemble:
+        assert ensemble.names == ["ash"]
+
+
 def test_every_public_name_is_listed_and_star_imported():
     assert set(gac_core.__all__) <= set(dir(gac_core))
     space: dict[str, object] = {}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gac_core.member_config import MemberConfig
-from gac_core.model.checkpoint_checks import check_architecture, check_tensors
+from gac_core.model.checkpoint_checks import check_architecture, check_chat_template, check_tensors
 from gac_core.model.memory import (
     check_dimensions,
     lacks_memory,
@@ -206,6 +206,7 @@ class Checkpoint:
 
         Raises:
             ModelLoadError: It could not be loaded.
+            ConfigError: The chat template of the member's settings cannot be rendered.
         """
         from transformers import AutoTokenizer
 
@@ -219,6 +220,7 @@ class Checkpoint:
         if config.chat_template is not None:
             plain = config.chat_template == PLAIN
             tokenizer.chat_template = plain_template(tokenizer) if plain else config.chat_template
+            check_chat_template(config.called, tokenizer)
         return tokenizer
 
     def read_ahead(self) -> None:

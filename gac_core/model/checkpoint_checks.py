@@ -6,7 +6,8 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from gac_core.errors import GaCError, ModelLoadError, quote, shorten
+from gac_core.errors import ChatTemplateError, ConfigError, GaCError, ModelLoadError, quote, shorten
+from gac_core.templates.rendering import apply_template
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,33 @@ def member_tokenizer(name: str, tokenizer: Any, ends: Iterable[int], rows: int) 
             f"its tokenizer cannot be used: {type(error).__name__}: {shorten(str(error))}; its tokenizer.json or "
             "tokenizer_config.json is damaged, download or save it again",
         ) from error
+
+
+def check_chat_template(name: str, tokenizer: Any) -> None:
+    """Raises unless the chat template of a member's settings renders a question, in either form of its content.
+
+    Args:
+        name: The member's name, for errors.
+        tokenizer: The tokenizer, of transformers, with this template.
+
+    Raises:
+        ConfigError: It does not.
+        ChatTemplateError: It exceeds the limits of computation.
+    """
+    reasons = []
+    for content in ("Hello", [{"type": "text", "text": "Hello"}]):
+        try:
+            apply_template(tokenizer, name, [{"role": "user", "content": content}], generation_prompt=True)
+            return
+        except ChatTemplateError:
+            raise
+        except Exception as error:
+            # Templates may raise anything.
+            reasons.append(f"{type(error).__name__}: {shorten(str(error))}")
+    raise ConfigError(
+        f"the chat_template of member {quote(name)} cannot render a user message ({reasons[0]}); correct the Jinja "
+        "template, or leave it out to use the model's own"
+    )
 
 
 def check_tensors(name: str, kind: str, info: Mapping[str, Collection[Any]]) -> None:

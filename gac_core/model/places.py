@@ -151,6 +151,8 @@ def check_device(model: str, device: str) -> None:
 def unusable(device: str) -> str | None:
     """Returns why torch cannot use a device, and which ones there are; None if it can."""
     try:
+        if torch.device(device).type == "meta":
+            return "torch's meta device holds shapes alone; give a device with memory, such as 'cpu'"
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
