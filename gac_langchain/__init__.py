@@ -3,6 +3,7 @@
 try:
     from gac_langchain.chat_model import ChatGaC
     from gac_langchain.llm import GaCLLM
+    from gac_langchain.provider import CHAT_PROVIDER
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "langchain_core":
         raise
@@ -10,4 +11,4 @@ except ModuleNotFoundError as error:
         "gac_langchain needs LangChain: pip install 'gac-ensemble[langchain]'", name=error.name
     ) from error
 
-__all__ = ["ChatGaC", "GaCLLM"]
+__all__ = ["CHAT_PROVIDER", "ChatGaC", "GaCLLM"]

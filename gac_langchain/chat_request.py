@@ -61,7 +61,7 @@ class ChatRequest:
             calls, invalid = output.tool_calls, output.invalid_tool_calls
             check_tool_calls(calls, invalid, text=output.text, finish_reason=reason, required=True)
         elif self.must_be == "json" and not output.tool_calls:
-            check_tool_calls((), output.invalid_tool_calls)
+            check_tool_calls((), output.invalid_tool_calls, finish_reason=reason)
             read_json_answer(output.text, reason, "the structured answer")
         return output
 

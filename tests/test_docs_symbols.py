@@ -16,7 +16,14 @@ from gac_core.combination import COMBINERS, GATES
 FOREIGN = frozenset(
     [
         *("ChatOpenAI", "StructuredLLMRerank", "ReActAgent", "LLMQuestionGenerator", "CondensePlusContextChatEngine"),
-        *("QueryFusionRetriever", "configurable_fields", 'early_stopping_method="generate"'),
+        *(
+            "QueryFusionRetriever",
+            "configurable_fields",
+            "configurable_alternatives",
+            'early_stopping_method="generate"',
+        ),
+        *("init_chat_model", "ToolStrategy", "ProviderStrategy", "OutputParserException"),
+        *("create_agent(chat)", "create_agent(response_format=...)", "invalid_tool_calls", "with_config"),
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
         "RAY_max_direct_call_object_size",

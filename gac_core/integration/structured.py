@@ -109,9 +109,10 @@ def check_tool_calls(
     if invalid:
         first = invalid[0]
         called = "a tool call" if first.name is None else f"the call of tool {first.name!r}"
+        ended = "" if finish_reason is None else f"; the answer ended: {_plain(finish_reason)}"
         raise AnswerError(
-            f"{called} is malformed ({first.error}): {first.arguments[-80:]!r}; if it was truncated, raise max_tokens, "
-            "and use no stop strings",
+            f"{called} is malformed ({first.error}{ended}): {first.arguments[-80:]!r}; if it was truncated, "
+            "raise max_tokens, and use no stop strings",
             first.arguments,
         )
     if required:

@@ -1,0 +1,20 @@
+"""`CHAT_PROVIDER`: `ChatGaC` as an entry of the table of providers from which LangChain's ``init_chat_model`` chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+
+
+def _make(cls: type[BaseChatModel], model: str, **fields: Any) -> BaseChatModel:
+    named: dict[str, Any] = {"config": model} if model.endswith((".yaml", ".yml")) else {"models": model.split("+")}
+    return cls(**named, **fields)
+
+
+CHAT_PROVIDER: tuple[str, str, Callable[..., BaseChatModel]] = ("gac_langchain", "ChatGaC", _make)
+"""Module, class and factory. The model's name is that of the members, joined by ``+``, or the path of a YAML file.
+
+LangChain has no public registry of providers; its table is private (``langchain.chat_models.base._BUILTIN_PROVIDERS``).
+"""
