@@ -1,4 +1,4 @@
-"""`CHAT_PROVIDER`: `ChatGaC` as an entry of the table of providers from which LangChain's ``init_chat_model`` chooses."""
+"""`CHAT_PROVIDER`: `ChatGaC` as an entry of the table of providers of LangChain's ``init_chat_model``."""
 
 from __future__ import annotations
 

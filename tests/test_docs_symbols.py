@@ -23,6 +23,7 @@ FOREIGN = frozenset(
             'early_stopping_method="generate"',
         ),
         *("init_chat_model", "ToolStrategy", "ProviderStrategy", "OutputParserException"),
+        "configurable_alternatives",
         *("create_agent(chat)", "create_agent(response_format=...)", "invalid_tool_calls", "with_config"),
         *("request_timeout", "num_ctx", "model_kwargs", "keep_alive"),
         *("uniqueItems", "kernels", "qwen35", "qwen35moe", "lfm2", "spawn", "search_web", "epsilon_cutoff"),
