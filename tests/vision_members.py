@@ -16,7 +16,7 @@ from reference import PlainMember
 from torch.nn import functional
 from vision_models import KINDS
 
-from gac_core import Image, MemberConfig
+from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig
 from gac_core.model.checkpoint import Checkpoint
 from gac_core.model.member import Member
 
@@ -125,3 +125,14 @@ def made_member(kind: str, folder: Path) -> VisionMember:
 def vision_members(tmp_path_factory) -> Callable[[str], VisionMember]:
     """Returns a member of `KINDS` by its kind; made once per session when it is first asked for."""
     return functools.cache(lambda kind: made_member(kind, tmp_path_factory.mktemp(kind)))
+
+
+def ensemble_of(*members: Member, **settings) -> Ensemble:
+    """An ensemble of loaded members."""
+    configs = tuple(MemberConfig(member.name) for member in members)
+    return Ensemble(list(members), EnsembleConfig(configs, **settings))
+
+
+def asked(*content) -> list[dict[str, Any]]:
+    """A conversation of one message with texts and images."""
+    return [{"role": "user", "content": list(content)}]

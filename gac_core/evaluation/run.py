@@ -242,6 +242,7 @@ def _work(samples: Sequence[RequestOutput]) -> Mapping[str, MemberStats]:
                 before.tokens + stats.tokens,
                 before.reused_tokens + stats.reused_tokens,
                 round(before.seconds + stats.seconds, 4),
+                before.images + stats.images,
             )
     return totals
 

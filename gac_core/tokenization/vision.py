@@ -21,6 +21,8 @@ from gac_core.templates.rendering import apply_template
 from gac_core.tokenization.escaping import encode_marked
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
+# Processors of transformers take a placeholder after this character for text of a user, and do not expand it.
+_ESCAPE = "\U000f0000"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
@@ -102,6 +104,8 @@ class VisionProcessor:
         encoding = _MarkedTokenizer(tokenizer, mark)
         if not images:
             return EncodedPrompt(encoding.ids_of(rendered))
+        if _ESCAPE + self.placeholder in rendered:
+            raise ImageError("the character U+F0000 stands directly before an image; remove it")
         pixels = [image.pixels() for image in images]
         processor = copy.copy(self._processor)
         processor.tokenizer = encoding
@@ -124,8 +128,14 @@ class VisionProcessor:
                 f"member {tokenizer.name!r} cannot read images: its processor, {type(self._processor).__name__}, "
                 "derives token types from character offsets, which is not supported; leave the images out"
             )
+        keys = self._keys(token_ids, images)
+        if not 0 < len(keys) < len(token_ids):
+            raise ImageError(
+                f"member {tokenizer.name!r} cannot read the images: its prompt must contain image tokens and end with "
+                "text; put text after the last image, or use a chat template that writes a generation prompt"
+            )
         tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
-        return EncodedPrompt(token_ids, ImageInputs(tensors, types, self._keys(token_ids, images), len(images)))
+        return EncodedPrompt(token_ids, ImageInputs(tensors, types, keys, len(images)))
 
     def sample(self, tokenizer: MemberTokenizer, image: Image) -> EncodedPrompt:
         """Returns a short conversation about an image, for trials.
