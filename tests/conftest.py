@@ -24,6 +24,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 from architectures import random_model
+from collecting import pytest_collection, pytest_collection_finish  # noqa: F401
 from raynodes import Nodes, pytest_xdist_make_scheduler, skip_without_ray, started_nodes  # noqa: F401
 from reference import PlainMember
 from server_fixture import server, short_text, works_afterwards  # noqa: F401
@@ -110,9 +111,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory) -> Iterator[None]:
-    """No test reads or writes the user's cache."""
+    """No test reads or writes the user's cache; the processes of xdist share one, so that tables are built once."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GAC_CACHE_DIR", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         yield
 
 

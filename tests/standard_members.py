@@ -1,7 +1,7 @@
 """Two tiny members that know the answers of LangChain's standard tests by heart, and nothing else.
 
 The suite asks for things that need a capable model (a tool called with exactly ``{"input": 3}``). What it is to test
-here is the library: so two Llamas of 0.3 million parameters, with different tokenizers, are overfitted to the suite's
+here is the library: so two models of 0.3 million parameters, with different tokenizers, are overfitted to the suite's
 own prompts, and the answers then come out of the real engine, token by token. They are trained anew in every session.
 """
 
@@ -22,7 +22,7 @@ from langchain_tests.integration_tests.chat_models import (
 )
 from prompts import encode_prompt
 from pydantic import BaseModel, Field
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from typing_extensions import TypedDict
 
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -36,6 +36,7 @@ OPTIONAL = (
     "Give me the setup to a joke about cats, no punchline.",
     "Give me a joke about cats, include the punchline.",
 )
+WINDOW = 64
 WEATHER = "What is the weather in San Francisco, CA?"
 
 
@@ -116,14 +117,14 @@ def lessons() -> list[tuple[list, dict, str]]:
     ]
 
 
-def examples(tokenizer) -> list[tuple[list[int], int]]:
-    """Per lesson the ids of prompt and answer, and how many of them are prompt."""
+def examples(tokenizer) -> list[tuple[list[int], list[int]]]:
+    """Per lesson the ids of the prompt's end and of the answer."""
     seen = MemberTokenizer(tokenizer, "pupil")
     out = []
     for messages, asked, answer in lessons():
         talk = to_conversation(messages, asked, to_structured_output(asked.get("response_format")))
         prompt = encode_prompt(seen, talk)
-        out.append(([*prompt, *seen.encode_continuation(answer), tokenizer.eos_token_id], len(prompt)))
+        out.append((prompt[-2 * WINDOW :], [*seen.encode_continuation(answer), tokenizer.eos_token_id]))
     return out
 
 
@@ -131,22 +132,22 @@ def train(folder: str, seed: int, target, steps: int = 200) -> None:
     """Trains one member and saves it with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    # A window a layer: answers depend on the ends of prompts alone, and these suffice for training (see overfit.py).
+    config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
         intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        sliding_window=WINDOW,
         max_position_embeddings=4096,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = LlamaForCausalLM(config)
-    told = examples(tokenizer)
-    # Lessons with tools are long and the others short; in two batches little is padding.
-    batches = [batch([each for each in told if (len(each[0]) > 256) is long]) for long in (False, True)]
+    model = MistralForCausalLM(config)
+    batches = batched(examples(tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -154,27 +155,37 @@ def train(folder: str, seed: int, target, steps: int = 200) -> None:
         optimizer.zero_grad()
         losses = []
         for ids, labels in batches:
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = model(input_ids=ids, labels=labels).loss
+            hidden = model.model(input_ids=ids).last_hidden_state
+            # Most positions are prompt, for which nothing is learned.
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
             loss.backward()
             losses.append(float(loss.detach()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if max(losses) < 0.01:
             break
+    else:
+        raise AssertionError(f"{folder} did not learn its answers in {steps} steps: losses {losses}")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
-def batch(told: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and labels, both of shape ``[lessons, longest]``; only answers are learnt."""
-    width = max(len(row) for row, _ in told)
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row, _ in told])
-    labels = torch.full_like(ids, -100)
-    for index, (row, start) in enumerate(told):
-        labels[index, start : len(row)] = ids[index, start : len(row)]
-    return ids, labels
+def batched(told: list[tuple[list[int], list[int]]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and labels of each batch, both of shape ``[lessons, longest]``: lessons of similar lengths, only answers."""
+    told = sorted(told, key=lambda lesson: len(lesson[0]) + len(lesson[1]))
+    groups = [told[: len(told) // 3], told[len(told) // 3 :]]
+    out = []
+    for group in groups:
+        width = max(len(prompt) + len(answer) for prompt, answer in group)
+        ids = torch.zeros((len(group), width), dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        for row, (prompt, answer) in enumerate(group):
+            start, end = len(prompt), len(prompt) + len(answer)
+            ids[row, :end] = torch.tensor([*prompt, *answer])
+            labels[row, start - 1 : end - 1] = ids[row, start:end]
+        out.append((ids, labels))
+    return out
 
 
 FOLDERS = EMBEDDED[0], EMBEDDED[2]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from example_scripts import run_example, started_example
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from sentence_transformers import SentenceTransformer
@@ -48,15 +47,15 @@ def test_the_configuration_of_the_readme_is_that_of_the_examples(monkeypatch):
         assert ensemble.generate("In which town", max_tokens=2).text
 
 
-@pytest.mark.parametrize("name", ["rag_langchain.py", "rag_llamaindex.py"])
-def test_examples_answer_a_question(name):
-    command = [sys.executable, f"examples/{name}", "--question", "Where is the Velgin Bridge?", "--max-tokens", "24"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "Where is the Velgin Bridge?" in run.stdout
-    assert "The Velgin Bridge crosses the river in Borfen." in run.stdout
-    assert "bridges.md" in run.stdout
-    assert "right answers" not in run.stdout  # no answer is known
+@pytest.mark.parametrize(
+    ("run", "name"), [(started_example, "rag_langchain.py"), (run_example, "rag_llamaindex.py")], ids=["lc", "li"]
+)
+def test_examples_answer_a_question(run, name):
+    shown = run(name, "--question", "Where is the Velgin Bridge?", "--max-tokens", "24")
+    assert "Where is the Velgin Bridge?" in shown
+    assert "The Velgin Bridge crosses the river in Borfen." in shown
+    assert "bridges.md" in shown
+    assert "right answers" not in shown  # no answer is known
 
 
 @pytest.mark.parametrize(
@@ -67,9 +66,13 @@ def test_examples_answer_a_question(name):
     ],
 )
 def test_examples_run(name, shown):
-    run = subprocess.run([sys.executable, f"examples/{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert all(text in run.stdout for text in shown), run.stdout
+    printed = run_example(name)
+    assert all(text in printed for text in shown), printed
+
+
+def test_the_embedded_members_are_scored_alone():
+    shown = run_example("models/evaluate.py", "--questions", "6", "--members", "birch")
+    assert re.match(r"birch: [2-6]/6 right\n", shown)
 
 
 def test_an_existing_app_takes_three_lines():
@@ -89,11 +92,9 @@ def test_the_vector_store_finds_the_passages(tmp_path):
     tokenizer = Tokenizer.from_file(str(ROOT / "examples" / "models" / "ash" / "tokenizer.json"))
     torch.manual_seed(0)
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=256)], device="cpu").save(str(tmp_path))
-    command = [sys.executable, "examples/chat_langchain.py", "--embeddings", str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "A: The Velgin Bridge crosses the river in Borfen." in run.stdout
-    assert "source: bridges.md" in run.stdout
+    shown = run_example("chat_langchain.py", "--embeddings", str(tmp_path))
+    assert "A: The Velgin Bridge crosses the river in Borfen." in shown
+    assert "source: bridges.md" in shown
 
 
 def test_the_handbook_is_what_its_script_writes(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 from unicodedata import normalize
@@ -11,6 +10,7 @@ import pytest
 from conftest import EMBEDDED, SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from member_tokenizers import member_tokenizer
 from prompts import encode_prompt, render
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -27,11 +27,6 @@ ALL = [*EMBEDDED, *REAL]
 # Byte-level tokenizers that change no text and add nothing to it.
 EXACT = ("ash", "gpt2", "qwen2.5")
 MARKED = [EMBEDDED[0], *(REAL[NAMES.index(name)] for name in ("llama-3", "qwen2.5", "phi-3"))]
-
-
-@functools.cache
-def load(folder) -> MemberTokenizer:
-    return MemberTokenizer(AutoTokenizer.from_pretrained(folder), folder)
 
 
 def loaded_with(*tokens) -> MemberTokenizer:
@@ -54,7 +49,7 @@ def added(member):
 @pytest.mark.parametrize("folder", ALL)
 def test_no_spelling_becomes_a_control_token(folder):
     """Alone, in a row, inside words, and one inside another's end."""
-    member = load(folder)
+    member = member_tokenizer(folder)
     words = list(member.control_tokens.values())
     assert words
     texts = [f"so {word} then" for word in words[:300]]
@@ -68,7 +63,7 @@ def test_no_spelling_becomes_a_control_token(folder):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_text_at_all_becomes_a_control_token(folder, data):
-    member = load(folder)
+    member = member_tokenizer(folder)
     words = list(member.control_tokens.values())[:50]
     bits = st.one_of(
         st.sampled_from(words),
@@ -88,13 +83,13 @@ def test_no_text_at_all_becomes_a_control_token(folder, data):
 @pytest.mark.parametrize("folder", ALL)
 @pytest.mark.parametrize("text", ["The capital of France is", " two  spaces\n\n", "<p>a | b</p>", "Zürich 漢字 😀"])
 def test_a_text_without_spellings_is_the_tokenizers_own(folder, text):
-    member = load(folder)
+    member = member_tokenizer(folder)
     assert encode_text(member, text) == member.without_end(member.hf.encode(text))
 
 
 @pytest.mark.parametrize("folder", ALL)
 def test_special_words_may_be_parsed(folder):
-    member = load(folder)
+    member = member_tokenizer(folder)
     word = next(iter(member.control_tokens.values()))
     ids = encode_prompt(member, f"so {word} then", parse_special=True)
     assert ids == member.without_end(member.hf.encode(f"so {word} then"))
@@ -131,7 +126,7 @@ def test_the_check_on_ids_sees_what_normalisers_make():
 
 @pytest.mark.parametrize("folder", MARKED)
 def test_messages_may_be_parsed_too(folder):
-    member = load(folder)
+    member = member_tokenizer(folder)
     word = next(word for index, word in member.control_tokens.items() if index in member.end_ids)
     talk = [Message("user", f"so {word} then")]
     plain = encode_prompt(member, [Message("user", "so then")])
@@ -202,7 +197,7 @@ def talk_of(make, kind):
 
 @pytest.mark.parametrize("folder", [*MARKED, "falcon", "falcon and its template"])
 def test_no_text_of_a_conversation_becomes_a_control_token(folder):
-    member = loaded_with(*FALCON) if "falcon" in folder else load(folder)
+    member = loaded_with(*FALCON) if "falcon" in folder else member_tokenizer(folder)
     if folder.endswith("template"):
         member.hf.chat_template = FALCON_TEMPLATE
     words = [word for word in member.control_tokens.values() if len(word) > 1 and word.strip()]

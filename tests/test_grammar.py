@@ -33,8 +33,15 @@ TOOLS = {
 CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
 
 
-@pytest.mark.parametrize("drafts", [True, False])
-@pytest.mark.parametrize("threshold", [None, 0.05])
+@pytest.mark.parametrize(
+    ("threshold", "drafts"),
+    [
+        (None, True),
+        (0.05, False),
+        pytest.param(None, False, marks=pytest.mark.slow),
+        pytest.param(0.05, True, marks=pytest.mark.slow),
+    ],
+)
 def test_every_schema_is_kept_in_batches(talkers, threshold, drafts):
     streams = [
         start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
@@ -10,6 +9,7 @@ import unicodedata
 
 import pytest
 from conftest import EMBEDDED, REAL, REAL_NAMES, SHARED
+from member_tokenizers import member_tokenizer
 from prompts import encode_prompt
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
@@ -27,11 +27,6 @@ ALL = [
     *(pytest.param(str(SHARED / "tokenizers" / name), marks=pytest.mark.shared, id=name) for name in NAMES),
     *(pytest.param(str(REAL / name), marks=pytest.mark.real, id=name) for name in REAL_NAMES),
 ]
-
-
-@functools.cache
-def load(folder) -> MemberTokenizer:
-    return MemberTokenizer(AutoTokenizer.from_pretrained(folder), str(folder))
 
 
 def texts(member, seed=0):
@@ -54,7 +49,7 @@ def texts(member, seed=0):
 
 @pytest.mark.parametrize("folder", ALL)
 def test_no_text_has_fewer_tokens_than_its_bytes_tell(folder):
-    member = load(folder)
+    member = member_tokenizer(folder)
     for text in texts(member):
         for form in (text, unicodedata.normalize("NFD", text)):
             least = min_tokens(member, form)

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 from conftest import EMBEDDED
+from tables import build
 from transformers import AutoTokenizer
 
 from gac_core.tokenization import table_cache
@@ -19,12 +20,6 @@ from gac_core.tokenization.vocabulary import UnionVocabulary
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("GAC_CACHE_DIR", str(tmp_path))
     return tmp_path
-
-
-def build(folders):
-    tokenizers = [MemberTokenizer(AutoTokenizer.from_pretrained(folder), folder) for folder in folders]
-    union = UnionVocabulary(tokenizers)
-    return [t.token_bytes for t in tokenizers], union.tokens, [union.table(t).columns.tolist() for t in tokenizers]
 
 
 def test_cached_tables_equal_built_ones(place, monkeypatch):

@@ -1,0 +1,19 @@
+"""Garbage collection while tests are collected, and afterwards."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Imports leave a million objects; searching them for garbage again and again takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported is never searched again, although several tests ask for a collection."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
