@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from test_structure import MODULES, imported_modules, package_of
 from tokenizers import Tokenizer
+from vision_members import picture, vision_members  # noqa: F401
 
 from gac_core import Ensemble
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SERVER = "http://127.0.0.1:8000"
 """Where pages expect ``gac serve``, which the tests' own server stands for."""
+VISION, PICTURE = "models/vision", "boat.png"
+"""A vision-language model and a picture of the reader, for which those of the tests stand."""
 BLOCKS = [
     pytest.param(path.name, code, id=f"{path.stem}-{number}")
     for path in PAGES
@@ -29,9 +32,13 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
-def test_code_in_documents_runs(page, code, request, monkeypatch, capsys):
+def test_code_in_documents_runs(page, code, request, monkeypatch, capsys, tmp_path):
     if SERVER in code:
         code = code.replace(SERVER, request.getfixturevalue("server").url)
+    if VISION in code:
+        (tmp_path / PICTURE).write_bytes(picture(1).data)
+        folder = request.getfixturevalue("vision_members")("llava").folder
+        code = code.replace(VISION, folder).replace(PICTURE, str(tmp_path / PICTURE))
     monkeypatch.chdir(ROOT)
     exec(compile(code, page, "exec"), {})
 

@@ -74,7 +74,7 @@ def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> None:
         part.save_pretrained(folder)
 
 
-def llava(folder: Path) -> None:
+def llava(folder: Path, context: int = 512) -> None:
     """LLaVA: a CLIP tower, one token for each patch."""
     tokenizer = _tokenizer("<image>", "<image>")
     pixels = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
@@ -88,7 +88,7 @@ def llava(folder: Path) -> None:
     )
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**PATCHES, projection_dim=16),
-        text_config=LlamaConfig(**_text(tokenizer)),
+        text_config=LlamaConfig(**_text(tokenizer, max_position_embeddings=context)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     _save(folder, LlavaForConditionalGeneration(config), tokenizer, processor)
@@ -191,7 +191,7 @@ def idefics3(folder: Path) -> None:
     processor = Idefics3Processor(pixels, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
     config = Idefics3Config(
         vision_config=PATCHES,
-        text_config=LlamaConfig(**_text(tokenizer)),
+        text_config=LlamaConfig(**_text(tokenizer, max_position_embeddings=context)),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
