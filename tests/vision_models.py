@@ -191,7 +191,7 @@ def idefics3(folder: Path) -> None:
     processor = Idefics3Processor(pixels, tokenizer, image_seq_len=4, chat_template=tokenizer.chat_template)
     config = Idefics3Config(
         vision_config=PATCHES,
-        text_config=LlamaConfig(**_text(tokenizer, max_position_embeddings=context)),
+        text_config=LlamaConfig(**_text(tokenizer)),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
