@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 64_000_000
+MAX_TOTAL_PIXELS = 128_000_000
+"""Of all images of a conversation, which are decoded at the same time: 384 MB."""
 # Decoders are chosen by signature: no other format of Pillow is ever tried on a caller's bytes.
 _SIGNATURES = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), ("image/png", "PNG")),
@@ -136,32 +139,56 @@ class Image:
         """The image as a ``data:`` URL in base64."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the header says; errors as in `pixels`."""
+        with self._opened() as opened:
+            return opened.size
+
     def pixels(self) -> PillowImage:
         """Returns the decoded image as a Pillow image of mode RGB, turned as its EXIF orientation says.
 
         Raises:
             ImageError: Pillow is not installed, the image has more than 64 million pixels, or it is damaged.
         """
+        with self._opened() as opened:
+            from PIL import ImageOps
+
+            try:
+                return ImageOps.exif_transpose(opened).convert("RGB")
+            except Exception as error:
+                # Decoders raise OSError, ValueError, SyntaxError, struct.error and others.
+                raise self._damaged(" ".join(str(error).split())) from error
+
+    def _opened(self) -> PillowImage:
+        """Returns the image with its header read."""
         try:
             from PIL import Image as pillow
-            from PIL import ImageOps
         except ImportError as error:
             raise ImageError(
                 "images need Pillow: pip install 'gac-ensemble[vision]', or leave the image out"
             ) from error
         assert self._kind is not None
         try:
-            with pillow.open(io.BytesIO(self.data), formats=(self._kind[1],)) as opened:
-                width, height = opened.size
-                if width * height <= MAX_PIXELS:
-                    return ImageOps.exif_transpose(opened).convert("RGB")
+            opened = pillow.open(io.BytesIO(self.data), formats=(self._kind[1],))
         except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
             raise ImageError(f"the image is too large: at most {MAX_PIXELS} pixels are decoded; scale it") from error
         except Exception as error:
-            # Decoders raise OSError, ValueError, SyntaxError, struct.error and others.
-            reason = shorten(" ".join(str(error).split()), 200)
-            raise ImageError(f"the {self.media_type} cannot be decoded: {reason}; give an undamaged file") from error
-        raise ImageError(f"the image has {width} x {height} pixels; at most {MAX_PIXELS} pixels are decoded; scale it")
+            raise self._damaged("its header is not valid") from error
+        width, height = opened.size
+        problem = None
+        if width * height > MAX_PIXELS:
+            problem = f"{width} x {height} pixels; at most {MAX_PIXELS} pixels are decoded; scale it"
+        elif opened.mode.startswith(("I", "F")):
+            # Pillow clips these values, and most of the picture becomes white.
+            problem = "more than 8 bits of grey per pixel; convert it to 8 bits"
+        if problem is not None:
+            opened.close()
+            raise ImageError(f"the image has {problem}")
+        return opened
+
+    def _damaged(self, reason: str) -> ImageError:
+        return ImageError(f"the {self.media_type} cannot be decoded: {shorten(reason, 200)}; give an undamaged file")
 
     @property
     def _kind(self) -> tuple[str, str] | None:
@@ -183,6 +210,16 @@ class PlacedImage:
 
     image: Image
     offset: int
+
+
+def check_total(images: Sequence[Image]) -> None:
+    """Raises an `ImageError` if images have too many pixels together; reads their headers only."""
+    total = sum(width * height for width, height in (image.size for image in images))
+    if total > MAX_TOTAL_PIXELS:
+        raise ImageError(
+            f"the {len(images)} images of the conversation have {total} pixels together; at most {MAX_TOTAL_PIXELS} "
+            "are decoded at once; scale them, or leave some out"
+        )
 
 
 def _check_size(size: int) -> None:

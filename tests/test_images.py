@@ -14,9 +14,9 @@ import pytest
 from conftest import EMBEDDED
 from transformers import AutoTokenizer
 
-from gac_core import Conversation, Image, Message, PlacedImage, RequestError
+from gac_core import Conversation, Image, ImageError, Message, PlacedImage, RequestError
 from gac_core.chat.marks import mark_conversation
-from gac_core.images import MAX_BYTES
+from gac_core.images import MAX_BYTES, check_total
 from gac_core.tokenization.tokenizer import MemberTokenizer
 
 
@@ -131,6 +131,20 @@ def test_damaged_files_are_refused_when_decoded(data):
 def test_decompression_bombs_are_refused_by_their_header(size):
     with pytest.raises(RequestError, match="at most 64000000 pixels"):
         Image(png_claiming(*size)).pixels()
+
+
+def test_grey_of_16_bits_is_refused():
+    with pytest.raises(ImageError, match="convert it to 8 bits"):
+        Image(encoded("I;16", colour=40000)).pixels()
+    assert Image(encoded("L", colour=156)).pixels().getpixel((0, 0)) == (156, 156, 156)
+
+
+def test_all_images_of_a_conversation_are_limited_together():
+    large = Image(png_claiming(8000, 8000))
+    assert large.size == (8000, 8000)
+    check_total([large, large])
+    with pytest.raises(ImageError, match="3 images of the conversation have 192000000 pixels together"):
+        check_total([large, large, large])
 
 
 def test_orientation_and_transparency_are_read_as_transformers_reads_them():

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from gac_core.errors import GaCError, ImageError, shorten
-from gac_core.images import Image
+from gac_core.images import Image, check_total
 from gac_core.templates.rendering import apply_template
 from gac_core.tokenization.escaping import encode_marked
 from gac_core.tokenization.tokenizer import MemberTokenizer
@@ -106,6 +106,7 @@ class VisionProcessor:
             return EncodedPrompt(encoding.ids_of(rendered))
         if _ESCAPE + self.placeholder in rendered:
             raise ImageError("the character U+F0000 stands directly before an image; remove it")
+        check_total(images)
         pixels = [image.pixels() for image in images]
         processor = copy.copy(self._processor)
         processor.tokenizer = encoding
