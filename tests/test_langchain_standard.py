@@ -15,12 +15,10 @@ import operator
 import httpx
 import pytest
 from langchain_openai import ChatOpenAI
-from langchain_tests.integration_tests import ChatModelIntegrationTests, chat_models
+from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from server_fixture import served
 from standard_members import FOLDERS, train
-from vision_members import picture
-from vision_models import llava
 
 from gac_core import Ensemble
 from gac_core.server.catalog import Catalog
@@ -29,14 +27,12 @@ from gac_langchain import ChatGaC
 
 @pytest.fixture(scope="session")
 def members(tmp_path_factory):
-    """The three members."""
+    """Folders of the two members."""
     root = tmp_path_factory.mktemp("standard")
     names = ["first", "second"]
     for seed, (folder, name) in enumerate(zip(FOLDERS, names, strict=True)):
         train(folder, seed, root / name)
-    llava(root / "seeing", context=4096)
-    # Of random weights: it reads the images of the suite, and hardly changes what the others know by heart.
-    folders = [*(str(root / name) for name in names), {"model": str(root / "seeing"), "weight": 1e-4}]
+    folders = [str(root / name) for name in names]
     # Held, so that every model of the suite shares the loaded ensemble.
     with ChatGaC(models=folders, dtype="float32")._ensemble:
         yield folders
@@ -59,16 +55,6 @@ class Capable:
     @property
     def supports_anthropic_inputs(self):
         return True
-
-    @property
-    def supports_image_inputs(self):
-        return True
-
-    @pytest.fixture(autouse=True)
-    def _image(self, monkeypatch):
-        # The suite downloads its picture; nothing is downloaded here.
-        picture_of_suite = httpx.Response(200, content=picture(1).data)
-        monkeypatch.setattr(chat_models.httpx, "get", lambda url, timeout: picture_of_suite)
 
     @property
     def supports_model_override(self):
