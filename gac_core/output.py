@@ -85,7 +85,7 @@ class MemberStats:
         reused_tokens: Prompt tokens found in its KV cache (prefix caching).
         seconds: The request's share of the wall time of these forward passes (a batch's time is split evenly over its
             rows). On a GPU the time to launch them, without synchronisation.
-        images: Images of the prompt that it reads; 0 if it reads the text alone.
+        images: Images of the prompt that it has read; 0 if it reads the text alone, or was not asked for anything.
     """
 
     prompt_tokens: int = 0

@@ -124,7 +124,7 @@ def test_choices_read_their_image_once(seeing):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"threshold": 0.4, "gate": "eye"}, {"threshold": 0.4, "gate": "blind"}, {"combine": "geometric"}]
+    "settings", [{}, {"threshold": 0.4, "gate": "eye"}, {"threshold": 0.97, "gate": "blind"}, {"combine": "geometric"}]
 )
 def test_a_mixed_ensemble_equals_the_reference(both, settings):
     one, mixed = both
@@ -135,6 +135,13 @@ def test_a_mixed_ensemble_equals_the_reference(both, settings):
         output = mixed.generate(ONE, max_tokens=TOKENS, drafts=drafts, **settings)
         assert list(output.tokens) == tokens
     assert {name: stats.images for name, stats in output.stats.members.items()} == {"eye": 1, "blind": 0}
+
+
+def test_members_that_are_not_asked_read_no_images(both):
+    """A gate that is always sure decides alone."""
+    _, mixed = both
+    output = mixed.generate(ONE, max_tokens=2, gate="blind", threshold=1e-9)
+    assert [(stats.images, stats.forwards > 0) for stats in output.stats.members.values()] == [(0, False), (0, True)]
 
 
 def test_lookup_drafts_change_nothing(both):

@@ -281,6 +281,9 @@ def _record(request: Request, voice: Sequence, ask: Ask, answer: Answer) -> None
     stats = request.stats.members[voice.name]
     if ask.chunk.start == 0 and answer.read and not stats.forwards:
         stats.reused_tokens = answer.read - answer.computed
+    images = ask.chunk.images
+    if images is not None and answer.read >= images.end:
+        stats.images = images.count
     request.record_forward(voice, answer.computed, answer.seconds)
     text = voice.text
     text.num_cached = max(text.num_cached, min(len(text.token_ids), ask.chunk.start + answer.read))

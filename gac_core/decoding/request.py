@@ -109,7 +109,7 @@ class Request:
         self.prompt_bytes = len(self.written)
         self.stats = RequestStats(
             settings=self.settings,
-            members={voice.name: _prompt_stats(voice) for voice in self.voices},
+            members={voice.name: MemberStats(prompt_tokens=len(voice.text.token_ids)) for voice in self.voices},
         )
 
     @property
@@ -151,8 +151,3 @@ class Request:
         stats.forwards += 1
         stats.tokens += tokens
         stats.seconds += seconds
-
-
-def _prompt_stats(voice: Sequence) -> MemberStats:
-    images = voice.text.images
-    return MemberStats(prompt_tokens=len(voice.text.token_ids), images=0 if images is None else images.count)
