@@ -58,3 +58,19 @@ def test_a_gguf_file_equals_its_converted_folder(name, real, caplog):
     ids = torch.tensor([tokenizer.encode(text)])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, wanted(ids).logits)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gguf") is None or not (REAL / "gguf").is_dir(),
+    reason="the package gguf or the folder gguf of the real models is not there",
+)
+def test_a_gguf_file_and_a_folder_answer_on_two_devices_without_bars(capfd):
+    members = [
+        MemberConfig(str(REAL / "gguf" / "smollm2.gguf"), name="file", device="cpu:0"),
+        MemberConfig(str(REAL / "smollm2"), name="folder", device="cpu:1"),
+    ]
+    with Ensemble.load(members, dtype="bfloat16", threshold=0.9) as ensemble:
+        assert "; file on cpu:0, folder on cpu:1; " in ensemble.summary()
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        assert "Paris" in ensemble.generate(question, max_tokens=16).text
+    assert "it/s" not in capfd.readouterr().err

@@ -119,6 +119,7 @@ def tensors_reported(report: Callable[[float], None]) -> Iterator[None]:
     Args:
         report: Takes the fraction of a model's tensors that are loaded.
     """
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging as transformers_logging
 
     thread = threading.get_ident()
@@ -129,8 +130,13 @@ def tensors_reported(report: Callable[[float], None]) -> Iterator[None]:
             return factory(*given, **named)
         return _Watched(given[0], report)
 
+    # transformers reads GGUF files under a bar that has no hook.
+    files: Any = gguf
+    bar = files.tqdm
     before = set_hook(watched)
+    files.tqdm = transformers_logging.tqdm
     try:
         yield
     finally:
+        files.tqdm = bar
         set_hook(before)
