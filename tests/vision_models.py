@@ -24,15 +24,21 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 TEMPLATE = (
@@ -142,6 +148,52 @@ def qwen3_5(folder: Path) -> None:
     _save(folder, Qwen3_5ForConditionalGeneration(config), tokenizer, pixels)
 
 
+def qwen3_vl(folder: Path) -> None:
+    """Qwen3-VL: features of images are added in several decoder layers (DeepStack)."""
+    tokenizer, ids, pixels = _qwen()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config=_text(tokenizer, rope_parameters=rope, head_dim=12),
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": TEXT["hidden_size"],
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+            "initializer_range": 0.3,
+        },
+        **ids,
+    )
+    _save(folder, Qwen3VLForConditionalGeneration(config), tokenizer, pixels)
+
+
+def llava_next(folder: Path) -> None:
+    """LLaVA-NeXT: an image is cut into tiles by its shape."""
+    tokenizer = _tokenizer("<image>", "<image>")
+    shapes = [[16, 32], [32, 16], [32, 32]]
+    pixels = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=shapes
+    )
+    processor = LlavaNextProcessor(
+        pixels,
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**PATCHES, projection_dim=16),
+        text_config=LlamaConfig(**_text(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=shapes,
+    )
+    _save(folder, LlavaNextForConditionalGeneration(config), tokenizer, processor)
+
+
 def _qwen():
     """A tokenizer, the ids of its image tokens by their names in configurations, and an image processor."""
     tokens = {
@@ -205,4 +257,6 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "gemma3": gemma3,
     "idefics3": idefics3,
     "qwen3_5": qwen3_5,
+    "qwen3_vl": qwen3_vl,
+    "llava_next": llava_next,
 }
