@@ -35,7 +35,7 @@ from gac_core import (
     request_params,
     with_top_logprobs,
 )
-from gac_llamaindex.fields import EnsembleFields, read_bias
+from gac_llamaindex.fields import EnsembleFields, read_bias, read_grammar
 
 # LlamaIndex needs a number also where no member has a limit.
 _NO_LIMIT = 1_000_000
@@ -64,8 +64,9 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         fields = with_top_logprobs(fields, fields.pop("top_logprobs", None))
         if set(fields) - set(known):
             raise UnknownArgumentError(set(fields) - set(known), set(known) | {"ensemble"})
-        if "logit_bias" in fields:
-            fields["logit_bias"] = read_bias(fields["logit_bias"])
+        for name, read in (("logit_bias", read_bias), ("grammar", read_grammar)):
+            if name in fields:
+                fields[name] = read(fields[name])
         params = _default_params({name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS & set(known)})
         if fields.get("stop") is not None:
             fields["stop"] = list(params.stop)

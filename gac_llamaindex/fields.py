@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.types import PydanticProgramMode
 
-from gac_core import WRAPPER_FIELDS
+from gac_core import WRAPPER_FIELDS, Grammar
 
 Bias = dict[int | str | bytes, float]
 
@@ -64,6 +65,7 @@ class EnsembleFields(FunctionCallingLLM):
     seed: int | None = _field("seed")
     stop: str | list[str] | None = _field("stop")
     logprobs: int | None = _field("logprobs")
+    grammar: Any = _field("grammar")
     drafts: bool = _field("drafts")
     token_stats: bool = _field("token_stats")
     timeout: float | None = _field("timeout")
@@ -131,6 +133,14 @@ class EnsembleFields(FunctionCallingLLM):
         if bias is None:
             return None
         return [[list(token) if isinstance(token, bytes) else token, number] for token, number in bias.items()]
+
+
+def read_grammar(given: Any) -> Any:
+    """Returns ``grammar`` as a `gac_core.Grammar`; a mapping of its fields is how `GaCLLM.to_dict` writes it."""
+    if not isinstance(given, Mapping):
+        return given
+    parts = {"answer": read_grammar(given.get("answer")), "tools": tuple(map(tuple, given.get("tools") or ()))}
+    return Grammar(**{**given, **parts})
 
 
 def read_bias(given: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -18,6 +18,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 
+from gac_core import Grammar
 from gac_llamaindex.messages import openai_tools
 from gac_llamaindex.predict import PredictingLLM
 from gac_llamaindex.responses import (
@@ -64,7 +65,7 @@ class GaCLLM(PredictingLLM):
             Default None: only in prompts that ``messages_to_prompt`` or ``completion_to_prompt`` has rendered, if you
             gave one; remove them from user input there. Set True where another template of yours, such as
             ``query_wrapper_prompt``, contains control tokens.
-        **fields: Defaults of `gac_core.SamplingParams` (all but ``grammar`` and ``n``: a response has one answer), by
+        **fields: Defaults of `gac_core.SamplingParams` (all but ``n``: a response has one answer), by
             name, which each call may override; and fields of every LlamaIndex LLM, such as ``system_prompt`` and
             ``callback_manager``.
 
@@ -81,6 +82,18 @@ class GaCLLM(PredictingLLM):
         >>> llm = GaCLLM(models=["model-a", "model-b"], threshold=0.5)  # doctest: +SKIP
         >>> llm.complete("What is the capital of France?", max_tokens=5).text  # doctest: +SKIP
     """
+
+    def with_grammar(self, grammar: Grammar | None) -> Self:
+        """Returns a copy whose answers have a form, on the same loaded ensemble.
+
+        For engines that read a form out of the model's text and pass no arguments on, such as evaluators and selectors.
+        Structured answers and calls with a grammar of their own are as without it; answers may call
+        tools instead.
+
+        Args:
+            grammar: The form of the whole answer; None: any.
+        """
+        return self.model_copy(update={"grammar": grammar})
 
     # ---- chat
 

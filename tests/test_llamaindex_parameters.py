@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Literal
 
 import pytest
 from conftest import EMBEDDED, QUESTION
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
-from gac_core import ConfigError, EngineClosedError, Ensemble, RequestError, use_combine, use_weights
+from gac_core import ConfigError, EngineClosedError, Ensemble, Grammar, RequestError, use_combine, use_weights
 from gac_core import as_logprobs as openai_logprobs
 from gac_llamaindex import GaCLLM
 
@@ -195,6 +197,26 @@ def test_a_new_value_is_in_force(ensemble, asked):
         "geometric",
         0.5,
     )
+
+
+def test_a_grammar_of_the_model(ensemble, llm):
+    yes = llm.with_grammar(Grammar.choices(["YES", "NO"]))
+    assert yes.ensemble is ensemble
+    assert yes.chat(MESSAGES).message.content in ("YES", "NO")
+    assert yes.complete(PROMPT, grammar=Grammar.regex("[0-9]{3}")).text.isdigit()
+    assert isinstance(yes.structured_predict(Bell, PromptTemplate("Which bell?"), llm_kwargs={"max_tokens": 60}), Bell)
+    response = yes.chat_with_tools([RING], PROMPT, max_tokens=64)
+    assert yes.get_tool_calls_from_response(response, False) or response.message.content in ("YES", "NO")
+    assert llm.grammar is None
+    with pytest.raises(RequestError, match="grammar must be"):
+        GaCLLM(ensemble=ensemble, grammar="[0-9]+")
+
+
+@pytest.mark.parametrize("grammar", [Grammar.json_schema({"type": "integer"}), Grammar.tool_calls({"ring": {}})])
+def test_a_grammar_is_written_down(grammar):
+    own = GaCLLM(EMBEDDED[:1], grammar=grammar)
+    for again in (GaCLLM.from_json(own.to_json()), GaCLLM.from_dict(own.to_dict()), pickle.loads(pickle.dumps(own))):
+        assert again.grammar == grammar
 
 
 async def test_closed_models_answer_no_more():
