@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import torch
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 
@@ -87,7 +88,12 @@ def token_counts(rig: Any) -> bool:
 
 def logprobs(rig: Any) -> bool:
     """Log probabilities of the tokens."""
-    return bool(rig.make().chat(ASK, logprobs=2).logprobs)
+    # As Ollama and vLLM count them, and as OpenAI does.
+    for given in ({"logprobs": 2}, {"logprobs": True, "top_logprobs": 2}):
+        with suppress(Exception):
+            if rig.make().chat(ASK, **given).logprobs:
+                return True
+    return False
 
 
 def context_window(rig: Any) -> bool:
@@ -116,11 +122,12 @@ def echoes(rig: Any) -> bool:
 
 def penalties(rig: Any) -> bool:
     """A frequency penalty passed per call takes effect or is sent."""
-    prompt = "word " * 20
-    llm = rig.make()
-    whole, other = llm.complete(prompt).text, llm.complete(prompt, frequency_penalty=2.0).text
+    texts = []
+    for given in ({}, {"frequency_penalty": 2.0}):
+        torch.manual_seed(0)
+        texts.append(rig.make(long=True).complete(PROMPT, **given).text)
     server = getattr(rig, "server", None)
-    return bool(whole != other if server is None else server.body.get("frequency_penalty") == 2.0)
+    return bool(texts[0] != texts[1] if server is None else server.body.get("frequency_penalty") == 2.0)
 
 
 def time_limits(rig: Any) -> bool:

@@ -143,10 +143,12 @@ class ServedRig(GaCRig):
 
     def make(self, long: bool = False, **fields: Any) -> LLM:
         """Returns an LLM; with ``long``, one that generates until its limit."""
-        # The client refuses temperatures above 2.
-        body = {"temperature": 5.0, "seed": 1} if long else {"seed": fields.pop("seed", 1)}
-        values = {"max_tokens": LONG if long else SHORT, "additional_kwargs": {"extra_body": body}, **fields}
-        return openai_like(self._url, **values)
+        sampling: dict[str, Any] = {"seed": fields.pop("seed", 1)}
+        values = {"max_tokens": LONG if long else SHORT, "additional_kwargs": sampling}
+        if long:
+            sampling["logit_bias"] = {each.tokenizer.eos_token_id: -100 for each in self.members}
+            values["temperature"] = 2.0
+        return openai_like(self._url, **{**values, **fields})
 
     def load(self) -> Any:
         """Constructs an LLM; the server holds the weights."""

@@ -121,11 +121,11 @@ class GaCRig(LocalRig):
     json: ClassVar = [({}, {"grammar": Grammar.json_schema({"type": "object", "properties": {}})})]
 
     def __init__(self) -> None:
-        self.counted = counted = [Counted(name) for name in ("ash", "birch")]
+        self.counted = self.members = [Counted(name) for name in ("ash", "birch")]
         config = EnsembleConfig(tuple(MemberConfig(str(MODELS / name)) for name in ("ash", "birch")))
         members = [
             Member.from_model(each.model, each.tokenizer, name)
-            for each, name in zip(counted, config.names, strict=True)
+            for each, name in zip(self.members, config.names, strict=True)
         ]
         self.ensemble = Ensemble(members, config)
         # Models are freed with the last ensemble that uses them.

@@ -176,7 +176,9 @@ class ScriptedServer:
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         reason = "tool_calls" if tools else "stop"
         if streams:
-            self._event(http, body, {"tool_calls": tools} if tools else {}, [], finish_reason=reason)
+            for tool in tools:
+                self._event(http, body, {"tool_calls": [tool]}, [])
+            self._event(http, body, {}, [], finish_reason=reason)
             if (body.get("stream_options") or {}).get("include_usage"):
                 last = {**_head("chat.completion.chunk"), "choices": [], "usage": usage}
                 self._send(http, f"data: {json.dumps(last)}\n\n")
