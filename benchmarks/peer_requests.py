@@ -34,7 +34,9 @@ def quiet(rig: Any, seconds: float = 0.3) -> bool:
 def several_models(rig: Any) -> bool:
     """Several models generate one answer."""
     raw = rig.make().complete("In which town").raw
-    return isinstance(raw, dict) and len(raw.get("gac", {}).get("members", {})) > 1
+    # A server has them in its choices.
+    values = raw if isinstance(raw, dict) else getattr(getattr(raw, "choices", [raw])[0], "model_extra", None) or {}
+    return len(values.get("gac", {}).get("members", {})) > 1
 
 
 def call_arguments(rig: Any) -> bool:
@@ -88,11 +90,12 @@ def token_counts(rig: Any) -> bool:
 
 def logprobs(rig: Any) -> bool:
     """Log probabilities of the tokens."""
-    # As Ollama and vLLM count them, and as OpenAI does.
+    # A number of them, or as in OpenAI's interface; by call or as a field.
     for given in ({"logprobs": 2}, {"logprobs": True, "top_logprobs": 2}):
-        with suppress(Exception):
-            if rig.make().chat(ASK, **given).logprobs:
-                return True
+        for fields, kwargs in (({}, given), (given, {})):
+            with suppress(Exception):
+                if rig.make(**fields).chat(ASK, **kwargs).logprobs:
+                    return True
     return False
 
 

@@ -146,7 +146,8 @@ class ServedRig(GaCRig):
         sampling: dict[str, Any] = {"seed": fields.pop("seed", 1)}
         values = {"max_tokens": LONG if long else SHORT, "additional_kwargs": sampling}
         if long:
-            sampling["logit_bias"] = {each.tokenizer.eos_token_id: -100 for each in self.members}
+            gate = self.members[self.ensemble.names.index(self.ensemble.gate)]
+            sampling["logit_bias"] = {gate.tokenizer.eos_token_id: -100}
             values["temperature"] = 2.0
         return openai_like(self._url, **{**values, **fields})
 
