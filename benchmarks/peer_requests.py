@@ -63,9 +63,11 @@ def unknown_arguments(rig: Any) -> bool:
 def stop_strings(rig: Any) -> bool:
     """A stop string passed per call ends the text and is not part of it."""
     # Some repeat the prompt.
-    whole = rig.make(long=True).complete(PROMPT).text.removeprefix(PROMPT)
-    stop = whole[3:5]
-    return stop not in rig.make(long=True).complete(PROMPT, stop=[stop]).text.removeprefix(PROMPT)
+    texts = [
+        rig.make(long=True).complete(PROMPT, **given).text.removeprefix(PROMPT).lstrip()
+        for given in ({}, {"stop": [" "]})
+    ]
+    return " " in texts[0].strip() and " " not in texts[1]
 
 
 def long_prompts(rig: Any) -> bool:
@@ -168,7 +170,7 @@ def streams(rig: Any) -> bool:
     """A stream's first piece arrives while the rest is being generated."""
     stream = rig.make(long=True).stream_complete(PROMPT)
     next(stream)
-    early = not quiet(rig, 0.02)
+    early = not quiet(rig, 0.2)
     list(stream)
     return early
 

@@ -17,7 +17,7 @@ from benchmarks import peer_requests as requests
 from benchmarks import peer_tools as tools
 from benchmarks.rigs import GGUF, GaCRig, HuggingFaceRig, LlamaCPPRig
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 ROWS: tuple[Callable[[Any], bool], ...] = (
     requests.several_models,

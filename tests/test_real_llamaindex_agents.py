@@ -83,12 +83,15 @@ def results(events):
 
 async def test_a_function_agent_calls_its_tool_and_answers(llm, asked):
     memory = Memory.from_defaults("agent", tokenizer_fn=llm.encode)
-    agent = FunctionAgent(llm=llm, tools=[WEATHER, CLOTHES], initial_tool_choice="weather")
+    # The agent's choice for its first step stands above the model's for all, so that two requests suffice.
+    once = llm.model_copy(update={"tool_choice": "none", "max_tokens": 30})
+    agent = FunctionAgent(llm=once, tools=[WEATHER, CLOTHES], initial_tool_choice="weather")
     output, events = await run(agent, ASK, memory=memory)
     calls = results(events)
-    assert calls[0][0] == "weather"
-    assert calls[0][1] in ("It is sunny in Rome.", "It is sunny in Oslo.")
-    assert str(output) == asked.answers()[-1]
+    assert {name for name, _ in calls} == {"weather"}
+    assert {result for _, result in calls} <= {"It is sunny in Rome.", "It is sunny in Oslo."}
+    _, answer = asked.answers()
+    assert str(output) == answer
     streamed = [event for event in events if isinstance(event, AgentStream)]
     assert "".join(event.delta for event in streamed).endswith(str(output))
     assert streamed[-1].raw["usage"]["total_tokens"] > 0
