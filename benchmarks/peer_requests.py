@@ -64,10 +64,10 @@ def stop_strings(rig: Any) -> bool:
     """A stop string passed per call ends the text and is not part of it."""
     # Some repeat the prompt.
     texts = [
-        rig.make(long=True).complete(PROMPT, **given).text.removeprefix(PROMPT).lstrip()
+        rig.make(long=True).complete(PROMPT, **given).text.removeprefix(PROMPT).strip()
         for given in ({}, {"stop": [" "]})
     ]
-    return " " in texts[0].strip() and " " not in texts[1]
+    return " " in texts[0] and " " not in texts[1]
 
 
 def long_prompts(rig: Any) -> bool:
@@ -167,12 +167,13 @@ def json_mode(rig: Any) -> bool:
 
 
 def streams(rig: Any) -> bool:
-    """A stream's first piece arrives while the rest is being generated."""
+    """A stream's first piece arrives long before the last is generated."""
+    before = rig.work()
     stream = rig.make(long=True).stream_complete(PROMPT)
     next(stream)
-    early = not quiet(rig, 0.2)
+    first = rig.work() - before
     list(stream)
-    return early
+    return bool(first < (rig.work() - before) / 2)
 
 
 def abandoned_streams(rig: Any) -> bool:

@@ -247,7 +247,8 @@ def _head(kind: str) -> dict[str, Any]:
 def _logprobs(body: dict[str, Any], pieces: list[str]) -> dict[str, Any] | None:
     if not body.get("logprobs"):
         return None
-    return {"content": [{"token": piece, "logprob": -0.1, "bytes": None, "top_logprobs": []} for piece in pieces]}
+    entries = [{"token": piece, "logprob": -0.1, "bytes": None} for piece in pieces]
+    return {"content": [{**entry, "top_logprobs": [entry]} for entry in entries]}
 
 
 def _gone(http: BaseHTTPRequestHandler) -> bool:

@@ -5,6 +5,7 @@ The models are small, so settings and grammars make the choices that matter; wha
 
 from __future__ import annotations
 
+import gc
 from typing import Literal
 
 import pytest
@@ -27,6 +28,7 @@ from gac_llamaindex import GaCLLM
 pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*aiosqlite.*:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
 ]
 
@@ -68,6 +70,13 @@ def llm(both):
 def asked(both):
     with recorded(both) as requests:
         yield requests
+
+
+@pytest.fixture(autouse=True)
+def freed():
+    """LlamaIndex does not close the databases of its memories, which is a warning where they are collected."""
+    yield
+    gc.collect()
 
 
 async def run(agent, question, **given):

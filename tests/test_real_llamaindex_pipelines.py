@@ -43,6 +43,7 @@ from gac_llamaindex import GaCLLM
 pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:asyncio_module.. is deprecated:DeprecationWarning"),
 ]
 
 
