@@ -48,9 +48,9 @@ class Requests:
         taken, self.seen[:] = list(self.seen), []
         return taken
 
-    def answers(self) -> list[str]:
-        """Returns what the ensemble itself generates for the requests since the last call."""
-        texts = [self.ensemble.generate(prompt, params).text for prompt, params in self.take()]
+    def answers(self, last: int = 0) -> list[str]:
+        """Returns what the ensemble itself generates for the requests since the last call; of all or the last."""
+        texts = [self.ensemble.generate(prompt, params).text for prompt, params in self.take()[-last:]]
         self.seen.clear()
         return texts
 
