@@ -24,5 +24,5 @@ def rig():
 @pytest.mark.parametrize("row", ROWS)
 def test_the_table_is_right(row, rig):
     (line,) = [cells for cells in TABLE if cells[0] == f"| {row.__doc__.rstrip('.')}"]
-    expected = {images: "no (`RequestError`)", retries: "no (`MemberError`)"}
+    expected = {images: "no (`ImageError`)", retries: "no (`MemberError`)"}
     assert found(row, rig) == line[1] == expected.get(row, "yes")
