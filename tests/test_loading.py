@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,12 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path):
     small = type(model)(LlamaConfig(**{**model.config.to_dict(), "vocab_size": 100}))
     small.save_pretrained(tmp_path)
     refused(tmp_path, r"tokenizer .*ash' has \d+ tokens, .* for 100; give the tokenizer", tokenizer=EMBEDDED[0])
+
+
+def test_gguf_files_without_their_package_name_the_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (folder / "small.gguf").touch()
+    refused(folder / "small.gguf", r"gguf, which is not installed; pip install 'gac-ensemble\[gguf\]'")
 
 
 def test_gguf_files_that_are_not_there_are_named(folder):

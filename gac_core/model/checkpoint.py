@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gac_core.errors import ModelLoadError
 from gac_core.member_config import MemberConfig
 from gac_core.model.checkpoint_checks import check_architecture, check_chat_template, check_tensors
 from gac_core.model.memory import (
@@ -96,6 +98,10 @@ class Checkpoint:
         if config.device is not None:
             check_device(name, config.device)
         loading_options(config)
+        if config.is_gguf and importlib.util.find_spec("gguf") is None:
+            raise ModelLoadError(
+                name, "GGUF files need the package gguf, which is not installed; pip install 'gac-ensemble[gguf]'"
+            )
         weights = find_source(name, config.model, config.gguf_file, config.revision)
         tokenizer = weights if config.tokenizer is None else find_source(name, config.tokenizer)
         check_files(name, weights, config.allow_pickle)
