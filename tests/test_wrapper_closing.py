@@ -14,7 +14,7 @@ import pytest
 from conftest import EMBEDDED
 from llama_index.core.llms import ChatMessage
 
-from gac_core import ConfigError, EngineClosedError, Grammar, RequestError, default_pool
+from gac_core import ConfigError, EngineClosedError, Ensemble, Grammar, MemberConfig, RequestError, default_pool
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainText
 from gac_llamaindex import GaCLLM as LlamaIndexModel
@@ -154,3 +154,11 @@ def test_fields_that_take_effect_by_call_can_be_changed_and_others_cannot(ensemb
         assert getattr(model, name) == before
     model.temperature, model.gate = 0.5, "birch"
     assert (model.temperature, model.gate) == (0.5, "birch")
+
+
+@pytest.mark.parametrize("make", [ChatGaC, LangChainText, LlamaIndexModel, Ensemble.load])
+@pytest.mark.parametrize("weights", [[1, 1], {"ash": 3.0}, "perplexity"])
+def test_weights_that_contradict_those_of_members_are_refused(make, weights):
+    models = [MemberConfig(EMBEDDED[0], weight=2.0), EMBEDDED[1]]
+    with pytest.raises(ConfigError, match=r"weights=.* and the weight 2 of member 'ash' exclude each other"):
+        make(models=models, weights=weights)

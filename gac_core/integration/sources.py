@@ -12,7 +12,7 @@ from gac_core.effective import gate_index, request_weights
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, quote
 from gac_core.integration.fields import LOADING_FIELDS
-from gac_core.loading import ModelLike, from_environment
+from gac_core.loading import ModelLike, check_own_weights, from_environment
 from gac_core.sampling import SamplingParams
 
 
@@ -67,7 +67,8 @@ def _plan(
     if ensemble is not None:
         return ensemble.config
     if config is None:
-        return _with_weights(from_environment(models, **{**loading, "weights": None}), loading.get("weights"))
+        own = models is not None
+        return _with_weights(from_environment(models, **{**loading, "weights": None}), loading.get("weights"), own)
     if isinstance(config, EnsembleConfig):
         return config
     return EnsembleConfig.from_dict(config) if isinstance(config, Mapping) else EnsembleConfig.from_yaml(config)
@@ -97,12 +98,22 @@ def member_weights(config: EnsembleConfig, params: SamplingParams) -> list[float
     return request_weights(config, params.weights)
 
 
-def _with_weights(config: EnsembleConfig, weights: object) -> EnsembleConfig:
-    """A configuration with other weights, unless one of them is 0."""
+def _with_weights(config: EnsembleConfig, weights: object, own: bool) -> EnsembleConfig:
+    """Returns a configuration with other weights, unless one of them is 0.
+
+    Args:
+        config: The configuration.
+        weights: The weights; None: its own.
+        own: Whether they must not contradict those of its members.
+    """
     if weights is None:
         return config
     members = tuple(replace(member, weight=1.0) for member in config.members)
     if isinstance(weights, str):
+        if own:
+            check_own_weights(config.members, weights)
         return replace(config, members=members, weights=weights)
     resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
+    if own:
+        check_own_weights(config.members, resolved)
     return config if 0 in resolved else replace(config, members=members, weights=resolved)
