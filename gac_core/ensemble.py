@@ -89,7 +89,7 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
 
         Args:
             models: Names on a model hub, folders, mappings or `MemberConfig`, one or more.
-            weights: As in `EnsembleConfig`. Default: those of the models, else 1 each.
+            weights: As in `EnsembleConfig`, in place of those of single models. Default 1 each.
             dtype: For members that do not set their own: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
             device: For members that set neither ``device`` nor ``device_map``.
             device_map: Likewise.

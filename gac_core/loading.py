@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gac_core.checks import check_list
 from gac_core.config import EnsembleConfig
-from gac_core.errors import ConfigError, UnknownArgumentError, quote
+from gac_core.errors import ConfigError, UnknownArgumentError
 from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
 
 R = TypeVar("R")
@@ -71,31 +71,7 @@ def from_environment(
     if "deterministic" in given:
         # The drafts that were resolved from the other value.
         written.pop("drafts")
-    members = config.members
-    if weights is not None:
-        # Those of the call replace those of the file.
-        if not isinstance(weights, str):
-            weights = [member.weight for member in with_weights(members, weights)]
-        members = tuple(replace(member, weight=1.0) for member in members)
-    return configured(members, weights=weights, device=device, **{**written, **given})
-
-
-def check_own_weights(members: Sequence[MemberConfig], weights: str | Sequence[float]) -> None:
-    """Checks that the weights of an ensemble do not contradict those that its members have themselves.
-
-    Args:
-        members: The members; a weight of 1 is none of its own.
-        weights: ``"auto"``, ``"perplexity"``, or the weight of each member.
-
-    Raises:
-        ConfigError: They do.
-    """
-    for member, weight in zip(members, [None] * len(members) if isinstance(weights, str) else weights, strict=True):
-        if member.weight not in (1, weight):
-            raise ConfigError(
-                f"weights={quote(weights)} and the weight {member.weight:g} of member {quote(member.called)} exclude "
-                "each other; leave one of them out"
-            )
+    return configured(config.members, weights=weights, device=device, **{**written, **given})
 
 
 def configured(
@@ -121,7 +97,6 @@ def configured(
     if weights is not None:
         if not isinstance(weights, str):
             weights = [member.weight for member in with_weights(members, weights)]
-        check_own_weights(members, weights)
         settings["weights"] = weights
         members = [replace(member, weight=1.0) for member in members]
     for index, member in enumerate(members):

@@ -14,7 +14,7 @@ import pytest
 from conftest import EMBEDDED
 from llama_index.core.llms import ChatMessage
 
-from gac_core import ConfigError, EngineClosedError, Ensemble, Grammar, MemberConfig, RequestError, default_pool
+from gac_core import ConfigError, EngineClosedError, Grammar, MemberConfig, RequestError, default_pool
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainText
 from gac_llamaindex import GaCLLM as LlamaIndexModel
@@ -156,7 +156,7 @@ def test_fields_that_take_effect_by_call_can_be_changed_and_others_cannot(ensemb
     assert (model.temperature, model.gate) == (0.5, "birch")
 
 
-@pytest.mark.parametrize("make", [ChatGaC, LangChainText, LlamaIndexModel, Ensemble.load])
+@pytest.mark.parametrize("make", [ChatGaC, LangChainText, LlamaIndexModel])
 @pytest.mark.parametrize("weights", [[1, 1], {"ash": 3.0}, "perplexity"])
 def test_weights_that_contradict_those_of_members_are_refused(make, weights):
     models = [MemberConfig(EMBEDDED[0], weight=2.0), EMBEDDED[1]]

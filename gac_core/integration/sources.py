@@ -12,7 +12,8 @@ from gac_core.effective import gate_index, request_weights
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, quote
 from gac_core.integration.fields import LOADING_FIELDS
-from gac_core.loading import ModelLike, check_own_weights, from_environment
+from gac_core.loading import ModelLike, from_environment
+from gac_core.member_config import MemberConfig
 from gac_core.sampling import SamplingParams
 
 
@@ -111,9 +112,28 @@ def _with_weights(config: EnsembleConfig, weights: object, own: bool) -> Ensembl
     members = tuple(replace(member, weight=1.0) for member in config.members)
     if isinstance(weights, str):
         if own:
-            check_own_weights(config.members, weights)
+            _check_own_weights(config.members, weights)
         return replace(config, members=members, weights=weights)
     resolved = member_weights(config, SamplingParams(weights=weights))  # type: ignore[arg-type]
     if own:
-        check_own_weights(config.members, resolved)
+        _check_own_weights(config.members, resolved)
     return config if 0 in resolved else replace(config, members=members, weights=resolved)
+
+
+def _check_own_weights(members: Sequence[MemberConfig], weights: str | Sequence[float]) -> None:
+    """Checks that a wrapper's weights do not contradict those that its members have themselves.
+
+    Args:
+        members: The members; a weight of 1 is none of its own.
+        weights: ``"auto"``, ``"perplexity"``, or the weight of each member.
+
+    Raises:
+        ConfigError: They do.
+    """
+    wanted = [None] * len(members) if isinstance(weights, str) else weights
+    for member, weight in zip(members, wanted, strict=True):
+        if member.weight not in (1, weight):
+            raise ConfigError(
+                f"weights={quote(weights)} and the weight {member.weight:g} of member {quote(member.called)} exclude "
+                "each other; leave one of them out"
+            )
