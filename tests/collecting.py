@@ -9,7 +9,9 @@ import pytest
 
 def pytest_collection(session: pytest.Session) -> None:
     """Imports leave a million objects; searching them for garbage again and again takes seconds."""
-    gc.disable()
+    # The process that only distributes tests, with xdist, collects none.
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        gc.disable()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -11,6 +11,7 @@ training on the ends of prompts is then the same as training on the whole of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -99,26 +100,53 @@ def _train(folder: str, pairs: list[tuple[Any, str]], steps: int, seed: int):
     )
     model = MistralForCausalLM(config)
     wrapped = MemberTokenizer(tokenizer, folder)
-    rows = []
-    for talk, answer in pairs:
-        prompt = encode_prompt(wrapped, talk)[-2 * WINDOW :]
-        said = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
-        rows.append((prompt + said, [-100] * len(prompt) + said))
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([row + [tokenizer.eos_token_id] * (longest - len(row)) for row, _ in rows])
-    labels = torch.tensor([row[1:] + [-100] * (longest - len(row) + 1) for _, row in rows])
+    lessons = [
+        (
+            encode_prompt(wrapped, talk)[-2 * WINDOW :],
+            [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id],
+        )
+        for talk, answer in pairs
+    ]
+    batches = batched(lessons)
+    learned = sum(len(answer) for _, answer in lessons)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(steps):
-        hidden = model.model(input_ids=ids).last_hidden_state
-        # Most positions are prompt, for which nothing is learned.
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[labels != -100]), labels[labels != -100])
         optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        for ids, labels in batches:
+            hidden = model.model(input_ids=ids).last_hidden_state
+            # Most positions are prompt, for which nothing is learned.
+            logits = model.lm_head(hidden[labels != -100])
+            part = torch.nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum") / learned
+            part.backward()
+            loss += float(part.detach())
         optimizer.step()
         if loss < 6e-3:
             break
     else:
-        raise AssertionError(f"{folder} did not learn its answers in {steps} steps: loss {float(loss):.4f}")
+        raise AssertionError(f"{folder} did not learn its answers in {steps} steps: loss {loss:.4f}")
     model.eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model, tokenizer
+
+
+def batched(lessons: list[tuple[list[int], list[int]]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and labels, both of shape ``[lessons, longest]``, of three batches of prompts with their answers.
+
+    Lessons of similar lengths are together, so that little is padding. A position's label is the id after it; only
+    answers have labels.
+    """
+    ordered = sorted(lessons, key=lambda lesson: len(lesson[0]) + len(lesson[1]))
+    cuts = [len(ordered) * part // 3 for part in range(4)]
+    return [_padded(ordered[start:end]) for start, end in pairwise(cuts)]
+
+
+def _padded(lessons: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(prompt) + len(answer) for prompt, answer in lessons)
+    ids = torch.zeros((len(lessons), width), dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for row, (prompt, answer) in enumerate(lessons):
+        start, end = len(prompt), len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor([*prompt, *answer])
+        labels[row, start - 1 : end - 1] = ids[row, start:end]
+    return ids, labels

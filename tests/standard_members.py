@@ -20,6 +20,7 @@ from langchain_tests.integration_tests.chat_models import (
     magic_function_no_args,
     unicode_customer,
 )
+from overfit import batched
 from prompts import encode_prompt
 from pydantic import BaseModel, Field
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
@@ -169,23 +170,6 @@ def train(folder: str, seed: int, target, steps: int = 200) -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def batched(told: list[tuple[list[int], list[int]]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids and labels of each batch, both of shape ``[lessons, longest]``: lessons of similar lengths, only answers."""
-    told = sorted(told, key=lambda lesson: len(lesson[0]) + len(lesson[1]))
-    groups = [told[: len(told) // 3], told[len(told) // 3 :]]
-    out = []
-    for group in groups:
-        width = max(len(prompt) + len(answer) for prompt, answer in group)
-        ids = torch.zeros((len(group), width), dtype=torch.long)
-        labels = torch.full_like(ids, -100)
-        for row, (prompt, answer) in enumerate(group):
-            start, end = len(prompt), len(prompt) + len(answer)
-            ids[row, :end] = torch.tensor([*prompt, *answer])
-            labels[row, start - 1 : end - 1] = ids[row, start:end]
-        out.append((ids, labels))
-    return out
 
 
 FOLDERS = EMBEDDED[0], EMBEDDED[2]
