@@ -123,14 +123,17 @@ def main() -> None:
     parser = common.parser(__doc__, weights=(), threshold=THRESHOLD)
     parser.add_argument("example", help="name of a module in examples/real")
     parser.add_argument("--out", type=Path, required=True, help="results file; continued if it exists")
+    parser.add_argument("--choose", type=int, default=None, help="tasks to choose on (default: all of their half)")
     parser.add_argument("--at-once", type=int, default=4, help="tasks that run at once")
     args = parser.parse_args()
-    with common.load(args) as ensemble:
+    # Nobody waits for single answers: prompts are read at once, while other tasks wait.
+    with common.load(args, prefill_seconds=60.0, cache_gib=1) as ensemble:
         names, gate = ensemble.names, args.gate or ensemble.gate
         example = importlib.import_module(args.example).build(args, ensemble)
         tasks = {half: [] for half in ("choose", "report")}
         for task in example.tasks[: args.limit]:
             tasks[half_of(args.example, task.question)].append(task)
+        tasks["choose"] = tasks["choose"][: args.choose]
         weights = [parse_weights(each, names) for each in WEIGHTS]
         members = [alone(name) for name in names]
         every = [every_step(names, each) for each in weights]

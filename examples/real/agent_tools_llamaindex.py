@@ -12,11 +12,11 @@ from functools import partial
 
 from common import Example, Solved, Task, parser, run
 from generated import tool_questions
-from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
+from llama_index.core.agent.workflow import AgentOutput, FunctionAgent, ToolCallResult
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool, FunctionTool
-from llama_index.core.workflow import Context
+from llama_index.core.workflow import Context, Event
 from tools import TOOLS, states
 
 from gac_core import Ensemble
@@ -38,14 +38,14 @@ class CallThenAnswer(FunctionAgent):
     ) -> AgentOutput:
         """Generates the next call or the answer."""
         scratchpad: list[ChatMessage] = await ctx.store.get(self.scratchpad_key, default=[])
-        if sum(message.role == MessageRole.TOOL for message in scratchpad) >= CALLS:
-            await ctx.store.set(self.scratchpad_key, [*scratchpad, ChatMessage(ANSWER, role="user")])
-            tools = []
-        return await super().take_step(ctx, llm_input, tools, memory)
+        if sum(message.role == MessageRole.TOOL for message in scratchpad) < CALLS:
+            return await super().take_step(ctx, llm_input, tools, memory)
+        answer = await self.llm.achat([*llm_input, *scratchpad, ChatMessage(ANSWER, role="user")])
+        return AgentOutput(response=answer.message, raw=answer.raw, current_agent_name=self.name)
 
 
-async def ask(llm: GaCLLM, question: str) -> list[AgentOutput]:
-    """Runs the agent and returns its steps; the first is a call."""
+async def ask(llm: GaCLLM, question: str) -> list[Event]:
+    """Runs the agent and returns its events."""
     agent = CallThenAnswer(
         llm=llm,
         tools=[FunctionTool.from_defaults(tool) for tool in TOOLS],
@@ -54,15 +54,17 @@ async def ask(llm: GaCLLM, question: str) -> list[AgentOutput]:
         allow_parallel_tool_calls=False,
     )
     handler = agent.run(question)
-    steps = [event async for event in handler.stream_events() if isinstance(event, AgentOutput)]
+    events = [event async for event in handler.stream_events()]
     await handler
-    return steps
+    return events
 
 
 def solve(llm: GaCLLM, task: Task) -> Solved:
     """Runs the agent; the score is whether its last message states the right number."""
-    steps = asyncio.run(ask(llm, task.question))
-    calls = [f"call: {call.tool_name}({call.tool_kwargs})" for step in steps for call in step.tool_calls]
+    events = asyncio.run(ask(llm, task.question))
+    steps = [event for event in events if isinstance(event, AgentOutput)]
+    results = [event for event in events if isinstance(event, ToolCallResult)]
+    calls = [f"call: {result.tool_name}({result.tool_kwargs})" for result in results]
     answer = str(steps[-1])
     return Solved(answer, states(answer, task.answers[0]), [step.raw["gac"] for step in steps], calls)
 

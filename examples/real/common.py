@@ -33,31 +33,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Solved:
-    """What an example made of a task.
-
-    Attributes:
-        answer: The final answer as text.
-        score: What it is worth, 0 to 1.
-        calls: The statistics (``gac``) of each answer of the model on the way.
-        shown: Lines for the reader: sources, calls of tools, hand-offs.
-    """
+    """What an example made of a task."""
 
     answer: str
+    # 0 to 1.
     score: float
+    # The statistics (``gac``) of each answer of the model on the way.
     calls: Sequence[Mapping[str, Any]]
+    # Lines for the reader: sources, or calls of tools.
     shown: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Example:
-    """An example that can be run with several models.
+    """An example that can be run with several models of the loaded ensemble."""
 
-    Attributes:
-        model: Makes a model of the loaded ensemble: takes ``weights``, ``gate`` and ``threshold``.
-        solve: Solves one task with a model.
-        tasks: The tasks.
-    """
-
+    # Takes ``weights``, ``gate`` and ``threshold``.
     model: Callable[..., Any]
     solve: Callable[[Any, Task], Solved]
     tasks: Sequence[Task]
@@ -87,13 +78,18 @@ def parser(description: str | None, weights: Sequence[float], threshold: float |
     return made
 
 
-def load(args: argparse.Namespace) -> Ensemble:
-    """Loads the members. A base model, which has no chat template, reads conversations as plain text."""
+def load(args: argparse.Namespace, **settings: Any) -> Ensemble:
+    """Loads the members. A base model, which has no chat template, reads conversations as plain text.
+
+    Args:
+        args: The command line.
+        **settings: Further settings of `Ensemble.load`.
+    """
     members = []
     for model in args.models:
         template = None if AutoTokenizer.from_pretrained(model).chat_template else "plain"
         members.append(MemberConfig(model, chat_template=template))
-    return Ensemble.load(members, dtype=args.dtype)
+    return Ensemble.load(members, dtype=args.dtype, **settings)
 
 
 def passages_and_tasks(path: Path) -> tuple[list[str], list[Task]]:

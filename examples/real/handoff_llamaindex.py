@@ -11,11 +11,11 @@ from functools import partial
 
 from common import Example, Solved, Task, parser, run
 from generated import handoff_questions
-from llama_index.core.agent.workflow import AgentOutput, AgentWorkflow, FunctionAgent
+from llama_index.core.agent.workflow import AgentOutput, AgentWorkflow, FunctionAgent, ToolCallResult
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool, FunctionTool
-from llama_index.core.workflow import Context
+from llama_index.core.workflow import Context, Event
 from tools import SPECIALISTS, Name, states
 
 from gac_core import Ensemble
@@ -33,12 +33,13 @@ class Specialist(FunctionAgent):
         self, ctx: Context, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """Generates the call or the answer."""
-        # ``initial_tool_choice`` applies where the last message is a user's.
         scratchpad: list[ChatMessage] = await ctx.store.get(self.scratchpad_key, default=[])
-        transferred_only = sum(message.role == MessageRole.TOOL for message in scratchpad) == 1
-        request = ChatMessage(SPECIALIST if transferred_only else ANSWER, role="user")
-        await ctx.store.set(self.scratchpad_key, [*scratchpad, request])
-        return await super().take_step(ctx, llm_input, tools if transferred_only else [], memory)
+        if sum(message.role == MessageRole.TOOL for message in scratchpad) == 1:
+            # The transfer. ``initial_tool_choice`` applies where the last message is a user's.
+            await ctx.store.set(self.scratchpad_key, [*scratchpad, ChatMessage(SPECIALIST, role="user")])
+            return await super().take_step(ctx, llm_input, tools, memory)
+        answer = await self.llm.achat([*llm_input, *scratchpad, ChatMessage(ANSWER, role="user")])
+        return AgentOutput(response=answer.message, raw=answer.raw, current_agent_name=self.name)
 
 
 async def transfer(ctx: Context, to_agent: Name) -> str:
@@ -74,20 +75,20 @@ def build_workflow(llm: GaCLLM) -> AgentWorkflow:
     return AgentWorkflow([reception, *specialists], root_agent="reception")
 
 
-async def ask(llm: GaCLLM, question: str) -> list[AgentOutput]:
-    """Runs the workflow and returns the steps of its agents."""
-    handler = build_workflow(llm).run(question, max_iterations=8)
-    steps = [event async for event in handler.stream_events() if isinstance(event, AgentOutput)]
+async def ask(llm: GaCLLM, question: str) -> list[Event]:
+    """Runs the workflow and returns its events."""
+    handler = build_workflow(llm).run(question)
+    events = [event async for event in handler.stream_events()]
     await handler
-    return steps
+    return events
 
 
 def solve(llm: GaCLLM, task: Task) -> Solved:
     """Runs the workflow; the score is whether its last message states the right number."""
-    steps = asyncio.run(ask(llm, task.question))
-    calls = [
-        f"{step.current_agent_name}: {call.tool_name}({call.tool_kwargs})" for step in steps for call in step.tool_calls
-    ]
+    events = asyncio.run(ask(llm, task.question))
+    steps = [event for event in events if isinstance(event, AgentOutput)]
+    results = [event for event in events if isinstance(event, ToolCallResult)]
+    calls = [f"call: {result.tool_name}({result.tool_kwargs})" for result in results]
     answer = str(steps[-1])
     return Solved(answer, states(answer, task.answers[0]), [step.raw["gac"] for step in steps], calls)
 

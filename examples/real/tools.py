@@ -42,11 +42,11 @@ def convert(value: float, conversion: Conversion) -> str:
 
 TOOLS = (calculate, room_price, convert)
 # Of the hand-off examples: name, subject and tool of each specialist.
-Name = Literal["accountant", "innkeeper", "surveyor"]
+Name = Literal["arithmetic", "inns", "units"]
 SPECIALISTS: dict[Name, tuple[str, Callable[..., str]]] = {
-    "accountant": ("arithmetic", calculate),
-    "innkeeper": ("prices of inns", room_price),
-    "surveyor": ("units of length and weight", convert),
+    "arithmetic": ("sums, differences and products of numbers", calculate),
+    "inns": ("prices of rooms at inns", room_price),
+    "units": ("kilometres, miles, kilograms and pounds", convert),
 }
 
 
