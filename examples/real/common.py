@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,18 +89,6 @@ def load(args: argparse.Namespace, **settings: Any) -> Ensemble:
         template = None if AutoTokenizer.from_pretrained(model).chat_template else "plain"
         members.append(MemberConfig(model, chat_template=template))
     return Ensemble.load(members, dtype=args.dtype, **settings)
-
-
-def passages_and_tasks(path: Path) -> tuple[list[str], list[Task]]:
-    """Returns the passages of a file in SQuAD's format and one question about each that has any.
-
-    Args:
-        path: A JSON list of ``{"context": ..., "qas": [{"question": ..., "answers": [...]}]}``.
-    """
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    first = [entry["qas"][0] for entry in entries if entry["qas"]]
-    tasks = [Task(each["question"], tuple(each["answers"])) for each in first]
-    return [entry["context"] for entry in entries], tasks
 
 
 def run(args: argparse.Namespace, build: Build) -> None:

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from chromadb.config import Settings
-from common import Example, Solved, Task, parser, passages_and_tasks, run
+from common import Example, Solved, Task, parser, run
 from langchain_chroma import Chroma
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_huggingface import HuggingFaceEmbeddings
-from prompts import ASK, INSTRUCTION, SHOTS
+from passages import ASK, INSTRUCTION, SHOTS, passages_and_tasks
 
 from gac_core import Ensemble
 from gac_core.evaluation.metrics import f1

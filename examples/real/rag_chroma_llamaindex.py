@@ -10,14 +10,14 @@ from functools import partial
 
 import chromadb
 from chromadb.config import Settings
-from common import Example, Solved, Task, parser, passages_and_tasks, run
+from common import Example, Solved, Task, parser, run
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.vector_stores.chroma import ChromaVectorStore
-from prompts import ASK, INSTRUCTION, SHOTS
+from passages import ASK, INSTRUCTION, SHOTS, passages_and_tasks
 from recording import recorded
 
 from gac_core import Ensemble

@@ -23,7 +23,7 @@ _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 
 
 def calculate(expression: str) -> str:
-    """Calculates an arithmetic expression, for example "12 * (3 + 4)"."""
+    """Calculates an arithmetic expression of numbers, + - * / and parentheses."""
     try:
         return f"{_value(ast.parse(expression.strip(), mode='eval').body):.10g}"
     except (SyntaxError, ValueError, ZeroDivisionError) as error:

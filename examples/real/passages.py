@@ -1,6 +1,11 @@
-"""The prompts of the retrieval examples, the same in both frameworks."""
+"""The passages and prompts of the retrieval examples, the same in both frameworks."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common import Task
 
 INSTRUCTION = (
     "Answer the question from the passages. Give only the answer, in as few words as possible, copied from the "
@@ -20,3 +25,15 @@ SHOTS = (
         "More than 90%",
     ),
 )
+
+
+def passages_and_tasks(path: Path) -> tuple[list[str], list[Task]]:
+    """Returns the passages of a file in SQuAD's format and one question about each that has any.
+
+    Args:
+        path: A JSON list of ``{"context": ..., "qas": [{"question": ..., "answers": [...]}]}``.
+    """
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    first = [entry["qas"][0] for entry in entries if entry["qas"]]
+    tasks = [Task(each["question"], tuple(each["answers"])) for each in first]
+    return [entry["context"] for entry in entries], tasks
