@@ -28,7 +28,6 @@ sys.path.insert(0, str(EXAMPLES))
 common = importlib.import_module("common")
 
 WEIGHTS = ("1:4:2", "0:2:1")
-THRESHOLD = 0.7
 Row = Mapping[str, Any]
 
 
@@ -115,37 +114,43 @@ def chosen(results: Results, settings: Sequence[Setting], tasks: Sequence[Any]) 
     def worth(setting: Setting) -> tuple[float, float]:
         return fmean(results.column(setting, tasks, "score")), -sum(results.column(setting, tasks, "ensembled"))
 
-    return max((each for each in settings if not each.alone), key=worth)
+    return max(settings, key=worth)
 
 
 def main() -> None:
     """Solves the tasks and prints the tables of both halves."""
-    parser = common.parser(__doc__, weights=(), threshold=THRESHOLD)
+    parser = common.parser(__doc__, weights=(0, 2, 1), threshold=0.7)
     parser.add_argument("example", help="name of a module in examples/real")
     parser.add_argument("--out", type=Path, required=True, help="results file; continued if it exists")
-    parser.add_argument("--choose", type=int, default=None, help="tasks to choose on (default: all of their half)")
+    parser.add_argument(
+        "--choose",
+        type=int,
+        default=None,
+        help="tasks to choose on (default: all of their half; 0: take --weights and --threshold, report all tasks)",
+    )
     parser.add_argument("--at-once", type=int, default=4, help="tasks that run at once")
     args = parser.parse_args()
-    # Nobody waits for single answers: prompts are read at once, while other tasks wait.
+    # Throughput matters, not the delay of single answers: prompts are read whole, while other tasks wait.
     with common.load(args, prefill_seconds=60.0, cache_gib=1) as ensemble:
         names, gate = ensemble.names, args.gate or ensemble.gate
         example = importlib.import_module(args.example).build(args, ensemble)
-        tasks = {half: [] for half in ("choose", "report")}
-        for task in example.tasks[: args.limit]:
-            tasks[half_of(args.example, task.question)].append(task)
-        tasks["choose"] = tasks["choose"][: args.choose]
-        weights = [parse_weights(each, names) for each in WEIGHTS]
-        members = [alone(name) for name in names]
-        every = [every_step(names, each) for each in weights]
-        gated = [thresholded(names, gate, args.threshold, each) for each in weights]
+        tasks = example.tasks[: args.limit]
         results = Results(args.out)
-        solve_all(example, [*every, *gated], tasks["choose"], results, args.at_once)
-        print(table(results, [*every, *gated], tasks["choose"], every[0]))
-        best = chosen(results, [*every, *gated], tasks["choose"])
-        print("chosen:", best.label)
-        solve_all(example, [*members, best], tasks["report"], results, args.at_once)
-        best_member = max(members, key=lambda each: fmean(results.column(each, tasks["report"], "score")))
-        print(table(results, [*members, best], tasks["report"], best_member))
+        members = [alone(name) for name in names]
+        best = thresholded(names, gate, args.threshold, args.weights)
+        if args.choose != 0:
+            choose = [task for task in tasks if half_of(args.example, task.question) == "choose"][: args.choose]
+            tasks = [task for task in tasks if half_of(args.example, task.question) == "report"]
+            weights = [parse_weights(each, names) for each in WEIGHTS]
+            settings = [every_step(names, each) for each in weights]
+            settings += [thresholded(names, gate, args.threshold, each) for each in weights]
+            solve_all(example, settings, choose, results, args.at_once)
+            print(table(results, settings, choose, settings[0]))
+            best = chosen(results, settings, choose)
+            print("chosen:", best.label)
+        solve_all(example, [*members, best], tasks, results, args.at_once)
+        best_member = max(members, key=lambda each: fmean(results.column(each, tasks, "score")))
+        print(table(results, [*members, best], tasks, best_member))
 
 
 if __name__ == "__main__":

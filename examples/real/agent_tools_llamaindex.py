@@ -1,6 +1,9 @@
 """An agent in LlamaIndex with three tools: arithmetic, a table of prices, and units.
 
 The questions are generated (`generated.py`); a quarter of them need two calls, one after the other.
+
+The gain was measured in LangChain on the same questions: not certain (`agent_tools_langchain.py`: 7 of 12 against 6 of
+12 of the best member).
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 A grammar enforces the schema token by token, so that every answer is a valid invoice; the score is the share of its
 values that are right. The texts are generated (`generated.py`).
+
+Measured (docs/real-examples.md): no gain. With SmolLM2-135M-Instruct (weight 1), Qwen2.5-Coder-0.5B-Instruct (4, gate,
+threshold 0.7) and Gemma-3-270M (2), 17 texts, 88.2% of the values were right, as with Qwen alone, the best member: +0.0
+points (95%: +0.0 to +0.0). Qwen was certain of 98% of the steps.
 """
 
 from __future__ import annotations
@@ -45,4 +49,4 @@ def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
 
 
 if __name__ == "__main__":
-    run(parser(__doc__, weights=(0, 2, 1), threshold=0.7).parse_args(), build)
+    run(parser(__doc__, weights=(1, 4, 2), threshold=0.7).parse_args(), build)

@@ -1,6 +1,9 @@
 """Structured extraction in LlamaIndex: the invoices of `extraction_langchain.py` with ``structured_predict``.
 
 A grammar enforces the schema token by token. The texts are generated (`generated.py`).
+
+The gain was measured in LangChain on the same texts: none (`extraction_langchain.py`: +0.0 points, 17 texts). LlamaIndex
+puts the schema into the user's message and not into the system's, so that the answers differ.
 """
 
 from __future__ import annotations
@@ -42,4 +45,4 @@ def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
 
 
 if __name__ == "__main__":
-    run(parser(__doc__, weights=(0, 2, 1), threshold=0.7).parse_args(), build)
+    run(parser(__doc__, weights=(1, 4, 2), threshold=0.7).parse_args(), build)

@@ -1,5 +1,8 @@
 """Retrieval question answering in LlamaIndex: MiniLM embeddings, Chroma, an ensemble with a threshold, and sources.
 
+The gain of this ensemble was measured in LangChain on the same passages, questions and prompts: none
+(`rag_chroma_langchain.py`: F1 -0.5 points against its best member, 95%: -1.8 to +0.2, 28 questions).
+
 Needs ``pip install 'gac-ensemble[llamaindex]' llama-index-embeddings-huggingface llama-index-vector-stores-chroma``.
 """
 
