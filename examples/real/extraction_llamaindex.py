@@ -2,8 +2,8 @@
 
 A grammar enforces the schema token by token. The texts are generated (`generated.py`).
 
-The gain was measured in LangChain on the same texts: none (`extraction_langchain.py`: +0.0 points, 17 texts). LlamaIndex
-puts the schema into the user's message and not into the system's, so that the answers differ.
+The gain was measured in LangChain on the same texts: none (`extraction_langchain.py`: +0.0 points, 17 texts).
+LlamaIndex puts the schema into the user's message and not into the system's, so that the answers differ.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Retrieval question answering in LangChain: MiniLM embeddings, Chroma, an ensemble with a threshold, and sources.
 
 Measured (docs/real-examples.md): no gain. With SmolLM2-135M-Instruct (weight 0), Qwen2.5-Coder-0.5B-Instruct (2, gate,
-threshold 0.7) and Gemma-3-270M (1), 28 questions of SQuAD, F1 33.0, and 33.5 of Qwen alone, the best member: -0.5 points
-(95%: -1.8 to +0.2).
+threshold 0.7) and Gemma-3-270M (1), 28 questions of SQuAD, F1 33.0, and 33.5 of Qwen alone, the best member: -0.5
+points (95%: -1.8 to +0.2).
 
 Needs ``pip install 'gac-ensemble[langchain]' langchain-chroma langchain-huggingface sentence-transformers``.
 """
