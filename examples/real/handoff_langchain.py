@@ -2,6 +2,10 @@
 
 Every agent has tools: those of the reception transfer, each specialist has one of its own. The questions are generated
 (`generated.py`).
+
+Measured (docs/real-examples.md): no gain. With SmolLM2-135M-Instruct (weight 0), Qwen2.5-Coder-0.5B-Instruct (2, gate,
+threshold 0.7) and Gemma-3-270M (1), 8 of 9 questions were answered, the same as by Qwen alone, the best member: +0.0
+points (95%: +0.0 to +0.0).
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Every agent has a tool: that of the reception transfers, each specialist has one of its own. The questions are generated
 (`generated.py`).
+
+The gain was measured in LangGraph on the same questions: none (`handoff_langchain.py`: 8 of 9, as with the best member
+alone).
 """
 
 import argparse
