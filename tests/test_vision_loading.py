@@ -99,6 +99,23 @@ def test_a_chat_template_without_images_reads_text_alone(vision_members, caplog)
         assert "eye reads text alone" in caplog.text
 
 
+def test_a_processor_whose_pixels_are_no_tensor_reads_text_alone(vision_members, caplog):  # noqa: F811
+    """The model would read image tokens as text, with images and in the trial alike."""
+    one = vision_members("llava")
+
+    class Listing(type(one.processor)):
+        def __call__(self, **given):
+            data = super().__call__(**given)
+            data["pixel_values"] = list(data["pixel_values"])
+            return data
+
+    processor = copy.copy(one.processor)
+    processor.__class__ = Listing
+    member = Member.from_model(one.model, processor.tokenizer, "eye", processor=processor)
+    assert member.vision is None
+    assert "returns pixel_values in another form than a tensor" in caplog.text
+
+
 def copied(member: VisionMember, folder: Path) -> Path:
     """A copy of a member's folder, to be changed."""
     return Path(shutil.copytree(member.folder, folder / "copy"))

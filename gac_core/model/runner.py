@@ -198,6 +198,11 @@ class _RowState:
     cache: Any
     images: ImageInputs | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache and of the images, which are kept to read the text again where it is cut."""
+        return _cache_bytes(self.cache) + (0 if self.images is None else self.images.nbytes)
+
 
 class RowRunner:
     """Runs one row after another on the model's own cache; truncation recomputes the row from its first token.
@@ -215,7 +220,7 @@ class RowRunner:
     @property
     def nbytes(self) -> int:
         """Memory of all slots."""
-        return sum(_cache_bytes(state.cache) for state in list(self._states.values()))
+        return sum(state.nbytes for state in list(self._states.values()))
 
     def clear(self, slot: int) -> None:
         """Erases a slot."""
@@ -223,7 +228,7 @@ class RowRunner:
 
     def bytes_for(self, num_slots: int, length: int) -> int:
         """Returns the bytes of ``num_slots`` slots, each as large as the largest at present."""
-        return num_slots * max([_cache_bytes(state.cache) for state in self._states.values()], default=0)
+        return num_slots * max([state.nbytes for state in self._states.values()], default=0)
 
     def reserve(self, num_slots: int, length: int) -> None:
         """Does nothing: each row has a cache of its own, which grows with it."""

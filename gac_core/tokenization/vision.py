@@ -48,6 +48,11 @@ class ImageInputs:
         """The position after the last image token; up to it all is read in one forward."""
         return len(self.keys)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(tensor.nbytes for each in (self.tensors, self.token_types) for tensor in each.values())
+
     def cache_keys(self, start: int, token_ids: Sequence[int]) -> tuple[int, ...]:
         """Returns what identifies ids of the text from a position on in a KV cache."""
         own = self.keys[start : start + len(token_ids)]
@@ -135,8 +140,15 @@ class VisionProcessor:
                 f"member {tokenizer.name!r} cannot read the images: its prompt must contain image tokens and end with "
                 "text; put text after the last image, or use a chat template that writes a generation prompt"
             )
-        tensors = {name: value for name, value in data.items() if isinstance(value, Tensor)}
-        return EncodedPrompt(token_ids, ImageInputs(tensors, types, keys, len(images)))
+        others = [name for name, value in data.items() if not isinstance(value, Tensor)]
+        if others or not data:
+            # Without them the model would read image tokens as text.
+            found = f"returns {', '.join(others)} in another form than a tensor" if others else "returns no pixel values"
+            raise ImageError(
+                f"member {tokenizer.name!r} cannot read images: its processor, {type(self._processor).__name__}, "
+                f"{found}, which is not supported; leave the images out"
+            )
+        return EncodedPrompt(token_ids, ImageInputs(data, types, keys, len(images)))
 
     def sample(self, tokenizer: MemberTokenizer, image: Image) -> EncodedPrompt:
         """Returns a short conversation about an image, for trials.
