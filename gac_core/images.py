@@ -180,7 +180,7 @@ class Image:
         if width * height > MAX_PIXELS:
             problem = f"{width} x {height} pixels; at most {MAX_PIXELS} pixels are decoded; scale it"
         elif opened.mode.startswith(("I", "F")):
-            # Pillow clips these values, and most of the picture becomes white.
+            # Pillow clips these values, and most of the image becomes white.
             problem = "more than 8 bits of grey per pixel; convert it to 8 bits"
         if problem is not None:
             opened.close()
@@ -235,13 +235,13 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"the image {quote(os.fspath(path))} cannot be read: {error}") from error
 
 
-def _encode(picture: Any) -> bytes:
+def _encode(image: Any) -> bytes:
     """Returns an image of Pillow as PNG."""
     buffer = io.BytesIO()
     try:
-        picture.save(buffer, format="PNG")
+        image.save(buffer, format="PNG")
     except Exception as error:
         raise ImageError(
-            f"a PIL image of mode {quote(picture.mode)} cannot be written as PNG: {error}; convert it to RGB"
+            f"a PIL image of mode {quote(image.mode)} cannot be written as PNG: {error}; convert it to RGB"
         ) from error
     return buffer.getvalue()

@@ -9,12 +9,14 @@ from conftest import EMBEDDED, pair
 from faulty import fail_at, faulty_ensemble
 from vision_members import PlainBlind, PlainSeeing, VisionMember, asked, ensemble_of, picture, vision_members  # noqa: F401
 
-from gac_core import Ensemble, Image, PromptTooLongError, RequestError
+from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, PromptTooLongError, RequestError
+from gac_core.decoding import absence
 from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.executor.ray import wire
 from gac_core.executor.ray.image_message import ImageMessage
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
+from gac_core.model.runner import _cache_bytes
 from gac_core.model.vision_runner import VisionRowRunner
 
 TOKENS = 8
@@ -23,6 +25,9 @@ TOKENS = 8
 def blind() -> Member:
     return Member.from_model(*pair(EMBEDDED[1]), "blind")
 
+
+# Alone, the one that reads no images is so certain that with equal weights no image would change the answer.
+WEIGHTS = {"eye": 9.0, "blind": 1.0}
 
 CONVERSATIONS = {
     "text around": asked("Look: ", picture(1), " What is it?"),
@@ -54,7 +59,8 @@ def seeing(request, vision_members):  # noqa: F811
 def both(vision_members):  # noqa: F811
     """A member that sees and one that does not, and an ensemble of them."""
     one = vision_members("qwen2_vl")
-    with ensemble_of(one.member("eye"), blind()) as mixed:
+    configs = tuple(MemberConfig(name, weight=weight) for name, weight in WEIGHTS.items())
+    with Ensemble([one.member("eye"), blind()], EnsembleConfig(configs)) as mixed:
         yield one, mixed
 
 
@@ -91,6 +97,11 @@ def test_a_model_that_runs_row_by_row(vision_members):  # noqa: F811
         whole = row.forward([Chunk("a", 0, ids, 0, text.images)]) and row.forward([Chunk("a", end, ids[end:])])
         cut = row.forward([Chunk("a", end, (*ids[end:-3], 5, 6))]) and row.forward([Chunk("a", end, ids[end:])])
         assert torch.allclose(whole[0].logits, cut[0].logits, atol=1e-4)
+        # The images are kept for this, and count as memory of its cache.
+        states = row._runner._states.values()
+        pixels = [state.images.tensors["pixel_values"].nbytes for state in states if state.images is not None]
+        assert pixels
+        assert row.cache_bytes >= sum(_cache_bytes(state.cache) for state in states) + sum(pixels)
 
 
 def test_a_batch_equals_single_requests(seeing):
@@ -130,11 +141,17 @@ def test_a_mixed_ensemble_equals_the_reference(both, settings):
     one, mixed = both
     plain = [PlainSeeing(one), PlainBlind(*pair(EMBEDDED[1]))]
     rules = {**settings, "gate": mixed.names.index(settings.get("gate", "eye"))}
-    tokens, _ = reference.generate(plain, ONE, TOKENS, **rules)
+    tokens, _ = reference.generate(plain, ONE, TOKENS, weights=[*WEIGHTS.values()], **rules)
     for drafts in (False, True):
         output = mixed.generate(ONE, max_tokens=TOKENS, drafts=drafts, **settings)
         assert list(output.tokens) == tokens
     assert {name: stats.images for name, stats in output.stats.members.items()} == {"eye": 1, "blind": 0}
+
+
+def test_images_change_the_answer_of_a_mixed_ensemble(both):
+    _, mixed = both
+    first, second = (mixed.generate(asked("Look: ", picture(seed), " What is it?"), max_tokens=4) for seed in (1, 2))
+    assert first.tokens != second.tokens
 
 
 def test_members_that_are_not_asked_read_no_images(both):
@@ -169,12 +186,29 @@ def test_repetition_penalty_counts_image_tokens_as_transformers_does(seeing):
 def test_images_are_read_again_after_a_member_lost_its_cache(vision_members):  # noqa: F811
     one = vision_members("qwen2_vl")
     with faulty_ensemble(members=[one.member("eye"), blind()]) as (mixed, executor):
-        want = mixed.generate(ONE, max_tokens=TOKENS, drafts=False)
+        settings = {"max_tokens": TOKENS, "drafts": False, "weights": WEIGHTS}
+        want = mixed.generate(ONE, **settings)
         fail_at(mixed, executor, "eye", 3, "restart", until=3)
-        output = mixed.generate(ONE, max_tokens=TOKENS, drafts=False)
+        output = mixed.generate(ONE, **settings)
         assert executor.given == ["restart"]
         assert output.tokens == want.tokens
         assert output.stats.members["eye"].tokens > want.stats.members["eye"].tokens
+
+
+def test_a_member_that_returns_reads_its_images_again(vision_members, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(absence, "REJOIN_PAUSE", 0.0)
+    one = vision_members("qwen2_vl")
+    with faulty_ensemble(members=[one.member("eye"), blind()], on_member_failure="drop") as (mixed, executor):
+        fail_at(mixed, executor, "eye", 1, until=3)
+        output = mixed.generate(ONE, max_tokens=TOKENS, weights=WEIGHTS, drafts=False)
+        (dropped,) = output.stats.dropped
+        assert (dropped.at_token, dropped.rejoined_at) == (1, 3)
+    plain = [PlainSeeing(one), PlainBlind(*pair(EMBEDDED[1]))]
+    away = {1: [0], 2: [0]}
+    tokens, _ = reference.generate(
+        plain, ONE, TOKENS, weights=[*WEIGHTS.values()], absent=lambda count: away.get(count, [])
+    )
+    assert list(output.tokens) == tokens
 
 
 def test_deterministic_members_read_images(vision_members):  # noqa: F811

@@ -164,7 +164,7 @@ def _model(model: ModelFacts) -> str:
         " ".join(word for word in (size, "as", model.quantization, model.dtype) if word),
         "context unknown" if model.context is None else f"context {model.context:,}",
         template,
-        *(["pictures"] if model.vision else []),
+        *(["images"] if model.vision else []),
         "does not fit" if model.placement is None else f"fits on {model.placement}",
     )
     return "; ".join(facts)

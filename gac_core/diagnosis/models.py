@@ -33,7 +33,7 @@ class ModelFacts:
         chat_template: Whether it has a chat template.
         tools: ``"native"``: its chat template renders tools. ``"described"``: tools are described in the system
             message. None without a chat template.
-        vision: Whether it reads pictures.
+        vision: Whether it reads images.
         placement: Where it would be placed by itself, with its KV cache; None if it does not fit.
         problem: Why it cannot be used, with the remedy; None if it can.
     """

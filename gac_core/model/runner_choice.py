@@ -122,8 +122,8 @@ def _unreadable(loaded: LoadedModel, vision: VisionProcessor, runner: VisionRunn
         from PIL import Image as Pillow
 
         gradient = Pillow.linear_gradient("L").resize(_SAMPLE_SIZE)
-        picture = Pillow.merge("RGB", (gradient, gradient.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT), gradient))
-        sample = vision.sample(loaded.tokenizer, Image.open(picture))
+        image = Pillow.merge("RGB", (gradient, gradient.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT), gradient))
+        sample = vision.sample(loaded.tokenizer, Image.open(image))
         if _image_trial(loaded.model, runner, sample):
             return None
         return "its logits after an image differ from those of its plain forward"

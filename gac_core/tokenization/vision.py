@@ -143,7 +143,9 @@ class VisionProcessor:
         others = [name for name, value in data.items() if not isinstance(value, Tensor)]
         if others or not data:
             # Without them the model would read image tokens as text.
-            found = f"returns {', '.join(others)} in another form than a tensor" if others else "returns no pixel values"
+            found = (
+                f"returns {', '.join(others)} in another form than a tensor" if others else "returns no pixel values"
+            )
             raise ImageError(
                 f"member {tokenizer.name!r} cannot read images: its processor, {type(self._processor).__name__}, "
                 f"{found}, which is not supported; leave the images out"
