@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 import pytest
 import reference
 import torch
@@ -252,6 +255,28 @@ def test_images_that_cannot_be_decoded_are_refused(both):
     _, mixed = both
     with pytest.raises(RequestError, match="cannot be decoded"):
         mixed.generate(asked("Look:", Image(picture(1).data[:60])))
+
+
+def test_images_of_two_conversations_are_decoded_at_once(both):
+    """Of more, each of which may take 2 GB, the memory would not suffice."""
+    member = both[1]._members[0]
+    third = threading.Barrier(3)
+
+    class Slow(Image):
+        def pixels(self):
+            with suppress(threading.BrokenBarrierError):
+                third.wait(0.3)
+            return super().pixels()
+
+    def encode():
+        member.vision.sample(member.tokenizer, Slow(picture(1).data))
+
+    threads = [threading.Thread(target=encode) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert third.broken
 
 
 @pytest.mark.slow

@@ -129,7 +129,9 @@ def show(found: Diagnosis, console: Console) -> None:
         memory = f"{format_bytes(each.free)} free of {format_bytes(each.total)}"
         console.print(f"device {each.name}: {each.model}, {memory}", **PLAIN)
     for name, value in here.environment.items():
-        console.print(f"{name}={value}" if value != "set" else f"{name} is set", **PLAIN)
+        console.print(f"{name}={value}", **PLAIN)
+    for name in here.secrets:
+        console.print(f"{name} is set", **PLAIN)
     console.print(f"models of {found.source}:" if found.models else f"no models in {found.source}", **PLAIN)
     for model in found.models:
         console.print(f"  {model.name}: {_model(model)}", **PLAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ VARIABLES = (
     *(CONFIG_VARIABLE, DEVICE_VARIABLE, "GAC_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"),
     *("TRANSFORMERS_OFFLINE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "RAY_ADDRESS"),
 )
-"""Environment variables whose values are shown."""
+"""Environment variables whose values are shown, user names and passwords in URLs left out."""
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GAC_API_KEYS", "RAY_AUTH_TOKEN")
 """Environment variables of which is shown only that they are set."""
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Machine:
         cuda: Version of CUDA that torch is built for; None if it is built for the CPU alone.
         driver: Version of the NVIDIA driver; None if there is none.
         devices: Those that models are placed on by default, and the CPU.
-        environment: Environment variables that matter and are set; of secrets only ``"set"``.
+        environment: Environment variables that matter and are set, without secrets.
+        secrets: Names of the environment variables with secrets that are set.
         problems: What is wrong, each with its remedy.
     """
 
@@ -70,6 +74,7 @@ class Machine:
     driver: str | None
     devices: tuple[DeviceFacts, ...]
     environment: Mapping[str, str]
+    secrets: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -91,14 +96,14 @@ def machine(variables: Mapping[str, str] = os.environ) -> Machine:
         driver=driver,
         devices=_devices(),
         environment=environment(variables),
+        secrets=tuple(name for name in SECRETS if variables.get(name)),
         problems=tuple(_problems(driver, variables)),
     )
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that matter and are set, without values of secrets."""
-    shown = {name: variables[name] for name in VARIABLES if name in variables}
-    return shown | {name: "set" for name in SECRETS if variables.get(name)}
+    """Returns the variables that matter and are set, without user names and passwords in URLs."""
+    return {name: _USERINFO.sub("", variables[name]) for name in VARIABLES if name in variables}
 
 
 def nvidia_driver() -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from gac_core.tokenization.tokenizer import MemberTokenizer
 # Processors of transformers take a placeholder after this character for text of a user, and do not expand it.
 _ESCAPE = "\U000f0000"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+# Conversations whose images are decoded at the same time. One may need 2 GB for a moment, even if it arrives as 20 KB.
+_DECODED_AT_ONCE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,9 @@ class EncodedPrompt:
 
 
 class VisionProcessor:
-    """Encodes rendered conversations with images for one vision-language member. Safe to use from many threads.
+    """Encodes rendered conversations with images for one vision-language member.
+
+    Safe to use from many threads, of which two decode images at the same time; others wait for them.
 
     Args:
         processor: The model's processor, of transformers; from now on only read.
@@ -86,6 +91,7 @@ class VisionProcessor:
     def __init__(self, processor: Any, image_token_id: int) -> None:
         self._processor = processor
         self.image_token_id = image_token_id
+        self._decoding = threading.Semaphore(_DECODED_AT_ONCE)
 
     @property
     def placeholder(self) -> str:
@@ -112,20 +118,7 @@ class VisionProcessor:
         if _ESCAPE + self.placeholder in rendered:
             raise ImageError("the character U+F0000 stands directly before an image; remove it")
         check_total(images)
-        pixels = [image.pixels() for image in images]
-        processor = copy.copy(self._processor)
-        processor.tokenizer = encoding
-        try:
-            # As `apply_chat_template` of processors passes them: a list of images for each text.
-            data = dict(processor(images=[pixels], text=[rendered], return_tensors="pt"))
-        except GaCError:
-            raise
-        except Exception as error:
-            # The image processor and the checks of the number of placeholders may raise anything.
-            raise ImageError(
-                f"the processor of member {tokenizer.name!r} cannot read the images: {type(error).__name__}: "
-                f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
-            ) from error
+        data = self._processed(tokenizer.name, encoding, rendered, images)
         token_ids: list[int] = data.pop("input_ids")[0].tolist()
         data.pop("attention_mask", None)
         types = {name: data.pop(name) for name in _TOKEN_TYPES if name in data}
@@ -162,6 +155,26 @@ class VisionProcessor:
         turns = [{"role": "user", "content": content}]
         rendered = apply_template(tokenizer.hf, tokenizer.name, turns, None, generation_prompt=True)
         return self.encode(tokenizer, rendered, None, [image])
+
+    def _processed(
+        self, member: str, encoding: _MarkedTokenizer, rendered: str, images: Sequence[Image]
+    ) -> dict[str, Any]:
+        """Returns what the model's processor makes of a text and its images, which are decoded here."""
+        processor = copy.copy(self._processor)
+        processor.tokenizer = encoding
+        with self._decoding:
+            pixels = [image.pixels() for image in images]
+            try:
+                # As `apply_chat_template` of processors passes them: a list of images for each text.
+                return dict(processor(images=[pixels], text=[rendered], return_tensors="pt"))
+            except GaCError:
+                raise
+            except Exception as error:
+                # The image processor and the checks of the number of placeholders may raise anything.
+                raise ImageError(
+                    f"the processor of member {member!r} cannot read the images: {type(error).__name__}: "
+                    f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
+                ) from error
 
     def _keys(self, token_ids: Sequence[int], images: Sequence[Image]) -> tuple[int, ...]:
         # Of all images together: a processor may scale one by what others are beside it.
