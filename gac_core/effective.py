@@ -164,12 +164,16 @@ class EnsembleDefaults:
             weight = f"; its weight is {found[name].weight:g}" if self._config.weights == "auto" else ""
             logger.warning("by its calibration, the ensemble answers better without member %r%s", name, weight)
 
-    def resolve(self, params: SamplingParams) -> RequestSettings:
+    def resolve(self, params: SamplingParams, warn: bool = True) -> RequestSettings:
         """Returns the settings of a request.
 
         What the parameters leave open is what `use_threshold`, `use_gate`, `use_weights` and `use_combine` set, else
-        the ensemble's own. Logs a warning, once for each gate, if the request names a gate and no threshold is in
-        force.
+        the ensemble's own.
+
+        Args:
+            params: The request's parameters.
+            warn: Whether to log a warning, once for each gate, if the request names a gate and no threshold is in
+                force. Default True.
 
         Raises:
             RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, the number of
@@ -185,7 +189,8 @@ class EnsembleDefaults:
         combine = params.combine or ambient_combine(None) or self._config.combine
         gate_rule = params.gate_rule or self._config.gate_rule
         check_rules(RequestError, combine, gate_rule)
-        self._warn(named, threshold, combine)
+        if warn:
+            self._warn(named, threshold, combine)
         members = {index: weight for index, weight in enumerate(weights) if weight > 0}
         if threshold == 0:
             # The gate decides every step, so that no other member participates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextvars import Context
 from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -124,7 +125,7 @@ class ChatGaC(ChatRequests):
         super().__init__(**with_top_logprobs(fields, fields.pop("top_logprobs", None)))
         # The base class resolves the profile before the ensemble is loaded.
         if self.profile is None:
-            self.profile = self._resolve_model_profile()
+            self.profile = Context().run(self._resolve_model_profile)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         given = {"stop": stop} if stop is not None else {}

@@ -32,7 +32,7 @@ from gac_core import (
     ambient_weights,
     member_weights,
     open_ensemble,
-    request_params,
+    own_params,
 )
 from gac_langchain.fields import EnsembleFields, check_type, type_error
 
@@ -98,8 +98,7 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
         if ignored := sorted(_OF_SERVICES & set(fields)):
             logger.warning("%s: no effect on local models, ignored", ", ".join(ignored))
         defaults = {name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS}
-        # The threshold is checked even where `use_threshold` is in force.
-        params = request_params(defaults, {"threshold": defaults["threshold"]})
+        params = own_params(defaults)
         if fields.get("stop") is not None:
             fields["stop"] = list(params.stop)
         try:
@@ -108,8 +107,7 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
             raise type_error(type(self), error) from error
         loading = {name: fields.get(name) for name in ENSEMBLE_FIELDS}
         opened = open_ensemble(self.models, self.ensemble, config, params, **loading)
-        self._lease = EnsembleLease(opened, owned=self.ensemble is None)
-        self._ensemble.check(params)
+        self._hold(opened, self.ensemble is None, params)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Settings only: the process that unpickles loads the members again.

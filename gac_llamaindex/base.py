@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ from gac_core import (
     field_error,
     member_weights,
     open_ensemble,
-    request_params,
+    own_params,
     with_top_logprobs,
 )
 from gac_llamaindex.fields import EnsembleFields, read_bias, read_grammar
@@ -83,9 +84,8 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
                 setattr(self, name, None)
         else:
             self.models = [_as_json(model) for model in models]
-        self._lease = EnsembleLease(opened, owned=ensemble is None)
-        self._ensemble.check(params)
-        self._warn_of_missing_templates()
+        self._hold(opened, ensemble is None, params)
+        Context().run(self._warn_of_missing_templates)
 
     @classmethod
     def from_config(cls, config: EnsembleConfig | Mapping[str, Any] | str | Path, **fields: Any) -> Self:
@@ -226,8 +226,7 @@ def _default_params(fields: Mapping[str, Any]) -> SamplingParams:
     """
     # None: depends on the prompt of a call.
     defaults = {name: value for name, value in fields.items() if (name, value) != ("parse_special", None)}
-    # The threshold is checked even where `use_threshold` is in force.
-    return request_params(defaults, {"threshold": fields["threshold"]})
+    return own_params(defaults)
 
 
 def _as_json(model: Any) -> Any:

@@ -70,8 +70,6 @@ class RequestingLLM(EnsembleLLM):
                 raise RequestError("messages_to_prompt cannot describe tools; leave it out to use chat templates")
             if has_images(messages):
                 raise RequestError("messages_to_prompt cannot show images; leave it out to use chat templates")
-            if has_images(messages):
-                raise RequestError("messages_to_prompt cannot show images; leave it out to use chat templates")
             text = cast(MessagesToPromptType, self.messages_to_prompt)(messages)
             return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
         self._require_templates(params)

@@ -14,7 +14,17 @@ import pytest
 from conftest import EMBEDDED
 from llama_index.core.llms import ChatMessage
 
-from gac_core import ConfigError, EngineClosedError, Grammar, MemberConfig, RequestError, default_pool
+from gac_core import (
+    ConfigError,
+    EngineClosedError,
+    Ensemble,
+    Grammar,
+    MemberConfig,
+    RequestError,
+    default_pool,
+    use_gate,
+    use_weights,
+)
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainText
 from gac_llamaindex import GaCLLM as LlamaIndexModel
@@ -64,6 +74,24 @@ def test_others_with_the_same_settings_keep_working(wrapper):
     assert ask(deep)
     assert loaded() == 1
     deep.close()
+    assert loaded() == 0
+
+
+def test_a_copy_of_a_closed_model_does_not_keep_the_models():
+    chat = ChatGaC(**SETTINGS)
+    strict = chat.with_threshold(0.9)
+    chat.close()
+    late = copy.copy(chat)
+    strict.close()
+    assert (loaded(), late.closed) == (0, True)
+
+
+@CASES
+def test_a_constructor_that_fails_after_loading_frees_the_models(wrapper):
+    make, _ = WRAPPERS[wrapper]
+    with pytest.raises(RequestError, match="logit_bias") as caught:
+        make(**SETTINGS, logit_bias={10**9: 1.0})
+    assert caught.value is not None
     assert loaded() == 0
 
 
@@ -162,3 +190,28 @@ def test_weights_that_contradict_those_of_members_are_refused(make, weights):
     models = [MemberConfig(EMBEDDED[0], weight=2.0), EMBEDDED[1]]
     with pytest.raises(ConfigError, match=r"weights=.* and the weight 2 of member 'ash' exclude each other"):
         make(models=models, weights=weights)
+
+
+@CASES
+def test_own_values_are_checked_outside_contexts(ensemble, wrapper):
+    make, _ = WRAPPERS[wrapper]
+    with use_gate("oak"), use_weights([1, 2, 3, 4, 5]):
+        model = make(ensemble=ensemble)
+        model.temperature = 0.5
+        assert model.with_gate("birch").gate == "birch"
+    with use_gate("birch"), pytest.raises(RequestError, match="'oak' is not a member"):
+        make(ensemble=ensemble, gate="oak")
+
+
+@CASES
+def test_changes_are_refused_only_where_calls_would_be(wrapper, caplog):
+    make, _ = WRAPPERS[wrapper]
+    with Ensemble.shared(EMBEDDED[:2], gate="ash") as ensemble:
+        caplog.clear()
+        model = make(ensemble=ensemble, weights={"ash": 0})
+        assert model.with_gate(None).with_gate("birch").gate == "birch"
+        model.weights = None
+        model.gate = "birch"
+        with pytest.raises(RequestError, match="'birch' has the weight 0"):
+            model.weights = {"birch": 0}
+        assert not caplog.records

@@ -103,12 +103,12 @@ class InputProcessor:
         return min((member.context for member in members if member.context is not None), default=None)
 
     def check(self, params: SamplingParams) -> None:
-        """Checks parameters against the members: gate, weights, tokens of ``logit_bias``, grammar.
+        """Checks parameters against the members: gate, weights, tokens of ``logit_bias``, grammar. Logs no warning.
 
         Raises:
             RequestError: One does not fit.
         """
-        settings = self.defaults.resolve(params)
+        settings = self.defaults.resolve(params, warn=False)
         logit_adjustment(params, self._members[settings.gate], self._participants(settings), self._union)
         if params.grammar is not None:
             self._compiler.start(params.grammar, params.max_tokens)

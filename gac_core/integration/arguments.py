@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,18 @@ def request_params(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) ->
         # As in OpenAI's interface, True asks for the chosen tokens' log-probabilities.
         values["logprobs"] = 1 if values["logprobs"] else None
     return SamplingParams(**values)
+
+
+def own_params(defaults: Mapping[str, Any]) -> SamplingParams:
+    """Returns the parameters that a wrapper's own values come to where no context such as `use_threshold` sets any.
+
+    Args:
+        defaults: The values; names that are not parameters are ignored.
+
+    Raises:
+        RequestError: A value is out of its range.
+    """
+    return Context().run(request_params, defaults, {})
 
 
 def with_top_logprobs(values: Mapping[str, Any], top: int | None) -> dict[str, Any]:

@@ -48,8 +48,10 @@ class EnsembleLease:
         """Returns another lease on the same ensemble; closed if this one is."""
         other = EnsembleLease.__new__(EnsembleLease)
         other.config, other._owned, other._holders = self.config, self._owned, self._holders
-        other._holders.add(other)
         other._ensemble = self._ensemble
+        # A closed lease holds nothing; it would keep the last open one from closing the ensemble.
+        if other._ensemble is not None:
+            other._holders.add(other)
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EnsembleLease:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -52,6 +53,24 @@ class EnsembleModel:
     def model_name(self) -> str:
         """The members' names, joined by ``+``."""
         return "+".join(self._lease.config.names)
+
+    def _hold(self, ensemble: Ensemble, owned: bool, params: SamplingParams) -> None:
+        """Takes the ensemble of a new model, and leaves it again if the model's default parameters do not fit.
+
+        Args:
+            ensemble: The ensemble.
+            owned: Whether the model has loaded it itself.
+            params: The model's own parameters, as `own_params` returns them.
+
+        Raises:
+            RequestError: They do not fit.
+        """
+        self._lease = EnsembleLease(ensemble, owned)
+        try:
+            Context().run(ensemble.check, params)
+        except BaseException:
+            self.close()
+            raise
 
     # ---- closing
 
@@ -117,11 +136,11 @@ class EnsembleModel:
             )
         sampling = {name: value for name, value in changes.items() if name in SAMPLING_FIELDS}
         if sampling and not self.closed:
-            # Not those of the context, such as `use_threshold` sets.
-            own = {name: getattr(self, name) for name in ("threshold", "gate", "weights", "combine")}
-            params = self._sampling_params({**own, **sampling})
+            # Contexts such as `use_threshold` end before the model does.
+            outside = Context()
+            params = outside.run(self._sampling_params, sampling)
             check_defaults(self._lease.config, params)
-            self._ensemble.check(params)
+            outside.run(self._ensemble.check, params)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns a copy on the same loaded ensemble, with some fields replaced.
@@ -159,7 +178,6 @@ class EnsembleModel:
         Raises:
             RequestError: It is out of range.
         """
-        SamplingParams(threshold=threshold)
         return self.model_copy(update={"threshold": threshold})
 
     def with_gate(self: _W, gate: str | None) -> _W:
@@ -171,8 +189,6 @@ class EnsembleModel:
         Raises:
             RequestError: The gate is not a member.
         """
-        # Checked at any threshold, which may be set later.
-        self._ensemble.check(self._sampling_params({"gate": gate, "threshold": 0.0}))
         return self.model_copy(update={"gate": gate})
 
     def _sampling_params(self, overrides: Mapping[str, Any], **defaults: Any) -> SamplingParams:
