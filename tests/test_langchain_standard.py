@@ -1,7 +1,7 @@
 """LangChain's own standard tests for chat models, on the real engine.
 
-Of `ChatGaC` all of them run: 54 pass, and six are skipped, which ask for pictures, sound and documents that open
-language models of text do not read, or for a class of LangChain's own (serdes).
+Of `ChatGaC` all of them run, with a member that sees: 55 pass, and five are skipped, which ask for sound, documents,
+pictures in messages of tools and from URLs, or for a class of LangChain's own (serdes).
 
 Of `ChatOpenAI` with `gac serve` the integration tests run: 45 pass, and five are skipped. `langchain-openai` declares
 the same abilities, and also pictures, documents and counts of reasoning tokens, which the two members lack.
@@ -15,10 +15,12 @@ import operator
 import httpx
 import pytest
 from langchain_openai import ChatOpenAI
-from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.integration_tests import ChatModelIntegrationTests, chat_models
 from langchain_tests.unit_tests import ChatModelUnitTests
 from server_fixture import served
 from standard_members import FOLDERS, train
+from vision_members import picture
+from vision_models import llava
 
 from gac_core import Ensemble
 from gac_core.server.catalog import Catalog
@@ -27,12 +29,14 @@ from gac_langchain import ChatGaC
 
 @pytest.fixture(scope="session")
 def members(tmp_path_factory):
-    """Folders of the two members."""
+    """The three members."""
     root = tmp_path_factory.mktemp("standard")
     names = ["first", "second"]
     for seed, (folder, name) in enumerate(zip(FOLDERS, names, strict=True)):
         train(folder, seed, root / name)
-    folders = [str(root / name) for name in names]
+    llava(root / "seeing", context=4096)
+    # Of random weights: it reads the images of the suite, and hardly changes what the others know by heart.
+    folders = [*(str(root / name) for name in names), {"model": str(root / "seeing"), "weight": 1e-4}]
     # Held, so that every model of the suite shares the loaded ensemble.
     with ChatGaC(models=folders, dtype="float32")._ensemble:
         yield folders
@@ -55,6 +59,16 @@ class Capable:
     @property
     def supports_anthropic_inputs(self):
         return True
+
+    @property
+    def supports_image_inputs(self):
+        return True
+
+    @pytest.fixture(autouse=True)
+    def _image(self, monkeypatch):
+        # The suite downloads its picture; nothing is downloaded here.
+        downloaded = httpx.Response(200, content=picture(1).data)
+        monkeypatch.setattr(chat_models.httpx, "get", lambda url, timeout: downloaded)
 
     @property
     def supports_model_override(self):
