@@ -1,10 +1,10 @@
 """LangChain's own standard tests for chat models, on the real engine.
 
 Of `ChatGaC` all of them run, with a member that sees: 55 pass, and five are skipped, which ask for sound, documents,
-pictures in messages of tools and from URLs, or for a class of LangChain's own (serdes).
+images in messages of tools, or for a class of LangChain's own (serdes).
 
-Of `ChatOpenAI` with `gac serve` the integration tests run: 45 pass, and five are skipped. `langchain-openai` declares
-the same abilities, and also pictures, documents and counts of reasoning tokens, which the two members lack.
+Of `ChatOpenAI` with `gac serve` the integration tests run: 46 pass, and four are skipped. `langchain-openai` declares
+the same abilities, and also documents and counts of reasoning tokens, which the members lack.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Capable:
 
     @pytest.fixture(autouse=True)
     def _image(self, monkeypatch):
-        # The suite downloads its picture; nothing is downloaded here.
+        # The suite downloads its image; nothing is downloaded here.
         downloaded = httpx.Response(200, content=picture(1).data)
         monkeypatch.setattr(chat_models.httpx, "get", lambda url, timeout: downloaded)
 
