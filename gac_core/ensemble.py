@@ -160,9 +160,9 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
         return self._input_processor.defaults.gate
 
     @property
-    def seeing(self) -> tuple[str, ...]:
+    def vision_members(self) -> tuple[str, ...]:
         """Names of the members that read images; the others read the text alone."""
-        return self._input_processor.seeing
+        return self._input_processor.vision_members
 
     @property
     def context(self) -> int | None:

@@ -114,7 +114,7 @@ class ChatGaC(ChatRequests):
         return self._identity()
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return model_profile(self._context(), self.max_tokens, bool(self._ensemble.seeing))
+        return model_profile(self._context(), self.max_tokens, bool(self._ensemble.vision_members))
 
     def __init__(self, **fields: Any) -> None:
         """Checks all fields, then loads the ensemble; see `EnsembleSettings`.

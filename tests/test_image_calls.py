@@ -221,7 +221,7 @@ def test_the_server_answers_as_the_core(client, answer):
 
 def test_the_server_names_the_models_that_see(client):
     shown = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
-    assert shown["gac"]["seeing"] == ["eye"]
+    assert shown["gac"]["vision_members"] == ["eye"]
     modalities = {name: model["input_modalities"] for name, model in shown.items()}
     assert modalities == {"gac": ["text", "image"], "gac/eye": ["text", "image"], "gac/blind": ["text"]}
 

@@ -246,7 +246,7 @@ def test_scores_and_likelihoods(both):
 
 def test_ensembles_name_the_members_that_see(both):
     _, mixed = both
-    assert mixed.seeing == ("eye",)
+    assert mixed.vision_members == ("eye",)
     with pytest.raises(RequestError, match="none of the members that take part can read them: blind"):
         mixed.generate(ONE, gate="blind", threshold=0)
 
@@ -287,7 +287,7 @@ def test_images_reach_actors(vision_members, ray_nodes):  # noqa: F811
         ray_nodes.load([one.folder, EMBEDDED[1]]) as remote,
         Ensemble.load([one.folder, EMBEDDED[1]], dtype="float32", device="cpu") as local,
     ):
-        assert remote.seeing == local.seeing == (local.names[0],)
+        assert remote.vision_members == local.vision_members == (local.names[0],)
         for messages in (ONE, CONVERSATIONS["two turns"]):
             assert remote.generate(messages, max_tokens=4).tokens == local.generate(messages, max_tokens=4).tokens
 

@@ -57,7 +57,7 @@ def test_texts_without_the_expected_placeholders_are_refused(vision_members, tex
 def test_checkpoints_are_loaded_with_their_processors(vision_members):  # noqa: F811
     one = vision_members("llava")
     with Ensemble.load([one.folder, EMBEDDED[1]], dtype="float32", device="cpu") as loaded:
-        assert loaded.seeing == (loaded.names[0],)
+        assert loaded.vision_members == (loaded.names[0],)
         output = loaded.generate(ONE, max_tokens=TOKENS, gate=loaded.names[0], threshold=0)
         assert output.text == one.plain_answer(ONE, TOKENS)
 
@@ -74,7 +74,7 @@ def test_one_that_is_a_causal_model_too_reads_text_without_processor(vision_memb
     folder = copied(one, tmp_path)
     (folder / "processor_config.json").unlink()
     with Ensemble.load([str(folder)], dtype="float32", device="cpu") as loaded:
-        assert loaded.seeing == ()
+        assert loaded.vision_members == ()
         messages = asked("Which town?")
         assert loaded.generate(messages, max_tokens=TOKENS).text == one.plain_answer(messages, TOKENS)
 
@@ -83,7 +83,7 @@ def test_a_model_whose_logits_after_an_image_differ_reads_text_alone(vision_memb
     one = vision_members("qwen2_vl")
     monkeypatch.setattr(VisionRunner, "position_offset", lambda *given: 0)
     with ensemble_of(one.member("eye")) as alone:
-        assert alone.seeing == ()
+        assert alone.vision_members == ()
         assert "eye reads text alone, without images: its logits after an image differ" in caplog.text
         with pytest.raises(ImageError, match="none of the members"):
             alone.generate(ONE)
@@ -95,7 +95,7 @@ def test_a_chat_template_without_images_reads_text_alone(vision_members, caplog)
     processor = copy.copy(one.processor)
     processor.tokenizer = copy.deepcopy(tokenizer_of(EMBEDDED[0]))
     with ensemble_of(Member.from_model(one.model, processor.tokenizer, "eye", processor=processor)) as alone:
-        assert alone.seeing == ()
+        assert alone.vision_members == ()
         assert "eye reads text alone" in caplog.text
 
 

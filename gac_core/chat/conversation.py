@@ -137,7 +137,7 @@ class Conversation:
         return tuple(placed.image for message in self.turns for placed in message.images)
 
     def without_images(self) -> Conversation:
-        """Returns the same conversation with the text alone, as members that cannot see read it."""
+        """Returns the same conversation with the text alone, as members that do not read images get it."""
         return replace(self, messages=[replace(message, images=()) for message in self.turns]) if self.images else self
 
     @property

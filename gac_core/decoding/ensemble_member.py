@@ -43,7 +43,7 @@ class EnsembleMember:
     vision: VisionProcessor | None = None
 
     @property
-    def sees(self) -> bool:
+    def reads_images(self) -> bool:
         """Whether it reads images."""
         return self.vision is not None
 

@@ -85,7 +85,7 @@ def model_facts(member: MemberConfig, config: EnsembleConfig | None = None) -> M
         context=member.context or getattr(text, "max_position_embeddings", None),
         chat_template=has_template,
         tools=tools,
-        vision=checkpoint.sees,
+        vision=checkpoint.reads_images,
         placement=placement,
         problem=problem,
     )

@@ -73,9 +73,9 @@ class InputProcessor:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
 
     @property
-    def seeing(self) -> tuple[str, ...]:
+    def vision_members(self) -> tuple[str, ...]:
         """Names of the members that read images."""
-        return tuple(member.name for member in self._members if member.sees)
+        return tuple(member.name for member in self._members if member.reads_images)
 
     def _gate(self, name: str | None) -> EnsembleMember:
         return self._members[gate_index(self._config.names, name or self.defaults.gate)]

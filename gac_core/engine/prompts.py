@@ -59,10 +59,10 @@ def render_for(
 
 
 def _check_seen(conversation: Conversation, members: Rows[EnsembleMember]) -> None:
-    if conversation.images and not any(member.sees for member in members):
+    if conversation.images and not any(member.reads_images for member in members):
         names = listed([member.name for member in members])
         raise ImageError(
             f"the conversation contains images, and none of the members that take part can read them: {names}; add a "
-            "vision-language model to the ensemble (Ensemble.seeing names those that read images), or leave the images "
-            "out"
+            "vision-language model to the ensemble (Ensemble.vision_members has those that read images), or leave the "
+            "images out"
         )

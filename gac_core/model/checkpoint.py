@@ -70,7 +70,7 @@ class Checkpoint:
         tokenizer: Where its tokenizer is.
         device: Where to put the weights; None if ``config.device_map`` decides.
         architecture: The model's configuration, of transformers.
-        sees: Whether it is a vision-language model with a processor.
+        reads_images: Whether it is a vision-language model with a processor.
     """
 
     config: MemberConfig
@@ -78,7 +78,7 @@ class Checkpoint:
     tokenizer: Source
     device: str | None
     architecture: Any
-    sees: bool = False
+    reads_images: bool = False
 
     @classmethod
     def find(cls, config: MemberConfig) -> Checkpoint:
@@ -109,10 +109,10 @@ class Checkpoint:
             architecture = AutoConfig.from_pretrained(**weights.arguments, **_hub(config))
         except Exception as error:
             raise load_error(name, error) from error
-        sees = is_vision_language(architecture) and has_processor(weights, config.revision)
-        check_architecture(name, architecture, config.trust_remote_code, sees)
+        reads_images = is_vision_language(architecture) and has_processor(weights, config.revision)
+        check_architecture(name, architecture, config.trust_remote_code, reads_images)
         check_dimensions(name, weights, architecture)
-        return cls(config, weights, tokenizer, config.device, architecture, sees)
+        return cls(config, weights, tokenizer, config.device, architecture, reads_images)
 
     @classmethod
     def without_weights(cls, config: MemberConfig) -> Checkpoint:
@@ -186,7 +186,7 @@ class Checkpoint:
     def _auto_class(self) -> Any:
         from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-        return AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
+        return AutoModelForImageTextToText if self.reads_images else AutoModelForCausalLM
 
     def load_processor(self) -> Any:
         """Loads the processor, of transformers, with its tokenizer; None if the model reads text alone.
@@ -196,7 +196,7 @@ class Checkpoint:
         Raises:
             ModelLoadError: It could not be loaded.
         """
-        if not self.sees:
+        if not self.reads_images:
             return None
         if self.config.tokenizer is not None:
             logger.warning("member %r reads text alone: its tokenizer is that of another model", self.config.called)

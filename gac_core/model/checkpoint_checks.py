@@ -16,14 +16,16 @@ MAX_NAMES = 4
 """Names of tensors that an error lists at most."""
 
 
-def check_architecture(name: str, architecture: Any, trust_remote_code: bool = False, sees: bool = False) -> None:
+def check_architecture(
+    name: str, architecture: Any, trust_remote_code: bool = False, reads_images: bool = False
+) -> None:
     """Raises unless transformers can load a model as a causal language model, or as one that reads images.
 
     Args:
         name: The model, for errors.
         architecture: Its configuration.
         trust_remote_code: Whether the model's own code may define its class.
-        sees: Whether it is loaded as a vision-language model. Default False.
+        reads_images: Whether it is loaded as a vision-language model. Default False.
 
     Raises:
         ModelLoadError: It is another kind of model, such as one for embeddings or classification.
@@ -31,7 +33,11 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
     import transformers
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    if not sees and trust_remote_code and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {}):
+    if (
+        not reads_images
+        and trust_remote_code
+        and "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {})
+    ):
         return
     named = architecture.architectures or ()
     if not isinstance(named, (list, tuple)) or not all(isinstance(each, str) for each in named):
@@ -39,14 +45,14 @@ def check_architecture(name: str, architecture: Any, trust_remote_code: bool = F
             name, f"the architectures of its config.json must be a list of names of classes, not {quote(named)}"
         )
     classes = list(named)
-    loadable = sees or type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING
-    known = _generating_classes(with_images=sees)
+    loadable = reads_images or type(architecture) in MODEL_FOR_CAUSAL_LM_MAPPING
+    known = _generating_classes(with_images=reads_images)
     # Classes that transformers does not have are ignored: the tensors show whether the model fits.
     others = [each for each in classes if each not in known and hasattr(transformers, each)]
     if loadable and (not classes or len(others) < len(classes)):
         return
     kind = ", ".join(classes) or f"model type {architecture.model_type!r}"
-    if not sees and type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if not reads_images and type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelLoadError(
             name,
             f"its architecture, {kind}, reads images and text, which needs a model without encoder of text and its "

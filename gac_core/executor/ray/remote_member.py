@@ -55,8 +55,8 @@ class RemoteMember:
         self.device = torch.device("cpu")
         self.size = facts.size
         self.times = ForwardTimes(self.device, prior_slope(torch.device(facts.device), getattr(torch, facts.dtype)))
-        sees = processor is not None and facts.image_token_id is not None
-        self.vision = VisionProcessor(processor, cast(int, facts.image_token_id)) if sees else None
+        reads_images = processor is not None and facts.image_token_id is not None
+        self.vision = VisionProcessor(processor, cast(int, facts.image_token_id)) if reads_images else None
         self._deterministic = deterministic
 
     @property

@@ -37,7 +37,7 @@ class ImageUrl(Part):
 
 
 class ImagePart(Part):
-    """An image in a message of role `user`, for the members that see."""
+    """An image in a message of role `user`, which vision-language members read."""
 
     type: Literal["image_url"]
     image_url: ImageUrl

@@ -158,7 +158,9 @@ class ModelShown(_Answer):
     input_modalities: list[Literal["text", "image"]]
     parent: str | None = None
     members: list[str] | None = None
-    seeing: list[str] | None = Field(None, description="The members that read images; the others read the text alone.")
+    vision_members: list[str] | None = Field(
+        None, description="The members that read images; the others read the text alone."
+    )
     weights: list[float] | str | None = None
     gate: str | None = None
     threshold: float | None = None

@@ -28,14 +28,14 @@ def _described(model: ServedModel) -> Object:
     """Returns a model in OpenAI's form, with fields of our own."""
     ensemble = model.ensemble
     config = ensemble.config
-    sees = bool(ensemble.seeing) if model.member is None else model.member in ensemble.seeing
+    reads_images = bool(ensemble.vision_members) if model.member is None else model.member in ensemble.vision_members
     shown: Object = {
         "id": model.id,
         "object": "model",
         "created": model.created,
         "owned_by": "gac",
         "max_model_len": model.context,
-        "input_modalities": ["text", "image"] if sees else ["text"],
+        "input_modalities": ["text", "image"] if reads_images else ["text"],
     }
     if model.member is not None:
         return {**shown, "kind": "member", "parent": model.id.removesuffix(f"/{model.member}")}
@@ -44,7 +44,7 @@ def _described(model: ServedModel) -> Object:
         **shown,
         "kind": "ensemble",
         "members": ensemble.names,
-        "seeing": list(ensemble.seeing),
+        "vision_members": list(ensemble.vision_members),
         "weights": weights,
         "gate": ensemble.gate,
         "threshold": config.threshold,
