@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import EMBEDDED, tokenizer_of
 from vision_members import VisionMember, asked, ensemble_of, picture, vision_members  # noqa: F401
 
 from gac_core import Ensemble, ImageError, ModelLoadError
+from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
 from gac_core.model.vision_runner import VisionRunner
 
@@ -114,6 +116,20 @@ def test_a_processor_whose_pixels_are_no_tensor_reads_text_alone(vision_members,
     member = Member.from_model(one.model, processor.tokenizer, "eye", processor=processor)
     assert member.vision is None
     assert "returns pixel_values in another form than a tensor" in caplog.text
+
+
+def test_images_of_one_member_shift_no_text_of_another_with_its_model(vision_members):  # noqa: F811
+    """The model keeps the offset of positions after the last image that it has read."""
+    one = vision_members("qwen3_5")
+    text = Member.from_model(one.model, one.processor.tokenizer, "text")
+    assert one.member("eye").vision is not None
+    assert one.model.model.rope_deltas.any()
+    ids = tuple(range(20, 40))
+    text.forward([Chunk("a", 0, ids[:12])])
+    (result,) = text.forward([Chunk("a", 12, ids[12:])])
+    with torch.no_grad():
+        plain = one.model(torch.tensor([ids]), use_cache=False).logits[0, -1:]
+    assert torch.allclose(result.logits, plain, atol=1e-3)
 
 
 def copied(member: VisionMember, folder: Path) -> Path:

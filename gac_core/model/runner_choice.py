@@ -13,8 +13,8 @@ from torch import Tensor
 from gac_core.images import Image
 from gac_core.model.compiled import CompiledRunner
 from gac_core.model.loaded import LoadedModel
-from gac_core.model.runner import Row, RowRunner, Runner, SlotRunner, layer_windows, same_logits
-from gac_core.model.vision_runner import VisionRowRunner, VisionRunner, model_inputs
+from gac_core.model.runner import Row, Runner, SlotRunner, layer_windows, same_logits
+from gac_core.model.vision_runner import VisionRowRunner, VisionRunner, model_inputs, row_runner
 from gac_core.tokenization.vision import EncodedPrompt, VisionProcessor
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def choose_runner(loaded: LoadedModel, name: str, compile: bool = False) -> Chos
     """
     if loaded.vision is None:
         kind = CompiledRunner if compile else SlotRunner
-        return ChosenRunner(_batched(loaded.model, name, kind) or RowRunner(loaded.model))
+        return ChosenRunner(_batched(loaded.model, name, kind) or row_runner(loaded.model))
     if compile:
         logger.warning("member %s reads images and runs without compiled forwards", name)
     runner = _batched(loaded.model, name, VisionRunner) or VisionRowRunner(loaded.model)

@@ -71,6 +71,14 @@ class VisionRowRunner(RowRunner):
         return logits
 
 
+def row_runner(model: Any) -> RowRunner:
+    """Returns what runs text row by row.
+
+    A model that keeps an offset of positions gets them explicitly: other members may share it and read images.
+    """
+    return RowRunner(model) if _rope_index(model) is None else VisionRowRunner(model)
+
+
 def position_offset(model: Any, images: ImageInputs, token_ids: Sequence[int]) -> int:
     """Returns by how much rotary positions of text after the images differ from its index.
 
