@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("gac_core", "gac_langchain", "gac_llamaindex", "benchmarks", "examples", "tests")
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Variables of examples that are called as modules are.
-VARIABLES = frozenset(["output", "model", "llm"])
+VARIABLES = frozenset(["output", "model", "llm", "chat", "ensemble"])
 FILE = re.compile(r"[\w./~*-]+\.(?:py|md|yaml|toml|txt)|(?:tests|docs|examples|benchmarks|gac_\w+)/[\w./*-]*")
 
 
