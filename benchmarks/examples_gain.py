@@ -137,7 +137,7 @@ def main() -> None:
         tasks = example.tasks[: args.limit]
         results = Results(args.out)
         members = [alone(name) for name in names]
-        best = thresholded(names, gate, args.threshold, args.weights)
+        best = thresholded(names, gate, args.threshold, common.weights_of(args))
         if args.choose != 0:
             choose = [task for task in tasks if half_of(args.example, task.question) == "choose"][: args.choose]
             tasks = [task for task in tasks if half_of(args.example, task.question) == "report"]

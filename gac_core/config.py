@@ -152,7 +152,9 @@ class EnsembleConfig:
             raise ConfigError("an ensemble needs at least one member; members is empty")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ConfigError(f"two members are called {quote(twice[0])}; give them different MemberConfig.name")
+            raise ConfigError(
+                f"two members are called {quote(twice[0])}; give one another MemberConfig.name, in YAML 'name'"
+            )
         self._set_weights()
         if self.calibration is not None:
             self._calibrate(Calibration.of(self.calibration))

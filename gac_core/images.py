@@ -232,7 +232,8 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ImageError(f"the image {quote(os.fspath(path))} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"the image {quote(os.fspath(path))} cannot be read: {reason}") from error
 
 
 def _encode(image: Any) -> bytes:

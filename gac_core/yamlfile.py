@@ -73,7 +73,16 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"cannot read the configuration {quote(str(path))}: {error.strerror or error}") from error
     except Exception as error:
         # PyYAML also raises ValueError, KeyError, AttributeError and others for tags that do not fit their value.
-        reason = (
-            f"{type(error).__name__}: {error}" if not isinstance(error, (yaml.YAMLError, ConfigError)) else str(error)
-        )
-        raise ConfigError(f"cannot read the configuration {quote(str(path))}: {shorten(reason)}") from error
+        raise ConfigError(f"cannot read the configuration {quote(str(path))}: {shorten(_reason(error))}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns why YAML cannot be read, in one line with the places in the file."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
+        return ": ".join(f"{text}{_place(mark)}" for text, mark in parts if text)
+    return str(error) if isinstance(error, (yaml.YAMLError, ConfigError)) else f"{type(error).__name__}: {error}"
+
+
+def _place(mark: Any) -> str:
+    return "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"

@@ -43,7 +43,8 @@ class EnsembleFields(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     models: list[Any] | None = Field(
-        default=None, description="Names on a model hub, folders, mappings or MemberConfig."
+        default=None,
+        description="A list, such as ['model-a', 'model-b'], of names on a hub, folders, mappings or MemberConfig.",
     )
     ensemble: Any = Field(default=None, exclude=True, description="A loaded ensemble, in place of models.")
     weights: dict[str, float] | list[float] | Literal["auto", "perplexity"] | None = _field("weights")

@@ -94,7 +94,7 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
             f"EnsembleSettings lacks {missing} of SamplingParams; add a field in gac_langchain/settings.py"
         )
         if unknown := set(fields) - set(known) - _OF_SERVICES:
-            raise UnknownArgumentError(unknown, known)
+            raise UnknownArgumentError(unknown, set(known) | {"config"})
         if ignored := sorted(_OF_SERVICES & set(fields)):
             logger.warning("%s: no effect on local models, ignored", ", ".join(ignored))
         defaults = {name: fields.get(name, known[name].default) for name in SAMPLING_FIELDS}

@@ -235,6 +235,17 @@ def test_aliases_that_expand_without_end_are_refused_at_once(tmp_path, text):
     assert len(str(error.value)) < 800
 
 
+def test_an_error_of_yaml_is_one_line_with_its_places(tmp_path):
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("members: [ash\n")
+    with pytest.raises(ConfigError) as error:
+        EnsembleConfig.from_yaml(path)
+    assert str(error.value).endswith(
+        "while parsing a flow sequence (line 1, column 10): expected ',' or ']', but got '<stream end>' "
+        "(line 2, column 1)"
+    )
+
+
 def test_unknown_arguments_of_loading_are_told_with_all_that_are_known():
     with pytest.raises(UnknownArgumentError, match=r"did you mean 'quantization'.*dtype"):
         Ensemble.load(["a"], quantisation="8bit")

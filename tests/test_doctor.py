@@ -55,6 +55,13 @@ def test_the_text_names_the_same_facts():
     assert result.output.rstrip().endswith("no problems found")
 
 
+def test_models_of_one_name_are_described_each_by_itself():
+    result = run(EMBEDDED[0], EMBEDDED[0])
+    assert result.exit_code == 1
+    assert result.output.count("  ash: LlamaForCausalLM; ") == 2
+    assert "problem: two members are called 'ash'; give one another MemberConfig.name" in result.output
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -81,7 +88,7 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_with_the_words_of_loading(co
     result = run(str(folder), EMBEDDED[0])
     assert result.exit_code == 1
     assert problem in result.output
-    assert "  broken: cannot be a member: " in result.output
+    assert "  broken: cannot load member " in result.output
     assert "  ash: " in result.output
 
 

@@ -217,3 +217,5 @@ def test_malformed_calls_alone_are_an_error():
         check_tool_calls([], [InvalidToolCall("1", None, "<", "no name")])
     with pytest.raises(AnswerError, match=r"called no tool: the answer ended \(stop\) after 'Hello'.*tool_choice"):
         check_tool_calls([], [], text="Hello", finish_reason=FinishReason.STOP, required=True)
+    with pytest.raises(AnswerError, match=r"ended \(length\) after '<tool'; raise max_tokens$"):
+        check_tool_calls([], [], text="<tool", finish_reason=FinishReason.LENGTH, required=True)

@@ -150,6 +150,8 @@ def test_settings_are_checked_at_once(ensemble):
         ChatGaC()
     with pytest.raises((ConfigError, ValueError), match="max_tokens"):
         ChatGaC(ensemble=ensemble, max_tokens=0)
+    with pytest.raises(ValueError, match="conifg.*did you mean 'config'"):
+        ChatGaC(conifg="ensemble.yaml")
     with pytest.raises(ValueError, match=r"treshold.*did you mean 'threshold'"):
         ChatGaC(ensemble=ensemble, treshold=0.5)
     assert ChatGaC(ensemble=ensemble, timeout=60, api_key="x", max_retries=2).max_tokens == 256

@@ -66,7 +66,8 @@ def parser(description: str | None, weights: Sequence[float], threshold: float |
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--models", nargs="+", default=list(MODELS), help="folders or hub names")
-    made.add_argument("--weights", nargs="+", type=float, default=list(weights), help="one per model; 0 leaves it out")
+    made.add_argument("--weights", nargs="+", type=float, help=f"one per model; 0 leaves it out ({_spoken(weights)})")
+    made.set_defaults(default_weights=list(weights))
     made.add_argument("--gate", help="name of the member that decides alone where it is certain (default: the largest)")
     made.add_argument("--threshold", type=float, default=threshold, help="certainty at which the gate decides alone")
     made.add_argument("--dtype", default="bfloat16")
@@ -75,6 +76,18 @@ def parser(description: str | None, weights: Sequence[float], threshold: float |
     made.add_argument("--embeddings", default=EMBEDDINGS, help="embedding model of the retrieval examples")
     made.add_argument("--seed", type=int, default=0, help="seed of generated tasks")
     return made
+
+
+def _spoken(weights: Sequence[float]) -> str:
+    return f"default for three models: {' '.join(f'{weight:g}' for weight in weights)}, else 1 each"
+
+
+def weights_of(args: argparse.Namespace) -> list[float]:
+    """Returns the weights of the command line, or the default for its number of models."""
+    given: list[float] | None = args.weights
+    if given is None:
+        given = args.default_weights if len(args.default_weights) == len(args.models) else [1.0] * len(args.models)
+    return given
 
 
 def load(args: argparse.Namespace, **settings: Any) -> Ensemble:
@@ -97,7 +110,7 @@ def run(args: argparse.Namespace, build: Build) -> None:
     with load(args) as ensemble:
         example = build(args, ensemble)
         tasks = example.tasks[: args.limit]
-        models = {"ensemble": example.model(weights=args.weights, gate=args.gate, threshold=args.threshold)}
+        models = {"ensemble": example.model(weights=weights_of(args), gate=args.gate, threshold=args.threshold)}
         # A gate that may always decide alone is this member by itself.
         models |= {name: example.model(gate=name, threshold=0.0) for name in ensemble.names}
         solved: dict[str, list[Solved]] = {}

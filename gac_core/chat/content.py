@@ -83,13 +83,16 @@ def _read_part(part: Any) -> str | Image:
     if kind == "image":
         image = part.get("image")
         if not isinstance(image, (Image, bytes)):
-            raise RequestError(f"a part of type 'image' must have an Image or bytes as its 'image', not {quote(image)}")
+            raise RequestError(
+                f"a part of type 'image' must have an Image or bytes as its 'image', not {quote(image)}; Image.open "
+                "reads files and images of Pillow"
+            )
         return image if isinstance(image, Image) else Image(image)
     if kind == "image_url":
         return _read_image_url(part.get("image_url"))
     raise RequestError(
         f"a message's content has a part of type {quote(kind)}; only parts of type 'text', 'image' and 'image_url' are "
-        "supported"
+        "supported; Image.open reads files and images of Pillow"
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gac_core.diagnosis.models import ModelFacts
     from gac_core.diagnosis.packages import Package
     from gac_core.diagnosis.selftest import SelfTest
+    from gac_core.member_config import MemberConfig
 
 # Text that is printed as it is.
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
@@ -96,17 +97,29 @@ def diagnose(models: Sequence[str] = (), check: bool = False) -> Diagnosis:
             config = configuration(arguments)
         except GaCError as error:
             problems.append(str(error))
-    members = config.members if config is not None else [] if arguments else cached_models()
+    members = config.members if config is not None else _apart(arguments) if arguments else cached_models()
     facts = [model_facts(member, config) for member in members]
-    if config is not None:
+    if arguments:
         wrong = [each.problem for each in facts if each.problem]
-        together = None if wrong or len(facts) == 1 else ensemble_problem(config)
+        together = None if wrong or config is None or len(facts) == 1 else ensemble_problem(config)
         problems += [*wrong, *([] if together is None else [together])]
     outcome = None
     if check and (config is not None or not arguments):
         outcome = run_self_test(config and replace(config, progress=False))
         problems += [] if outcome.problem is None or outcome.problem in problems else [outcome.problem]
     return Diagnosis(tuple(installed), here, source, tuple(facts), outcome, tuple(problems))
+
+
+def _apart(models: Sequence[str]) -> Sequence[MemberConfig]:
+    """Returns models that cannot be members of one ensemble, such as two of one name, each by itself."""
+    if len(models) == 1:
+        return []
+    from gac_core.member_config import MemberConfig
+
+    try:
+        return [MemberConfig(model) for model in models]
+    except GaCError:
+        return []
 
 
 def as_dict(found: Diagnosis) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def _packages(installed: Sequence[Package]) -> list[str]:
 
 def _model(model: ModelFacts) -> str:
     if model.architecture is None:
-        return f"cannot be a member: {model.problem}"
+        return str(model.problem)
     size = "size unknown" if model.weights is None else format_bytes(model.weights)
     template = "no chat template" if model.tools is None else f"chat template, tools {model.tools}"
     facts = (

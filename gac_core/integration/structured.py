@@ -116,11 +116,11 @@ def check_tool_calls(
             first.arguments,
         )
     if required:
-        raise AnswerError(
-            f"the models called no tool: the answer ended ({_plain(finish_reason)}) after {text[-40:]!r}; to require a "
-            "call, set tool_choice='required' or tool_required=True, raise max_tokens, and use no stop strings",
-            text,
-        )
+        ended = str(_plain(finish_reason))
+        remedy = "to require a call, set tool_choice='required'; use no stop strings"
+        if ended.startswith("length"):
+            remedy = "raise max_tokens"
+        raise AnswerError(f"the models called no tool: the answer ended ({ended}) after {text[-40:]!r}; {remedy}", text)
 
 
 def _plain(finish_reason: object) -> object:

@@ -50,8 +50,8 @@ def find_source(model: str, path: str, gguf_file: str | None = None, revision: s
         if not os.path.isfile(path):
             raise ModelLoadError(
                 model,
-                f"there is no file {path!r}, relative to {str(Path.cwd())!r}; for a file on a model hub give the "
-                "repository as model and the file as gguf_file",
+                f"there is no file {_spelled(path)}; for a file on a model hub give the repository as model and the "
+                "file as gguf_file",
             )
         return Source(str(file.parent), file.name)
     check_folder(model, path)
@@ -87,7 +87,12 @@ def check_folder(model: str, path: str) -> None:
         )
     is_path = Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1
     if is_path and not os.path.isdir(path):
-        raise ModelLoadError(model, f"there is no folder {path!r}, relative to {str(Path.cwd())!r}")
+        raise ModelLoadError(model, f"there is no folder {_spelled(path)}")
+
+
+def _spelled(path: str) -> str:
+    """Returns a path for an error, with what it is relative to."""
+    return repr(path) if os.path.isabs(path) else f"{path!r}, relative to {str(Path.cwd())!r}"
 
 
 def check_files(model: str, source: Source, allow_pickle: bool) -> None:
