@@ -150,7 +150,7 @@ def test_settings_are_checked_at_once(ensemble):
         ChatGaC()
     with pytest.raises((ConfigError, ValueError), match="max_tokens"):
         ChatGaC(ensemble=ensemble, max_tokens=0)
-    with pytest.raises(ValueError, match="conifg.*did you mean 'config'"):
+    with pytest.raises(ValueError, match=r"conifg.*did you mean 'config'"):
         ChatGaC(conifg="ensemble.yaml")
     with pytest.raises(ValueError, match=r"treshold.*did you mean 'threshold'"):
         ChatGaC(ensemble=ensemble, treshold=0.5)
