@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
 
 def _make(cls: type[BaseChatModel], model: str, **fields: Any) -> BaseChatModel:
-    named: dict[str, Any] = {"config": model} if model.endswith((".yaml", ".yml")) else {"models": model.split("+")}
-    return cls(**named, **fields)
+    if model.lower().endswith((".yaml", ".yml")):
+        return cls(config=model, **fields)
+    # The name of a folder may contain a plus.
+    names = [model] if Path(model).exists() else [name.strip() for name in model.split("+")]
+    return cls(models=names, **fields)
 
 
 CHAT_PROVIDER: tuple[str, str, Callable[..., BaseChatModel]] = ("gac_langchain", "ChatGaC", _make)
-"""Module, class and factory. The model's name is that of the members, joined by ``+``, or the path of a YAML file.
+"""Module, class and factory. The model's name is a folder, the names of the members, joined by ``+``, or the
+path of a YAML file.
 
 LangChain has no public registry of providers; its table is private (``langchain.chat_models.base._BUILTIN_PROVIDERS``).
 """

@@ -16,6 +16,7 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from pydantic import PrivateAttr, ValidationError
 
 from gac_core import (
+    CONVERSATION_FIELDS,
     ENSEMBLE_FIELDS,
     FIXED_FIELDS,
     LOADING_FIELDS,
@@ -125,9 +126,10 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
 
         Raises:
             ConfigError: One of them has no effect once the ensemble is loaded.
-            RequestError: The value of a parameter is wrong.
+            RequestError: The value of a parameter or a field of conversations is wrong.
         """
-        arguments = {name: value for name, value in kwargs.items() if name in SAMPLING_FIELDS | FIXED_FIELDS}
+        checked = SAMPLING_FIELDS | FIXED_FIELDS | set(CONVERSATION_FIELDS)
+        arguments = {name: value for name, value in kwargs.items() if name in checked}
         self._check_changes(arguments)
         return super().bind(**kwargs)  # type: ignore[misc]
 
@@ -186,7 +188,7 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
             UnknownArgumentError: The configuration has another key that begins with ``gac_``.
         """
         configurable = ensure_config(config).get("configurable", {})
-        unknown = [key for key in configurable if key.startswith("gac_") and key not in CONFIGURABLE]
+        unknown = [key for key in configurable if str(key).startswith("gac_") and key not in CONFIGURABLE]
         if unknown:
             remedy = "set other parameters per call, with bind, or as fields of the model"
             raise UnknownArgumentError(unknown, CONFIGURABLE, "key of the run configuration", remedy)

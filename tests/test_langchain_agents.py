@@ -121,3 +121,11 @@ def test_configurable_models_are_made_by_name(registered, opened, tmp_path):
     assert init_chat_model(f"gac:{path}").model_name == "ash+birch"
     with pytest.raises(ConfigError, match="no/such"):
         init_chat_model("gac:no/such.yaml")
+
+
+def test_names_of_folders_may_contain_a_plus_and_names_be_spaced(registered, opened, tmp_path):
+    folder = tmp_path / "c++" / "ash"
+    folder.parent.mkdir()
+    folder.symlink_to(EMBEDDED[0], target_is_directory=True)
+    assert init_chat_model(f"gac:{folder}").model_name == "ash"
+    assert init_chat_model("gac:" + " + ".join(EMBEDDED[:2])).model_name == "ash+birch"

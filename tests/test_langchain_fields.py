@@ -145,6 +145,10 @@ def test_what_was_loaded_cannot_be_bound_or_configured(chat):
         chat.invoke(ASK, dtype="float16")
     with pytest.raises(RequestError, match="temperature"):
         chat.bind(temperature=-1.0)
+    with pytest.raises(RequestError, match="tool_choice must be"):
+        chat.bind(tool_choice={})
+    with pytest.raises(ConfigError, match="parallel_tool_calls cannot be 'x'"):
+        chat.bind(parallel_tool_calls="x")
     with pytest.raises(RequestError, match=r"gac_treshold.*did you mean 'gac_threshold'"):
         chat.with_config(configurable={"gac_treshold": 0.5})
     with pytest.raises(RequestError, match="'oak' is not a member"):

@@ -215,3 +215,12 @@ def test_changes_are_refused_only_where_calls_would_be(wrapper, caplog):
         with pytest.raises(RequestError, match="'birch' has the weight 0"):
             model.weights = {"birch": 0}
         assert not caplog.records
+
+
+@CASES
+def test_assigned_tuples_are_lists_as_in_constructors(ensemble, wrapper):
+    make, _ = WRAPPERS[wrapper]
+    model = make(ensemble=ensemble)
+    model.weights = (1, 2, 3)
+    for each in (model, make(ensemble=ensemble).model_copy(update={"weights": (1, 2, 3)})):
+        assert each.model_dump(include={"weights"}) == {"weights": [1, 2, 3]}

@@ -35,6 +35,11 @@ class _Wrapper(Protocol):
 _W = TypeVar("_W", bound=_Wrapper)
 
 
+def _as_kept(value: Any) -> Any:
+    """Returns the value of a field as constructors keep it, which make lists of tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 class EnsembleModel:
     """Methods of a framework's model: its ensemble, changes of its fields, copies, and closing.
 
@@ -119,6 +124,7 @@ class EnsembleModel:
         # Fields are set freely until the ensemble is loaded.
         if (getattr(self, "__pydantic_private__", None) or {}).get("_lease") is not None:
             self._check_changes({name: value})
+            value = _as_kept(value)
         super().__setattr__(name, value)
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
@@ -158,7 +164,8 @@ class EnsembleModel:
         if unknown := set(update or ()) - known:
             raise UnknownArgumentError(unknown, known)
         self._check_changes(update or {})
-        copied: Self = super().model_copy(update=update, deep=deep)  # type: ignore[misc]
+        kept = {name: _as_kept(value) for name, value in (update or {}).items()}
+        copied: Self = super().model_copy(update=kept, deep=deep)  # type: ignore[misc]
         return copied
 
     def __copy__(self) -> Self:
