@@ -115,13 +115,19 @@ def _adapter(cls: type[BaseModel], name: str) -> TypeAdapter[Any]:
     return TypeAdapter(annotated, config=ConfigDict(arbitrary_types_allowed=True))
 
 
-def check_type(cls: type[BaseModel], name: str, value: Any) -> None:
-    """Checks the type of a field's value.
+def converted(cls: type[BaseModel], name: str, value: Any, strict: bool = False) -> Any:
+    """Returns a field's value as pydantic keeps it.
+
+    Args:
+        cls: The model's class.
+        name: The field.
+        value: The value.
+        strict: Whether values of other types are refused rather than converted. Default False.
 
     Raises:
         ConfigError: It has another type.
     """
     try:
-        _adapter(cls, name).validate_python(value, strict=True)
+        return _adapter(cls, name).validate_python(value, strict=strict)
     except ValidationError as error:
         raise type_error(cls, error, name) from error

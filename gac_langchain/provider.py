@@ -10,11 +10,11 @@ from langchain_core.language_models import BaseChatModel
 
 
 def _make(cls: type[BaseChatModel], model: str, **fields: Any) -> BaseChatModel:
-    if model.lower().endswith((".yaml", ".yml")):
-        return cls(config=model, **fields)
     # The name of a folder may contain a plus.
     names = [model] if Path(model).exists() else [name.strip() for name in model.split("+")]
-    return cls(models=names, **fields)
+    is_config = model.lower().endswith((".yaml", ".yml"))
+    named: dict[str, Any] = {"config": model} if is_config else {"models": names}
+    return cls(**named, **fields)
 
 
 CHAT_PROVIDER: tuple[str, str, Callable[..., BaseChatModel]] = ("gac_langchain", "ChatGaC", _make)

@@ -35,7 +35,7 @@ from gac_core import (
     open_ensemble,
     own_params,
 )
-from gac_langchain.fields import EnsembleFields, check_type, type_error
+from gac_langchain.fields import EnsembleFields, converted, type_error
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,10 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
         super()._check_changes(changes)
         # The values of parameters are checked already.
         for name in set(changes) & set(type(self).model_fields) - SAMPLING_FIELDS:
-            check_type(type(self), name, changes[name])
+            converted(type(self), name, changes[name], strict=True)
+
+    def _converted(self, name: str, value: Any) -> Any:
+        return converted(type(self), name, value)
 
     def bind(self, **kwargs: Any) -> Any:
         """Returns the model with arguments of its calls.

@@ -145,12 +145,16 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         super()._check_changes(changes)
+        for name in EnsembleFields.own() & set(changes):
+            self._converted(name, changes[name])
+
+    def _converted(self, name: str, value: Any) -> Any:
         unset = type(self).model_construct()
         try:
-            for name in EnsembleFields.own() & set(changes):
-                self.__pydantic_validator__.validate_assignment(unset, name, changes[name])
+            self.__pydantic_validator__.validate_assignment(unset, name, value)
         except ValidationError as error:
             raise self._field_error(error) from error
+        return getattr(unset, name)
 
     @classmethod
     def _field_error(cls, error: ValidationError) -> Exception:

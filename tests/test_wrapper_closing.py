@@ -218,9 +218,9 @@ def test_changes_are_refused_only_where_calls_would_be(wrapper, caplog):
 
 
 @CASES
-def test_assigned_tuples_are_lists_as_in_constructors(ensemble, wrapper):
+def test_assigned_values_are_kept_as_constructors_keep_them(ensemble, wrapper):
     make, _ = WRAPPERS[wrapper]
     model = make(ensemble=ensemble)
     model.weights = (1, 2, 3)
     for each in (model, make(ensemble=ensemble).model_copy(update={"weights": (1, 2, 3)})):
-        assert each.model_dump(include={"weights"}) == {"weights": [1, 2, 3]}
+        assert each.model_dump(include={"weights"})["weights"] == [1, 2, 3]

@@ -35,11 +35,6 @@ class _Wrapper(Protocol):
 _W = TypeVar("_W", bound=_Wrapper)
 
 
-def _as_kept(value: Any) -> Any:
-    """Returns the value of a field as constructors keep it, which make lists of tuples."""
-    return list(value) if isinstance(value, tuple) else value
-
-
 class EnsembleModel:
     """Methods of a framework's model: its ensemble, changes of its fields, copies, and closing.
 
@@ -124,8 +119,18 @@ class EnsembleModel:
         # Fields are set freely until the ensemble is loaded.
         if (getattr(self, "__pydantic_private__", None) or {}).get("_lease") is not None:
             self._check_changes({name: value})
-            value = _as_kept(value)
+            value = self._as_kept({name: value})[name]
         super().__setattr__(name, value)
+
+    def _as_kept(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns checked values of fields; those of parameters as constructors keep them, such as lists for tuples."""
+        return {
+            name: self._converted(name, value) if name in SAMPLING_FIELDS else value for name, value in changes.items()
+        }
+
+    def _converted(self, name: str, value: Any) -> Any:
+        """Returns the value of a field as its annotation has it."""
+        raise NotImplementedError
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Checks new values of fields.
@@ -164,8 +169,7 @@ class EnsembleModel:
         if unknown := set(update or ()) - known:
             raise UnknownArgumentError(unknown, known)
         self._check_changes(update or {})
-        kept = {name: _as_kept(value) for name, value in (update or {}).items()}
-        copied: Self = super().model_copy(update=kept, deep=deep)  # type: ignore[misc]
+        copied: Self = super().model_copy(update=self._as_kept(update or {}), deep=deep)  # type: ignore[misc]
         return copied
 
     def __copy__(self) -> Self:
