@@ -111,7 +111,7 @@ def images(rig: Any) -> bool:
     picture = ImageBlock(image=b"\x89PNG\r\n\x1a\n", image_mimetype="image/png")
     rig.make().chat([ChatMessage(blocks=[TextBlock(text="What is it?"), picture])])
     server = getattr(rig, "server", None)
-    # The picture in base64.
+    # The image in base64.
     return server is not None and "iVBORw0KGgo" in json.dumps(server.body)
 
 

@@ -40,7 +40,7 @@ class Colour(BaseModel):
 
 @pytest.fixture(scope="module")
 def both(vision_members):  # noqa: F811
-    """A member that sees and one that reads the text alone."""
+    """A member that reads images and one that reads the text alone."""
     members = [MemberConfig(vision_members("llava").folder, name="eye"), MemberConfig(EMBEDDED[1], name="blind")]
     with Ensemble.load(members, dtype="float32", device="cpu") as ensemble:
         yield ensemble

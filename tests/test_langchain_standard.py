@@ -1,7 +1,7 @@
 """LangChain's own standard tests for chat models, on the real engine.
 
-Of `ChatGaC` all of them run, with a member that sees: 55 pass, and five are skipped, which ask for sound, documents,
-images in messages of tools, or for a class of LangChain's own (serdes).
+Of `ChatGaC` all of them run, with a member that reads images: 55 pass, and five are skipped, which ask for sound,
+documents, images in messages of tools, or for a class of LangChain's own (serdes).
 
 Of `ChatOpenAI` with `gac serve` the integration tests run: 46 pass, and four are skipped. `langchain-openai` declares
 the same abilities, and also documents and counts of reasoning tokens, which the members lack.

@@ -101,7 +101,7 @@ def llava(folder: Path, context: int = 512) -> None:
 
 
 def qwen2_vl(folder: Path) -> None:
-    """Qwen2-VL: rotary embeddings over time, height and width, and as many tokens as a picture has patches."""
+    """Qwen2-VL: rotary embeddings over time, height and width, and as many tokens as an image has patches."""
     tokenizer, ids, pixels = _qwen()
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
     config = Qwen2VLConfig(
@@ -208,7 +208,7 @@ def _qwen():
 
 
 def gemma3(folder: Path) -> None:
-    """Gemma 3: the tokens of a picture attend to each other in both directions, in layers with and without a window."""
+    """Gemma 3: the tokens of an image attend to each other in both directions, in layers with and without a window."""
     tokens = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
     tokenizer = _tokenizer(tokens[0], *tokens)
     tokenizer._set_model_specific_special_tokens(
@@ -235,7 +235,7 @@ def gemma3(folder: Path) -> None:
 
 
 def idefics3(folder: Path) -> None:
-    """Idefics3, as SmolVLM: pictures in tiles, with markers of rows and columns between them."""
+    """Idefics3, as SmolVLM: images in tiles, with markers of rows and columns between them."""
     tiles = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
     markers = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles)
     tokenizer = _tokenizer("<image>", "<image>", *markers)

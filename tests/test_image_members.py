@@ -60,7 +60,7 @@ def seeing(request, vision_members):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def both(vision_members):  # noqa: F811
-    """A member that sees and one that does not, and an ensemble of them."""
+    """A member that reads images and one that does not, and an ensemble of them."""
     one = vision_members("qwen2_vl")
     configs = tuple(MemberConfig(name, weight=weight) for name, weight in WEIGHTS.items())
     with Ensemble([one.member("eye"), blind()], EnsembleConfig(configs)) as mixed:
