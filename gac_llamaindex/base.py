@@ -30,6 +30,7 @@ from gac_core import (
     UnknownArgumentError,
     ambient_gate,
     ambient_threshold,
+    check_tool_choice,
     field_error,
     member_weights,
     open_ensemble,
@@ -62,6 +63,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         **fields: Any,
     ) -> None:
         known = type(self).model_fields
+        check_tool_choice(fields.get("tool_choice"))
         fields = with_top_logprobs(fields, fields.pop("top_logprobs", None))
         if set(fields) - set(known):
             raise UnknownArgumentError(set(fields) - set(known), set(known) | {"ensemble"})
@@ -147,6 +149,7 @@ class EnsembleLLM(EnsembleModel, EnsembleFields):
         super()._check_changes(changes)
         for name in EnsembleFields.own() & set(changes):
             self._converted(name, changes[name])
+        check_tool_choice(changes.get("tool_choice"))
 
     def _converted(self, name: str, value: Any) -> Any:
         unset = type(self).model_construct()

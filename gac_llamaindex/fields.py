@@ -11,7 +11,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.types import PydanticProgramMode
 
-from gac_core import WRAPPER_FIELDS, Grammar
+from gac_core import CONVERSATION_FIELDS, WRAPPER_FIELDS, Grammar
 
 Bias = dict[int | str | bytes, float]
 
@@ -77,22 +77,14 @@ class EnsembleFields(FunctionCallingLLM):
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How prompts describe tools; see Conversation."
     )
-    tool_choice: str | bool | None = Field(
-        default=None,
-        description='Which tools an answer calls where a call with tools does not say: "auto", "required", "none" or a '
-        'name. Default: "auto".',
-    )
+    tool_choice: str | bool | dict[str, Any] | None = Field(**CONVERSATION_FIELDS["tool_choice"].options())
     parallel_tool_calls: bool | None = Field(
         default=None,
         strict=True,
         description="Whether an answer may call several tools, in place of the allow_parallel_tool_calls that "
         "LlamaIndex's methods and agents pass. Default: as they pass.",
     )
-    enable_thinking: bool | None = Field(
-        default=None,
-        strict=True,
-        description="Passed to chat templates that have this switch. Default: the template's own.",
-    )
+    enable_thinking: bool | None = Field(**CONVERSATION_FIELDS["enable_thinking"].options(), strict=True)
     close_structures: bool = Field(
         default=True,
         strict=True,

@@ -224,3 +224,13 @@ def test_assigned_values_are_kept_as_constructors_keep_them(ensemble, wrapper):
     model.weights = (1, 2, 3)
     for each in (model, make(ensemble=ensemble).model_copy(update={"weights": (1, 2, 3)})):
         assert each.model_dump(include={"weights"})["weights"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("make", [ChatGaC, LlamaIndexModel])
+def test_choices_of_tools_have_the_same_forms_in_both_frameworks(ensemble, make):
+    model = make(ensemble=ensemble, tool_choice={"type": "function", "function": {"name": "clock"}})
+    for wrong in ("", {}):
+        with pytest.raises(RequestError, match="tool_choice must be"):
+            make(ensemble=ensemble, tool_choice=wrong)
+        with pytest.raises(RequestError, match="tool_choice must be"):
+            model.tool_choice = wrong
