@@ -16,9 +16,9 @@ from gac_core import CONVERSATION_FIELDS, WRAPPER_FIELDS, Grammar
 Bias = dict[int | str | bytes, float]
 
 
-def _field(name: str) -> Any:
-    """Returns a field as `gac_core.WRAPPER_FIELDS` has it."""
-    return Field(**WRAPPER_FIELDS[name].options())
+def _field(name: str, **checks: Any) -> Any:
+    """Returns a field as `gac_core.WRAPPER_FIELDS` or `gac_core.CONVERSATION_FIELDS` has it."""
+    return Field(**{**WRAPPER_FIELDS, **CONVERSATION_FIELDS}[name].options(), **checks)
 
 
 class EnsembleFields(FunctionCallingLLM):
@@ -77,14 +77,14 @@ class EnsembleFields(FunctionCallingLLM):
     tool_format: Literal["auto", "common", "native"] = Field(
         default="auto", description="How prompts describe tools; see Conversation."
     )
-    tool_choice: str | bool | dict[str, Any] | None = Field(**CONVERSATION_FIELDS["tool_choice"].options())
+    tool_choice: str | bool | dict[str, Any] | None = _field("tool_choice")
     parallel_tool_calls: bool | None = Field(
         default=None,
         strict=True,
         description="Whether an answer may call several tools, in place of the allow_parallel_tool_calls that "
         "LlamaIndex's methods and agents pass. Default: as they pass.",
     )
-    enable_thinking: bool | None = Field(**CONVERSATION_FIELDS["enable_thinking"].options(), strict=True)
+    enable_thinking: bool | None = _field("enable_thinking", strict=True)
     close_structures: bool = Field(
         default=True,
         strict=True,
