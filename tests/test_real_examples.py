@@ -10,6 +10,8 @@ import sys
 import pytest
 from conftest import REAL, ROOT
 
+from gac_core import AnswerError
+
 EXAMPLES = ROOT / "examples" / "real"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*_langchain.py")) + sorted(
     path.stem for path in EXAMPLES.glob("*_llamaindex.py")
@@ -94,6 +96,19 @@ def test_passages_of_the_handbook_have_the_answers():
     texts, tasks = importlib.import_module("passages").passages_and_tasks(EXAMPLES / "handbook.json")
     assert len(tasks) == 10
     assert all(any(task.answers[0] in text for text in texts) for task in tasks)
+
+
+def test_a_task_without_an_answer_scores_0():
+    common = importlib.import_module("common")
+
+    def solve(model, task):
+        raise AnswerError("the call is truncated", "{")
+
+    example = common.Example(None, solve, [common.Task("Where?", ("Halkus",))])
+    (solved,) = common._solve(example, None, example.tasks, None)
+    assert (solved.answer, solved.score) == ("none: the call is truncated", 0.0)
+    args = common.parser(None, weights=(0, 2, 1), threshold=None).parse_args(["--models", "a", "b"])
+    assert common.weights_of(args) == [1.0, 1.0]
 
 
 # ---- on real models

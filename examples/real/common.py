@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from gac_core import Ensemble, MemberConfig
+from gac_core import AnswerError, Ensemble, MemberConfig
 from gac_core.evaluation.statistics import compare, mean_interval
 
 HERE = Path(__file__).parent
@@ -125,7 +125,11 @@ def run(args: argparse.Namespace, build: Build) -> None:
 
 def _solve(example: Example, model: Any, tasks: Sequence[Task], console: Console | None) -> Iterable[Solved]:
     for task in tasks:
-        solved = example.solve(model, task)
+        try:
+            solved = example.solve(model, task)
+        except AnswerError as error:
+            # Such as a tool call that max_tokens truncates.
+            solved = Solved(f"none: {error}", 0.0, [])
         if console is not None:
             lines = [f"Q: {task.question}", *solved.shown, f"A: {solved.answer}  (expected: {task.answers[0]})", ""]
             console.print("\n".join(lines), markup=False)
