@@ -32,6 +32,7 @@ from gac_core import (
     AnswerError,
     ChatTemplateError,
     Grammar,
+    ImageError,
     Message,
     RequestError,
     ToolCall,
@@ -287,7 +288,7 @@ def test_messages_of_every_kind():
         Message("tool", "one", tool_call_id="c2", name="clock"),
         Message("assistant", "one"),
     ]
-    with pytest.raises(RequestError, match="ImageBlock"):
+    with pytest.raises(ImageError, match="not PNG, JPEG, WebP or GIF"):
         convert_messages([ChatMessage(blocks=[ImageBlock(image=b"x")])])
     with pytest.raises(RequestError, match="additional_kwargs"):
         convert_messages([ChatMessage(role="assistant", additional_kwargs={"tool_calls": ["clock"]})])
@@ -309,8 +310,8 @@ def test_the_text_of_citable_blocks_is_read():
     citable = CitableBlock(title="Handbook", source="h.md", content=[TextBlock(text="It stands."), TextBlock(text="x")])
     (message,) = convert_messages([ChatMessage(blocks=[TextBlock(text="Read:"), citable])])
     assert message.content == "Read:\nIt stands.\nx"
-    picture = CitableBlock(title="t", source="s", content=[ImageBlock(image=b"x")])
-    with pytest.raises(RequestError, match="ImageBlock"):
-        convert_messages([ChatMessage(blocks=[picture])])
+    damaged = CitableBlock(title="t", source="s", content=[ImageBlock(image=b"x")])
+    with pytest.raises(ImageError, match="not PNG, JPEG, WebP or GIF"):
+        convert_messages([ChatMessage(blocks=[damaged])])
     with pytest.raises(RequestError, match="DocumentBlock"):
         convert_messages([ChatMessage(blocks=[DocumentBlock(data=b"x")])])

@@ -163,13 +163,13 @@ def test_a_timeout_counts_from_the_call(both):
 @contextmanager
 def slow_encoding(one):
     """Prompts are encoded only after the block."""
-    prepared, free = one._input_processor._prepared, threading.Event()
-    one._input_processor._prepared = lambda *given, **named: free.wait(60) and prepared(*given, **named)
+    choices, free = one._input_processor.choices, threading.Event()
+    one._input_processor.choices = lambda *given, **named: free.wait(60) and choices(*given, **named)
     try:
         yield
     finally:
         free.set()
-        del one._input_processor._prepared
+        del one._input_processor.choices
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -27,7 +27,8 @@ COMBINERS: dict[str, Combiner] = {
 }
 """Combination rules by name; beside these, ``"power:R"`` is `PowerMean` with the exponent R.
 
-Its keys are `gac_core.rule_names.COMBINER_NAMES`, those of `GATES` are `GATE_NAMES`.
+Rules may be added to it and to `GATES`. The names of those here are also in `gac_core.rule_names`, which is checked
+before torch is imported.
 """
 
 CERTIFIABLE: frozenset[Combiner] = frozenset({arithmetic_mean})
