@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,11 +96,20 @@ class LocalRig:
     @contextmanager
     def flaky(self) -> Iterator[None]:
         """Makes one forward of the first model fail."""
+        self._settle()
         self.counted[0].left, self.counted[0].fails = 0, 1
         try:
             yield
         finally:
             self.counted[0].left = None
+
+    def _settle(self) -> None:
+        """Waits, for up to 30 s, until abandoned requests run no more."""
+        for _ in range(100):
+            before = self.work()
+            time.sleep(0.3)
+            if self.work() == before:
+                return
 
     def templated(self) -> bool:
         """Returns whether a completion is what a chat with one message is."""

@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,14 +47,19 @@ def loaded() -> int:
     return sum(model.dtype == KEY for model in default_pool().models())
 
 
+def freed() -> bool:
+    """Whether no model of these tests is left; the thread of an engine may hold the last one for a moment."""
+    return any(loaded() == 0 or time.sleep(0.05) for _ in range(200))
+
+
 @CASES
 def test_the_block_closes_what_the_model_has_loaded(wrapper):
     make, ask = WRAPPERS[wrapper]
-    assert loaded() == 0
+    assert freed()
     with make(**SETTINGS) as model:
         ask(model)
         assert (loaded(), model.closed) == (1, False)
-    assert (loaded(), model.closed) == (0, True)
+    assert (freed(), model.closed) == (True, True)
     model.close()
     for use in (ask, lambda model: model.__enter__(), lambda model: ask(copy.copy(model))):
         with pytest.raises(EngineClosedError, match="closed; make a new one"):
@@ -74,7 +80,7 @@ def test_others_with_the_same_settings_keep_working(wrapper):
     assert ask(deep)
     assert loaded() == 1
     deep.close()
-    assert loaded() == 0
+    assert freed()
 
 
 def test_a_copy_of_a_closed_model_does_not_keep_the_models():
@@ -83,7 +89,7 @@ def test_a_copy_of_a_closed_model_does_not_keep_the_models():
     chat.close()
     late = copy.copy(chat)
     strict.close()
-    assert (loaded(), late.closed) == (0, True)
+    assert (freed(), late.closed) == (True, True)
 
 
 @CASES
@@ -92,7 +98,7 @@ def test_a_constructor_that_fails_after_loading_frees_the_models(wrapper):
     with pytest.raises(RequestError, match="logit_bias") as caught:
         make(**SETTINGS, logit_bias={10**9: 1.0})
     assert caught.value is not None
-    assert loaded() == 0
+    assert freed()
 
 
 def test_garbage_does_not_keep_the_models():
@@ -100,9 +106,9 @@ def test_garbage_does_not_keep_the_models():
     chat.with_threshold(0.9)
     gc.collect()
     chat.close()
-    assert loaded() == 0
+    assert freed()
     ChatGaC(**SETTINGS).invoke("Hi")
-    assert loaded() == 0
+    assert freed()
 
 
 @CASES
@@ -119,7 +125,7 @@ def test_the_callers_ensemble_stays_open(ensemble, wrapper):
 async def test_the_async_block_closes_too():
     async with ChatGaC(**SETTINGS) as chat:
         await chat.ainvoke("Hi")
-    assert loaded() == 0
+    assert freed()
     with pytest.raises(EngineClosedError):
         await chat.ainvoke("Hi")
     await chat.aclose()
@@ -141,7 +147,7 @@ def test_closing_ends_a_stream_that_another_thread_reads():
         go_on.set()
         error = reading.exception(60)
     assert isinstance(error, EngineClosedError)
-    assert loaded() == 0
+    assert freed()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
