@@ -1,4 +1,4 @@
-"""Documents, an index with MiniLM's embeddings, and recorded requests, for tests of LlamaIndex on real models."""
+"""What tests of LlamaIndex on real models share: an ensemble, recorded requests, documents and an index of MiniLM."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import pytest
 from conftest import REAL
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -69,3 +70,17 @@ def recorded(ensemble: Ensemble) -> Iterator[Requests]:
         yield requests
     finally:
         del ensemble._input_processor.request
+
+
+@pytest.fixture(scope="module")
+def both(real):
+    """Qwen and SmolLM2; a text in bfloat16 depends on what else is computed, unless each request is alone."""
+    with real.ensemble("qwen", "smollm2", dtype="bfloat16", deterministic=True) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def asked(both):
+    """The requests of `both`."""
+    with recorded(both) as requests:
+        yield requests

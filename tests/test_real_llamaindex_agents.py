@@ -20,7 +20,7 @@ from llama_index.core.agent.workflow import (
 from llama_index.core.memory import Memory
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
-from real_index import recorded
+from real_index import asked, both  # noqa: F401
 
 from gac_core import Grammar
 from gac_llamaindex import GaCLLM
@@ -54,22 +54,9 @@ CLOTHES = FunctionTool.from_defaults(clothes, fn_schema=City)
 ASK = "How is the weather in Rome?"
 
 
-@pytest.fixture(scope="module")
-def both(real):
-    # Texts in bfloat16 depend on what else is computed, unless each request is computed by itself.
-    with real.ensemble("qwen", "smollm2", dtype="bfloat16", deterministic=True) as loaded:
-        yield loaded
-
-
 @pytest.fixture
 def llm(both):
     return GaCLLM(ensemble=both, max_tokens=60)
-
-
-@pytest.fixture
-def asked(both):
-    with recorded(both) as requests:
-        yield requests
 
 
 @pytest.fixture(autouse=True)

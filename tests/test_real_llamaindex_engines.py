@@ -30,7 +30,7 @@ from llama_index.core.selectors import (
     PydanticSingleSelector,
 )
 from llama_index.core.tools import QueryEngineTool, ToolMetadata
-from real_index import NODES, QUESTION, TEXTS, recorded, vector_index
+from real_index import NODES, QUESTION, TEXTS, asked, both, vector_index  # noqa: F401
 
 from gac_core import Grammar
 from gac_llamaindex import GaCLLM
@@ -42,22 +42,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def both(real):
-    # Texts in bfloat16 depend on what else is computed, unless each request is computed by itself.
-    with real.ensemble("qwen", "smollm2", dtype="bfloat16", deterministic=True) as loaded:
-        yield loaded
-
-
 @pytest.fixture
 def llm(both):
     return GaCLLM(ensemble=both, max_tokens=8)
-
-
-@pytest.fixture
-def asked(both):
-    with recorded(both) as requests:
-        yield requests
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionPr
 from llama_index.core.query_engine import NLSQLTableQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from pydantic import BaseModel, Field
-from real_index import QUESTION, TEXTS, embedding, recorded
+from real_index import QUESTION, TEXTS, asked, both, embedding  # noqa: F401
 from sqlalchemy import create_engine, text
 
 from gac_core import Grammar
@@ -54,13 +54,6 @@ class Place(BaseModel):
     kind: Literal["bridge", "inn"]
 
 
-@pytest.fixture(scope="module")
-def both(real):
-    # Texts in bfloat16 depend on what else is computed, unless each request is computed by itself.
-    with real.ensemble("qwen", "smollm2", dtype="bfloat16", deterministic=True) as loaded:
-        yield loaded
-
-
 @pytest.fixture
 def llm(both):
     return GaCLLM(ensemble=both, max_tokens=8)
@@ -69,12 +62,6 @@ def llm(both):
 @pytest.fixture
 def roomy(both):
     return GaCLLM(ensemble=both, max_tokens=60)
-
-
-@pytest.fixture
-def asked(both):
-    with recorded(both) as requests:
-        yield requests
 
 
 # ---- ingestion

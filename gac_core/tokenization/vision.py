@@ -171,9 +171,12 @@ class VisionProcessor:
                 raise
             except Exception as error:
                 # The image processor and the checks of the number of placeholders may raise anything.
+                remedy = "convert them to PNG of an ordinary size, or leave them out"
+                if encoding.parses_special:
+                    remedy += "; with parse_special=True the text must not spell a placeholder of an image"
                 raise ImageError(
                     f"the processor of member {member!r} cannot read the images: {type(error).__name__}: "
-                    f"{shorten(str(error))}; convert them to PNG of an ordinary size, or leave them out"
+                    f"{shorten(str(error))}; {remedy}"
                 ) from error
 
     def _keys(self, token_ids: Sequence[int], images: Sequence[Image]) -> tuple[int, ...]:
@@ -189,10 +192,12 @@ class _MarkedTokenizer:
 
     Attributes:
         lacks_offsets: Whether the processor has asked for character offsets, which are not available.
+        parses_special: Whether spellings of control tokens in the text become control tokens: there is no mark.
     """
 
     def __init__(self, tokenizer: MemberTokenizer, mark: str | None) -> None:
         self._tokenizer, self._mark = tokenizer, mark
+        self.parses_special = mark is None
         self.lacks_offsets = False
 
     def __getattr__(self, name: str) -> Any:
