@@ -49,6 +49,7 @@ from gac_core.integration.arguments import (
     split_arguments,
     with_top_logprobs,
 )
+from gac_core.integration.documents import free_place
 from gac_core.integration.fields import (
     CONVERSATION_FIELDS,
     ENSEMBLE_FIELDS,
@@ -189,6 +190,7 @@ __all__ = [
     "default_pool",
     "field_error",
     "fold",
+    "free_place",
     "member_weights",
     "open_ensemble",
     "own_params",
