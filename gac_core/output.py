@@ -7,7 +7,9 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gac_core.attribution import Citation
 from gac_core.chat.tools import InvalidToolCall, ToolCall
+from gac_core.doubt import Doubt
 from gac_core.likelihood import Likelihood
 from gac_core.token_stats import TokenLogprob, TokenStats
 
@@ -220,6 +222,13 @@ class RequestOutput:
         tool_calls: The valid tool calls, in order.
         invalid_tool_calls: The malformed ones.
         token_stats: One entry per token (and the end of text, if reached); None unless requested.
+        citations: In a request with documents, the spans of ``text`` with the documents that carried them, in order.
+        document_shares: In a request with documents, the posterior share of each over the whole answer, by its id; they
+            sum to 1.
+        doubt: How sure the answer is; of ``text``, or of all tokens where that is empty. None where no step combined
+            several distributions and there are no documents.
+        call_doubts: How sure name and arguments of each of ``tool_calls`` are, by its id; without those for which
+            ``doubt`` would be None.
     """
 
     request_id: str
@@ -235,6 +244,10 @@ class RequestOutput:
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     token_stats: tuple[TokenStats, ...] | None = None
+    citations: tuple[Citation, ...] = ()
+    document_shares: Mapping[str, float] = field(default_factory=dict)
+    doubt: Doubt | None = None
+    call_doubts: Mapping[str, Doubt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Statistics of single tokens: `TokenLogprob`, `TokenStats` and `MemberToken`."""
+"""Statistics of single tokens: `TokenLogprob`, `TokenStats`, `MemberToken` and `Vote`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,23 @@ class MemberToken:
 
 
 @dataclass(frozen=True)
+class Vote:
+    """What one voice contributed to a selected token.
+
+    Attributes:
+        document: Id of the document that the voice reads.
+        member: Name of the member.
+        share: Its share of the vote for the token, 0 to 1; those of all voices sum to 1.
+        probability: Probability that the voice itself gives the token, 0 to 1.
+    """
+
+    document: str
+    member: str
+    share: float
+    probability: float
+
+
+@dataclass(frozen=True)
 class TokenStats:
     """Confidence and agreement of the members at one position.
 
@@ -58,6 +75,11 @@ class TokenStats:
         forced: Whether the grammar allowed this token only.
         members: An entry for each member whose distribution was used, in the ensemble's order: for the gate alone where
             it decided alone, none for a forced token. A member that gives no allowed token any probability has none.
+        votes: In a request with documents, an entry for each voice that reads one and whose distribution was used; none
+            for a forced token.
+        prior: In a request with documents, the probability that the prior gives the token, its members combined; None
+            without a prior.
+        entropy: In a request with documents, the entropy of the combined distribution, in nats.
     """
 
     token: bytes
@@ -67,3 +89,6 @@ class TokenStats:
     ensembled: bool = True
     forced: bool = False
     members: tuple[MemberToken, ...] = ()
+    votes: tuple[Vote, ...] = ()
+    prior: float | None = None
+    entropy: float | None = None

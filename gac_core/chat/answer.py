@@ -6,7 +6,7 @@ Inside a call the JSON is followed, so that a tag within a string does not end t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 from gac_core.chat.callforms import Form, Start, find_end, find_name, find_start
@@ -63,7 +63,11 @@ class AnswerParser:
         self._space: list[str] = []
         self._after_tag = False
         self._reasoned = False
+        # Characters read so far. Text that a method is given always ends there, except for those that it names.
+        self._read = 0
         self._call: CallReader | None = None
+        self._call_begin = 0
+        self._call_parts: dict[str, tuple[range, ...]] = {}
         self._form: Form | None = None
         self._num_calls = 0
         # States in which text was emitted: TEXT, REASONING.
@@ -76,6 +80,11 @@ class AnswerParser:
     def calls(self) -> tuple[ToolCall, ...]:
         """The complete calls so far."""
         return tuple(self._calls)
+
+    @property
+    def call_parts(self) -> Mapping[str, tuple[range, ...]]:
+        """Where the name and the arguments of each complete call stand in the answer, in characters, by its id."""
+        return self._call_parts
 
     @property
     def invalid(self) -> tuple[InvalidToolCall, ...]:
@@ -91,6 +100,7 @@ class AnswerParser:
 
     def push(self, text: str) -> list[Piece]:
         """Parses the next piece of the answer and returns what is certain by now."""
+        self._read += len(text)
         while text:
             if self._state is _State.START:
                 text = self._at_start(text)
@@ -123,7 +133,7 @@ class AnswerParser:
         elif pending:
             self._add_text(pending)
         if self._space and not self._after_tag:
-            self._emit("".join(self._space))
+            self._emit("".join(self._space), 0)
         self._space = []
         return self._take_pieces()
 
@@ -197,8 +207,10 @@ class AnswerParser:
         return text if end is False else text[end:]
 
     def _begin_bare(self, start: Start, text: str) -> str:
-        self._begin_call(BareCallReader(self._num_calls, start.name, start.braces))
-        return text[start.arguments :]
+        rest = text[start.arguments :]
+        distance = start.arguments - start.named
+        self._begin_call(BareCallReader(self._num_calls, start.name, start.braces, distance), len(rest))
+        return rest
 
     # ---- text and reasoning
 
@@ -210,25 +222,31 @@ class AnswerParser:
         if place < 0:
             held = next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
             self._pending = text[len(text) - held :]
-            self._add_text(text[: len(text) - held])
+            self._add_text(text[: len(text) - held], held)
             return ""
-        self._add_text(text[:place])
+        rest = text[place + len(tag) :]
+        self._add_text(text[:place], len(tag) + len(rest))
         self._space = []
         self._after_tag = True
         if tag == END_THINK:
             self._reasoned = True
             self._state = self._first_state
         else:
-            self._begin_call(TaggedCallReader(self._num_calls, self._names))
-        return text[place + len(tag) :]
+            self._begin_call(TaggedCallReader(self._num_calls, self._names), len(rest))
+        return rest
 
-    def _add_text(self, text: str) -> None:
-        """Emits text or reasoning; white space at its end waits for what follows."""
+    def _add_text(self, text: str, after: int = 0) -> None:
+        """Emits text or reasoning; white space at its end waits for what follows.
+
+        Args:
+            text: The text.
+            after: How many of the characters read so far follow it. Default 0.
+        """
         bare = text.rstrip(SPACE)
         if not bare:
             self._space.append(text)
             if not self._names and self._state is _State.TEXT and not self._after_tag:
-                self._emit("".join(self._space))
+                self._emit("".join(self._space), after)
                 self._space = []
             return
         if self._after_tag and self._state not in self._emitted:
@@ -236,19 +254,21 @@ class AnswerParser:
             bare = bare.lstrip(SPACE)
             text = text.lstrip(SPACE)
         waits = self._names or self._state is _State.REASONING
-        self._emit("".join(self._space) + (bare if waits else text))
+        self._emit("".join(self._space) + (bare if waits else text), after + (len(text) - len(bare) if waits else 0))
         self._space = [text[len(bare) :]] if waits else []
         self._after_tag = False
 
-    def _emit(self, text: str) -> None:
+    def _emit(self, text: str, after: int) -> None:
         if text:
             self._emitted.add(self._state)
-            self._pieces.append(ReasoningPiece(text) if self._state is _State.REASONING else TextPiece(text))
+            start = self._read - after - len(text)
+            self._pieces.append(ReasoningPiece(text) if self._state is _State.REASONING else TextPiece(text, start))
 
     # ---- calls
 
-    def _begin_call(self, call: CallReader) -> None:
-        self._call = call
+    def _begin_call(self, call: CallReader, after: int) -> None:
+        """Begins a call whose body, of which so many characters have been read, follows."""
+        self._call, self._call_begin = call, self._read - after
         self._num_calls += 1
         self._state = _State.CALL
 
@@ -275,6 +295,8 @@ class AnswerParser:
         self._pieces += call.flush()
         if isinstance(result, ToolCall):
             self._calls.append(result)
+            begin = self._call_begin
+            self._call_parts[result.id] = tuple(range(begin + part.start, begin + part.stop) for part in call.parts)
         else:
             self._add_invalid(call.index, result)
 

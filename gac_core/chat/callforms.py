@@ -130,12 +130,14 @@ class Start:
         form: The form of the call.
         braces: Number of braces that close it after its arguments.
         name: The tool's name.
+        named: Index in the text at which the name begins.
         arguments: Index in the text at which the arguments begin.
     """
 
     form: Form
     braces: int
     name: str
+    named: int
     arguments: int
 
 
@@ -152,7 +154,7 @@ def find_start(text: str, names: frozenset[str], forms: tuple[Form, ...], form: 
     for known, braces, pattern, _ in _patterns(names, forms, form):
         found = pattern.match(text, partial=True)
         if found is not None and not found.partial:
-            return Start(known, braces, found["name"], found.end() - 1)
+            return Start(known, braces, found["name"], found.start("name"), found.end() - 1)
         is_open = is_open or found is not None
     return is_open
 

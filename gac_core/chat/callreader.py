@@ -97,6 +97,8 @@ class CallReader:
         # Where the arguments begin and end in the body, once that is known.
         self._begin: int | None = None
         self._end: int | None = None
+        # Where the name stands; before the body it is negative.
+        self._named: range | None = None
         # How many of their characters `flush` has returned, and whether it has returned a piece.
         self._sent = 0
         self._announced = False
@@ -112,6 +114,12 @@ class CallReader:
             error: Why it ends before it is complete. Default None: it is complete.
         """
         raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[range, ...]:
+        """Where the name and the arguments stand, as far as they are known, in characters from the body's beginning."""
+        known = (self._named, None if self._begin is None or self._end is None else range(self._begin, self._end))
+        return tuple(part for part in known if part is not None)
 
     def flush(self) -> list[CallPiece]:
         """Returns what is new since the last time; nothing without a tool's name or once the call is malformed."""
@@ -237,6 +245,7 @@ class TaggedCallReader(CallReader):
             value = str(_loads("".join(self._body[self._start : end])))
             if self._key == "name":
                 self.name = value
+                self._named = range(self._start, end)
             elif value in self._keys:
                 raise ValueError(f"it has the key {value!r} twice")
             else:
@@ -253,12 +262,14 @@ class BareCallReader(CallReader):
         index: Index of the call in the answer.
         name: The tool's name.
         braces: How many braces follow the arguments.
+        distance: How many characters the name begins before the arguments.
     """
 
-    def __init__(self, index: int, name: str, braces: int) -> None:
+    def __init__(self, index: int, name: str, braces: int, distance: int) -> None:
         super().__init__(index, name)
         self._braces = braces
         self._begin = 0
+        self._named = range(-distance, len(name) - distance)
 
     def push(self, char: str) -> bool:
         """Reads a character; returns whether it completes the call."""

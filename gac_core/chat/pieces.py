@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gac_core.chat.tools import InvalidToolCall
 
@@ -29,10 +29,12 @@ class TextPiece:
     """New text of the answer.
 
     Attributes:
-        text: The text, never empty.
+        text: The text, never empty; it stands in the answer without a gap.
+        start: The character of the answer, with its reasoning, calls and tags, at which it begins. Default 0.
     """
 
     text: str
+    start: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

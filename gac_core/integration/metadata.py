@@ -47,7 +47,9 @@ def token_counts(output: RequestOutput) -> TokenCounts:
 def as_metadata(output: RequestOutput) -> dict[str, Any]:
     """Returns an answer's metadata as values that JSON can represent.
 
-    The key ``gac`` has the fields of `EffectiveSettings` and `RequestStats`, and ``token_stats`` if requested.
+    The key ``gac`` has the fields of `EffectiveSettings` and `RequestStats`, and ``token_stats`` if requested. In a
+    request with documents ``citations`` and ``document_shares`` are those of `RequestOutput`; ``doubt`` and
+    ``tool_call_doubts`` (by the calls' ids) are there wherever several distributions were combined.
     """
     values: dict[str, Any] = {"finish_reason": output.finish_reason.value, "gac": gac_metadata(output)}
     if output.stopped_by is not None:
@@ -56,6 +58,19 @@ def as_metadata(output: RequestOutput) -> dict[str, Any]:
         values["seed"] = output.seed
     if output.logprobs is not None:
         values["logprobs"] = as_logprobs(output.logprobs)
+    return {**values, **attribution_metadata(output)}
+
+
+def attribution_metadata(output: RequestOutput) -> dict[str, Any]:
+    """Returns the keys of `as_metadata` that say which documents carried an answer, and how sure it is."""
+    values: dict[str, Any] = {}
+    if output.document_shares:
+        values["citations"] = [asdict(citation) for citation in output.citations]
+        values["document_shares"] = dict(output.document_shares)
+    if output.doubt is not None:
+        values["doubt"] = asdict(output.doubt)
+    if output.call_doubts:
+        values["tool_call_doubts"] = {call: asdict(doubt) for call, doubt in output.call_doubts.items()}
     return values
 
 
@@ -92,7 +107,11 @@ def as_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 def _stats(item: TokenStats) -> dict[str, Any]:
     members = [{**asdict(member), **_token(member.token)} for member in item.members]
-    return {**asdict(item), **_token(item.token), "members": members}
+    values = {**asdict(item), **_token(item.token), "members": members}
+    if not item.votes:
+        # Only requests with documents have them.
+        values = {key: value for key, value in values.items() if key not in ("votes", "prior")}
+    return values
 
 
 def _entry(item: TokenLogprob) -> dict[str, Any]:
