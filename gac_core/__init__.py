@@ -5,9 +5,11 @@ Importing it takes a fraction of a second: torch and transformers are imported w
 
 from typing import TYPE_CHECKING
 
+from gac_core.attribution import Citation
 from gac_core.chat.conversation import Conversation, Message, Prompt
 from gac_core.chat.tools import InvalidToolCall, Tool, ToolCall
 from gac_core.config import EnsembleConfig
+from gac_core.doubt import AbsenceCalibration, Doubt
 from gac_core.engine.answer_stream import AnswerStream
 from gac_core.ensemble import Ensemble
 from gac_core.errors import (
@@ -98,7 +100,7 @@ from gac_core.settings import (
     use_threshold,
     use_weights,
 )
-from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
+from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats, Vote
 
 if TYPE_CHECKING:
     from gac_core.model.pool import ModelInfo, ModelPool, default_pool
@@ -113,12 +115,15 @@ __all__ = [
     "LOADING_FIELDS",
     "SAMPLING_FIELDS",
     "WRAPPER_FIELDS",
+    "AbsenceCalibration",
     "AnswerError",
     "AnswerStream",
     "CallArguments",
     "ChatTemplateError",
+    "Citation",
     "ConfigError",
     "Conversation",
+    "Doubt",
     "DroppedMember",
     "EffectiveSettings",
     "EmptyPromptError",
@@ -178,6 +183,7 @@ __all__ = [
     "UnknownSettingError",
     "UnwritableTextError",
     "Usage",
+    "Vote",
     "WrapperField",
     "ambient_combine",
     "ambient_gate",

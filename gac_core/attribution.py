@@ -118,7 +118,9 @@ def attribute(
             found = measure_doubt(stats, voices, own, absence) or Doubt()
             members = member_shares(stats)
             citations.append(
-                Citation(span.start, span.stop, text[span.start : span.stop], document, own[document], own, members, found)
+                Citation(
+                    span.start, span.stop, text[span.start : span.stop], document, own[document], own, members, found
+                )
             )
     return Attribution(tuple(citations), shares, doubt)
 

@@ -108,10 +108,8 @@ def as_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
 def _stats(item: TokenStats) -> dict[str, Any]:
     members = [{**asdict(member), **_token(member.token)} for member in item.members]
     values = {**asdict(item), **_token(item.token), "members": members}
-    if not item.votes:
-        # Only requests with documents have them.
-        values = {key: value for key, value in values.items() if key not in ("votes", "prior")}
-    return values
+    # Only requests with documents have these.
+    return {key: value for key, value in values.items() if key not in ("votes", "prior", "entropy") or value}
 
 
 def _entry(item: TokenLogprob) -> dict[str, Any]:
