@@ -1,8 +1,8 @@
 """Which documents carried an answer: `Citation` for its spans, shares of documents, and doubt.
 
-Pure functions on the statistics of tokens. A document's *posterior share* of some tokens is its weight times the product
-of the probabilities that it alone gives them, as a share of the sum over all documents: how likely it is that the text
-was written from this document, if it was written from one of them.
+Pure functions on the statistics of tokens. A document's *posterior share* of some tokens is its weight times the
+product of the probabilities that it alone gives them, as a share of the sum over all documents: how likely it is that
+the text was written from this document, if it was written from one of them.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def attribute(
 ) -> Attribution:
     """Returns the origin of an answer.
 
-    Its spans are the answer as a whole if it is one sentence, else its sentences. A token belongs to the span that holds
-    its first character that is no white space.
+    Its spans are the answer as a whole if it is one sentence, else its sentences. A token belongs to the span that
+    holds its first character that is no white space.
 
     Args:
         text: The answer's text.
@@ -110,19 +110,26 @@ def attribute(
     doubt = measure_doubt(written, voices, shares, absence)
     if not shares:
         return Attribution(doubt=doubt)
-    citations = []
-    for span, stats in _spans(text, tokens):
-        own = document_shares(stats, voices)
-        if own:
-            document = max(own, key=lambda name: own[name])
-            found = measure_doubt(stats, voices, own, absence) or Doubt()
-            members = member_shares(stats)
-            citations.append(
-                Citation(
-                    span.start, span.stop, text[span.start : span.stop], document, own[document], own, members, found
-                )
-            )
-    return Attribution(tuple(citations), shares, doubt)
+    found = [_citation(text, span, stats, voices, absence) for span, stats in _spans(text, tokens)]
+    return Attribution(tuple(citation for citation in found if citation is not None), shares, doubt)
+
+
+def _citation(
+    text: str,
+    span: range,
+    tokens: Sequence[TokenStats],
+    voices: Sequence[VoiceWeight],
+    absence: AbsenceCalibration | None,
+) -> Citation | None:
+    """Returns the citation of a span; None where a grammar forced all its tokens."""
+    shares = document_shares(tokens, voices)
+    doubt = measure_doubt(tokens, voices, shares, absence)
+    if not shares or doubt is None:
+        return None
+    document = max(shares, key=lambda name: shares[name])
+    written = text[span.start : span.stop]
+    members = member_shares(tokens)
+    return Citation(span.start, span.stop, written, document, shares[document], shares, members, doubt)
 
 
 def _spans(text: str, tokens: Iterable[TextToken]) -> list[tuple[range, list[TokenStats]]]:

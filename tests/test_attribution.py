@@ -1,6 +1,7 @@
 """Citations, shares of documents and doubt, on statistics of tokens that are written down here."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -14,6 +15,7 @@ from gac_core.sentences import sentences
 from gac_core.token_stats import TokenStats, Vote
 from gac_core.tokenization.offsets import KeptText, character_ranges
 
+SCALE = {"mean": 0, "deviation": 1, "coefficient": 1}
 VOICES = [VoiceWeight("x", "a", 2.0), VoiceWeight("x", "b", 1.0), VoiceWeight("y", "a", 1.0)]
 
 
@@ -90,7 +92,7 @@ def test_the_parser_knows_where_text_and_calls_stand(text, tools, forms, size):
     pieces += parser.finish()
     written = [piece for piece in pieces if isinstance(piece, TextPiece)]
     assert [text[piece.start : piece.start + len(piece.text)] for piece in written] == [piece.text for piece in written]
-    assert all(one.start + len(one.text) <= other.start for one, other in zip(written, written[1:], strict=False))
+    assert all(one.start + len(one.text) <= other.start for one, other in pairwise(written))
     for call in parser.calls:
         name, arguments = (text[part.start : part.stop] for part in parser.call_parts[call.id])
         assert (name.strip('"'), arguments) == (call.name, call.arguments)
@@ -186,8 +188,8 @@ def test_a_calibration_of_absence_is_read_as_it_was_written(tmp_path):
         ({"version": 2, "features": {}, "intercept": 0}, "has version 1, not 2"),
         ({"version": 1, "features": {}, "intercept": 0}, "not none"),
         ({"version": 1, "features": {"sharp": {}}, "intercept": 0}, "not 'sharp'"),
-        ({"version": 1, "features": {"share": {"mean": 0, "deviation": 0, "coefficient": 1}}, "intercept": 0}, "above 0"),
-        ({"version": 1, "features": {"share": {"mean": 0, "deviation": 1, "coefficient": 1}}}, "intercept"),
+        ({"version": 1, "features": {"share": {**SCALE, "deviation": 0}}, "intercept": 0}, "above 0"),
+        ({"version": 1, "features": {"share": SCALE}}, "intercept"),
         ({"version": 1, "features": {"share": 3}, "intercept": 0}, "'share' must be a mapping"),
         ("missing.json", "cannot be read"),
     ],
