@@ -11,11 +11,11 @@ import yaml
 
 from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.config_checks import check_placement, checked_devices
+from gac_core.config_checks import check_deterministic, check_placement, checked_devices, checked_drafts
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
-from gac_core.rule_names import check_combine, check_gate_rule, check_rules
+from gac_core.rule_names import check_combine, check_combine_documents, check_gate_rule, check_rules
 from gac_core.yamlfile import read_yaml
 
 COMMITS = ("canonical", "context-free")
@@ -64,6 +64,11 @@ class EnsembleConfig:
             probability from every member. ``"power:R"``, such as ``"power:0.5"``: the power mean with the exponent R;
             ``"harmonic"`` is that of -1. ``"min"``, ``"max"``: the smallest or largest probability. ``"core"``: CoRE's
             weights by consistency. ``"safe"``: SAFE's selection of positions, the gate's distribution at the others.
+        combine_documents: How the distributions of several documents become one (`gac_core.combination.documents`),
+            after the members' within each document. ``"mean"`` (default): the mean with the documents' weights.
+            ``"contrast"``: for each token the document that most raises its probability above the prior's, by a
+            measured exponent; ``"contrast:BETA"``, such as ``"contrast:0.5"``, sets it. ``"confidence"``: the mean
+            with the weights times the certainty of each document's distribution.
         gate_rule: What is compared with ``threshold``. ``"confidence"`` (default): the gate's largest probability, the
             paper's rule. ``"margin"``: the difference of its two largest probabilities. ``"entropy"``: exp(-entropy).
             ``"consensus"``: 1 where no other member can change the greedy token of ``combine="arithmetic"``, which it
@@ -125,6 +130,7 @@ class EnsembleConfig:
     commit: str = "canonical"
     alignment: str = "token"
     combine: str = "arithmetic"
+    combine_documents: str = "mean"
     gate_rule: str = "confidence"
     drafts: tuple[str, ...] | None = None
     max_queue: int = 1024
@@ -167,10 +173,13 @@ class EnsembleConfig:
         self._set("commit", check_option(ConfigError, "commit", self.commit, COMMITS))
         self._set("alignment", check_option(ConfigError, "alignment", self.alignment, ALIGNMENTS))
         self._set("combine", check_combine(ConfigError, self.combine))
+        self._set("combine_documents", check_combine_documents(ConfigError, self.combine_documents))
         self._set("gate_rule", check_gate_rule(ConfigError, self.gate_rule))
-        check_rules(ConfigError, self.combine, self.gate_rule)
+        check_rules(ConfigError, self.combine, self.gate_rule, self.combine_documents)
         check_flag(ConfigError, "deterministic", self.deterministic)
-        self._check_drafts()
+        self._set("drafts", checked_drafts(self.drafts, self.deterministic, DRAFTS))
+        if self.deterministic:
+            check_deterministic(self.members)
         self._check_policies()
         for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
             self._set(field, check_int(ConfigError, field, getattr(self, field), low))
@@ -238,27 +247,8 @@ class EnsembleConfig:
                 "leave it out or set on_member_failure"
             )
 
-    def _check_drafts(self) -> None:
-        drafts = self.drafts
-        if drafts is None:
-            drafts = () if self.deterministic else DRAFTS
-        drafts = check_list(ConfigError, "drafts", drafts, f"some of {', '.join(map(quote, DRAFTS))}")
-        self._set("drafts", tuple(check_option(ConfigError, "drafts", draft, DRAFTS) for draft in drafts))
-        if self.deterministic:
-            self._check_deterministic()
-
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)
-
-    def _check_deterministic(self) -> None:
-        if self.drafts:
-            raise ConfigError(f"deterministic=True computes no drafts, not {', '.join(self.drafts)}; give drafts=()")
-        compiled = [member.called for member in self.members if member.compile]
-        if compiled:
-            raise ConfigError(
-                f"deterministic=True runs one request per forward, but member {quote(compiled[0])} has compile=True, "
-                "which batches; set it to False"
-            )
 
     @property
     def failures(self) -> FailurePolicy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gac_core.checks import check_list, check_text
+from gac_core.checks import check_list, check_option, check_text
 from gac_core.errors import ConfigError, quote
 from gac_core.member_config import MemberConfig
 
@@ -38,3 +38,28 @@ def checked_devices(value: object) -> tuple[str, ...]:
     if not devices or len(set(devices)) < len(devices):
         raise ConfigError(f"devices must name one device or more, each once, not {quote(list(devices))}; {remedy}")
     return devices
+
+
+def checked_drafts(value: object, deterministic: bool, known: Sequence[str]) -> tuple[str, ...]:
+    """Returns the value of ``drafts``; for None all kinds, or none with ``deterministic``.
+
+    Raises:
+        ConfigError: It names an unknown kind, or any with ``deterministic``.
+    """
+    if value is None:
+        return () if deterministic else tuple(known)
+    given = check_list(ConfigError, "drafts", value, f"some of {', '.join(map(quote, known))}")
+    drafts = tuple(check_option(ConfigError, "drafts", draft, known) for draft in given)
+    if deterministic and drafts:
+        raise ConfigError(f"deterministic=True computes no drafts, not {', '.join(drafts)}; give drafts=()")
+    return drafts
+
+
+def check_deterministic(members: Sequence[MemberConfig]) -> None:
+    """Raises a `ConfigError` for a member that cannot compute each request by itself."""
+    compiled = [member.called for member in members if member.compile]
+    if compiled:
+        raise ConfigError(
+            f"deterministic=True runs one request per forward, but member {quote(compiled[0])} has compile=True, "
+            "which batches; set it to False"
+        )

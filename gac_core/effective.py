@@ -29,6 +29,7 @@ class RequestSettings:
         gate: Index of the gate, a participating member.
         threshold: At or above it the gate decides alone; None combines all members at every step.
         combine: Name of a rule, as `EnsembleConfig.combine`.
+        combine_documents: Name of a rule, as `EnsembleConfig.combine_documents`.
         alignment: As `EnsembleConfig.alignment`.
         gate_rule: Name of a rule, as `EnsembleConfig.gate_rule`.
     """
@@ -37,6 +38,7 @@ class RequestSettings:
     gate: int
     threshold: float | None
     combine: str
+    combine_documents: str
     alignment: str
     gate_rule: str
     by_perplexity: bool = False
@@ -187,8 +189,9 @@ class EnsembleDefaults:
         source = self._config.weights if given is None else given
         gate = self._gate(named, weights, threshold)
         combine = params.combine or ambient_combine(None) or self._config.combine
+        documents = params.combine_documents or self._config.combine_documents
         gate_rule = params.gate_rule or self._config.gate_rule
-        check_rules(RequestError, combine, gate_rule)
+        check_rules(RequestError, combine, gate_rule, documents)
         if warn:
             self._warn(named, threshold, combine)
         members = {index: weight for index, weight in enumerate(weights) if weight > 0}
@@ -200,6 +203,7 @@ class EnsembleDefaults:
             gate=gate,
             threshold=threshold,
             combine=combine,
+            combine_documents=documents,
             alignment=params.alignment or self._config.alignment,
             gate_rule=gate_rule,
             by_perplexity=isinstance(source, str) and source == "perplexity" and len(members) > 1,

@@ -37,6 +37,7 @@ class EffectiveSettings:
         weights: Weight by name of each participating member; they sum to 1.
         alignment: As in `EnsembleConfig`.
         combine: As in `EnsembleConfig`.
+        combine_documents: As in `EnsembleConfig`; None without documents.
         gate_rule: As in `EnsembleConfig`.
         commit: As in `EnsembleConfig`.
         deterministic: As in `EnsembleConfig`.
@@ -49,6 +50,7 @@ class EffectiveSettings:
     weights: Mapping[str, float] = field(default_factory=dict)
     alignment: str = "token"
     combine: str = "arithmetic"
+    combine_documents: str | None = None
     gate_rule: str = "confidence"
     commit: str = "canonical"
     deterministic: bool = False

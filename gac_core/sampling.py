@@ -12,7 +12,7 @@ from gac_core.checks import check_flag, check_int, check_list, check_number, che
 from gac_core.config import ALIGNMENTS
 from gac_core.errors import RequestError, UnknownArgumentError, quote
 from gac_core.grammar.grammar import Grammar
-from gac_core.rule_names import check_combine, check_gate_rule, check_rules
+from gac_core.rule_names import check_combine, check_combine_documents, check_gate_rule, check_rules
 
 MAX_CHOICES = 128
 """The most answers to one prompt (`SamplingParams.n`), as in OpenAI's interface."""
@@ -81,6 +81,9 @@ class SamplingParams:
             these weights determine the default gate. With ``"perplexity"`` that is the largest model, since weights
             are known only once the prompt is read.
         combine: How distributions are combined, as `EnsembleConfig.combine`. None (default): the ensemble's.
+        combine_documents: How the distributions of several documents are combined, as
+            `EnsembleConfig.combine_documents`; without effect on requests without documents. None (default): the
+            ensemble's.
         alignment: How vocabularies are aligned, as `EnsembleConfig.alignment`. None (default): the ensemble's.
         gate_rule: How the gate's certainty is measured, as `EnsembleConfig.gate_rule`. None (default): the ensemble's.
 
@@ -111,6 +114,7 @@ class SamplingParams:
     timeout: float | None = None
     weights: Mapping[str, float] | tuple[float, ...] | str | None = field(default=None, hash=False)
     combine: str | None = None
+    combine_documents: str | None = None
     alignment: str | None = None
     gate_rule: str | None = None
 
@@ -161,11 +165,13 @@ class SamplingParams:
             self._set("weights", _checked_weights(self.weights))
         if self.combine is not None:
             self._set("combine", check_combine(RequestError, self.combine))
+        if self.combine_documents is not None:
+            self._set("combine_documents", check_combine_documents(RequestError, self.combine_documents))
         if self.alignment is not None:
             self._set("alignment", check_option(RequestError, "alignment", self.alignment, ALIGNMENTS))
         if self.gate_rule is not None:
             self._set("gate_rule", check_gate_rule(RequestError, self.gate_rule))
-        check_rules(RequestError, self.combine, self.gate_rule)
+        check_rules(RequestError, self.combine, self.gate_rule, self.combine_documents)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -55,6 +55,7 @@ class EnsembleFields(BaseModel):
     commit: str | None = _field("commit")
     alignment: str | None = _field("alignment")
     combine: str | None = _field("combine")
+    combine_documents: str | None = _field("combine_documents")
     gate_rule: str | None = _field("gate_rule")
     max_batch_size: int | None = _field("max_batch_size")
     max_queue: int | None = _field("max_queue")

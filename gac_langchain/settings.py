@@ -40,7 +40,7 @@ from gac_langchain.fields import EnsembleFields, converted, type_error
 logger = logging.getLogger(__name__)
 
 # The parameters that decide which members take part and how; `model="NAME"` sets them itself.
-_OF_ONE_MEMBER = frozenset({"threshold", "gate", "weights", "combine", "alignment", "gate_rule"})
+_OF_ONE_MEMBER = frozenset({"threshold", "gate", "weights", "combine", "combine_documents", "alignment", "gate_rule"})
 CONFIGURABLE = {f"gac_{name}": name for name in sorted(_OF_ONE_MEMBER | {"timeout"})}
 """The keys of ``config["configurable"]`` that set a parameter of every model in a run, and their parameters. Other keys
 that begin with ``gac_`` are errors."""
@@ -68,9 +68,9 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
     the environment variable ``GAC_CONFIG`` names a YAML configuration. Copies of a model share its ensemble.
 
     Fields that are parameters of `gac_core.SamplingParams` are defaults, which each call may override by the same name.
-    ``weights``, ``alignment``, ``combine`` and ``gate_rule`` also configure the ensemble that is loaded from
-    ``models``; beside ``ensemble`` and ``config`` they are defaults of calls only. All other settings of the ensemble
-    go with ``models``. Unknown fields are errors, except ``api_key``, ``base_url``, ``max_retries`` and
+    ``weights``, ``alignment``, ``combine``, ``combine_documents`` and ``gate_rule`` also configure the ensemble that is
+    loaded from ``models``; beside ``ensemble`` and ``config`` they are defaults of calls only. All other settings of
+    the ensemble go with ``models``. Unknown fields are errors, except ``api_key``, ``base_url``, ``max_retries`` and
     ``stream_usage``, which are ignored with a warning.
     """
 
@@ -218,7 +218,8 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
                 for member in config.members
             ],
             **{
-                f"ensemble_{name}": getattr(config, name) for name in ("threshold", "alignment", "combine", "gate_rule")
+                f"ensemble_{name}": getattr(config, name)
+                for name in ("threshold", "alignment", "combine", "combine_documents", "gate_rule")
             },
             "ensemble_gate": self._ensemble.gate,
             "ensemble_weights": "perplexity"

@@ -46,8 +46,9 @@ class GaCLLM(PredictingLLM):
         models: Names on a model hub, folders, mappings or `gac_core.MemberConfig`; or
         config: a `gac_core.EnsembleConfig`, a mapping of its fields, or the path of a YAML file; or
         ensemble: a loaded `gac_core.Ensemble`, which may be shared.
-        weights: One per member, or by name. Like ``alignment``, ``combine`` and ``gate_rule``, it configures the
-            ensemble that is loaded from ``models``, and is a default of the calls beside ``config`` and ``ensemble``.
+        weights: One per member, or by name. Like ``alignment``, ``combine``, ``combine_documents`` and ``gate_rule``,
+            it configures the ensemble that is loaded from ``models``, and is a default of the calls beside ``config``
+            and ``ensemble``.
         dtype: For example ``"float32"``; default as stored. This and the other settings of the ensemble go with
             ``models`` and have the defaults of `gac_core.EnsembleConfig` and `gac_core.MemberConfig`: ``device``,
             ``device_map``, ``quantization``, ``commit``, ``max_batch_size``, ``max_queue``, ``prefill_tokens``,

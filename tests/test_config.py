@@ -139,6 +139,7 @@ TAKES = {
             "commit",
             "alignment",
             "combine",
+            "combine_documents",
             "gate_rule",
             "max_queue",
             "prefill_tokens",

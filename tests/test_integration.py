@@ -33,12 +33,13 @@ from gac_core import (
     with_recursive_parameters,
 )
 from gac_core.combination import COMBINERS, GATES
+from gac_core.combination.documents import DOCUMENT_RULES
 from gac_langchain import ChatGaC
 from gac_langchain import GaCLLM as LangChainLLM
 from gac_langchain.settings import EnsembleSettings
 from gac_llamaindex import GaCLLM
 
-PER_CALL = {"weights", "combine", "alignment", "gate_rule"}
+PER_CALL = {"weights", "combine", "combine_documents", "alignment", "gate_rule"}
 WRAPPERS = [ChatGaC, LangChainLLM, GaCLLM]
 
 
@@ -59,7 +60,7 @@ def test_the_table_has_every_field():
 
 
 def test_descriptions_name_every_rule():
-    for field, rules in (("combine", COMBINERS), ("gate_rule", GATES)):
+    for field, rules in (("combine", COMBINERS), ("combine_documents", DOCUMENT_RULES), ("gate_rule", GATES)):
         for rule in rules:
             assert f'"{rule}"' in WRAPPER_FIELDS[field].description
 

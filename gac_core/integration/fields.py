@@ -8,22 +8,23 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from gac_core.errors import ConfigError, quote
-from gac_core.rule_names import COMBINER_NAMES, GATE_NAMES, POWER
+from gac_core.rule_names import COMBINER_NAMES, CONTRAST, DOCUMENT_RULE_NAMES, GATE_NAMES, POWER
 from gac_core.sampling import SamplingParams
 
 SAMPLING_FIELDS = SamplingParams.names()
 """The names of all parameters of a request."""
 
 ENSEMBLE_FIELDS = (
-    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine", "gate_rule"),
+    *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine"),
+    *("combine_documents", "gate_rule"),
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
     *("executor", "ray_address", "devices", "progress", "calibration"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
-``weights``, ``alignment``, ``combine`` and ``gate_rule`` are parameters of a request as well (`SAMPLING_FIELDS`): a
-model's fields of these names are the defaults of its calls.
+``weights``, ``alignment``, ``combine``, ``combine_documents`` and ``gate_rule`` are parameters of a request as well
+(`SAMPLING_FIELDS`): a model's fields of these names are the defaults of its calls.
 """
 
 LOADING_FIELDS = frozenset(ENSEMBLE_FIELDS) - SAMPLING_FIELDS
@@ -85,6 +86,12 @@ WRAPPER_FIELDS = _table(
         "combine",
         str | None,
         f"How distributions are combined: {_options([*COMBINER_NAMES, POWER])}. Default: the ensemble's.",
+    ),
+    (
+        "combine_documents",
+        str | None,
+        f"How the distributions of several documents are combined: {_options([*DOCUMENT_RULE_NAMES, CONTRAST])}. "
+        "Default: the ensemble's.",
     ),
     ("gate_rule", str | None, f"What the threshold is compared with: {_options(GATE_NAMES)}. Default: the ensemble's."),
     ("max_batch_size", int | None, "Requests that run at once. Default: 16."),
