@@ -101,6 +101,7 @@ from gac_core.settings import (
     use_weights,
 )
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats, Vote
+from gac_core.voices import AnyPrompt, Document, DocumentPrompt, Voice, VoicesPrompt
 
 if TYPE_CHECKING:
     from gac_core.model.pool import ModelInfo, ModelPool, default_pool
@@ -118,11 +119,14 @@ __all__ = [
     "AbsenceCalibration",
     "AnswerError",
     "AnswerStream",
+    "AnyPrompt",
     "CallArguments",
     "ChatTemplateError",
     "Citation",
     "ConfigError",
     "Conversation",
+    "Document",
+    "DocumentPrompt",
     "Doubt",
     "DroppedMember",
     "EffectiveSettings",
@@ -183,6 +187,8 @@ __all__ = [
     "UnknownSettingError",
     "UnwritableTextError",
     "Usage",
+    "Voice",
+    "VoicesPrompt",
     "Vote",
     "WrapperField",
     "ambient_combine",

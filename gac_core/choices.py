@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gac_core.chat.conversation import Prompt
 from gac_core.engine.answer_stream import AnswerStream, acollect_choices, submit_answers
 from gac_core.engine.calls import Call, new_choices_call
 from gac_core.engine.delivery import collect_choices
 from gac_core.output import RequestOutput
 from gac_core.sampling import SamplingParams
+from gac_core.voices import AnyPrompt, Documents, Voice, as_prompt
 
 if TYPE_CHECKING:
     from gac_core.engine.input_processor import InputProcessor
@@ -30,16 +30,18 @@ class Choices:
     _input_processor: InputProcessor
 
     def _choices_call(
-        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
+        self, prompt: AnyPrompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
     ) -> Call:
         task = partial(self._input_processor.choices, prompt)
         return new_choices_call(self._session, task, params, overrides, request_id)
 
     def generate_choices(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> list[RequestOutput]:
@@ -51,6 +53,8 @@ class Choices:
         Args:
             prompt: As in `generate`.
             params: As in `generate`; ``timeout`` holds for all answers together.
+            voices: As in `generate`.
+            documents: As in `generate`.
             request_id: As in `generate`; the same for all answers.
             **overrides: As in `generate`.
 
@@ -61,24 +65,30 @@ class Choices:
             RequestTimeoutError: It took longer than ``timeout``.
             EngineClosedError: The ensemble is closed.
         """
-        return collect_choices(self._session, self._choices_call(prompt, params, overrides, request_id), self)
+        asked = as_prompt(prompt, voices, documents)
+        return collect_choices(self._session, self._choices_call(asked, params, overrides, request_id), self)
 
     async def agenerate_choices(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> list[RequestOutput]:
         """`generate_choices` for event loops; cancelling it frees the engine."""
-        return await acollect_choices(self._session, self._choices_call(prompt, params, overrides, request_id), self)
+        asked = as_prompt(prompt, voices, documents)
+        return await acollect_choices(self._session, self._choices_call(asked, params, overrides, request_id), self)
 
     async def asubmit(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> AnswerStream:
@@ -93,4 +103,5 @@ class Choices:
             EngineClosedError: The ensemble is closed.
             RequestTimeoutError: Making the request took longer than ``timeout``.
         """
-        return await submit_answers(self._session, self._choices_call(prompt, params, overrides, request_id), self)
+        asked = as_prompt(prompt, voices, documents)
+        return await submit_answers(self._session, self._choices_call(asked, params, overrides, request_id), self)

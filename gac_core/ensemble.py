@@ -12,14 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gac_core.chat.conversation import Prompt
+from gac_core.batches import Batches
 from gac_core.checks import check_number
 from gac_core.choices import Choices
 from gac_core.config import EnsembleConfig
 from gac_core.describing import Describing
-from gac_core.engine.answer_stream import acollect_batch, astream_events
-from gac_core.engine.calls import Call, answers, new_call, new_calls
-from gac_core.engine.delivery import collect_batch, stream_events
+from gac_core.engine.answer_stream import astream_events
+from gac_core.engine.calls import Call, answers, new_call
+from gac_core.engine.delivery import stream_events
 from gac_core.engine.session import CLOSE_TIMEOUT
 from gac_core.errors import ConfigError, RequestError
 from gac_core.events import Listener
@@ -31,13 +31,14 @@ from gac_core.prompt_likelihoods import PromptLikelihoods
 from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
 from gac_core.tokenizing import Tokenizing
+from gac_core.voices import AnyPrompt, Documents, Voice, as_prompt
 
 if TYPE_CHECKING:
     from gac_core.engine.frontend import Frontend
     from gac_core.model.member import Member
 
 
-class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
+class Ensemble(Batches, Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;
@@ -208,23 +209,29 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
     # ---- requests
 
     def _call(
-        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
+        self, prompt: AnyPrompt, params: SamplingParams | None, overrides: Mapping[str, Any], request_id: str | None
     ) -> Call:
         return new_call(self._session, answers(self._input_processor, [prompt])[0], params, overrides, request_id)
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> RequestOutput:
         """Answers one prompt.
 
         Args:
-            prompt: A string, or a conversation: a list of `Message` or of mappings with ``role`` and ``content``.
+            prompt: A string, or a conversation: a list of `Message` or of mappings with ``role`` and ``content``; or a
+                `DocumentPrompt` or `VoicesPrompt`.
             params: What is asked for; default `SamplingParams()`.
+            voices: Which member reads which prompt, in place of ``prompt``; short for a `VoicesPrompt`.
+            documents: Documents, each of which every member reads in a voice of its own, at the place
+                ``{document}`` of the prompt; short for a `DocumentPrompt`.
             request_id: Its id in its output, errors and log records; need not be unique. Default: a new one.
             **overrides: Single values in place of those of ``params``.
 
@@ -234,65 +241,50 @@ class Ensemble(Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
             RequestTimeoutError: It took longer than ``timeout``.
             EngineClosedError: The ensemble is closed.
         """
-        return fold(self.stream(prompt, params, request_id=request_id, **overrides))
-
-    def generate_batch(
-        self,
-        prompts: Sequence[Prompt],
-        params: SamplingParams | None = None,
-        *,
-        request_ids: Sequence[str | None] | None = None,
-        **overrides: Any,
-    ) -> list[RequestOutput]:
-        """Answers several prompts at once; arguments and errors as in `generate`. An error of one ends them all."""
-        tasks = answers(self._input_processor, prompts)
-        return collect_batch(self._session, new_calls(self._session, tasks, params, overrides, request_ids))
+        asked = as_prompt(prompt, voices, documents)
+        return fold(self.stream(asked, params, request_id=request_id, **overrides))
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> Iterator[OutputChunk]:
         """Streams one answer; arguments and errors as in `generate`. Giving the iterator up frees the engine."""
-        return stream_events(self._session, self._call(prompt, params, overrides, request_id), self)
+        asked = as_prompt(prompt, voices, documents)
+        return stream_events(self._session, self._call(asked, params, overrides, request_id), self)
 
     async def agenerate(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> RequestOutput:
         """`generate` for event loops; cancelling it frees the engine."""
-        return await afold(self.astream(prompt, params, request_id=request_id, **overrides))
-
-    async def agenerate_batch(
-        self,
-        prompts: Sequence[Prompt],
-        params: SamplingParams | None = None,
-        *,
-        request_ids: Sequence[str | None] | None = None,
-        **overrides: Any,
-    ) -> list[RequestOutput]:
-        """`generate_batch` for event loops; cancelling it frees the engine."""
-        tasks = answers(self._input_processor, prompts)
-        calls = new_calls(self._session, tasks, params, overrides, request_ids)
-        return await acollect_batch(self._session, calls, self.config.max_batch_size)
+        asked = as_prompt(prompt, voices, documents)
+        return await afold(self.astream(asked, params, request_id=request_id, **overrides))
 
     def astream(
         self,
-        prompt: Prompt,
+        prompt: AnyPrompt | None = None,
         params: SamplingParams | None = None,
         *,
+        voices: Sequence[Voice] | None = None,
+        documents: Documents | None = None,
         request_id: str | None = None,
         **overrides: Any,
     ) -> AsyncIterator[OutputChunk]:
         """`stream` for event loops; closing or cancelling it frees the engine."""
-        return astream_events(self._session, self._call(prompt, params, overrides, request_id))
+        asked = as_prompt(prompt, voices, documents)
+        return astream_events(self._session, self._call(asked, params, overrides, request_id))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
         """Ends the requests still running with an `EngineClosedError` and frees the models. May be called twice.

@@ -33,49 +33,12 @@ are formatted by `quote`, which limits their length.
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Iterable
-from typing import Any
 
-_MAX_NAMES = 20
-_MAX_QUOTE = 160
-
-
-class _Quoter(reprlib.Repr):
-    """The limits of `quote`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 3
-        self.maxstring = self.maxother = 80
-
-    def repr_int(self, x: Any, level: int) -> str:
-        """Python cannot convert integers of more than a few thousand digits to text."""
-        return repr(x) if x.bit_length() <= 128 else f"<an integer of {x.bit_length()} bits>"
-
-
-_quoter = _Quoter()
-
-
-def quote(value: object) -> str:
-    """Returns the `repr` of a value, shortened for an error message; never raises."""
-    try:
-        text = _quoter.repr(value)
-    except Exception:
-        text = f"<a {type(value).__name__}>"
-    return shorten(text, _MAX_QUOTE)
-
-
-def shorten(text: str, limit: int = 400) -> str:
-    """Returns a text, with its middle replaced by dots if it is longer than ``limit`` characters (default 400)."""
-    return text if len(text) <= limit else f"{text[: limit * 2 // 3]} ... {text[-(limit // 3) :]}"
-
-
-def listed(names: Iterable[object]) -> str:
-    """Returns names separated by commas, at most 20 of them, each shortened."""
-    names = list(names)
-    rest = [f"and {len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else []
-    return ", ".join([*(shorten(str(name), 60) for name in names[:_MAX_NAMES]), *rest])
+from gac_core.quoting import MAX_NAMES
+from gac_core.quoting import listed as listed
+from gac_core.quoting import quote as quote
+from gac_core.quoting import shorten as shorten
 
 
 class GaCError(Exception):
@@ -126,11 +89,11 @@ class UnknownArgumentError(RequestError, TypeError):
         known = sorted(known)
         self.names = sorted(name if isinstance(name, str) else quote(name) for name in names)
         hints = []
-        for name in self.names[:_MAX_NAMES]:
+        for name in self.names[:MAX_NAMES]:
             close = difflib.get_close_matches(name, known, n=1) if len(name) < 100 else []
             hints.append(quote(name) + (f" (did you mean {close[0]!r}?)" if close else ""))
-        if len(self.names) > _MAX_NAMES:
-            hints.append(f"and {len(self.names) - _MAX_NAMES} more")
+        if len(self.names) > MAX_NAMES:
+            hints.append(f"and {len(self.names) - MAX_NAMES} more")
         unknown = shorten(", ".join(hints), 800)
         super().__init__(f"unknown {kind} {unknown}; expected one of: {', '.join(known)}{remedy and '; ' + remedy}")
 
@@ -151,17 +114,31 @@ class PromptTooLongError(RequestError):
         prompt_tokens: Length of the prompt in this member's tokens; a lower bound if ``prompt_bytes`` is given.
         context: The member's context, in tokens.
         prompt_bytes: Length of the prompt in bytes if it was refused before it was encoded. Default None.
+        document: Id of the document that it contains, where each is read in a voice of its own. Default None.
     """
 
-    def __init__(self, member: str, prompt_tokens: int, context: int, prompt_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        member: str,
+        prompt_tokens: int,
+        context: int,
+        prompt_bytes: int | None = None,
+        document: str | None = None,
+    ) -> None:
         length = f"{prompt_tokens} tokens" if prompt_bytes is None else f"{prompt_bytes} bytes"
         least = "" if prompt_bytes is None else f", at least {prompt_tokens} tokens,"
+        what = "the prompt" if document is None else f"the prompt with document {quote(document)}"
+        smaller = "(fewer or smaller passages)" if document is None else "or this document"
         super().__init__(
-            f"the prompt is {length} long{least} for member {quote(member)}, whose context holds {context} tokens; "
-            "shorten the prompt (fewer or smaller passages) or leave this member out"
+            f"{what} is {length} long{least} for member {quote(member)}, whose context holds {context} tokens; "
+            f"shorten the prompt {smaller} or leave this member out"
         )
-        self.member, self.context = member, context
+        self.member, self.context, self.document = member, context, document
         self.prompt_tokens, self.prompt_bytes = prompt_tokens, prompt_bytes
+
+    def with_document(self, document: str) -> PromptTooLongError:
+        """Returns this error with the id of the document that the prompt contains."""
+        return PromptTooLongError(self.member, self.prompt_tokens, self.context, self.prompt_bytes, document)
 
 
 class ImageError(RequestError):

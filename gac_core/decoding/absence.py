@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Absence, Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import default_gate
@@ -23,13 +24,14 @@ MAX_REJOINS = 3
 
 
 def go_on_without(request: Request, errors: Mapping[Sequence, GaCError]) -> GaCError | None:
-    """Lets a request go on without the voices that failed, if its policy allows that.
+    """Lets a request go on without the members that failed, if its policy allows that.
 
-    The other voices keep their texts, and must compute the next token's distribution anew unless it is pending.
+    A member that failed for one of its voices is left out with all of them. The other voices keep their texts, and must
+    compute the next token's distribution anew unless it is pending.
 
     Args:
         request: The request.
-        errors: The error of each of them, at least one.
+        errors: The errors of voices, at least one.
 
     Returns:
         The error that ends the request instead; None if it goes on.
@@ -40,12 +42,13 @@ def go_on_without(request: Request, errors: Mapping[Sequence, GaCError]) -> GaCE
         return fatal
     if not policy.drop:
         return failed[0]
-    if len(request.voices) - len(errors) < policy.min_members:
+    failing = {voice.member: error for voice, error in errors.items()}
+    if len({voice.member for voice in request.voices} - failing.keys()) < policy.min_members:
         return failed[-1]
-    if request.gate in errors and request.threshold is not None and policy.gate_must_live:
-        return errors[request.gate]
-    for voice, error in errors.items():
-        _drop(request, voice, error)
+    if request.gate.member in failing and request.threshold is not None and policy.gate_must_live:
+        return failing[request.gate.member]
+    for member, error in failing.items():
+        _drop(request, [voice for voice in request.voices if voice.member is member], error)
     _choose_gate(request)
     for voice in request.voices:
         if voice.pending_probs is None:
@@ -62,23 +65,27 @@ def drop_for_good(request: Request, voice: Sequence, error: GaCError) -> GaCErro
     """`go_on_without` for a voice whose text is damaged, so that it cannot return."""
     fatal = go_on_without(request, {voice: error})
     if fatal is None:
-        request.absent = [absence for absence in request.absent if absence.voice is not voice]
+        request.absent = [absence for absence in request.absent if absence.voice.member is not voice.member]
     return fatal
 
 
-def _drop(request: Request, voice: Sequence, error: GaCError) -> None:
-    request.voices.remove(voice)
-    voice.text.num_cached, voice.pending_probs = 0, None
-    times = sum(dropped.member == voice.name for dropped in request.stats.dropped)
-    if times < MAX_REJOINS:
-        request.absent.append(Absence(voice, time.monotonic() + REJOIN_PAUSE * 2**times))
-    request.stats.dropped.append(DroppedMember(voice.name, str(error), request.num_committed))
+def _drop(request: Request, voices: list[Sequence], error: GaCError) -> None:
+    """Leaves out all voices of one member."""
+    name = voices[0].name
+    times = sum(dropped.member == name for dropped in request.stats.dropped)
+    until = time.monotonic() + REJOIN_PAUSE * 2**times
+    for voice in voices:
+        request.voices.remove(voice)
+        voice.text.num_cached, voice.pending_probs = 0, None
+        if times < MAX_REJOINS:
+            request.absent.append(Absence(voice, until))
+    request.stats.dropped.append(DroppedMember(name, str(error), request.num_committed))
     logger.warning(
         "request %s goes on without member %r, which failed: %s",
         request.label,
-        voice.name,
+        name,
         type(error.__cause__ or error).__name__,
-        extra={"event": "member_dropped", "request_id": request.label, "member": voice.name, "seconds": 0.0},
+        extra={"event": "member_dropped", "request_id": request.label, "member": name, "seconds": 0.0},
     )
 
 
@@ -90,24 +97,29 @@ def rejoin(request: Request, alive: Callable[[str], bool]) -> None:
         alive: Whether a member can compute, by its id.
     """
     now = time.monotonic()
+    returning: dict[EnsembleMember, list[Absence]] = {}
     for absence in list(request.absent):
-        if now >= absence.until and alive(absence.voice.member.member_id):
-            _return(request, absence)
+        member = absence.voice.member
+        if now >= absence.until and alive(member.member_id):
+            returning.setdefault(member, []).append(absence)
+    for absences in returning.values():
+        _return(request, absences)
 
 
-def _return(request: Request, absence: Absence) -> None:
-    voice = absence.voice
-    request.absent.remove(absence)
-    present = {*request.voices, voice}
+def _return(request: Request, absences: list[Absence]) -> None:
+    """Lets the voices of one member take part again."""
+    name = absences[0].voice.name
+    present = {*request.voices, *(absence.voice for absence in absences)}
+    request.absent = [absence for absence in request.absent if absence not in absences]
     request.voices = [each for each in request.participants if each in present]
     dropped = request.stats.dropped
-    last = max(index for index, each in enumerate(dropped) if each.member == voice.name)
+    last = max(index for index, each in enumerate(dropped) if each.member == name)
     dropped[last] = replace(dropped[last], rejoined_at=request.num_committed)
     logger.info(
         "request %s: member %r takes part again",
         request.label,
-        voice.name,
-        extra={"event": "member_rejoined", "request_id": request.label, "member": voice.name, "seconds": 0.0},
+        name,
+        extra={"event": "member_rejoined", "request_id": request.label, "member": name, "seconds": 0.0},
     )
     _choose_gate(request)
 
@@ -120,10 +132,9 @@ def _choose_gate(request: Request) -> None:
     """
     gate = request.configured_gate
     if gate not in request.voices and request.voices:
-        index, _ = default_gate(
-            [voice.weight for voice in request.voices], [voice.member.size for voice in request.voices]
-        )
-        gate = request.voices[index]
+        voting = [voice for voice in request.voices if not voice.prior]
+        index, _ = default_gate([voice.weight for voice in voting], [voice.member.size for voice in voting])
+        gate = voting[index]
     request.gate = gate
     if request.threshold is not None:
         gate.pending_probs = None

@@ -64,7 +64,7 @@ class Query:
         chunk_ids, num_logits = tuple(ids[start : ends[-1]]), ends[-1] - ends[0] + 1
         gated = request.threshold is not None and self.voice is request.gate
         return Ask(
-            chunk=Chunk(request.request_id, start, chunk_ids, num_logits, text.images_from(start)),
+            chunk=Chunk(self.voice.cache_id, start, chunk_ids, num_logits, text.images_from(start)),
             ends=ends,
             alignment=self.voice.member.alignment,
             form="full" if request.needs_full else "top",
@@ -104,7 +104,7 @@ class PartQuery:
     def ask(self) -> Ask:
         """Returns the message to the member."""
         return Ask(
-            chunk=chunk_of(self.request.request_id, self.voice, self.part),
+            chunk=chunk_of(self.voice, self.part),
             ends=(self.part.end,),
             alignment=self.voice.member.alignment,
             timeout=self.request.failures.forward_timeout,
@@ -163,7 +163,7 @@ class Missing:
     def fetch(self) -> Fetch:
         """Returns the message to the member."""
         ids = None if self.ids is None else torch.tensor(self.ids, dtype=torch.long)
-        return Fetch(self.request.request_id, self.end, ids)
+        return Fetch(self.voice.cache_id, self.end, ids)
 
 
 class DistributionCollector:
@@ -231,9 +231,9 @@ class DistributionCollector:
             for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
         ]
 
-    def erase(self, request: Request, voice: Sequence) -> None:
-        """Frees what a voice's member holds of a request, and erases it."""
-        self._executor.release(request.request_id, clear=True, member_id=voice.member.member_id)
+    def erase(self, voice: Sequence) -> None:
+        """Frees what a voice's member holds of it, and erases that."""
+        self._executor.release(voice.cache_id, clear=True, member_id=voice.member.member_id)
 
     def fetch(self, missing: Rows[Missing]) -> list[Tensor | GaCError]:
         """Returns probabilities that answers left out, float32, or the errors of their voices; one call per member."""

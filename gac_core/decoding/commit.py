@@ -138,6 +138,9 @@ def commit_token(request: Request, token: SampledToken) -> Commitment:
         if request.adjustment is not None:
             request.adjustment.count(token.data)
         for voice in list(request.voices):
+            if voice not in request.voices:
+                # Its member failed for another voice.
+                continue
             error = _append_or_leave_out(request, voice, token.data, own=voice in token.chosen_by)
             if error is not None:
                 failed[voice] = error

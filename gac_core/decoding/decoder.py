@@ -202,9 +202,13 @@ class Decoder:
 
     def _report(self, request: Request, failed: Mapping[Voice, GaCError]) -> None:
         """Emits events of members that failed for a request, and erases what they hold of it."""
+        reported: set[str] = set()
         for voice, error in failed.items():
             member = voice.member
-            self._collector.erase(request, voice)
+            self._collector.erase(voice)
+            if voice.name in reported:
+                continue
+            reported.add(voice.name)
             # The executor reports failures of members as a whole.
             if isinstance(error, MemberError) and not isinstance(error, (MemberLostError, MemberTimeoutError)):
                 reason, kind = error.reason, type(error).__name__

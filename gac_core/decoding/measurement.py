@@ -104,10 +104,10 @@ class Measurement:
         return found
 
 
-def chunk_of(request_id: str, voice: Sequence, part: Part) -> Chunk:
+def chunk_of(voice: Sequence, part: Part) -> Chunk:
     """Returns the message for a part of a voice's text."""
     ids = tuple(voice.text.token_ids[part.start : part.end])
-    return Chunk(request_id, part.start, ids, len(part.targets.ids), voice.text.images_from(part.start))
+    return Chunk(voice.cache_id, part.start, ids, len(part.targets.ids), voice.text.images_from(part.start))
 
 
 def part_size(voice: Sequence, part_tokens: int) -> int:

@@ -40,8 +40,8 @@ class Request:
     Attributes:
         request_id: Its id within the engine, unique.
         params: The caller's parameters.
-        voices: One sequence per participating member, in the ensemble's order. Members without a voice do not affect
-            the request.
+        voices: The sequences that it consists of, by member in the ensemble's order: one per participating member, or
+            one for each prompt that it reads. Members without a voice do not affect the request.
         absent: Voices that take no part for a while.
         gate: The voice that decides alone while it is sure, and whose tokens `Usage` counts.
         threshold: At or above it the gate decides alone; None combines all voices at every step.
@@ -67,6 +67,7 @@ class Request:
         configured_gate: The gate that it began with; another voice replaces it while it is absent.
         num_committed: Union tokens written so far.
         num_tokens: Those of them that its caller has received.
+        width: How many prompts one member reads at most; each takes a slot of the member's KV cache.
     """
 
     request_id: str
@@ -100,6 +101,7 @@ class Request:
     prompt_bytes: int = field(init=False)
     num_committed: int = 0
     num_tokens: int = 0
+    width: int = field(init=False)
     started: float = 0.0
 
     def __post_init__(self) -> None:
@@ -107,10 +109,17 @@ class Request:
         self.participants, self.configured_gate = tuple(self.voices), self.gate
         self.detokenizer = Detokenizer((*self.params.stop, *self.turn_ends))
         self.prompt_bytes = len(self.written)
-        self.stats = RequestStats(
-            settings=self.settings,
-            members={voice.name: MemberStats(prompt_tokens=len(voice.text.token_ids)) for voice in self.voices},
-        )
+        self.stats = RequestStats(settings=self.settings)
+        self.width = _width(self.voices)
+        for index, voice in enumerate(self.voices):
+            voice.cache_id = f"{self.request_id}/{index}" if self.width > 1 else self.request_id
+            stats = self.stats.members.setdefault(voice.name, MemberStats())
+            stats.prompt_tokens += len(voice.text.token_ids)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether its voices read documents."""
+        return any(voice.document is not None or voice.prior for voice in self.participants)
 
     @property
     def needs_full(self) -> bool:
@@ -151,3 +160,16 @@ class Request:
         stats.forwards += 1
         stats.tokens += tokens
         stats.seconds += seconds
+
+
+def _width(voices: list[Sequence]) -> int:
+    by_member: dict[str, list[Sequence]] = {}
+    for voice in voices:
+        by_member.setdefault(voice.member.member_id, []).append(voice)
+    return max(len(own) if _differ(own) else 1 for own in by_member.values())
+
+
+def _differ(voices: list[Sequence]) -> bool:
+    """Whether voices of one model need a slot each: not where several names of it read the same prompt."""
+    names = {voice.name for voice in voices}
+    return len(names) < len(voices) or any(voice.text.token_ids != voices[0].text.token_ids for voice in voices)

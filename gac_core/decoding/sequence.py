@@ -21,6 +21,11 @@ class Sequence:
             prompts. None if there is none.
         generation: How often the member had lost its KV cache when the voice was last evaluated
             (`Executor.generation`).
+        document: Id of the document that it reads; None without one.
+        prior: Whether it reads no document, does not vote, and is what documents are compared with.
+        keep: How many leading ids of the prompt do not depend on what follows its document; 0 without a document.
+        cache_id: Its id in the member's KV cache: that of its request, unless members read several prompts. Set by
+            the request.
     """
 
     member: EnsembleMember
@@ -28,6 +33,10 @@ class Sequence:
     text: TokenizedText
     pending_probs: VoiceDistributions | None = None
     generation: int = 0
+    document: str | None = None
+    prior: bool = False
+    keep: int = 0
+    cache_id: str = ""
 
     @property
     def name(self) -> str:

@@ -137,7 +137,7 @@ class Step:
         """Returns one position of a row, with the voices that decide there."""
         request = self.batch[row]
         alone = row in self.sure and self.sure[row][position]
-        voices = (request.gate,) if alone else tuple(request.voices)
+        voices = (request.gate,) if alone else tuple(voice for voice in request.voices if not voice.prior)
         found = self.distributions.rows[row].voices
         place = place_of(request, position, voices, [found[voice].at(position) for voice in voices])
         if request.combiner is not selective_mean or not isinstance(place, Place) or len(voices) == 1:

@@ -27,6 +27,7 @@ from gac_core.errors import (
     quote,
 )
 from gac_core.sampling import SamplingParams, resolved
+from gac_core.voices import AnyPrompt
 
 if TYPE_CHECKING:
     from gac_core.decoding.request import Request
@@ -141,7 +142,7 @@ def new_calls(
     return [new_call(session, task, params, overrides, label) for task, label in zip(tasks, labels, strict=True)]
 
 
-def answers(input_processor: InputProcessor, prompts: Sequence[Prompt]) -> list[Task]:
+def answers(input_processor: InputProcessor, prompts: Sequence[AnyPrompt]) -> list[Task]:
     """Returns the tasks of answering prompts.
 
     Raises:
@@ -152,7 +153,7 @@ def answers(input_processor: InputProcessor, prompts: Sequence[Prompt]) -> list[
     ]
 
 
-def _answer(input_processor: InputProcessor, prompt: Prompt, params: SamplingParams, label: str) -> Answering:
+def _answer(input_processor: InputProcessor, prompt: AnyPrompt, params: SamplingParams, label: str) -> Answering:
     return input_processor.request(prompt, params, {}, label)
 
 

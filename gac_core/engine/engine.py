@@ -90,8 +90,17 @@ class Engine:
 
     def abort_request(self, request_id: str) -> None:
         """Drops a request at once and frees its KV cache slots; unknown ids are no error."""
-        if self._scheduler.remove(request_id) is not None:
-            self._executor.release(request_id)
+        request = self._scheduler.remove(request_id)
+        if request is not None:
+            self._release(request)
+
+    def _release(self, request: Request, clear: bool = False) -> None:
+        """Frees what members hold of a request; ``clear`` as in `Executor.release`."""
+        if request.width == 1:
+            self._executor.release(request.request_id, clear)
+            return
+        for voice in request.participants:
+            self._executor.release(voice.cache_id, clear, voice.member.member_id)
 
     def step(self) -> list[RequestEvent]:
         """Advances every running request by no, one or several tokens; returns the events, by request id."""
@@ -158,12 +167,12 @@ class Engine:
 
     def _fail(self, request: Request, error: GaCError) -> RequestEvent:
         self._scheduler.remove(request.request_id)
-        self._executor.release(request.request_id, clear=True)
+        self._release(request, clear=True)
         return request.request_id, error
 
     def _finish(self, request: Request, reason: FinishReason, last: OutputChunk) -> RequestEvent:
         self._scheduler.remove(request.request_id)
-        self._executor.release(request.request_id)
+        self._release(request)
         request.stats.total_seconds = time.perf_counter() - request.arrived
         text = last.text + request.detokenizer.flush()
         stopped_by = request.detokenizer.stopped_by

@@ -30,7 +30,9 @@ from gac_core.engine.continuations import given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.prompts import encode_prompt, render_for
+from gac_core.engine.sequences import budget, choose_gate, sequences
 from gac_core.engine.token_bias import logit_adjustment
+from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.grammar import Grammar
@@ -39,6 +41,7 @@ from gac_core.templates.plain import REMEDY, turn_ends
 from gac_core.tokenization.lengths import check_bytes
 from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.tokenization.vocabulary import UnionVocabulary
+from gac_core.voices import AnyPrompt, DocumentPrompt, VoicesPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ class InputProcessor:
             self._compiler.start(params.grammar, params.max_tokens)
 
     def request(
-        self, prompt: Prompt, params: SamplingParams | None, overrides: Mapping[str, Any], label: str = ""
+        self, prompt: AnyPrompt, params: SamplingParams | None, overrides: Mapping[str, Any], label: str = ""
     ) -> tuple[Request, OutputProcessor]:
         """Returns a request, with the id that callers see, and the processor of its output.
 
@@ -126,29 +129,43 @@ class InputProcessor:
             raise RequestError(f"n must be 1 here, not {params.n}; call generate_choices for several answers")
         return self.choices(prompt, params, label)[0]
 
-    def choices(self, prompt: Prompt, params: SamplingParams, label: str = "") -> list[tuple[Request, OutputProcessor]]:
+    def choices(
+        self, prompt: AnyPrompt, params: SamplingParams, label: str = ""
+    ) -> list[tuple[Request, OutputProcessor]]:
         """Returns a request for each of ``n`` answers to a prompt; else as `request`."""
         settings = self.defaults.resolve(params)
-        conversation, texts = encode_prompt(prompt, self._participants(settings), params.parse_special)
-        form = _answer_form(conversation, params.grammar, self._members[settings.gate])
+        read = self._read(prompt, settings, params)
+        form = _answer_form(read.conversation, params.grammar, self._members[settings.gate])
         first = secrets.randbits(63) if params.seed is None else params.seed
         return [
-            self._answering(params, settings, form, texts, label, choice_seed(first, index))
-            for index in range(params.n)
+            self._answering(params, settings, form, read, label, choice_seed(first, index)) for index in range(params.n)
         ]
+
+    def _read(self, prompt: AnyPrompt, settings: RequestSettings, params: SamplingParams) -> EncodedVoices:
+        """Returns the voices that read a request's prompt."""
+        if settings.by_perplexity and isinstance(prompt, (DocumentPrompt, VoicesPrompt)):
+            raise RequestError(
+                "weights='perplexity' follow from one prompt that all members read, not from documents or voices; give "
+                "weights as numbers"
+            )
+        return encode_voices(prompt, self._weights(settings), params.parse_special)
+
+    def _weights(self, settings: RequestSettings) -> dict[EnsembleMember, float]:
+        """Returns the weight of each participant, in the ensemble's order."""
+        return {self._members[index]: weight for index, weight in settings.weights.items()}
 
     def _answering(
         self,
         params: SamplingParams,
         settings: RequestSettings,
         form: AnswerForm,
-        texts: Rows[EncodedPrompt],
+        read: EncodedVoices,
         label: str,
         seed: int,
     ) -> tuple[Request, OutputProcessor]:
         """Returns one answer's request and the processor of its output."""
         members = self._participants(settings)
-        voices = _voices(members, settings, texts)
+        voices = sequences(read.voices)
         request = self._new_request(
             params,
             settings,
@@ -157,7 +174,7 @@ class InputProcessor:
             sampler=Sampler(params, seed),
             seed=seed,
             adjustment=logit_adjustment(params, self._members[settings.gate], members, self._union),
-            constraint=None if form.grammar is None else self._compiler.start(form.grammar, _budget(params, voices)),
+            constraint=None if form.grammar is None else self._compiler.start(form.grammar, budget(params, voices)),
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             turn_ends=() if form.parser is None or params.grammar is not None else _turn_ends(members),
         )
@@ -184,7 +201,8 @@ class InputProcessor:
             texts = [EncodedPrompt(opening_ids(member.tokenizer)) for member in members]
         else:
             _, texts = encode_prompt(prompt, members, params.parse_special)
-        voices = _voices(members, settings, texts)
+        weights = zip(self._weights(settings).items(), texts, strict=True)
+        voices = sequences([EncodedVoice(member, weight, text) for (member, weight), text in weights])
         tokens = self.cut(continuation, params)
         params = replace(params, max_tokens=len(tokens), temperature=0.0, stop=(), logprobs=params.logprobs or 0)
         request = self._new_request(
@@ -203,7 +221,10 @@ class InputProcessor:
         self, params: SamplingParams, settings: RequestSettings, voices: list[Sequence], label: str, **own: Any
     ) -> Request:
         """Returns a request of this ensemble; ``own`` are fields that generating and scoring set differently."""
-        gate = voices[list(settings.weights).index(settings.gate)]
+        gate = choose_gate(voices, self._members[settings.gate], named=params.gate is not None, settings=settings)
+        if settings.threshold == 0:
+            # The gate decides every step.
+            voices = [gate]
         return Request(
             request_id=uuid.uuid4().hex,
             label=label,
@@ -219,7 +240,7 @@ class InputProcessor:
             written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
             failures=self._config.failures,
             measurement=measurement(voices, self._config, sets_weights=True) if settings.by_perplexity else None,
-            prefill_seconds=self._config.prefill_seconds / len(voices),
+            prefill_seconds=self._config.prefill_seconds / len({voice.member for voice in voices}),
             **own,
         )
 
@@ -261,21 +282,6 @@ def _turn_ends(members: Rows[EnsembleMember]) -> tuple[str, ...]:
     """Returns what ends an answer in the text of members whose models do not end their turns."""
     ends = [turn_ends(member.tokenizer.hf.chat_template) for member in members]
     return tuple(dict.fromkeys(end for own in ends for end in own))
-
-
-def _budget(params: SamplingParams, voices: Rows[Sequence]) -> int:
-    """Returns how many tokens may be generated: ``max_tokens``, or fewer where a member's context ends before."""
-    rooms = [voice.member.context - len(voice.text.token_ids) for voice in voices if voice.member.context is not None]
-    return min([params.max_tokens, *rooms])
-
-
-def _voices(members: Rows[EnsembleMember], settings: RequestSettings, texts: Rows[EncodedPrompt]) -> list[Sequence]:
-    """Returns the voices of a request's participants, given the prompt as each of them reads it."""
-    weights = settings.weights.values()
-    return [
-        Sequence(member, weight, tokenized(member, text))
-        for member, weight, text in zip(members, weights, texts, strict=True)
-    ]
 
 
 def _answer_form(conversation: Conversation | None, grammar: Grammar | None, gate: EnsembleMember) -> AnswerForm:

@@ -38,11 +38,14 @@ class Scheduler:
 
     def schedule(self) -> list[Request]:
         """Moves waiting requests to the running ones while their ensemble has room, and returns all that run."""
-        running = Counter(request.ensemble_id for request in self._running.values())
+        running: Counter[str] = Counter()
+        for request in self._running.values():
+            running[request.ensemble_id] += request.width
         still_waiting: deque[Request] = deque()
         for request in self._waiting:
-            if running[request.ensemble_id] < self._limits[request.ensemble_id]:
-                running[request.ensemble_id] += 1
+            used = running[request.ensemble_id]
+            if not used or used + request.width <= self._limits[request.ensemble_id]:
+                running[request.ensemble_id] += request.width
                 self._running[request.request_id] = request
             else:
                 still_waiting.append(request)

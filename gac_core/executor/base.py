@@ -92,7 +92,7 @@ class Executor(Protocol):
         """Computes distributions; what a member raises is the result of its answers.
 
         Args:
-            asks: By member id, at most one per request and member.
+            asks: By member id, at most one per `Chunk.request_id` and member.
             prefill_seconds: Seconds that each member may spend on long chunks, because other requests wait for this
                 call; None (default): no limit.
 

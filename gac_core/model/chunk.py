@@ -18,7 +18,7 @@ class Chunk:
     A chunk may be repeated: ``start`` is absolute.
 
     Attributes:
-        request_id: The request.
+        request_id: The sequence: the id of its request, or one for each prompt that the member reads for it.
         start: Absolute position of the first id, 0 or more.
         token_ids: Ids of the member's own vocabulary, at least one.
         num_logits: How many positions' logits to return, counted from the last; 0 or more.

@@ -1,0 +1,58 @@
+"""The sequences of a request's voices, and which of them is the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+from gac_core.decoding.ensemble_member import EnsembleMember
+from gac_core.decoding.sequence import Sequence
+from gac_core.effective import RequestSettings
+from gac_core.engine.measuring import tokenized
+from gac_core.engine.voice_prompts import EncodedVoice
+from gac_core.errors import PromptTooLongError, RequestError, quote
+from gac_core.sampling import SamplingParams
+
+
+def sequences(read: Rows[EncodedVoice]) -> list[Sequence]:
+    """Returns the sequences of a request's voices.
+
+    Raises:
+        PromptTooLongError: A prompt is longer than its member's context.
+    """
+    return [_sequence(voice) for voice in read]
+
+
+def _sequence(voice: EncodedVoice) -> Sequence:
+    try:
+        text = tokenized(voice.member, voice.text)
+    except PromptTooLongError as error:
+        raise error if voice.document is None else error.with_document(voice.document) from None
+    return Sequence(voice.member, voice.weight, text, document=voice.document, prior=voice.prior, keep=voice.keep)
+
+
+def choose_gate(voices: Rows[Sequence], gate: EnsembleMember, named: bool, settings: RequestSettings) -> Sequence:
+    """Returns the voice that is the gate: of the gate's voices that vote the one with the largest weight.
+
+    Of equal weights the first counts. If the gate has no voice, and neither the request names it nor a threshold is in
+    force, it is the voice with the largest weight of all.
+
+    Args:
+        voices: The request's voices.
+        gate: The member that is the gate by the settings.
+        named: Whether the request names it.
+        settings: The request's settings.
+
+    Raises:
+        RequestError: The gate has no voice.
+    """
+    voting = [voice for voice in voices if not voice.prior]
+    own = [voice for voice in voting if voice.member is gate]
+    if not own and (named or settings.threshold is not None):
+        raise RequestError(f"the gate {quote(gate.name)} has no voice; give it one, or set gate to another member")
+    return max(own or voting, key=lambda voice: voice.weight)
+
+
+def budget(params: SamplingParams, voices: Rows[Sequence]) -> int:
+    """Returns how many tokens may be generated: ``max_tokens``, or fewer where a member's context ends before."""
+    rooms = [voice.member.context - len(voice.text.token_ids) for voice in voices if voice.member.context is not None]
+    return min([params.max_tokens, *rooms])

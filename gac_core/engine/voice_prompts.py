@@ -1,0 +1,154 @@
+"""What each voice of a request reads: its prompt as its member encodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gac_core.chat.conversation import Conversation, Prompt
+from gac_core.decoding.ensemble_member import EnsembleMember
+from gac_core.engine.prompts import encode_prompt, render_for
+from gac_core.errors import PromptTooLongError, RequestError, listed, quote
+from gac_core.model.slots import common_prefix_length
+from gac_core.tokenization.vision import EncodedPrompt
+from gac_core.voices import AnyPrompt, DocumentPrompt, Voice, VoicesPrompt
+
+Weights = Mapping[EnsembleMember, float]
+"""The members that take part in a request, in the ensemble's order, and their weights."""
+
+_PROBES = ("\n\n", " ~")
+"""Different texts after a document: what its tokens with both have in common does not depend on what follows it."""
+
+
+@dataclass(frozen=True)
+class EncodedVoice:
+    """A voice of a request, as its member reads it.
+
+    Attributes:
+        member: The member.
+        weight: Its weight, above 0.
+        text: The prompt.
+        document: Id of the document that it contains; None without one.
+        prior: As in `Voice`.
+        keep: How many leading ids, up to the end of the document, do not depend on what follows; 0 without a document.
+    """
+
+    member: EnsembleMember
+    weight: float
+    text: EncodedPrompt
+    document: str | None = None
+    prior: bool = False
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedVoices:
+    """All voices of a request.
+
+    Attributes:
+        conversation: The conversation that is answered, with the first of the documents; None for a string.
+        voices: The voices: by member in the ensemble's order, then by document in the order of the texts.
+    """
+
+    conversation: Conversation | None
+    voices: tuple[EncodedVoice, ...]
+
+
+def encode_voices(prompt: AnyPrompt, weights: Weights, parse_special: bool) -> EncodedVoices:
+    """Returns the voices that read a request's prompt.
+
+    Args:
+        prompt: The prompt, with its documents or voices if it has any.
+        weights: The members that take part.
+        parse_special: Whether spellings of control tokens become control tokens.
+
+    Raises:
+        RequestError: The prompt is wrong, or too long for a member.
+    """
+    if isinstance(prompt, DocumentPrompt):
+        return _document_voices(prompt, weights, parse_special)
+    if isinstance(prompt, VoicesPrompt):
+        return _given_voices(prompt.voices, weights, parse_special)
+    conversation, texts = encode_prompt(prompt, list(weights), parse_special)
+    pairs = zip(weights.items(), texts, strict=True)
+    return EncodedVoices(conversation, tuple(EncodedVoice(member, weight, text) for (member, weight), text in pairs))
+
+
+def _document_voices(prompt: DocumentPrompt, weights: Weights, parse_special: bool) -> EncodedVoices:
+    members = list(weights)
+    conversation: Conversation | None = None
+    rows: list[list[EncodedVoice]] = []
+    for text, (document, weight) in prompt.document_weights().items():
+        name = str(document.id)
+        conversation, texts = _encoded(prompt.with_document(text), members, parse_special, name)
+        keeps = kept_lengths(prompt, text, members, texts, parse_special)
+        rows.append(
+            [
+                EncodedVoice(member, weights[member] * weight, encoded, name, keep=keep)
+                for member, encoded, keep in zip(members, texts, keeps, strict=True)
+            ]
+        )
+    if prompt.prior is not False:
+        prior = "" if prompt.prior is True else prompt.prior
+        _, texts = encode_prompt(prompt.with_document(prior), members, parse_special)
+        pairs = zip(members, texts, strict=True)
+        rows.append([EncodedVoice(member, weights[member], text, prior=True) for member, text in pairs])
+    return EncodedVoices(conversation, tuple(voice for own in zip(*rows, strict=True) for voice in own))
+
+
+def kept_lengths(
+    prompt: DocumentPrompt, text: str, members: Sequence[EnsembleMember], texts: Sequence[EncodedPrompt], special: bool
+) -> list[int]:
+    """Returns for each member how many leading ids of a prompt with a document do not depend on what follows it.
+
+    Args:
+        prompt: The prompt.
+        text: The document's text.
+        members: The members.
+        texts: What they read with this document.
+        special: Whether spellings of control tokens become control tokens.
+    """
+    lengths = [len(each.token_ids) for each in texts]
+    for probe in _PROBES:
+        _, rendered = render_for(prompt.with_document(text + probe), members, special, bounded=False)
+        pairs = zip(texts, rendered, strict=True)
+        common = [common_prefix_length(own.token_ids, other.read().token_ids) for own, other in pairs]
+        lengths = [min(pair) for pair in zip(lengths, common, strict=True)]
+    return [0 if own.images is not None else length for own, length in zip(texts, lengths, strict=True)]
+
+
+def _given_voices(voices: Sequence[Voice], weights: Weights, parse_special: bool) -> EncodedVoices:
+    by_name = {member.name: member for member in weights}
+    conversation: Conversation | None = None
+    found: dict[tuple[object, ...], EncodedVoice] = {}
+    for index, voice in enumerate(voices):
+        if voice.member not in by_name:
+            raise RequestError(
+                f"voices[{index}] names {quote(voice.member)}, which takes no part in the request; members that do: "
+                f"{listed(by_name)}"
+            )
+        member = by_name[voice.member]
+        own, texts = _encoded(voice.prompt, [member], parse_special, voice.document)
+        if index and (own is None) != (conversation is None):
+            raise RequestError("some voices have a string as their prompt, others a conversation; give all the same")
+        conversation = conversation or own
+        images = None if texts[0].images is None else index
+        key = member, tuple(texts[0].token_ids), images, voice.document, voice.prior
+        weight = weights[member] * voice.weight + (found[key].weight if key in found else 0.0)
+        found[key] = EncodedVoice(member, weight, texts[0], voice.document, voice.prior)
+    order = {member: place for place, member in enumerate(weights)}
+    ordered = sorted(
+        found.values(),
+        key=lambda each: (order[each.member], each.prior, each.text.token_ids, each.document or ""),
+    )
+    return EncodedVoices(conversation, tuple(ordered))
+
+
+def _encoded(
+    prompt: Prompt, members: Sequence[EnsembleMember], parse_special: bool, document: str | None
+) -> tuple[Conversation | None, list[EncodedPrompt]]:
+    """`encode_prompt`, whose error of a long prompt names the document."""
+    try:
+        return encode_prompt(prompt, members, parse_special)
+    except PromptTooLongError as error:
+        raise error if document is None else error.with_document(document) from None
