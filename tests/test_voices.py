@@ -8,10 +8,20 @@ import re
 import pytest
 from conftest import EMBEDDED, ensemble_of, pair, random_pair, shared_ensemble
 
-from gac_core import Conversation, Document, DocumentPrompt, PromptTooLongError, RequestError, Voice, VoicesPrompt
+from gac_core import (
+    Conversation,
+    Document,
+    DocumentPrompt,
+    Ensemble,
+    PromptTooLongError,
+    RequestError,
+    Voice,
+    VoicesPrompt,
+)
 from gac_core.voices import SHARPNESS, as_prompt
 
 TEXTS = ["The Torno Bridge was built by Ada Meln in 1874.", "Lake Vessa is 310 metres deep.", "Nim has 12 mills."]
+LONG = [text * 3 for text in TEXTS]
 QUESTION = "{document}\nQuestion: Who built the bridge?\nAnswer:"
 
 
@@ -128,13 +138,20 @@ def test_company_changes_nothing(ensemble):
         same(one, other)
 
 
+def _documents(ensemble: Ensemble) -> dict[str, list[list[int]]]:
+    """The ids of the documents that are reused, less the last ones, which may depend on what follows."""
+    encode = {member.name: member.tokenizer.encode_rendered for member in ensemble._members}
+    return {name: [own(text)[:-2] for text in LONG[1:]] for name, own in encode.items()}
+
+
 def test_a_reused_document_changes_nothing():
     with shared_ensemble(EMBEDDED[:2], cache_gib=0) as cold, shared_ensemble(EMBEDDED[:2]) as warm:
-        want = cold.generate(QUESTION, documents=TEXTS, max_tokens=12)
-        warm.generate("{document}\nQuestion: How deep is the lake?", documents=TEXTS[1:], max_tokens=12)
-        got = warm.generate(QUESTION, documents=TEXTS, max_tokens=12)
+        want = cold.generate(QUESTION, documents=LONG, max_tokens=12)
+        warm.generate("{document}\nQuestion: How deep is the lake?", documents=LONG[1:], max_tokens=12)
+        got = warm.generate(QUESTION, documents=LONG, max_tokens=12)
         same(want, got)
-        assert all(stats.reused_tokens for stats in got.stats.members.values())
+        read = {name: sum(len(part) for part in parts) for name, parts in _documents(warm).items()}
+        assert all(stats.reused_tokens >= read[name] for name, stats in got.stats.members.items())
 
 
 def test_the_gate_of_documents_at_threshold_0_is_that_of_the_largest_weight(ensemble):

@@ -279,8 +279,9 @@ def _part_result(query: PartQuery, ask: Ask, answer: Answer) -> TargetLogprobs |
 def _record(request: Request, voice: Sequence, ask: Ask, answer: Answer) -> None:
     """Records what a member computed for a voice."""
     stats = request.stats.members[voice.name]
-    if ask.chunk.start == 0 and answer.read and not stats.forwards:
-        stats.reused_tokens = answer.read - answer.computed
+    if answer.read and not voice.has_begun:
+        voice.has_begun = True
+        stats.reused_tokens += answer.read - answer.computed
     images = ask.chunk.images
     if images is not None and answer.read >= images.end:
         stats.images = images.count

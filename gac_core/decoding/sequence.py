@@ -26,6 +26,7 @@ class Sequence:
         keep: How many leading ids of the prompt do not depend on what follows its document; 0 without a document.
         cache_id: Its id in the member's KV cache: that of its request, unless members read several prompts. Set by
             the request.
+        has_begun: Whether the member has read some of it.
     """
 
     member: EnsembleMember
@@ -37,6 +38,7 @@ class Sequence:
     prior: bool = False
     keep: int = 0
     cache_id: str = ""
+    has_begun: bool = False
 
     @property
     def name(self) -> str:
