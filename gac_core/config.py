@@ -11,7 +11,7 @@ import yaml
 
 from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
-from gac_core.config_checks import check_deterministic, check_placement, checked_devices, checked_drafts
+from gac_core.config_checks import check_deterministic, check_placement, checked_devices, checked_drafts, checked_policy
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
@@ -21,7 +21,6 @@ from gac_core.yamlfile import read_yaml
 COMMITS = ("canonical", "context-free")
 ALIGNMENTS = ("token",)
 DRAFTS = ("lookup", "ahead")
-FAILURE_POLICIES = ("fail", "drop")
 EXECUTORS = ("local", "ray")
 
 
@@ -91,6 +90,9 @@ class EnsembleConfig:
         cache_gib: Memory per member, in GiB, for the keys and values of running requests and of finished ones; those of
             finished ones are kept for prefix caching, and evicted beyond this limit, least recently used first.
             Those of running requests are never evicted. 0 keeps none. Default 1.
+        document_cache_gib: Memory per member, in GiB, for the keys and values of documents, which are kept beside those
+            of requests at their exact size: the least recently used are evicted beyond this limit, pinned ones never.
+            0 keeps none, and so do ``deterministic`` and members that run row by row. Default 0.5.
         stuck_after: Seconds after which a step of the engine that has not returned counts as stuck: new requests are
             then refused with an `EngineStuckError`, until it returns. Must be longer than the longest step, which on a
             CPU may read ``prefill_tokens`` with every member. Default 600.
@@ -137,6 +139,7 @@ class EnsembleConfig:
     prefill_tokens: int = 512
     prefill_seconds: float = 0.25
     cache_gib: float = 1.0
+    document_cache_gib: float = 0.5
     deterministic: bool = False
     stuck_after: float = 600.0
     on_member_failure: str = "fail"
@@ -180,10 +183,12 @@ class EnsembleConfig:
         self._set("drafts", checked_drafts(self.drafts, self.deterministic, DRAFTS))
         if self.deterministic:
             check_deterministic(self.members)
-        self._check_policies()
+        self._set("min_members", check_int(ConfigError, "min_members", self.min_members, 1, len(self.members)))
+        self._set("on_member_failure", checked_policy(self.on_member_failure, self.min_members, self.gate_must_live))
         for field, low in (("max_batch_size", 1), ("max_queue", 0), ("prefill_tokens", 16)):
             self._set(field, check_int(ConfigError, field, getattr(self, field), low))
-        self._set("cache_gib", check_number(ConfigError, "cache_gib", self.cache_gib, 0, 2**20))
+        for field in ("cache_gib", "document_cache_gib"):
+            self._set(field, check_number(ConfigError, field, getattr(self, field), 0, 2**20))
         for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
         self._check_executor()
@@ -234,18 +239,6 @@ class EnsembleConfig:
         check_placement(self.executor, self.ray_address, self.devices, self.members)
         if self.devices is not None:
             self._set("devices", checked_devices(self.devices))
-
-    def _check_policies(self) -> None:
-        policy = check_option(ConfigError, "on_member_failure", self.on_member_failure, FAILURE_POLICIES)
-        self._set("on_member_failure", policy)
-        check_flag(ConfigError, "gate_must_live", self.gate_must_live)
-        self._set("min_members", check_int(ConfigError, "min_members", self.min_members, 1, len(self.members)))
-        if policy == "fail" and (self.min_members > 1 or self.gate_must_live):
-            field = "min_members" if self.min_members > 1 else "gate_must_live"
-            raise ConfigError(
-                f"{field}={quote(getattr(self, field))} has an effect with on_member_failure='drop' alone, not 'fail'; "
-                "leave it out or set on_member_failure"
-            )
 
     def _set(self, field: str, value: object) -> None:
         object.__setattr__(self, field, value)

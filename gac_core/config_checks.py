@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gac_core.checks import check_list, check_option, check_text
+from gac_core.checks import check_flag, check_list, check_option, check_text
 from gac_core.errors import ConfigError, quote
 from gac_core.member_config import MemberConfig
+
+FAILURE_POLICIES = ("fail", "drop")
 
 
 def check_placement(executor: str, ray_address: str | None, devices: object, members: Sequence[MemberConfig]) -> None:
@@ -63,3 +65,20 @@ def check_deterministic(members: Sequence[MemberConfig]) -> None:
             f"deterministic=True runs one request per forward, but member {quote(compiled[0])} has compile=True, "
             "which batches; set it to False"
         )
+
+
+def checked_policy(policy: object, min_members: int, gate_must_live: object) -> str:
+    """Returns the value of ``on_member_failure``.
+
+    Raises:
+        ConfigError: There is no such policy, or the other settings have no effect with it.
+    """
+    checked = check_option(ConfigError, "on_member_failure", policy, FAILURE_POLICIES)
+    check_flag(ConfigError, "gate_must_live", gate_must_live)
+    if checked == "fail" and (min_members > 1 or gate_must_live):
+        field, value = ("min_members", min_members) if min_members > 1 else ("gate_must_live", gate_must_live)
+        raise ConfigError(
+            f"{field}={quote(value)} has an effect with on_member_failure='drop' alone, not 'fail'; leave it out or "
+            "set on_member_failure"
+        )
+    return checked

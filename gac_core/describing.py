@@ -31,19 +31,22 @@ class Describing:
 
         It is logged by the logger ``gac_core`` at the level INFO when the ensemble is opened, and printed on stderr
         after progress bars. The memory is that of the weights, those that members share counted once, and the limit of
-        the members' KV caches (``cache_gib``), which grow as they are used.
+        the members' KV caches and of documents kept beside them (``cache_gib``, ``document_cache_gib``), which grow as
+        they are used.
         """
         count = len(self._members)
         weights = default_weights(self.config)
         members = ", ".join(f"{name} {weight:g}" for name, weight in zip(self.config.names, weights, strict=True))
         source = f", weights by {self.config.weights}" if isinstance(self.config.weights, str) else ""
         nbytes = {member.weights_id: member.weight_bytes for member in self._members}
-        caches = int(self.config.cache_gib * 2**30) * len({member.member_id for member in self._members})
+        own = len({member.member_id for member in self._members}) * 2**30
+        caches, documents = int(self.config.cache_gib * own), int(self.config.document_cache_gib * own)
         parts = (
             f"{count} member{'s' if count > 1 else ''}: {members}{source}",
             f"{_gate(self._input_processor)}, {_threshold(self.config)}",
             _devices(self._members),
-            f"{format_bytes(sum(nbytes.values()))} of weights, KV caches of up to {format_bytes(caches)}",
+            f"{format_bytes(sum(nbytes.values()))} of weights, KV caches of up to {format_bytes(caches)}, documents of "
+            f"up to {format_bytes(0 if self.config.deterministic else documents)}",
         )
         return "; ".join(parts)
 

@@ -26,7 +26,9 @@ class MemberHealth:
         requests: Requests that run and use it.
         queue: Requests that wait for a place in the batch and will use it.
         weight_bytes: Memory of its weights, which several members may share.
-        cache_bytes: Memory of its KV cache.
+        cache_bytes: Memory of its KV cache, without what is kept of documents.
+        document_cache_bytes: Memory of the keys and values that are kept of documents.
+        documents: How many are kept.
         failures: How often it failed, as a whole or for one request.
         restarts: How often it was started again.
     """
@@ -43,6 +45,8 @@ class MemberHealth:
     queue: int = 0
     weight_bytes: int = 0
     cache_bytes: int = 0
+    document_cache_bytes: int = 0
+    documents: int = 0
     failures: int = 0
     restarts: int = 0
 

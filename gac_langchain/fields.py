@@ -62,6 +62,7 @@ class EnsembleFields(BaseModel):
     prefill_tokens: int | None = _field("prefill_tokens")
     prefill_seconds: float | None = _field("prefill_seconds")
     cache_gib: float | None = _field("cache_gib")
+    document_cache_gib: float | None = _field("document_cache_gib")
     deterministic: bool | None = _field("deterministic")
     stuck_after: float | None = _field("stuck_after")
     on_member_failure: str | None = _field("on_member_failure")

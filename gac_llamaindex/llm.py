@@ -52,9 +52,9 @@ class GaCLLM(PredictingLLM):
         dtype: For example ``"float32"``; default as stored. This and the other settings of the ensemble go with
             ``models`` and have the defaults of `gac_core.EnsembleConfig` and `gac_core.MemberConfig`: ``device``,
             ``device_map``, ``quantization``, ``commit``, ``max_batch_size``, ``max_queue``, ``prefill_tokens``,
-            ``prefill_seconds``, ``cache_gib``, ``deterministic``, ``stuck_after``, ``on_member_failure``,
-            ``min_members``, ``gate_must_live``, ``forward_timeout``, ``executor``, ``ray_address``,
-            ``devices``, ``progress``, ``calibration``.
+            ``prefill_seconds``, ``cache_gib``, ``document_cache_gib``, ``deterministic``, ``stuck_after``,
+            ``on_member_failure``, ``min_members``, ``gate_must_live``, ``forward_timeout``, ``executor``,
+            ``ray_address``, ``devices``, ``progress``, ``calibration``.
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
         close_structures: Whether structured answers end early, as valid JSON, where ``max_tokens`` would truncate them;

@@ -201,6 +201,7 @@ def shared_ensemble(folders, dtype: str = "float32", weights=None, **settings) -
     config = EnsembleConfig(tuple(members), **settings)
     parts = {
         "cache_bytes": int(config.cache_gib * 2**30),
+        "document_cache_bytes": int(config.document_cache_gib * 2**30),
         "prefill_tokens": config.prefill_tokens,
         "deterministic": config.deterministic,
     }

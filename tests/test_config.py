@@ -117,6 +117,7 @@ TAKES = {
     "members": [["a"]],
     "drafts": [[], None],
     "cache_gib": [1.5],
+    "document_cache_gib": [1.5],
     "deterministic": [True],
     "stuck_after": [1.5, 10**30],
     "forward_timeout": [1.5, 10**30],

@@ -149,7 +149,7 @@ def test_a_summary_has_members_gate_devices_and_memory(ensemble):
     weights = format_bytes(sum(member.weight_bytes for member in ensemble.health().members))
     assert ensemble.summary() == (
         "3 members: ash 1, birch 1, cedar 1; gate ash (largest model of those with the largest weight), no threshold; "
-        f"cpu; {weights} of weights, KV caches of up to 3.0 GiB"
+        f"cpu; {weights} of weights, KV caches of up to 3.0 GiB, documents of up to 1.5 GiB"
     )
     assert repr(ensemble) == "<Ensemble of ash, birch, cedar; gate ash, no threshold>"
 
@@ -164,7 +164,8 @@ def test_a_summary_counts_shared_weights_once_and_names_several_devices():
         sizes = [member.weight_bytes for member in ensemble.health().members]
         assert ensemble.summary() == (
             "3 members: one 2, two 1, other 0.5; gate one (largest weight), threshold 0.5; one and two on cpu:0, other "
-            f"on cpu:1; {format_bytes(sizes[0] + sizes[2])} of weights, KV caches of up to 1.5 GiB"
+            f"on cpu:1; {format_bytes(sizes[0] + sizes[2])} of weights, KV caches of up to 1.5 GiB, "
+            "documents of up to 1.5 GiB"
         )
 
 

@@ -11,7 +11,8 @@ from architectures import ARCHITECTURES, random_model
 from conftest import EMBEDDED, QUESTION, ensemble_of, pair
 
 from gac_core import fold
-from gac_core.model.runner import RowRunner, SlotRunner
+from gac_core.model.row_runner import RowRunner
+from gac_core.model.runner import SlotRunner
 from gac_core.tokenization.vocabulary import Alignment
 
 PROMPTS = ["The bridge stands in", "In which town is the Torno Bridge? It was built by", "Who", "1874 crowns, 14:15"]

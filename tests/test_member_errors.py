@@ -21,7 +21,7 @@ from gac_core.model import cache
 from gac_core.model.cache import SlotCache
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
-from gac_core.model.runner import RowRunner
+from gac_core.model.row_runner import RowRunner
 from gac_core.model.slots import SlotTable
 
 

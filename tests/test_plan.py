@@ -97,8 +97,8 @@ def test_the_error_names_the_member_its_need_and_what_is_free():
         plan([large, need("fir", 70)], gpus(80, 40), reserve=0)
     assert str(error.value) == (
         "member 'oak' does not fit: it needs 62.0 GiB (weights 60.0 GiB, KV cache 1.0 GiB, activations 1.0 GiB); free, "
-        "beside fir: 10.0 GiB on cuda:0, 40.0 GiB on cuda:1; use quantization='4bit', a smaller cache_gib, more or "
-        "larger devices or a smaller model"
+        "beside fir: 10.0 GiB on cuda:0, 40.0 GiB on cuda:1; use quantization='4bit', a smaller cache_gib or "
+        "document_cache_gib, more or larger devices or a smaller model"
     )
     assert isinstance(error.value, ConfigError)
     assert (error.value.member, error.value.need) == ("oak", 62 * GIB)
@@ -197,23 +197,27 @@ def test_the_command_plans_for_devices_that_are_not_here(monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
     result = run(*EMBEDDED[:2], "--devices", "cuda:0=4GiB, cuda:1=4GiB")
     assert result.exit_code == 0, result.output
-    for text in ("ash", "birch", "1.9 MiB", "1.0 GiB", "cuda:0", "cuda:1", "4.0 GiB", "204.8 MiB"):
+    for text in ("ash", "birch", "1.9 MiB", "1.5 GiB", "cuda:0", "cuda:1", "4.0 GiB", "204.8 MiB"):
         assert text in result.output
-    result = run(*EMBEDDED[:2], "--devices", "cuda:0=4GiB", "--json", "--cache-gib", "0.25")
+    result = run(
+        *EMBEDDED[:2], "--devices", "cuda:0=4GiB", "--json", "--cache-gib", "0.25", "--document-cache-gib", "0.125"
+    )
     values = json.loads(result.output)
     assert [(member["name"], list(member["devices"])) for member in values["members"]] == [
         ("ash", ["cuda:0"]),
         ("birch", ["cuda:0"]),
     ]
-    assert {member["kv_cache"] for member in values["members"]} == {GIB // 4}
+    assert {member["kv_cache"] for member in values["members"]} == {GIB * 3 // 8}
     (device,) = values["devices"]
     assert device["used"] == sum(sum(member["devices"].values()) for member in values["members"])
     assert device["left"] == device["free"] - device["used"] - device["reserve"]
 
 
 def test_the_command_counts_dtype_quantization_context_and_batch():
+    free = ("--cache-gib", "0", "--document-cache-gib", "0")
+
     def member(*options: str):
-        result = run(EMBEDDED[0], "--devices", "cuda:0=99GiB", "--json", "--cache-gib", "0", *options)
+        result = run(EMBEDDED[0], "--devices", "cuda:0=99GiB", "--json", *free, *options)
         return json.loads(result.output)["members"][0]
 
     plain = member()
@@ -231,7 +235,7 @@ def test_the_command_counts_dtype_quantization_context_and_batch():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--devices", "cuda:0=1GiB"], r"'ash' does not fit: it needs 1\.0 GiB"),
+        (["--devices", "cuda:0=1GiB"], r"'ash' does not fit: it needs 1\.5 GiB"),
         (["--devices", "cuda:0=many"], "'many' is not a size"),
         (["--devices", "=1GiB"], "has no name of a device"),
         (["--devices", "cuda:77"], "devices names 'cuda:77', which cannot be used"),

@@ -176,6 +176,7 @@ def test_state_at_scrape_time(metrics, duo):
     assert sum(states) == 1
     ash = duo.health().members[0]
     assert read(metrics, "gac_member_cache_bytes", ensemble="duo", member="ash") == ash.cache_bytes > 0
+    assert read(metrics, "gac_member_document_cache_bytes", ensemble="duo", member="ash") == ash.document_cache_bytes
 
 
 def test_listeners_return_fast(metrics, duo):

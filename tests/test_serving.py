@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, MemberConfig, QueueFullError
+from gac_core.model.entries import common_prefix_length
 from gac_core.model.member import Member
-from gac_core.model.runner import RowRunner
-from gac_core.model.slots import SlotTable, common_prefix_length
+from gac_core.model.row_runner import RowRunner
+from gac_core.model.slots import SlotTable
 
 LONG = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin. " * 6
 

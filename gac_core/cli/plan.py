@@ -35,12 +35,16 @@ def plan(
         typer.Option(help="Requests at once. Default: 16, one of which may be as long as --context.", min=1),
     ] = None,
     cache_gib: Annotated[float | None, typer.Option(help="KV cache per member, in GiB. Default: 1.", min=0)] = None,
+    document_cache_gib: Annotated[
+        float | None, typer.Option(help="Memory per member for documents, in GiB. Default: 0.5.", min=0)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show which devices models would be placed on, and the memory that they need there."""
     with reported("plan"):
         settings: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
-        config = configured(models, max_batch_size=batch, cache_gib=cache_gib, **settings)
+        settings |= {"max_batch_size": batch, "cache_gib": cache_gib, "document_cache_gib": document_cache_gib}
+        config = configured(models, **settings)
         result = planned(config, None if devices is None else devices.split(","), context, batch or 1)
     if as_json:
         typer.echo(json.dumps(as_dict(result), indent=1))

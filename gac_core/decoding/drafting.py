@@ -16,7 +16,7 @@ from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.selection import combine, select_token
 from gac_core.decoding.step import Step, StepOutcome
-from gac_core.model.cache import to_host
+from gac_core.model.transfer import to_host
 
 # Tokens drafted for one request in one step at most; rows of up to eight tokens share a forward.
 MAX_DRAFT_TOKENS = 7

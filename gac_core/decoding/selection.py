@@ -14,7 +14,7 @@ from gac_core.decoding.member_tokens import measure_members, member_tokens
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.tokens import SampledToken
-from gac_core.model.cache import to_host
+from gac_core.model.transfer import to_host
 from gac_core.token_stats import MemberToken, TokenLogprob
 
 

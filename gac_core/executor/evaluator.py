@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gac_core.errors import RequestError
 from gac_core.executor.logit_offsets import scale_probs
 from gac_core.executor.messages import TOP_K, Answer, Ask, Failure, Fetch, TargetLogprobs, Targets, TopDistributions
-from gac_core.model.cache import to_device, to_host
 from gac_core.model.chunk import ChunkResult
 from gac_core.model.member import Member
+from gac_core.model.transfer import to_device, to_host
 from gac_core.tokenization.vocabulary import Alignment
 
 BLOCK_BYTES = 2**25
@@ -54,7 +55,10 @@ class Evaluator:
             prefill_seconds: As in `Member.forward`.
         """
         computed = self.member.forward([ask.chunk for ask in asks], prefill_seconds)
-        answers = [Answer(_first_result(each), each.seconds, each.read, each.computed) for each in computed]
+        answers = [
+            Answer(_first_result(each), each.seconds, each.read, each.computed, kept_bytes=each.kept_bytes)
+            for each in computed
+        ]
         good: list[_Rows] = []
         for index, (ask, result) in enumerate(zip(asks, computed, strict=True)):
             if isinstance(result.logits, Tensor) and ask.targets is not None:
@@ -110,7 +114,10 @@ class Evaluator:
 
 
 def _first_result(result: ChunkResult) -> Failure | None:
-    return Failure(result.logits) if isinstance(result.logits, BaseException) else None
+    if not isinstance(result.logits, BaseException):
+        return None
+    # Too many pinned documents are no failure of the member.
+    return Failure(result.logits, of_member=not isinstance(result.logits, RequestError))
 
 
 def _gathered(targets: Targets, logits: Tensor) -> TargetLogprobs | Failure:

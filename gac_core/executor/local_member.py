@@ -153,6 +153,7 @@ class LocalMember:
     def health(self) -> MemberHealth:
         """Returns its state; takes no lock."""
         now, began, ended, hung = time.monotonic(), self.began, self._ended, self._hung
+        document_cache = self.member.document_cache
         state: MemberState = "hung" if hung is not None else "ready" if began is None else "running"
         return MemberHealth(
             name=self.member.name,
@@ -165,6 +166,8 @@ class LocalMember:
             running_seconds=None if began is None else now - began,
             weight_bytes=self.member.weight_bytes,
             cache_bytes=self.member.cache_bytes,
+            document_cache_bytes=document_cache.nbytes,
+            documents=document_cache.documents,
         )
 
     def _log(self, level: int, message: str, event: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gac_core.executor.messages import LogitOffsets
-from gac_core.model.cache import moved
+from gac_core.model.transfer import moved
 
 LEAST_EXPONENT = -80.0
 """A token whose offset is further below the largest one has the factor 0: float32 holds no such probabilities."""

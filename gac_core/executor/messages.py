@@ -164,6 +164,7 @@ class Answer:
         read: Ids of the chunk that the KV cache holds now.
         computed: Ids computed in this call.
         certainty: What ``gate_rule`` measured, float32, shape ``[len(ends)]``; None if it was not wanted.
+        kept_bytes: Size of what `Chunk.keep` asked for; None if it is not kept.
     """
 
     result: Tensor | TopDistributions | TargetLogprobs | Failure | None
@@ -171,6 +172,7 @@ class Answer:
     read: int = 0
     computed: int = 0
     certainty: Tensor | None = None
+    kept_bytes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ SAMPLING_FIELDS = SamplingParams.names()
 ENSEMBLE_FIELDS = (
     *("weights", "dtype", "device", "device_map", "quantization", "commit", "alignment", "combine"),
     *("combine_documents", "gate_rule"),
-    *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib", "deterministic", "stuck_after"),
+    *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib"),
+    *("document_cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
     *("executor", "ray_address", "devices", "progress", "calibration"),
 )
@@ -99,6 +100,7 @@ WRAPPER_FIELDS = _table(
     ("prefill_tokens", int | None, "Prompt tokens that one step reads at most. Default: 512."),
     ("prefill_seconds", float | None, "Seconds of prompt reading per step beside running requests. Default: 0.25."),
     ("cache_gib", float | None, "Memory per member for its KV cache, in GiB. Default: 1."),
+    ("document_cache_gib", float | None, "Memory per member for documents that are kept, in GiB. Default: 0.5."),
     ("deterministic", bool | None, "Compute each request by itself, so that texts do not depend on other requests."),
     ("stuck_after", float | None, "Seconds after which a step counts as stuck. Default: 600."),
     ("on_member_failure", str | None, '"fail" (default) or "drop": go on without a member that fails.'),

@@ -16,26 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-
-def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Returns integers as an int64 tensor of shape ``[n]`` on a device, without synchronising with it."""
-    return moved(torch.tensor(numbers, dtype=torch.long), device)
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor of the CPU on a device, without synchronising with it."""
-    # A copy to a GPU from pageable memory would wait for all kernels that were launched before.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def to_host(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Returns tensors of one device on the CPU, with one synchronisation for all of them."""
-    if tensors[0].device.type == "cpu":
-        return tensors
-    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
-    if tensors[0].device.type == "cuda":
-        torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
+from gac_core.model.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -287,13 +268,33 @@ class SlotCache(Cache):
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchanges the first ``length`` positions of two slots; changes nothing if memory for that is lacking."""
-        stores = {_slot_kind(store): store for store in self.stores()}
-        buffers = {kind: torch.empty_like(store[one, :, :length]) for kind, store in stores.items()}
+        buffers = {kind: torch.empty_like(group[0][one, :, :length]) for kind, group in self._kinds().items()}
         for store in self.stores():
             saved = buffers[_slot_kind(store)].copy_(store[one, :, :length])
             store[one, :, :length] = store[other, :, :length]
             store[other, :, :length] = saved
         self._lengths[one], self._lengths[other] = self._lengths[other], self._lengths[one]
+
+    def save(self, slot: int, length: int) -> tuple[Tensor, ...]:
+        """Returns copies of the first ``length`` positions of a slot.
+
+        Returns:
+            By kind of store, in the order of the first of each kind: ``[stores, kv_heads, length, head_dim]``.
+        """
+        return tuple(torch.stack([store[slot, :, :length] for store in group]) for group in self._kinds().values())
+
+    def restore(self, states: tuple[Tensor, ...], slot: int, length: int) -> None:
+        """Writes the first ``length`` positions of what `save` returned to a slot."""
+        for group, saved in zip(self._kinds().values(), states, strict=True):
+            for store, own in zip(group, saved, strict=True):
+                store[slot, :, :length] = own[:, :length]
+        self._lengths[slot] = length
+
+    def _kinds(self) -> dict[tuple[Any, ...], list[Tensor]]:
+        kinds: dict[tuple[Any, ...], list[Tensor]] = {}
+        for store in self.stores():
+            kinds.setdefault(_slot_kind(store), []).append(store)
+        return kinds
 
     def clear(self, slot: int) -> None:
         """Overwrites a slot with zeros, so that no state of a failed request reaches the next one in its place."""

@@ -10,6 +10,20 @@ from gac_core.tokenization.vision import ImageInputs
 
 
 @dataclass(frozen=True)
+class KeptPrefix:
+    """The beginning of a sequence that is kept as an entry of the KV cache, such as the document in a prompt.
+
+    Attributes:
+        length: How many ids it is long, 1 or more.
+        pinned: Whether the entry is pinned; False unpins one that is. None: a new one is not, and one that exists stays
+            as it is.
+    """
+
+    length: int
+    pinned: bool | None = None
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Token ids to compute at a position of one request's sequence; the only message to a member.
 
@@ -24,6 +38,8 @@ class Chunk:
         num_logits: How many positions' logits to return, counted from the last; 0 or more.
         images: The images of the prompt; required if ``start`` lies before their last token, and then ``start`` is 0.
             None: the ids are text.
+        keep: The beginning of the sequence that is kept once the KV cache holds it; the members that read row by row,
+            read images in this prompt or cache no prefixes keep nothing. None: nothing.
     """
 
     request_id: str
@@ -31,6 +47,7 @@ class Chunk:
     token_ids: tuple[int, ...]
     num_logits: int = 1
     images: ImageInputs | None = None
+    keep: KeptPrefix | None = None
 
     @property
     def cache_keys(self) -> tuple[int, ...]:
@@ -48,9 +65,11 @@ class ChunkResult:
         seconds: Its share of the wall time of its forward.
         read: How many of its ids are in the KV cache now, counted from the first.
         computed: How many of these this call computed; the others were cached before.
+        kept_bytes: Size of the entry that `Chunk.keep` asked for; None if there is none.
     """
 
     logits: Tensor | BaseException | None
     seconds: float = 0.0
     read: int = 0
     computed: int = 0
+    kept_bytes: int | None = None

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gac_core.model.cache import SlotCache, StaticSlotMapping, to_device
+from gac_core.model.cache import SlotCache, StaticSlotMapping
 from gac_core.model.runner import Row, SlotRunner, same_logits
+from gac_core.model.transfer import to_device
 
 logger = logging.getLogger(__name__)
 

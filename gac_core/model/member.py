@@ -17,6 +17,7 @@ from torch import Tensor
 from gac_core.errors import ConfigError
 from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.model.costs import ForwardTimes, prior_slope
+from gac_core.model.entries import DocumentCache, PrefixEntries
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.options import MIN_PART_TOKENS, MemberOptions
 from gac_core.model.planning import MAX_SHORT_ROW, ForwardPlanner, Job
@@ -88,7 +89,13 @@ class Member:
         with loaded.idle(name):
             chosen = choose_runner(loaded, name, options.compile)
         self._runner, self.vision = chosen.runner, chosen.vision
-        self._slots = SlotTable(self._runner, options.cache_bytes, prefix_caching=not options.deterministic)
+        self._entries = PrefixEntries(name, self._runner, options.document_cache_bytes)
+        self._slots = SlotTable(
+            self._runner,
+            options.cache_bytes,
+            prefix_caching=not options.deterministic,
+            entries=self._entries if self.keeps_documents else None,
+        )
         self._no_logits = torch.empty(0, self.tokenizer.rows, device=loaded.device)
 
     @classmethod
@@ -134,6 +141,16 @@ class Member:
     def cache_bytes(self) -> int:
         """Memory of its KV cache; does not wait for a forward."""
         return self._runner.nbytes
+
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether beginnings of prompts can be kept apart from the slots: batched, and not deterministic."""
+        return self._runner.supports_truncation and not self.deterministic
+
+    @property
+    def document_cache(self) -> DocumentCache:
+        """What is kept of documents; does not wait for a forward."""
+        return self._entries.contents
 
     def renamed(self, name: str) -> Member:
         """Returns this member under another name: the same model, KV cache and ``member_id``."""
@@ -181,14 +198,26 @@ class Member:
     def _result(self, job: Job, output: _Output) -> ChunkResult:
         if isinstance(output.logits, BaseException):
             return ChunkResult(output.logits, output.seconds)
-        row = job.row
+        row, kept = job.row, None
         if row.token_ids:
             # What follows them may be overwritten: short rows are padded to the width of their forward.
             job.slot.token_ids[row.start :] = job.cache_keys
+        try:
+            kept = self._kept_bytes(job)
+        except BaseException as error:
+            return ChunkResult(error, output.seconds)
         read = row.start + len(row.token_ids) - job.chunk.start
         logits = self._no_logits if output.logits is None else output.logits
         done = read == len(job.chunk.token_ids)
-        return ChunkResult(logits if done else None, output.seconds, read, len(row.token_ids))
+        return ChunkResult(logits if done else None, output.seconds, read, len(row.token_ids), kept)
+
+    def _kept_bytes(self, job: Job) -> int | None:
+        """Keeps what the chunk asks for, once its slot holds it; returns the size of the entry, or None."""
+        keep, held = job.chunk.keep, job.slot.token_ids
+        if keep is None or len(held) < keep.length or min(held[: keep.length]) < 0:
+            return None
+        entry = self._slots.keep(job.slot, keep.length, keep.pinned)
+        return None if entry is None else entry.nbytes
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
         """Indices of jobs by forward: short rows, longer ones by powers of two.
@@ -270,4 +299,5 @@ class Member:
         """
         with self._lock:
             self._closed.set()
+            self._entries.clear()
             self._runner.close()

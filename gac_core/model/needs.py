@@ -28,6 +28,7 @@ class Workload:
         tokens: Length of the requests whose KV cache must fit, in tokens, however large ``cache_bytes`` is. None:
             ``cache_bytes`` decides.
         requests: How many requests of that length must fit at once.
+        document_cache_bytes: Bytes of the documents that are kept beside it, as in `MemberOptions`.
         union: Entries of the union vocabulary. 0: those of the member's own.
     """
 
@@ -36,6 +37,7 @@ class Workload:
     max_batch_size: int = 16
     tokens: int | None = None
     requests: int = 1
+    document_cache_bytes: int = 0
     union: int = 0
 
 
@@ -63,6 +65,7 @@ def member_need(checkpoint: Checkpoint, name: str, workload: Workload | None) ->
         layers = skeleton.layers
         cache = skeleton.cache_bytes(workload.tokens or 1)
         kv_cache = max(workload.cache_bytes, workload.requests * sum(cache) if workload.tokens else 0)
+        documents = workload.document_cache_bytes
         rows = POSITIONS * workload.max_batch_size
         union = max(workload.union, checkpoint.vocab_size)
         longest = sum(skeleton.cache_bytes(skeleton.max_positions or workload.tokens or 1))
@@ -71,10 +74,10 @@ def member_need(checkpoint: Checkpoint, name: str, workload: Workload | None) ->
     except Exception as error:
         # Loading may succeed all the same, and reports what is wrong otherwise.
         logger.info("member %r: its sizes are estimated by its files alone: %s", name, error)
-        cache_bytes = 0 if workload is None else workload.cache_bytes
+        cache_bytes = 0 if workload is None else workload.cache_bytes + workload.document_cache_bytes
         return MemberNeed(name, checkpoint.stored_bytes() or 0, cache_bytes, remedies=how)
-    divisible = _with_cache(blocks, layers, cache, kv_cache) if layers else ()
-    return MemberNeed(name, weights, kv_cache, activations, divisible, remedies=how)
+    divisible = _with_cache(blocks, layers, cache, kv_cache + documents) if layers else ()
+    return MemberNeed(name, weights, kv_cache + documents, activations, divisible, remedies=how)
 
 
 def _scaled(blocks: tuple[Block, ...], total: int | None) -> tuple[Block, ...]:

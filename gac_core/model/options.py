@@ -23,6 +23,7 @@ class MemberOptions:
         prefill_tokens: Tokens of long chunks to compute in one call at most, 2 or more. Default 512.
         deterministic: Run one request per forward, split long chunks at fixed positions and reuse no prefixes, so that
             logits do not depend on other requests, bit for bit. Default False.
+        document_cache_bytes: Bytes of beginnings of prompts that are kept apart from the slots. Default 0.5 GiB.
     """
 
     context: int | None = None
@@ -30,6 +31,7 @@ class MemberOptions:
     cache_bytes: int = 2**30
     prefill_tokens: int = 512
     deterministic: bool = False
+    document_cache_bytes: int = 2**29
 
     @classmethod
     def of(cls, member: MemberConfig, config: EnsembleConfig) -> Self:
@@ -40,4 +42,5 @@ class MemberOptions:
             cache_bytes=int(config.cache_gib * 2**30),
             prefill_tokens=config.prefill_tokens,
             deterministic=config.deterministic,
+            document_cache_bytes=int(config.document_cache_gib * 2**30),
         )

@@ -174,6 +174,7 @@ def _usable(device: str) -> bool:
 def _workload(config: EnsembleConfig, checkpoints: Sequence[Checkpoint]) -> Workload:
     return Workload(
         cache_bytes=int(config.cache_gib * 2**30),
+        document_cache_bytes=0 if config.deterministic else int(config.document_cache_gib * 2**30),
         prefill_tokens=config.prefill_tokens,
         max_batch_size=config.max_batch_size,
         union=sum(each.vocab_size for each in checkpoints),

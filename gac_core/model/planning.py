@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gac_core.model.chunk import Chunk, ChunkResult
+from gac_core.model.entries import common_prefix_length
 from gac_core.model.options import MemberOptions
 from gac_core.model.prefill import share, share_parts
 from gac_core.model.runner import Row, Runner
-from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable, common_prefix_length
+from gac_core.model.slots import MIN_PREFIX_TOKENS, Slot, SlotTable
 from gac_core.model.vision_runner import VisionRowRunner, VisionRunner
 
 MAX_SHORT_ROW = 8
@@ -111,12 +112,15 @@ class ForwardPlanner:
         return Row(slot.index, start, chunk.token_ids[cached:], chunk.num_logits, offset=slot.offset)
 
     def _shares_prefix(self, chunk: Chunk, earlier: Sequence[Chunk]) -> bool:
-        """Whether an earlier chunk of this call is about to compute a prefix of this one."""
+        """Whether an earlier chunk of this call is about to compute a longer prefix of this one than is cached."""
         keys = chunk.cache_keys
+        cached: int | None = None
         for other in earlier:
             slot = self._slots.find(other.request_id)
             if slot is not None and self._runner.supports_truncation:
                 common = common_prefix_length([*slot.token_ids[: other.start], *other.cache_keys], keys)
                 if common >= common_prefix_length(slot.token_ids, keys) + MIN_PREFIX_TOKENS:
-                    return True
+                    cached = self._slots.cached_length(keys) if cached is None else cached
+                    if common >= cached + MIN_PREFIX_TOKENS:
+                        return True
         return False

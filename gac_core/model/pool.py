@@ -140,8 +140,9 @@ class ModelPool:
         transformers reads one model at a time. Of threads that need the same model one loads it and the others wait.
 
         Args:
-            config: The ensemble. Its ``members``, ``cache_gib``, ``prefill_tokens`` and ``deterministic``
-                decide what is shared, and ``devices`` and ``max_batch_size`` where the others are placed.
+            config: The ensemble. Its ``members``, ``cache_gib``, ``document_cache_gib``, ``prefill_tokens`` and
+                ``deterministic`` decide what is shared, and ``devices`` and ``max_batch_size`` where the others are
+                placed.
 
         Raises:
             ModelLoadError: A model cannot be loaded; nothing of this call stays in the pool.

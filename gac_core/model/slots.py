@@ -1,7 +1,8 @@
 """Allocation of KV cache slots to requests, with prefix caching.
 
 Running requests occupy the first slots, so that a batch reads its keys and values without a copy. The slots behind them
-keep the prefixes of finished requests until memory is needed; the least recently used is evicted first.
+keep the prefixes of finished requests until memory is needed; the least recently used is evicted first. Entries of
+exact size (`PrefixEntries`) keep beginnings of prompts apart from them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gac_core.model.entries import Entry, PrefixEntries, StateStore, common_prefix_length
+
 MIN_PREFIX_TOKENS = 16
 """Shorter common prefixes are recomputed, which costs no more than one token does."""
 
@@ -17,7 +20,7 @@ MAX_CACHED_SLOTS = 64
 """Slots of finished requests that are kept at most."""
 
 
-class SlotStore(Protocol):
+class SlotStore(StateStore, Protocol):
     """The storage behind the slots, addressed by slot index.
 
     Attributes:
@@ -79,10 +82,14 @@ class SlotTable:
         max_bytes: Size of the storage above which cached prefixes are evicted. Slots of running requests are never
             evicted, so that these alone may take more. 0 caches nothing.
         prefix_caching: Whether a request may start from the tokens of an earlier one.
+        entries: Beginnings of prompts that are kept apart from the slots. Default: none.
     """
 
-    def __init__(self, store: SlotStore, max_bytes: int, prefix_caching: bool = True) -> None:
+    def __init__(
+        self, store: SlotStore, max_bytes: int, prefix_caching: bool = True, entries: PrefixEntries | None = None
+    ) -> None:
         self._store = store
+        self._entries = entries
         self._prefix_caching = prefix_caching
         self._max_bytes = max_bytes
         # Running slots first, each at its index.
@@ -110,8 +117,8 @@ class SlotTable:
     def claim(self, request_id: str, token_ids: Sequence[int]) -> Slot:
         """Assigns a slot to a request; the slot may already hold a prefix of its tokens.
 
-        A cached slot is taken over if it consists mostly of the common prefix. A shorter common prefix, and one of a
-        running request, is copied.
+        A cached slot is taken over if it consists mostly of the common prefix. A shorter common prefix, one of a
+        running request, and that of an entry, if no slot has one as long, is copied.
 
         Args:
             request_id: The request.
@@ -121,7 +128,13 @@ class SlotTable:
             # One long request made every slot as large; that can be undone while nothing runs.
             self._store.shrink(self._num_reserved, self._longest(len(token_ids)))
         source, length = self._longest_prefix(token_ids)
-        if source is not None and source.request_id is None and self._is_mostly(source, length):
+        kept = None if self._entries is None else self._entries.longest(token_ids)
+        if self._entries is not None and kept is not None and kept[1] > length:
+            entry, length = kept
+            slot = self._empty_slot(None)
+            self._entries.use(entry, slot.index, length)
+            slot.token_ids = list(entry.cache_keys[:length])
+        elif source is not None and source.request_id is None and self._is_mostly(source, length):
             slot = source
             self._swap(slot, self._num_running)
         else:
@@ -132,6 +145,19 @@ class SlotTable:
         slot.request_id, slot.offset = request_id, 0
         self._num_running += 1
         return slot
+
+    def cached_length(self, token_ids: Sequence[int]) -> int:
+        """Returns how many ids of a new request's text `claim` would find in a slot or an entry; 0 if too few."""
+        _, length = self._longest_prefix(token_ids)
+        kept = None if self._entries is None else self._entries.longest(token_ids)
+        length = max(length, 0 if kept is None else kept[1])
+        return length if length >= MIN_PREFIX_TOKENS else 0
+
+    def keep(self, slot: Slot, length: int, pinned: bool | None) -> Entry | None:
+        """Keeps the first ``length`` tokens of a slot as an entry; see `PrefixEntries.keep`. None without entries."""
+        if self._entries is None:
+            return None
+        return self._entries.keep(slot.token_ids[:length], slot.index, pinned)
 
     def release(self, request_id: str, clear: bool = False) -> None:
         """Frees a request's slot; unknown requests are ignored.
@@ -228,18 +254,3 @@ class SlotTable:
 
     def _longest(self, length: int) -> int:
         return max([length, *(len(slot.token_ids) for slot in self._slots)])
-
-
-def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Returns how many leading ids two sequences share."""
-    low, high = 0, min(len(one), len(other))
-    if list(one[:high]) == list(other[:high]):
-        return high
-    # Slices compare in C, so bisection beats a loop.
-    while high - low > 1:
-        middle = (low + high) // 2
-        if list(one[low:middle]) == list(other[low:middle]):
-            low = middle
-        else:
-            high = middle
-    return low

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gac_core.model.cache import SlotMapping, moved, to_device
-from gac_core.model.runner import Row, RowRunner, SlotRunner
+from gac_core.model.cache import SlotMapping
+from gac_core.model.row_runner import RowRunner
+from gac_core.model.runner import Row, SlotRunner
+from gac_core.model.transfer import moved, to_device
 from gac_core.tokenization.vision import ImageInputs
 
 

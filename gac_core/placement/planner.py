@@ -42,7 +42,7 @@ class PlacementError(ConfigError):
         sizes = ", ".join(f"{what} {format_bytes(size)}" for what, size in parts.items() if size)
         if need.blocks and need.activations and len(devices) > 1:
             sizes += " on each device that it is divided over"
-        remedies = [*need.remedies, "a smaller cache_gib"] if need.kv_cache else [*need.remedies]
+        remedies = [*need.remedies, "a smaller cache_gib or document_cache_gib"] if need.kv_cache else [*need.remedies]
         super().__init__(
             f"member {quote(need.name)} does not fit: it needs {format_bytes(need.total)} ({sizes}); "
             f"free{more}: {free}; use {', '.join([*remedies, 'more or larger devices'])} or a smaller model"

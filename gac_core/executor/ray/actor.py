@@ -153,7 +153,7 @@ class MemberActor:
         masks = [None if ask.mask is None else ask.mask() for ask in asks]
         answers = self._evaluator.forward(asks, message.prefill_seconds)
         sent = [AnswerMessage.of(*each, self._place) for each in zip(answers, masks, strict=True)]
-        return ForwardReply(sent, member.times.snapshot(), member.cache_bytes)
+        return ForwardReply(sent, member.times.snapshot(), member.cache_bytes, member.document_cache)
 
     def fetch(self, *parts: bytes) -> bytes:
         """Answers a list of `FetchMessage` by a `FetchReply`, or by the `PortableError` of a defect."""

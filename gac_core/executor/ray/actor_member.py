@@ -16,6 +16,7 @@ from gac_core.executor.ray.remote_errors import PortableError
 from gac_core.executor.ray.remote_member import RemoteMember
 from gac_core.executor.ray.wire import ForwardReply, decode
 from gac_core.health import MemberHealth, MemberState
+from gac_core.model.entries import DocumentCache
 from gac_core.tokenization.vocabulary import AlignmentTable
 
 
@@ -48,6 +49,7 @@ class ActorMember:
         self._returned: float | None = None
         self._seconds: float | None = None
         self._cache_bytes = 0
+        self._document_cache = DocumentCache()
         self._unsubscribe = member.supervisor.subscribe(self._lost, self._restarted)
 
     def close(self) -> None:
@@ -89,7 +91,7 @@ class ActorMember:
             return Failure(reply.rebuild())
         if isinstance(reply, ForwardReply):
             self.member.times.restore(reply.times)
-            self._cache_bytes = reply.cache_bytes
+            self._cache_bytes, self._document_cache = reply.cache_bytes, reply.document_cache
             if self._listener is not ignore:
                 tokens = sum(answer.computed for answer in reply.answers)
                 done = ForwardDone(self.member.name, self.member.member_id, self._seconds, len(reply.answers), tokens)
@@ -113,6 +115,7 @@ class ActorMember:
         latest = self.member.supervisor.process
         if latest is not self.process and latest.lost is None:
             self.process = latest
+            self._cache_bytes, self._document_cache = 0, DocumentCache()
 
     # ---- in the supervisor's thread
 
@@ -148,5 +151,7 @@ class ActorMember:
             running_seconds=None if began is None else now - began,
             weight_bytes=self.member.facts.weight_bytes,
             cache_bytes=self._cache_bytes,
+            document_cache_bytes=self._document_cache.nbytes,
+            documents=self._document_cache.documents,
             restarts=latest.generation,
         )

@@ -186,6 +186,7 @@ def _alone(member: MemberConfig, config: EnsembleConfig) -> EnsembleConfig:
     return EnsembleConfig(
         (member,),
         cache_gib=config.cache_gib,
+        document_cache_gib=config.document_cache_gib,
         prefill_tokens=config.prefill_tokens,
         deterministic=config.deterministic,
         max_batch_size=config.max_batch_size,

@@ -31,8 +31,9 @@ from gac_core.executor.messages import (
 )
 from gac_core.executor.ray.image_message import ImageMessage
 from gac_core.executor.ray.remote_errors import PortableError
-from gac_core.model.chunk import Chunk
+from gac_core.model.chunk import Chunk, KeptPrefix
 from gac_core.model.costs import TimesSnapshot
+from gac_core.model.entries import DocumentCache
 from gac_core.tokenization.vocabulary import Alignment, AlignmentTable
 
 Array = npt.NDArray[Any]
@@ -47,6 +48,7 @@ class AskMessage:
 
     Attributes:
         images: Those of its chunk.
+        keep: That of its chunk.
         mask: As bits, shape ``[ends, union / 8]``.
         offsets: As the ids, int32, and the values, float64, of each end.
         gate_rule: Pickled.
@@ -69,6 +71,7 @@ class AskMessage:
     fetch_from: int
     targets: Targets | None
     images: ImageMessage | None
+    keep: KeptPrefix | None
 
     @classmethod
     def of(cls, ask: Ask, mask: Tensor | None) -> AskMessage:
@@ -91,12 +94,13 @@ class AskMessage:
             fetch_from=ask.fetch_from,
             targets=ask.targets,
             images=None if ask.chunk.images is None else ImageMessage.of(ask.chunk.images),
+            keep=ask.chunk.keep,
         )
 
     def ask(self, alignment: Alignment) -> Ask:
         """Returns the ask, beside the model."""
         images = None if self.images is None else self.images.images()
-        chunk = Chunk(self.request_id, self.start, tuple(self.token_ids.tolist()), self.num_logits, images)
+        chunk = Chunk(self.request_id, self.start, tuple(self.token_ids.tolist()), self.num_logits, images, self.keep)
         return Ask(
             chunk=chunk,
             ends=self.ends,
@@ -193,6 +197,7 @@ class AnswerMessage:
     read: int
     computed: int
     certainty: Array | None
+    kept_bytes: int | None
 
     @classmethod
     def of(cls, answer: Answer, mask: Tensor | None, process: str) -> AnswerMessage:
@@ -216,7 +221,7 @@ class AnswerMessage:
         elif result is not None:
             packed = _array(result if mask is None else result.cpu()[mask])
         certainty = None if answer.certainty is None else _array(answer.certainty)
-        return cls(packed, answer.seconds, answer.read, answer.computed, certainty)
+        return cls(packed, answer.seconds, answer.read, answer.computed, certainty, answer.kept_bytes)
 
     def answer(self, mask: Tensor | None) -> Answer:
         """Returns the answer, with tensors on the CPU.
@@ -237,7 +242,7 @@ class AnswerMessage:
             full = _tensor(self.result)
             result = full if mask is None else torch.zeros(mask.shape).masked_scatter_(mask, full)
         certainty = None if self.certainty is None else _tensor(self.certainty)
-        return Answer(result, self.seconds, self.read, self.computed, certainty)
+        return Answer(result, self.seconds, self.read, self.computed, certainty, self.kept_bytes)
 
 
 @dataclass(frozen=True)
@@ -248,11 +253,13 @@ class ForwardReply:
         answers: In the order of the asks.
         times: How long the member's forwards take.
         cache_bytes: Memory of its KV cache.
+        document_cache: What it keeps of documents.
     """
 
     answers: Sequence[AnswerMessage]
     times: TimesSnapshot
     cache_bytes: int
+    document_cache: DocumentCache
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,11 @@ def _of_members(states: Mapping[str, EnsembleHealth], sources: Mapping[str, tupl
     read: list[tuple[str, str, Callable[[MemberHealth], float]]] = [
         ("gac_member_weight_bytes", "Memory of a member's weights.", lambda member: member.weight_bytes),
         ("gac_member_cache_bytes", "Memory of a member's KV cache.", lambda member: member.cache_bytes),
+        (
+            "gac_member_document_cache_bytes",
+            "Memory of the documents that a member's KV cache keeps.",
+            lambda member: member.document_cache_bytes,
+        ),
     ]
     for name, text, value in read:
         yield _gauge(name, text, MEMBER, (([ensemble, member.name], value(member)) for ensemble, member in own))
