@@ -9,7 +9,7 @@ from gac_core.chat.conversation import Conversation, Prompt
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.errors import PromptTooLongError, RequestError, listed, quote
-from gac_core.model.slots import common_prefix_length
+from gac_core.model.entries import common_prefix_length
 from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.voices import AnyPrompt, DocumentPrompt, Voice, VoicesPrompt
 
