@@ -11,27 +11,31 @@ from llama_index.core.llms.llm import CompletionToPromptType, MessagesToPromptTy
 
 from gac_core import (
     CONVERSATION_ARGUMENTS,
+    DOCUMENT_ARGUMENTS,
+    AnyPrompt,
     CallArguments,
     Conversation,
     Message,
     Prompt,
     RequestError,
     SamplingParams,
+    document_prompt,
     read_tool_choice,
     split_arguments,
     with_top_logprobs,
 )
 from gac_llamaindex.base import EnsembleLLM
 from gac_llamaindex.messages import convert_messages, has_images
+from gac_llamaindex.nodes import as_documents
 
 _TALK_ARGUMENTS = CONVERSATION_ARGUMENTS | {"tool_format"}
-_OTHER_ARGUMENTS = ("request_id", "top_logprobs")
+_OTHER_ARGUMENTS = DOCUMENT_ARGUMENTS | {"request_id", "top_logprobs"}
 
 
 class Request(TypedDict):
     """The arguments of a call of `gac_core.Ensemble`."""
 
-    prompt: Prompt
+    prompt: AnyPrompt
     params: SamplingParams
     request_id: str | None
 
@@ -71,10 +75,10 @@ class RequestingLLM(EnsembleLLM):
             if has_images(messages):
                 raise RequestError("messages_to_prompt cannot show images; leave it out to use chat templates")
             text = cast(MessagesToPromptType, self.messages_to_prompt)(messages)
-            return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
+            return _request(text, params, arguments)
         self._require_templates(params)
         talk = self._conversation(convert_messages(messages), {**arguments.conversation, "tools": tools})
-        return Request(prompt=talk, params=params, request_id=arguments.other.get("request_id"))
+        return _request(talk, params, arguments)
 
     def _conversation(self, messages: Sequence[Message], given: Mapping[str, Any]) -> Conversation:
         """Returns a conversation; what the call does not give is as the fields say."""
@@ -100,7 +104,7 @@ class RequestingLLM(EnsembleLLM):
         if arguments.conversation:
             raise RequestError("enable_thinking needs a chat template, but the prompt is sent as plain text")
         text = prompt if formatted else cast(CompletionToPromptType, self.completion_to_prompt)(prompt)
-        return Request(prompt=text, params=params, request_id=arguments.other.get("request_id"))
+        return _request(text, params, arguments)
 
     def _completes_as_chat(self, params: SamplingParams) -> bool:
         if self.complete_as != "auto":
@@ -110,3 +114,9 @@ class RequestingLLM(EnsembleLLM):
             and not self._has_own_completions
             and not self._ensemble.without_chat_template(params)
         )
+
+
+def _request(prompt: Prompt, params: SamplingParams, arguments: CallArguments) -> Request:
+    documents = as_documents(arguments.other.get("documents"))
+    whole = document_prompt(prompt, {**arguments.other, "documents": documents})
+    return Request(prompt=whole, params=params, request_id=arguments.other.get("request_id"))

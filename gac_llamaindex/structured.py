@@ -73,7 +73,7 @@ def read_object(output_cls: type[Model], response: Response) -> Model:
         ValidationError: A validator of the class rejects a value that its schema allows.
     """
     reason = (response.raw or {}).get("finish_reason")
-    values = read_json_answer(_text(response), reason, f"the {output_cls.__name__}")
+    values = read_json_answer(response_text(response), reason, f"the {output_cls.__name__}")
     if reason == "length":
         _logger.warning(
             "the %s was closed early to end within max_tokens: lists, strings and optional fields may be incomplete; "
@@ -109,7 +109,7 @@ class ObjectReader(Generic[Model]):
         if is_last(response):
             yield read_object(self.output_cls, response)
             return
-        values = partial_json(_text(response))
+        values = partial_json(response_text(response))
         if isinstance(values, dict) and values != self._values:
             self._values = values
             try:
@@ -118,5 +118,6 @@ class ObjectReader(Generic[Model]):
                 yield self._flexible.model_validate(values)
 
 
-def _text(response: Response) -> str:
+def response_text(response: Response) -> str:
+    """Returns the text of a response, without reasoning."""
     return response.text if isinstance(response, CompletionResponse) else response.message.content or ""

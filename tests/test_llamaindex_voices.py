@@ -1,0 +1,281 @@
+"""`VoicesSynthesizer` and calls with documents: as the ensemble itself, in every way, from every engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import EMBEDDED, ensemble_of, pair
+from holding import idle
+from lexical import LexicalEmbedding
+from llama_index.core import VectorStoreIndex
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.bridge.pydantic import BaseModel
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.llm import LLMPredictEndEvent, LLMPredictStartEvent
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.llms import MockLLM
+from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
+from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
+from llama_index.core.schema import NodeWithScore, TextNode
+from test_llamaindex_engines import Events
+
+from gac_core import ConfigError, Document, DocumentPrompt, PromptTooLongError, RequestError, UnknownArgumentError
+from gac_llamaindex import GaCLLM, VoicesSynthesizer
+
+TEXTS = {
+    "bridges": "The Torno Bridge was built in 1874. It stands in Halkus.",
+    "inns": "The Silver Inn stands in Marwin. Its keeper is Rufo Tann.",
+    "museums": "The Museum of Salt stands in Orlen. Entry costs four crowns.",
+}
+QUESTION = "In which town is the Torno Bridge?"
+ASK = "Passages:\n\n{context_str}\n\nQuestion: {query_str}"
+TEMPLATE = ChatPromptTemplate([ChatMessage("Answer from the passages.", role="system"), ChatMessage(ASK, role="user")])
+
+
+def node(name: str, score: float | None, text: str | None = None) -> NodeWithScore:
+    return NodeWithScore(node=TextNode(id_=name, text=TEXTS.get(name, "") if text is None else text), score=score)
+
+
+NODES = [node("inns", 0.25), node("bridges", 0.5), node("museums", 0.1)]
+
+
+@pytest.fixture
+def llm(ensemble):
+    return GaCLLM(ensemble=ensemble, max_tokens=12)
+
+
+@pytest.fixture
+def synthesizer(llm):
+    return VoicesSynthesizer(llm, text_qa_template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def index():
+    return VectorStoreIndex([each.node for each in NODES], embed_model=LexicalEmbedding())
+
+
+def direct(ensemble, question=QUESTION, place="{document}", **fields):
+    messages = [
+        {"role": "system", "content": "Answer from the passages."},
+        {"role": "user", "content": f"Passages:\n\n{place}\n\nQuestion: {question}"},
+    ]
+    documents = [Document(each.text, each.node_id, each.score) for each in NODES]
+    return ensemble.generate(DocumentPrompt(messages, documents, place=place, **fields), max_tokens=12)
+
+
+def check(response, output):
+    """Checks that a response has an output's text, shares, citations and doubt."""
+    assert str(response) == output.text != ""
+    shares = response.metadata["document_shares"]
+    assert shares == pytest.approx(dict(output.document_shares))
+    assert {each.node_id: each.score for each in response.source_nodes} == shares
+    assert [each.score for each in response.source_nodes] == sorted(shares.values(), reverse=True)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert response.metadata["retrieval_scores"] == {"inns": 0.25, "bridges": 0.5, "museums": 0.1}
+    found = [(each["start"], each["end"], each["document"]) for each in response.metadata["citations"]]
+    assert found == [(each.start, each.end, each.document) for each in output.citations] != []
+    assert response.metadata["doubt"]["share"] == pytest.approx(output.doubt.share)
+
+
+# ---- the synthesizer
+
+
+async def test_every_way_answers_as_the_ensemble_itself(ensemble, llm, synthesizer):
+    output = direct(ensemble)
+    check(synthesizer.synthesize(QUESTION, NODES), output)
+    check(await synthesizer.asynthesize(QUESTION, NODES[::-1]), output)
+    streaming = VoicesSynthesizer(llm, text_qa_template=TEMPLATE, streaming=True)
+    response = streaming.synthesize(QUESTION, NODES)
+    assert response.source_nodes == NODES
+    pieces = list(response.response_gen)
+    assert len(pieces) > 2
+    response.response_txt = "".join(pieces)
+    check(response, output)
+    response = await streaming.asynthesize(QUESTION, NODES)
+    check(await response.get_response(), output)
+
+
+def test_texts_alone_are_documents_of_equal_weight(ensemble, llm, synthesizer):
+    output = direct(ensemble, weights="equal")
+    texts = [each.text for each in NODES]
+    assert synthesizer.get_response(QUESTION, texts) == output.text
+    streaming = VoicesSynthesizer(llm, text_qa_template=TEMPLATE, streaming=True)
+    assert "".join(streaming.get_response(QUESTION, texts)) == output.text
+    equal = VoicesSynthesizer(llm, text_qa_template=TEMPLATE, document_weights="equal", prior=False)
+    assert str(equal.synthesize(QUESTION, NODES)) == output.text
+
+
+def test_text_of_users_cannot_contain_the_place(ensemble, synthesizer):
+    question = "What are {document} and {context_str}?"
+    output = direct(ensemble, question, place="{document-1}")
+    check(synthesizer.synthesize(question, NODES), output)
+
+
+def test_nodes_with_one_id_or_one_text(synthesizer):
+    twice = [node("a", 0.5, TEXTS["inns"]), node("a", 0.4, TEXTS["bridges"]), node("a", 0.6, TEXTS["inns"])]
+    response = synthesizer.synthesize(QUESTION, twice)
+    assert response.metadata["retrieval_scores"] == {"a": 0.6, "a#2": 0.4}
+    assert len(response.source_nodes) == 2
+    twins = [node("a", 0.5, TEXTS["inns"]), node("b", 0.4, TEXTS["inns"]), node("c", 0.1, TEXTS["bridges"])]
+    response = synthesizer.synthesize(QUESTION, twins)
+    scores = {each.node_id: each.score for each in response.source_nodes}
+    assert scores["a"] == scores["b"] == pytest.approx(1 - scores["c"])
+
+
+def test_additional_nodes_follow_with_their_scores(synthesizer):
+    extra = node("more", 0.9, "Not read.")
+    response = synthesizer.synthesize(QUESTION, NODES, additional_source_nodes=[extra])
+    assert response.source_nodes[-1] is extra
+    assert "more" not in response.metadata["document_shares"]
+
+
+async def test_no_nodes_is_an_empty_response(llm):
+    for streaming in (False, True):
+        synthesizer = VoicesSynthesizer(llm, streaming=streaming, empty_response="Nothing found.")
+        assert str(synthesizer.synthesize(QUESTION, [])) == "Nothing found."
+        response = await synthesizer.asynthesize(QUESTION, [])
+        assert str(await response.get_response() if streaming else response) == "Nothing found."
+
+
+class Town(BaseModel):
+    """Where something is."""
+
+    town: str
+
+
+async def test_objects_have_citations(llm):
+    synthesizer = VoicesSynthesizer(llm.model_copy(update={"max_tokens": 40}), output_cls=Town)
+    response = synthesizer.synthesize(QUESTION, NODES)
+    assert isinstance(response.response, Town)
+    assert response.metadata["citations"]
+    assert (await synthesizer.asynthesize(QUESTION, NODES)).response == response.response
+    synthesizer._streaming = True
+    assert Town.model_validate_json(str(synthesizer.synthesize(QUESTION, NODES))) == response.response
+
+
+def test_wrong_prompts_nodes_and_models_are_refused(llm, synthesizer):
+    for text, found in (("{query_str}", 0), ("{context_str} {context_str} {query_str}", 2)):
+        wrong = VoicesSynthesizer(llm, text_qa_template=PromptTemplate(text))
+        with pytest.raises(RequestError, match=f"text_qa_template must contain {{context_str}} once, not {found} times"):
+            wrong.synthesize(QUESTION, NODES)
+    with pytest.raises(RequestError, match="node 'blank' has no text"):
+        synthesizer.synthesize(QUESTION, [*NODES, node("blank", 0.1)])
+    with pytest.raises(PromptTooLongError, match="'long'.*'ash'") as error:
+        synthesizer.synthesize(QUESTION, [*NODES, node("long", 0.2, "bridge " * 1100)])
+    assert error.value.document == "long"
+    with pytest.raises(ConfigError, match="needs a GaCLLM, not a MockLLM"):
+        VoicesSynthesizer(MockLLM())
+    with pytest.raises(ConfigError, match="output_cls instead of as_structured_llm"):
+        VoicesSynthesizer(llm.as_structured_llm(Town))
+    with pytest.raises(ConfigError, match="'scores' or 'equal', not 'best'"):
+        VoicesSynthesizer(llm, document_weights="best")
+
+
+# ---- in engines
+
+
+async def test_query_engines_and_chat_engines(ensemble, llm, synthesizer, index):
+    engine = index.as_query_engine(llm=llm, response_synthesizer=synthesizer, similarity_top_k=3)
+    response = engine.query(QUESTION)
+    assert str(await engine.aquery(QUESTION)) == str(response)
+    assert set(response.metadata["document_shares"]) == set(TEXTS)
+    retriever = index.as_retriever(similarity_top_k=3)
+    assert str(RetrieverQueryEngine(retriever, synthesizer).query(QUESTION)) == str(response)
+    chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    answer = chat.chat(QUESTION)
+    assert str(answer) == str(response)
+    assert [each.score for each in answer.source_nodes] == [each.score for each in response.source_nodes]
+    streamed = CondenseQuestionChatEngine.from_defaults(engine, llm=llm).stream_chat(QUESTION)
+    assert "".join(streamed.response_gen) == str(response)
+    cited = CitationQueryEngine.from_args(index, llm=llm, response_synthesizer=synthesizer, similarity_top_k=2)
+    response = cited.query(QUESTION)
+    assert {each.text.split("\n")[0] for each in response.source_nodes} == {"Source 1:", "Source 2:"}
+    assert {each["document"] for each in response.metadata["citations"]} <= {each.node_id for each in response.source_nodes}
+
+
+def test_prompts_are_read_and_replaced(llm, index):
+    synthesizer = VoicesSynthesizer(llm)
+    engine = index.as_query_engine(llm=llm, response_synthesizer=synthesizer, similarity_top_k=2)
+    before = str(engine.query(QUESTION))
+    assert set(engine.get_prompts()) == {"response_synthesizer:text_qa_template"}
+    engine.update_prompts({"response_synthesizer:text_qa_template": TEMPLATE})
+    assert engine.get_prompts() == {"response_synthesizer:text_qa_template": TEMPLATE}
+    assert str(engine.query(QUESTION)) != before
+
+
+def test_events_are_those_of_other_synthesizers(ensemble):
+    debug, root, handler = LlamaDebugHandler(print_trace_on_end=False), get_dispatcher(), Events()
+    manager = CallbackManager([debug])
+    llm = GaCLLM(ensemble=ensemble, max_tokens=4, callback_manager=manager)
+    synthesizer = VoicesSynthesizer(llm, text_qa_template=TEMPLATE, callback_manager=manager)
+    root.add_event_handler(handler)
+    try:
+        response = synthesizer.synthesize(QUESTION, NODES)
+    finally:
+        root.event_handlers.remove(handler)
+    kinds = [type(event) for event in handler.seen]
+    for kind in (SynthesizeStartEvent, LLMPredictStartEvent, LLMPredictEndEvent, SynthesizeEndEvent):
+        assert kinds.count(kind) == 1
+    assert kinds[0] is SynthesizeStartEvent
+    assert handler.seen[-1].response.metadata == response.metadata
+    (start, end), *more = debug.get_event_pairs(CBEventType.SYNTHESIZE)
+    assert more == []
+    assert start.payload["query_str"] == QUESTION
+    assert end.payload["response"] is response
+    assert len(debug.get_event_pairs(CBEventType.LLM)) == 1
+
+
+async def test_giving_up_a_stream_frees_the_engine():
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        llm = GaCLLM(ensemble=one, temperature=5.0, seed=1, max_tokens=400)
+        synthesizer = VoicesSynthesizer(llm, streaming=True)
+        response = synthesizer.synthesize(QUESTION, NODES)
+        next(response.response_gen)
+        del response
+        assert await asyncio.to_thread(idle, one)
+        response = await synthesizer.asynthesize(QUESTION, NODES)
+        await anext(response.response_gen)
+        await response.response_gen.aclose()
+        assert await asyncio.to_thread(idle, one)
+
+
+# ---- calls of the model
+
+
+async def test_calls_of_the_model_take_documents_and_nodes(ensemble, llm):
+    output = direct(ensemble)
+    messages = [
+        ChatMessage("Answer from the passages.", role="system"),
+        ChatMessage(f"Passages:\n\n{{document}}\n\nQuestion: {QUESTION}", role="user"),
+    ]
+    answer = llm.chat(messages, documents=NODES)
+    assert answer.message.content == output.text
+    assert answer.raw["document_shares"] == pytest.approx(dict(output.document_shares))
+    streamed = [each async for each in await llm.astream_chat(messages, documents=NODES)]
+    assert streamed[-1].message.content == output.text
+    assert streamed[-1].raw["doubt"] == answer.raw["doubt"]
+    prompt = f"Passages:\n\n<here>\n\nQuestion: {QUESTION}"
+    given = {"documents": list(TEXTS.values()), "place": "<here>", "document_weights": [3, 1, 1], "prior": "(none)"}
+    text = llm.complete(prompt, **given).text
+    assert (await llm.acomplete(prompt, **given)).text == text
+    assert list(llm.stream_complete(prompt, **given))[-1].text == text
+    asked = DocumentPrompt([{"role": "user", "content": prompt}], given["documents"], [3, 1, 1], "(none)", "<here>")
+    assert ensemble.generate(asked, max_tokens=12).text == text
+    raw = DocumentPrompt(prompt, given["documents"], place="<here>")
+    assert llm.complete(prompt, formatted=True, documents=given["documents"], place="<here>").text == (
+        ensemble.generate(raw, max_tokens=12).text
+    )
+
+
+def test_wrong_documents_are_refused(llm):
+    with pytest.raises(RequestError, match="prior without documents"):
+        llm.complete("Who?", prior=False)
+    with pytest.raises(RequestError, match="once, not 0 times"):
+        llm.complete("Who?", documents=["a"])
+    with pytest.raises(UnknownArgumentError, match="document_weights"):
+        llm.complete("{document}", documents=["a"], document_weight=[1])
+    with pytest.raises(RequestError, match="node 'blank' has no text"):
+        llm.chat([ChatMessage("{document}")], documents=[node("blank", 1.0).node])
