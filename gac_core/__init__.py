@@ -51,7 +51,7 @@ from gac_core.integration.arguments import (
     split_arguments,
     with_top_logprobs,
 )
-from gac_core.integration.documents import free_place
+from gac_core.integration.documents import DOCUMENT_ARGUMENTS, document_prompt, free_place
 from gac_core.integration.fields import (
     CONVERSATION_FIELDS,
     ENSEMBLE_FIELDS,
@@ -111,6 +111,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CONVERSATION_ARGUMENTS",
     "CONVERSATION_FIELDS",
+    "DOCUMENT_ARGUMENTS",
     "ENSEMBLE_FIELDS",
     "FIXED_FIELDS",
     "LOADING_FIELDS",
@@ -200,6 +201,7 @@ __all__ = [
     "check_tool_calls",
     "check_tool_choice",
     "default_pool",
+    "document_prompt",
     "field_error",
     "fold",
     "free_place",

@@ -106,7 +106,8 @@ class GaCLLM(PredictingLLM):
             messages: The conversation.
             **kwargs: Fields of `gac_core.SamplingParams`; ``request_id`` as in `gac_core.Ensemble.generate`; ``tools``
                 (in OpenAI's form), ``tool_choice``, ``parallel_tool_calls``, ``tool_format`` and ``enable_thinking`` as
-                in `gac_core.Conversation`.
+                in `gac_core.Conversation`; ``documents`` (also nodes), ``document_weights``, ``prior`` and ``place`` as
+                in `gac_core.DocumentPrompt`.
 
         Raises:
             UnknownArgumentError: Unknown keyword argument.
@@ -146,8 +147,8 @@ class GaCLLM(PredictingLLM):
             prompt: The prompt.
             formatted: Whether it is complete text, which is continued unchanged whatever ``complete_as`` is. Default
                 False.
-            **kwargs: Fields of `gac_core.SamplingParams`, ``request_id``, and ``enable_thinking`` where a template is
-                applied.
+            **kwargs: Fields of `gac_core.SamplingParams`, ``request_id``, ``enable_thinking`` where a template is
+                applied, and arguments about documents as in `chat`.
 
         Raises:
             UnknownArgumentError: Unknown keyword argument.

@@ -69,24 +69,24 @@ class SourceNodes:
             result: Its text, or its object.
             raw: Its metadata, as `gac_core.as_metadata` returns them.
         """
-        nodes, metadata = self._with_shares(raw["document_shares"]), self._metadata(raw)
+        nodes, metadata = self._with_shares(raw.get("document_shares", {})), self._metadata(raw)
         if isinstance(result, str):
             return Response(result, nodes, metadata)
         return PydanticResponse(result, nodes, metadata)
 
     def streamed(self, stream: Generator[ModelResponse, None, None]) -> StreamingResponse:
         """Returns the response of a stream; its nodes and metadata are complete with its last token."""
-        nodes, metadata = [*self.by_id.values(), *self.additional], self._metadata({})
+        nodes, metadata = [*self.by_id.values(), *self.additional], self._metadata()
         return StreamingResponse(tokens(stream, partial(self._complete, nodes, metadata)), nodes, metadata)
 
     def astreamed(self, stream: AsyncGenerator[ModelResponse, None]) -> AsyncStreamingResponse:
         """`streamed` for event loops."""
-        nodes, metadata = [*self.by_id.values(), *self.additional], self._metadata({})
+        nodes, metadata = [*self.by_id.values(), *self.additional], self._metadata()
         return AsyncStreamingResponse(atokens(stream, partial(self._complete, nodes, metadata)), nodes, metadata)
 
     def _complete(self, nodes: list[NodeWithScore], metadata: dict[str, Any], raw: Raw) -> None:
         """Completes the nodes and metadata of a stream's response, which its reader has already."""
-        nodes[:] = self._with_shares(raw["document_shares"])
+        nodes[:] = self._with_shares(raw.get("document_shares", {}))
         metadata.update(self._metadata(raw))
 
     def _with_shares(self, shares: Mapping[str, float]) -> list[NodeWithScore]:
@@ -98,11 +98,16 @@ class SourceNodes:
         scored = [NodeWithScore(node=node.node, score=by_text.get(_text(node))) for node in self.by_id.values()]
         return [*sorted(scored, key=_rank, reverse=True), *self.additional]
 
-    def _metadata(self, raw: Raw) -> dict[str, Any]:
+    def _metadata(self, raw: Raw | None = None) -> dict[str, Any]:
+        """Returns the metadata of a response; None: of a stream that has not ended."""
         own = {node.node_id: node.metadata for node in (*self.by_id.values(), *self.additional)}
         scores = {name: node.score for name, node in self.by_id.items()}
-        answer = {name: raw[name] for name in ("citations", "document_shares", "doubt") if name in raw}
-        return {**own, "retrieval_scores": scores, **answer}
+        values: dict[str, Any] = {**own, "retrieval_scores": scores}
+        if raw is None:
+            return values
+        # Absent where an answer has no tokens, or a grammar forced all of them.
+        absent: dict[str, Any] = {"citations": [], "document_shares": {}, "doubt": None}
+        return {**values, **{name: raw.get(name, value) for name, value in absent.items()}}
 
 
 def tokens(
