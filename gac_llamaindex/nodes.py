@@ -122,7 +122,7 @@ def tokens(
     with closing(stream):
         for response in stream:
             if on_last is not None and is_last(response):
-                on_last(response.raw)
+                on_last(response.raw or {})
             yield response.delta or ""
 
 
@@ -133,7 +133,7 @@ async def atokens(
     async with aclosing(stream):
         async for response in stream:
             if on_last is not None and is_last(response):
-                on_last(response.raw)
+                on_last(response.raw or {})
             yield response.delta or ""
 
 

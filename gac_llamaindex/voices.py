@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
@@ -23,6 +21,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from llama_index_instrumentation import get_dispatcher
 
 from gac_core import ConfigError, Document, RequestError, free_place, quote
+from gac_llamaindex.calls import ModelCall
 from gac_llamaindex.llm import GaCLLM
 from gac_llamaindex.nodes import SourceNodes, atokens, tokens
 from gac_llamaindex.structured import Response as LLMResponse
@@ -31,40 +30,33 @@ from gac_llamaindex.structured import read_object, response_text
 _dispatcher = get_dispatcher(__name__)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A call of the model: its messages, or its text where a member has no chat template, and its arguments."""
-
-    content: list[ChatMessage] | str
-    arguments: Mapping[str, Any]
-
-
 class VoicesSynthesizer(BaseSynthesizer):
     """Answers from retrieved nodes, each of which every member reads in a voice of its own.
 
-    For ``index.as_query_engine(llm=llm, response_synthesizer=...)``, `RetrieverQueryEngine` and engines that are made of one.
-    The nodes are the documents of a `gac_core.DocumentPrompt`: their ids are its ids, their scores its weights.
+    For ``index.as_query_engine(llm=llm, response_synthesizer=...)``, `RetrieverQueryEngine` and engines made of it.
+    The nodes are the documents of a `gac_core.DocumentPrompt`, by their ids and with their scores.
 
-    The response has as ``source_nodes`` the nodes, with the share of the answer that each one's document has
-    (`gac_core.RequestOutput.document_shares`) in place of the retrieval's score, largest first. Its metadata have, beside
-    the metadata of each node by node id:
+    In the response, the score of each of the ``source_nodes`` is its share of the answer
+    (`gac_core.RequestOutput.document_shares`), and the largest stands first. The metadata have, beside the metadata of
+    each node by its id:
 
-    - ``citations``: the fields of a `gac_core.Citation` for each span of the answer;
-    - ``doubt``: the fields of a `gac_core.Doubt`;
+    - ``citations``: a mapping with the fields of `gac_core.Citation` for each span of the answer;
+    - ``doubt``: a mapping with the fields of `gac_core.Doubt`;
     - ``document_shares`` and ``retrieval_scores``: by document id.
 
     A streamed response has these after its last token; until then its source nodes are as retrieved.
 
-    Nodes are never truncated: one that does not fit into a member's context is a `gac_core.PromptTooLongError` that names
-    both.
+    Nodes are never truncated. One that does not fit into a member's context is a `gac_core.PromptTooLongError` that
+    names both.
 
     Args:
         llm: The ensemble. Default: ``Settings.llm``.
         text_qa_template: The prompt, with ``{context_str}`` once, where the node's text stands, and ``{query_str}``.
-            With the query after the context, KV caches of nodes are used again for other queries. Default: LlamaIndex's.
+            With the query after the context, KV caches of nodes are used again for other queries. Default: that of
+            LlamaIndex's other synthesizers.
         streaming: Whether responses are streamed. Default False.
-        output_cls: A pydantic class whose JSON schema the answer must fit; the response is an object of it, or its JSON
-            if it is streamed. Default None.
+        output_cls: A pydantic class whose JSON schema the answer must fit; the response is an object of it, or the
+            object's JSON if it is streamed. Default None.
         callback_manager: Handlers of LlamaIndex's callbacks. Default: those of ``Settings``.
         empty_response: The response where there are no nodes. Default: LlamaIndex's.
         document_weights: The weights of nodes: ``"scores"`` (default) or ``"equal"``, as in `gac_core.DocumentPrompt`.
@@ -121,7 +113,7 @@ class VoicesSynthesizer(BaseSynthesizer):
     def _update_prompts(self, prompts: PromptDictType) -> None:
         self._text_qa_template = prompts.get("text_qa_template", self._text_qa_template)
 
-    def _call(self, query_str: str, documents: Sequence[Document | str], values: Mapping[str, Any]) -> _Call:
+    def _call(self, query_str: str, documents: Sequence[Document | str], values: Mapping[str, Any]) -> ModelCall:
         """Returns the call that answers a query from documents, and reports it.
 
         Args:
@@ -132,10 +124,10 @@ class VoicesSynthesizer(BaseSynthesizer):
         Raises:
             RequestError: The template does not contain ``{context_str}`` once.
         """
-        place = free_place(_joined(self._rendered(query_str, "", values, {}).content))
+        place = free_place(self._rendered(query_str, "", values, {}).text)
         given = {name: value for name, value in self._voices.items() if value is not None}
         call = self._rendered(query_str, place, values, {**given, "documents": documents, "place": place})
-        found = _joined(call.content).count(place)
+        found = call.text.count(place)
         if found != 1:
             raise RequestError(f"text_qa_template must contain {{context_str}} once, not {found} times")
         texts = [each if isinstance(each, str) else each.text for each in documents]
@@ -145,37 +137,15 @@ class VoicesSynthesizer(BaseSynthesizer):
 
     def _rendered(
         self, query_str: str, context_str: str, values: Mapping[str, Any], arguments: Mapping[str, Any]
-    ) -> _Call:
+    ) -> ModelCall:
         """Returns the call with a text in the place of the context."""
         template, llm = self._text_qa_template, self._llm
         prompt_args = {**values, "query_str": query_str, "context_str": context_str}
         if self._output_cls is not None:
-            return _Call(*llm._prepared(self._output_cls, template, arguments, prompt_args))
+            return ModelCall(llm, *llm._prepared(self._output_cls, template, arguments, prompt_args))
         if llm.metadata.is_chat_model:
-            return _Call(llm._get_messages(template, **prompt_args), arguments)
-        return _Call(llm._get_prompt(template, **prompt_args), arguments)
-
-    # ---- calls
-
-    def _ask(self, call: _Call) -> LLMResponse:
-        if isinstance(call.content, str):
-            return self._llm.complete(call.content, formatted=True, **call.arguments)
-        return self._llm.chat(call.content, **call.arguments)
-
-    async def _aask(self, call: _Call) -> LLMResponse:
-        if isinstance(call.content, str):
-            return await self._llm.acomplete(call.content, formatted=True, **call.arguments)
-        return await self._llm.achat(call.content, **call.arguments)
-
-    def _stream(self, call: _Call) -> Generator[LLMResponse, None, None]:
-        if isinstance(call.content, str):
-            return self._llm.stream_complete(call.content, formatted=True, **call.arguments)
-        return self._llm.stream_chat(call.content, **call.arguments)
-
-    async def _astream(self, call: _Call) -> AsyncGenerator[LLMResponse, None]:
-        if isinstance(call.content, str):
-            return await self._llm.astream_complete(call.content, formatted=True, **call.arguments)
-        return await self._llm.astream_chat(call.content, **call.arguments)
+            return ModelCall(llm, llm._get_messages(template, **prompt_args), arguments)
+        return ModelCall(llm, llm._get_prompt(template, **prompt_args), arguments)
 
     def _result(self, response: LLMResponse) -> str | BaseModel:
         """Returns the text of an answer, or its object."""
@@ -201,14 +171,14 @@ class VoicesSynthesizer(BaseSynthesizer):
             RequestError: The template, or a text, is wrong.
         """
         call = self._call(query_str, text_chunks, response_kwargs)
-        return tokens(self._stream(call)) if self._streaming else self._result(self._ask(call))
+        return tokens(call.stream()) if self._streaming else self._result(call.answer())
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """`get_response` without blocking the event loop."""
         call = self._call(query_str, text_chunks, response_kwargs)
-        return atokens(await self._astream(call)) if self._streaming else self._result(await self._aask(call))
+        return atokens(await call.astream()) if self._streaming else self._result(await call.aanswer())
 
     # ---- answers from nodes
 
@@ -241,10 +211,10 @@ class VoicesSynthesizer(BaseSynthesizer):
             call = self._call(text, sources.documents, response_kwargs)
             response: RESPONSE_TYPE
             if self._streaming:
-                response = sources.streamed(self._stream(call))
+                response = sources.streamed(call.stream())
             else:
-                answer = self._ask(call)
-                response = sources.response(self._result(answer), answer.raw)
+                answer = call.answer()
+                response = sources.response(self._result(answer), answer.raw or {})
             event.on_end({EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
@@ -266,14 +236,10 @@ class VoicesSynthesizer(BaseSynthesizer):
             call = self._call(text, sources.documents, response_kwargs)
             response: RESPONSE_TYPE
             if self._streaming:
-                response = sources.astreamed(await self._astream(call))
+                response = sources.astreamed(await call.astream())
             else:
-                answer = await self._aask(call)
-                response = sources.response(self._result(answer), answer.raw)
+                answer = await call.aanswer()
+                response = sources.response(self._result(answer), answer.raw or {})
             event.on_end({EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
-
-
-def _joined(content: list[ChatMessage] | str) -> str:
-    return content if isinstance(content, str) else "\n".join(message.content or "" for message in content)

@@ -13,7 +13,7 @@ from gac_core.voices import PLACE, DocumentPrompt
 _FIELDS = {"documents": "documents", "document_weights": "weights", "prior": "prior", "place": "place"}
 
 DOCUMENT_ARGUMENTS = frozenset(_FIELDS)
-"""Arguments of a call that are fields of its `DocumentPrompt` in every framework; ``document_weights`` is ``weights``."""
+"""Arguments of a call that are fields of its `DocumentPrompt` in each framework (``document_weights``: ``weights``)."""
 
 
 def document_prompt(prompt: Prompt, arguments: Mapping[str, Any]) -> Prompt | DocumentPrompt:
