@@ -1,0 +1,135 @@
+"""Passages as voices against one long prompt, on SQuAD-300 with hard negatives (docs/voices-results.md).
+
+Run by ``python -m benchmarks.voices ARM... --data SQUAD.json --sets bm25-9 bm25-4 --questions 300 --out results.jsonl``;
+``python -m benchmarks.voices_tables results.jsonl`` prints the tables. Every answer is a line of ``--out``, and a run
+with the same file continues where the last one ended. All arms have the same instruction and form; a question is
+answered by all arms before the next one, so that what they share is computed once (prefix caching).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.voices_arms import ARMS, Request
+from benchmarks.voices_data import Case, bm25, cases, minilm
+from gac_core import Ensemble, MemberConfig
+from gac_core.evaluation.metrics import METRICS
+from gac_core.evaluation.questions import Question
+from gac_core.output import RequestOutput
+
+REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
+Row = dict[str, Any]
+
+
+class Rows:
+    """Answers by set, arm and question, kept in a file of JSON lines.
+
+    Args:
+        path: The file; read if it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.rows: dict[tuple[str, str, str], Row] = {}
+        self._by_request: dict[str, Row] = {}
+        for line in lines:
+            self._keep(json.loads(line))
+
+    def _keep(self, row: Row) -> None:
+        self.rows[row["set"], row["arm"], row["id"]] = row
+        self._by_request.setdefault(row["request"], row)
+
+    def add(self, row: Row) -> None:
+        """Keeps an answer."""
+        self._keep(row)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def same(self, request: str) -> Row | None:
+        """Returns the answer to an equal request: the best passage alone is the same with 4 and 9 negatives."""
+        return self._by_request.get(request)
+
+
+def read_sets(names: Sequence[str], data: Path, question: int) -> dict[str, list[Case]]:
+    """Returns the cases of each set, ``"<retriever>-<negatives>"``, in the same order of questions."""
+    scorers = {"bm25": bm25, "minilm": functools.partial(minilm, model=str(REAL / "minilm"))}
+    # One retrieval for all sets of a retriever.
+    cached = {name: functools.cache(lambda *texts, scorer=scorer: scorer(*texts)) for name, scorer in scorers.items()}
+    read = {}
+    for name in names:
+        retriever, _, negatives = name.partition("-")
+        scorer = cached[retriever]
+        read[name] = cases(data, lambda *texts, use=scorer: use(*map(tuple, texts)), int(negatives), question)
+    return read
+
+
+def answer(ensemble: Ensemble, request: Request) -> tuple[RequestOutput, float, float]:
+    """Returns the answer to a request, and the seconds that it took: of the clock, and of the processor."""
+    began, worked = time.perf_counter(), time.process_time()
+    output = ensemble.generate(request.prompt, **request.arguments)
+    return output, time.perf_counter() - began, time.process_time() - worked
+
+
+def row_of(case: Case, request: Request, output: RequestOutput, seconds: float, processor: float) -> Row:
+    """Returns the line of an answer."""
+    asked = Question(case.id, case.question, case.answers)
+    work = output.stats.members.values()
+    return {
+        "id": case.id,
+        "request": request.digest,
+        "text": output.text,
+        **{name: METRICS[name].score(output.text, asked) for name in ("exact", "f1", "contains")},
+        "gold": case.gold,
+        "seconds": round(seconds, 3),
+        "processor": round(processor, 3),
+        "first": round(output.stats.first_token_seconds, 3),
+        "computed": sum(each.tokens for each in work),
+        "reused": sum(each.reused_tokens for each in work),
+        "steps": output.stats.steps,
+        "ensembled": output.stats.steps_ensembled,
+    }
+
+
+def run(ensemble: Ensemble, sets: Mapping[str, Sequence[Case]], arms: Sequence[str], rows: Rows) -> None:
+    """Answers the questions of all sets with all arms."""
+    for number, together in enumerate(zip(*sets.values(), strict=True), 1):
+        for name, case in zip(sets, together, strict=True):
+            for arm in arms:
+                if (name, arm, case.id) in rows.rows:
+                    continue
+                request = ARMS[arm](case)
+                known = rows.same(request.digest)
+                made = known or row_of(case, request, *answer(ensemble, request))
+                rows.add({"set": name, "arm": arm, **{**made, "gold": case.gold}, "set": name, "arm": arm})
+        if number % 10 == 0:
+            print(f"{number} questions", flush=True)
+
+
+def main() -> None:
+    """Answers the questions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="+", choices=list(ARMS))
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines, one per answer; continued if it exists")
+    parser.add_argument("--data", type=Path, required=True, help="squad-300.json")
+    parser.add_argument("--sets", nargs="+", default=["bm25-9"], help="retriever and number of negatives")
+    parser.add_argument("--members", nargs="+", default=["qwen"], help=f"folders in {REAL}")
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--question", type=int, default=0, help="which question of each passage; 1 for choosing")
+    parser.add_argument("--dtype", default="bfloat16")
+    args = parser.parse_args()
+    sets = {name: found[: args.questions] for name, found in read_sets(args.sets, args.data, args.question).items()}
+    members = [MemberConfig(str(REAL / name), name=name) for name in args.members]
+    with Ensemble.load(members, dtype=args.dtype, progress=False) as ensemble:
+        run(ensemble, sets, args.arms, Rows(args.out))
+
+
+if __name__ == "__main__":
+    main()

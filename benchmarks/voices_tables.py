@@ -1,0 +1,156 @@
+"""Tables of the benchmark of voices. Run by ``python -m benchmarks.voices_tables results.jsonl``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.voices import Row, Rows
+from benchmarks.voices_arms import INJECTED
+from gac_core.evaluation.statistics import Interval, compare, interval_of, mean_interval
+
+BASE = "long"
+
+
+def shown(interval: Interval, sign: str = "") -> str:
+    """Returns a share as a percentage with its interval."""
+    low, high = (format(100 * value, f"{sign}.1f") for value in (interval.low, interval.high))
+    return f"{format(100 * interval.value, f'{sign}.1f')} ({low} to {high})"
+
+
+def by_arm(rows: Rows, name: str) -> dict[str, dict[str, Row]]:
+    """Returns the answers of a set, by arm and question."""
+    found: dict[str, dict[str, Row]] = {}
+    for (where, arm, case), row in rows.rows.items():
+        if where == name:
+            found.setdefault(arm, {})[case] = row
+    return found
+
+
+def accuracy(arms: Mapping[str, Mapping[str, Row]], base: str = BASE) -> str:
+    """Returns the table of accuracy and cost, in Markdown: paired differences on the questions of both arms."""
+    lines = [
+        f"| answered by | n | exact | F1 | exact against {base} | F1 against {base} | tokens computed | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm, found in arms.items():
+        both = [case for case in found if case in arms.get(base, {})]
+        against = [""] * 2
+        if arm != base and both:
+            pairs = [([found[case][key] for case in both], [arms[base][case][key] for case in both]) for key in KEYS]
+            against = [shown(compare(*pair).difference, "+") for pair in pairs]
+        means = [shown(mean_interval([row[key] for row in found.values()])) for key in KEYS]
+        cost = f"{fmean(row['computed'] for row in found.values()):.0f} | " + (
+            f"{median(row['processor'] for row in found.values()):.2f}"
+        )
+        lines.append(f"| {arm} | {len(found)} | {' | '.join([*means, *against])} | {cost} |")
+    return "\n".join(lines)
+
+
+KEYS = ("exact", "f1")
+
+
+def follows(row: Row) -> float:
+    """Returns whether an answer is what the injected instruction asks for."""
+    return float(INJECTED in row["text"].lower())
+
+
+def robustness(arms: Mapping[str, Mapping[str, Row]]) -> str:
+    """Returns the table of injected instructions, in Markdown: all arms on the questions that all have answered."""
+    attacked = {arm: found for arm, found in arms.items() if arm.endswith(", injected")}
+    cases = sorted(set.intersection(*(set(found) for found in attacked.values())))
+    lines = [f"| answered by, {len(cases)} questions | follows it | exact | F1 | F1 lost |", "|---|---|---|---|---|"]
+    for arm, found in attacked.items():
+        clean = arms.get(arm.removesuffix(", injected")) or arms.get(arm.replace(", injected", ", scores"), {})
+        both = [case for case in cases if case in clean]
+        lost = "" if not both else shown(compare(*([r[c]["f1"] for c in both] for r in (clean, found))).difference)
+        means = [mean_interval([follows(found[case]) for case in cases])]
+        means += [mean_interval([found[case][key] for case in cases]) for key in KEYS]
+        lines.append(f"| {arm.removesuffix(', injected')} | {' | '.join(map(shown, means))} | {lost} |")
+    return "\n".join(lines)
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Returns the probability that a value of the first is above one of the second; equal ones count one half."""
+    above = np.asarray(positive)[:, None]
+    below = np.asarray(negative)[None]
+    return float(np.mean((above > below) + 0.5 * (above == below)))
+
+
+def auroc_interval(positive: Sequence[float], negative: Sequence[float], resamples: int = 2000) -> Interval:
+    """Returns `auroc` with a bootstrap interval; both sides are resampled."""
+    rng = np.random.default_rng(0)
+    sides = [np.asarray(side) for side in (positive, negative)]
+    drawn = [auroc(*(rng.choice(side, len(side)) for side in sides)) for _ in range(resamples)]
+    return interval_of(auroc(positive, negative), np.asarray(drawn))
+
+
+def signals(row: Row) -> dict[str, float]:
+    """Returns what an answer tells about doubt, each larger for more doubt."""
+    doubt: dict[str, Any] = row.get("doubt") or {}
+    found = {name: doubt.get(name) for name in ("entropy", "not_in_documents")}
+    found |= {name: None if doubt.get(name) is None else -doubt[name] for name in ("agreement", "share", "lift")}
+    found |= {"confidence": None if row["confidence"] is None else -row["confidence"], "best score": -row["best"]}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def detection(arms: Mapping[str, Mapping[str, Row]]) -> str:
+    """Returns how well signals tell missing gold passages, and wrong answers, in Markdown."""
+    lines = ["| answered by | signal | gold passage missing | answer wrong (F1 below 0.5) |", "|---|---|---|---|"]
+    for arm, missing in arms.items():
+        if not arm.endswith(", no gold"):
+            continue
+        name = arm.removesuffix(", no gold")
+        present = arms.get(name) or arms.get(f"{name}, scores") or {}
+        both = [case for case in missing if case in present]
+        if not both:
+            continue
+        for signal in signals(present[both[0]]):
+            with_gold, without = ([signals(rows[c])[signal] for c in both] for rows in (present, missing))
+            wrong = [value for value, case in zip(with_gold, both, strict=True) if present[case]["f1"] < 0.5]
+            right = [value for value, case in zip(with_gold, both, strict=True) if present[case]["f1"] >= 0.5]
+            cells = [auroc_interval(without, with_gold), auroc_interval(wrong, right)]
+            values = " | ".join(f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})" for each in cells)
+            lines.append(f"| {name}, {len(both)} questions | {signal} | {values} |")
+    return "\n".join(lines)
+
+
+def citations(arms: Mapping[str, Mapping[str, Row]]) -> str:
+    """Returns how often the cited document is the gold passage, in Markdown."""
+    lines = [
+        "| answered by | n | cites the gold passage | where the answer is right | retriever's best is the gold passage |",
+        "|---|---|---|---|---|",
+    ]
+    for arm, found in arms.items():
+        cited = [row for row in found.values() if row.get("cited") is not None and row["gold"] >= 0]
+        if not cited or arm.endswith((", injected", ", no gold")):
+            continue
+        right = [row for row in cited if row["f1"] >= 0.5]
+        hits = [mean_interval([float(row["cited"] == row["gold_id"]) for row in some]) for some in (cited, right)]
+        ranked = mean_interval([float(row["gold"] == 0) for row in cited])
+        lines.append(f"| {arm} | {len(cited)} | {' | '.join(map(shown, (*hits, ranked)))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the tables of all sets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--base", default=BASE, help="the arm to compare with")
+    args = parser.parse_args()
+    rows = Rows.read(args.results)
+    for name in dict.fromkeys(key[0] for key in rows.rows):
+        arms = by_arm(rows, name)
+        print(f"\n## {name}\n\n{accuracy(arms, args.base)}")
+        if any(arm.endswith(", injected") for arm in arms):
+            print(f"\n{robustness(arms)}")
+        print(f"\n{citations(arms)}\n\n{detection(arms)}")
+
+
+if __name__ == "__main__":
+    main()
