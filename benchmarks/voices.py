@@ -1,6 +1,6 @@
 """Passages as voices against one long prompt, on SQuAD-300 with hard negatives (docs/voices-results.md).
 
-Run by ``python -m benchmarks.voices ARM... --data SQUAD.json --sets bm25-9 bm25-4 --questions 300 --out results.jsonl``;
+Run by ``python -m benchmarks.voices long top gold "mean, scores" --data SQUAD.json --sets bm25-9 --out results.jsonl``;
 ``python -m benchmarks.voices_tables results.jsonl`` prints the tables. Every answer is a line of ``--out``, and a run
 with the same file continues where the last one ended. All arms have the same instruction and form; a question is
 answered by all arms before the next one, so that what they share is computed once (prefix caching).
@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,10 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self.rows: dict[tuple[str, str, str], Row] = {}
         self._by_request: dict[str, Row] = {}
-        for line in lines:
-            self._keep(json.loads(line))
+        for row in read_rows([path] if path.exists() else []):
+            self._keep(row)
 
     def _keep(self, row: Row) -> None:
         self.rows[row["set"], row["arm"], row["id"]] = row
@@ -56,6 +56,11 @@ class Rows:
     def same(self, request: str) -> Row | None:
         """Returns the answer to an equal request: the best passage alone is the same with 4 and 9 negatives."""
         return self._by_request.get(request)
+
+
+def read_rows(paths: Sequence[Path]) -> list[Row]:
+    """Returns the answers of files."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def read_sets(names: Sequence[str], data: Path, question: int) -> dict[str, list[Case]]:
@@ -82,12 +87,15 @@ def row_of(case: Case, request: Request, output: RequestOutput, seconds: float, 
     """Returns the line of an answer."""
     asked = Question(case.id, case.question, case.answers)
     work = output.stats.members.values()
+    cited = output.document_shares
     return {
         "id": case.id,
         "request": request.digest,
         "text": output.text,
         **{name: METRICS[name].score(output.text, asked) for name in ("exact", "f1", "contains")},
-        "gold": case.gold,
+        "confidence": output.stats.confidence,
+        "cited": max(cited, key=lambda name: cited[name]) if cited else None,
+        "doubt": None if output.doubt is None else asdict(output.doubt),
         "seconds": round(seconds, 3),
         "processor": round(processor, 3),
         "first": round(output.stats.first_token_seconds, 3),
@@ -96,6 +104,11 @@ def row_of(case: Case, request: Request, output: RequestOutput, seconds: float, 
         "steps": output.stats.steps,
         "ensembled": output.stats.steps_ensembled,
     }
+
+
+def facts(case: Case) -> Row:
+    """Returns what the retriever made of a question: the gold passage's place and id, and the best score."""
+    return {"gold": case.gold, "gold_id": case.id.partition(".")[0], "best": case.passages[0].score}
 
 
 def run(ensemble: Ensemble, sets: Mapping[str, Sequence[Case]], arms: Sequence[str], rows: Rows) -> None:
@@ -108,7 +121,7 @@ def run(ensemble: Ensemble, sets: Mapping[str, Sequence[Case]], arms: Sequence[s
                 request = ARMS[arm](case)
                 known = rows.same(request.digest)
                 made = known or row_of(case, request, *answer(ensemble, request))
-                rows.add({"set": name, "arm": arm, **{**made, "gold": case.gold}, "set": name, "arm": arm})
+                rows.add({**made, "set": name, "arm": arm, **facts(case)})
         if number % 10 == 0:
             print(f"{number} questions", flush=True)
 

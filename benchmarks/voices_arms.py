@@ -130,7 +130,9 @@ ARMS: dict[str, Arm] = {
     "top": long(1),
     "gold": lambda case: plain(case.passages[case.gold : case.gold + 1], case),
     **{f"long, {count} passages": long(count) for count in (2, 3, 5)},
-    **{f"{rule}, {weights}": voice_arm(rule=rule, weights=weights) for rule in RULES for weights in ("scores", "equal")},
+    **{
+        f"{rule}, {weights}": voice_arm(rule=rule, weights=weights) for rule in RULES for weights in ("scores", "equal")
+    },
     **{f"mean, {count} passages": voice_arm(count) for count in (2, 3, 5)},
     "mean, no prior": voice_arm(prior=False),
     "long, injected": lambda case: plain(injected(case).passages, case),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.voices import Row, Rows
+from benchmarks.voices import Row, read_rows
 from benchmarks.voices_arms import INJECTED
 from gac_core.evaluation.statistics import Interval, compare, interval_of, mean_interval
 
@@ -23,12 +23,12 @@ def shown(interval: Interval, sign: str = "") -> str:
     return f"{format(100 * interval.value, f'{sign}.1f')} ({low} to {high})"
 
 
-def by_arm(rows: Rows, name: str) -> dict[str, dict[str, Row]]:
+def by_arm(rows: Sequence[Row], name: str) -> dict[str, dict[str, Row]]:
     """Returns the answers of a set, by arm and question."""
     found: dict[str, dict[str, Row]] = {}
-    for (where, arm, case), row in rows.rows.items():
-        if where == name:
-            found.setdefault(arm, {})[case] = row
+    for row in rows:
+        if row["set"] == name:
+            found.setdefault(row["arm"], {})[row["id"]] = row
     return found
 
 
@@ -94,8 +94,9 @@ def signals(row: Row) -> dict[str, float]:
     """Returns what an answer tells about doubt, each larger for more doubt."""
     doubt: dict[str, Any] = row.get("doubt") or {}
     found = {name: doubt.get(name) for name in ("entropy", "not_in_documents")}
-    found |= {name: None if doubt.get(name) is None else -doubt[name] for name in ("agreement", "share", "lift")}
-    found |= {"confidence": None if row["confidence"] is None else -row["confidence"], "best score": -row["best"]}
+    surer = {name: doubt.get(name) for name in ("agreement", "share", "lift", "logprob")}
+    surer |= {"confidence": row.get("confidence"), "best score": row.get("best")}
+    found |= {name: None if value is None else -value for name, value in surer.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -123,7 +124,7 @@ def detection(arms: Mapping[str, Mapping[str, Row]]) -> str:
 def citations(arms: Mapping[str, Mapping[str, Row]]) -> str:
     """Returns how often the cited document is the gold passage, in Markdown."""
     lines = [
-        "| answered by | n | cites the gold passage | where the answer is right | retriever's best is the gold passage |",
+        "| answered by | n | cites the gold passage | where the answer is right | retriever ranks it first |",
         "|---|---|---|---|---|",
     ]
     for arm, found in arms.items():
@@ -143,8 +144,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--base", default=BASE, help="the arm to compare with")
     args = parser.parse_args()
-    rows = Rows.read(args.results)
-    for name in dict.fromkeys(key[0] for key in rows.rows):
+    rows = read_rows(args.results)
+    for name in dict.fromkeys(row["set"] for row in rows):
         arms = by_arm(rows, name)
         print(f"\n## {name}\n\n{accuracy(arms, args.base)}")
         if any(arm.endswith(", injected") for arm in arms):
