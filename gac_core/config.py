@@ -12,6 +12,7 @@ import yaml
 from gac_core.calibration_file import CALIBRATED, REMEDY, WEIGHT_SOURCES, Calibration
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.config_checks import check_deterministic, check_placement, checked_devices, checked_drafts, checked_policy
+from gac_core.doubt import AbsenceCalibration
 from gac_core.errors import ConfigError, listed, quote
 from gac_core.fieldnames import check_names, checked_names
 from gac_core.member_config import MemberConfig, Weights, as_member, with_weights
@@ -121,6 +122,8 @@ class EnsembleConfig:
         calibration: The path of a YAML file made by ``gac calibrate``, read at once; or its content. Besides weights it
             sets the temperatures of members, ``gate``, ``threshold``, ``combine`` and ``gate_rule``, each only where it
             has its default value here. Default: none.
+        absence: The path of a JSON file made by ``gac calibrate-documents``, read at once; or its content. It predicts
+            `Doubt.not_in_documents`. Default: none.
         progress: Whether a progress bar per member is shown on stderr while models load. Default None: if stderr is a
             terminal.
     """
@@ -152,6 +155,7 @@ class EnsembleConfig:
     progress: bool | None = None
     weights: Weights | None = None
     calibration: Calibration | Mapping[str, Any] | str | Path | None = None
+    absence: AbsenceCalibration | Mapping[str, Any] | str | Path | None = None
 
     def __post_init__(self) -> None:
         members = check_list(ConfigError, "members", self.members, "names, folders or member configurations")
@@ -192,6 +196,8 @@ class EnsembleConfig:
         for field in ("prefill_seconds", "stuck_after", "forward_timeout"):
             self._set(field, check_number(ConfigError, field, getattr(self, field), 0, low_open=True))
         self._check_executor()
+        if self.absence is not None:
+            self._set("absence", AbsenceCalibration.of(self.absence))
         if self.progress is not None:
             check_flag(ConfigError, "progress", self.progress)
 

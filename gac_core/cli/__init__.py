@@ -9,6 +9,7 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
     raise SystemExit("the gac command needs typer and rich: pip install 'gac-ensemble[inspect]'") from error
 
 from gac_core.cli.calibrate import calibration
+from gac_core.cli.calibrate_documents import calibration_of_documents
 from gac_core.cli.chat import chat
 from gac_core.cli.doctor import doctor
 from gac_core.cli.eval import evaluate
@@ -21,6 +22,7 @@ from gac_core.cli.trace import trace
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(chat)
 app.command("calibrate")(calibration)
+app.command("calibrate-documents")(calibration_of_documents)
 app.command()(doctor)
 app.command("eval")(evaluate)
 app.command()(inspect)

@@ -152,7 +152,8 @@ class Engine:
             text="" if data is None else request.detokenizer.push(data),
             tokens=() if data is None else (data,),
             logprobs=None if token.logprob is None else (token.logprob,),
-            token_stats=(token.token_stats,) if request.params.token_stats else None,
+            # For doubt and citations, whether or not the caller asked for them.
+            token_stats=(token.token_stats,),
         )
         request.num_tokens += len(chunk.tokens)
         if data is None or request.detokenizer.stopped_by is not None:
@@ -177,7 +178,8 @@ class Engine:
         text = last.text + request.detokenizer.flush()
         stopped_by = request.detokenizer.stopped_by
         gate = request.stats.members[request.gate.name]
-        # `OutputProcessor` joins text, tokens, log-probabilities and statistics of all chunks into it.
+        # `OutputProcessor` joins text, tokens, log-probabilities and statistics of all chunks into it, and says which
+        # documents carried the text.
         output = RequestOutput(
             request_id=request.label,
             text="",
@@ -189,7 +191,6 @@ class Engine:
             stats=request.stats,
             logprobs=None if request.params.logprobs is None else (),
             seed=request.seed if request.params.temperature > 0 else None,
-            token_stats=() if request.params.token_stats else None,
         )
         return request.request_id, replace(last, text=text, output=output)
 

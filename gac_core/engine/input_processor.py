@@ -23,6 +23,7 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
 from gac_core.decoding.sequence import Sequence
+from gac_core.doubt import AbsenceCalibration
 from gac_core.effective import EnsembleDefaults, RequestSettings, gate_index
 from gac_core.engine.answer_form import AnswerForm
 from gac_core.engine.continuation_text import Continuation
@@ -71,6 +72,7 @@ class InputProcessor:
         self._ensemble_id = ensemble_id
         self.defaults = EnsembleDefaults(config, [member.size for member in members])
         self._compiler = compiler
+        self._absence = None if config.absence is None else AbsenceCalibration.of(config.absence)
         for member in members:
             if not member.tokenizer.hf.chat_template:
                 logger.warning("member %r has no chat template; for conversations, set %s", member.name, REMEDY)
@@ -178,7 +180,8 @@ class InputProcessor:
             drafts=frozenset(self._config.drafts or ()) if params.drafts else frozenset(),
             turn_ends=() if form.parser is None or params.grammar is not None else _turn_ends(members),
         )
-        return request, OutputProcessor(None if form.parser is None else form.parser())
+        parser = None if form.parser is None else form.parser()
+        return request, OutputProcessor(parser, params.token_stats, request.participants, self._absence)
 
     def cut(self, continuation: Continuation, params: SamplingParams | None) -> tuple[bytes, ...]:
         """Returns the union tokens as which a continuation is scored; errors as in `score_request`."""
@@ -215,7 +218,7 @@ class InputProcessor:
             continuation=tokens,
             drafts=frozenset({KIND}) if params.drafts and self._config.drafts else frozenset(),
         )
-        return request, OutputProcessor(None)
+        return request, OutputProcessor(None, params.token_stats)
 
     def _new_request(
         self, params: SamplingParams, settings: RequestSettings, voices: list[Sequence], label: str, **own: Any
@@ -258,7 +261,7 @@ class InputProcessor:
         voices = [Sequence(member, 1.0, tokenized(member, text)) for member, text in pairs]
         ids = {"label": label, "ensemble_id": self._ensemble_id}
         request = likelihood_request(voices, params, self._config, self._union, continuation, temperatures, **ids)
-        return request, OutputProcessor(None)
+        return request, OutputProcessor(None, params.token_stats)
 
     def without_chat_template(self, params: SamplingParams) -> list[str]:
         """Returns the names of a request's participants that have no chat template."""

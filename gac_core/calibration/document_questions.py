@@ -1,0 +1,97 @@
+"""Questions with the documents that they were answered from, and which of these contains the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gac_core.errors import listed, quote
+from gac_core.evaluation.errors import EvaluationError
+from gac_core.integration.documents import free_place
+from gac_core.voices import DocumentPrompt
+
+FIELDS = ("question", "documents", "answer_in")
+PROMPT = "Text: {document}\n\nAnswer the question from the text in as few words as possible.\nQuestion: {question}"
+"""The prompt by default; the document stands first, so that its KV cache is reused for other questions."""
+
+
+@dataclass(frozen=True)
+class DocumentQuestion:
+    """A question, its documents, and where the answer is.
+
+    Attributes:
+        question: Its text.
+        documents: Texts of the documents, one or more.
+        answer_in: Index of the document that contains the answer, from 0; None if none does.
+    """
+
+    question: str
+    documents: tuple[str, ...]
+    answer_in: int | None
+
+    def without_answer(self) -> DocumentQuestion | None:
+        """Returns the question without the document that contains the answer; None if no other is left."""
+        if self.answer_in is None:
+            return self
+        left = tuple(text for text in self.documents if text != self.documents[self.answer_in])
+        return replace(self, documents=left, answer_in=None) if left else None
+
+    def prompt(self, form: str, chat: bool) -> DocumentPrompt:
+        """Returns what is asked.
+
+        Args:
+            form: A text that contains ``{document}`` and ``{question}`` once each.
+            chat: Whether it is a user's message, by the members' chat templates.
+        """
+        before, after = form.split("{document}")
+        place = free_place((before + after).replace("{question}", self.question))
+        text = (before + place + after).replace("{question}", self.question)
+        return DocumentPrompt([{"role": "user", "content": text}] if chat else text, self.documents, place=place)
+
+
+def check_form(form: str) -> None:
+    """Raises an `EvaluationError` unless a form of prompts contains each of its places once."""
+    for place in ("{document}", "{question}"):
+        if form.count(place) != 1:
+            raise EvaluationError(f"the prompt must contain {place} once, not {form.count(place)} times")
+
+
+def read_document_questions(path: Path, limit: int | None = None) -> list[DocumentQuestion]:
+    """Returns the questions of a file of JSON lines ``{"question": ..., "documents": [...], "answer_in": 0}``.
+
+    Args:
+        path: The file.
+        limit: How many to read at most, from the beginning. Default: all.
+
+    Raises:
+        EvaluationError: The file cannot be read, or a line is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"cannot read {path}: {error}") from error
+    found: list[DocumentQuestion] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and (limit is None or len(found) < limit):
+            try:
+                found.append(_question(json.loads(line)))
+            except ValueError as error:
+                raise EvaluationError(f"line {number} of {path}: {error}") from error
+    if not found:
+        raise EvaluationError(f"{path} has no questions")
+    return found
+
+
+def _question(values: object) -> DocumentQuestion:
+    if not isinstance(values, Mapping) or set(values) != set(FIELDS):
+        raise ValueError(f"it must be an object with the keys {listed(FIELDS)}, not {quote(values)}")
+    question, documents, place = (values[name] for name in FIELDS)
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"question must be a text, not {quote(question)}")
+    if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
+        raise ValueError(f"documents must be a list of texts, not {quote(documents)}")
+    if place is not None and (isinstance(place, bool) or not isinstance(place, int) or place not in range(len(documents))):
+        raise ValueError(f"answer_in must be null or an index from 0 to {len(documents) - 1}, not {quote(place)}")
+    return DocumentQuestion(question, tuple(documents), place)
