@@ -53,6 +53,7 @@ class EnsembleFields(FunctionCallingLLM):
     devices: list[str] | None = _field("devices")
     progress: bool | None = _field("progress")
     calibration: str | dict[str, Any] | None = _field("calibration")
+    absence: str | dict[str, Any] | None = _field("absence")
     gate: str | None = _field("gate")
     threshold: float | Literal["default"] | None = _field("threshold")
     max_tokens: int = _field("max_tokens")

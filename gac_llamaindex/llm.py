@@ -54,7 +54,7 @@ class GaCLLM(PredictingLLM):
             ``device_map``, ``quantization``, ``commit``, ``max_batch_size``, ``max_queue``, ``prefill_tokens``,
             ``prefill_seconds``, ``cache_gib``, ``document_cache_gib``, ``deterministic``, ``stuck_after``,
             ``on_member_failure``, ``min_members``, ``gate_must_live``, ``forward_timeout``, ``executor``,
-            ``ray_address``, ``devices``, ``progress``, ``calibration``.
+            ``ray_address``, ``devices``, ``progress``, ``calibration``, ``absence``.
         tool_format: As in `gac_core.Conversation`; calls may override it.
         enable_thinking: Likewise.
         close_structures: Whether structured answers end early, as valid JSON, where ``max_tokens`` would truncate them;

@@ -19,7 +19,9 @@ def samples(count=60, sharp=4.0):
     for number in range(count):
         for absent in (False, True):
             signal = noise.gauss(-sharp / 2 if absent else sharp / 2, 1.0)
-            doubt = Doubt(agreement=noise.random(), entropy=1.0, share=1 / (1 + math.exp(-signal)), lift=signal, logprob=-1.0)
+            doubt = Doubt(
+                agreement=noise.random(), entropy=1.0, share=1 / (1 + math.exp(-signal)), lift=signal, logprob=-1.0
+            )
             found.append(Sample(number, doubt, absent))
     return found
 
@@ -82,7 +84,7 @@ def test_questions_are_read_and_lose_their_answering_document(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"question": "a"}', "line 1 of .*: it must be an object with the keys question, documents and answer_in"),
+        ('{"question": "a"}', "line 1 of .*: it must be an object with the keys question, documents, answer_in"),
         ('{"question": " ", "documents": ["a"], "answer_in": 0}', "question must be a text"),
         ('{"question": "a", "documents": [], "answer_in": 0}', "documents must be a list of texts"),
         ('{"question": "a", "documents": ["b"], "answer_in": 1}', "an index from 0 to 0, not 1"),

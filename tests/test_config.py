@@ -111,6 +111,7 @@ TAKES = {
     "temperature": [1.5],
     "weights": [[1], {}, None],
     "calibration": [None],
+    "absence": [None],
     "trust_remote_code": [True],
     "compile": [True],
     "allow_pickle": [True],

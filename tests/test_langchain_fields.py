@@ -79,6 +79,7 @@ OF_LOADING = [
     *(("max_batch_size", 0), ("max_queue", -1), ("prefill_tokens", 0), ("prefill_seconds", -1), ("cache_gib", -1)),
     *(("deterministic", "x"), ("stuck_after", 0), ("on_member_failure", "x"), ("min_members", 9), ("executor", "x")),
     *(("forward_timeout", 0), ("devices", ["moon"]), ("progress", "x"), ("calibration", "no/such/file.yaml")),
+    ("absence", "no/such/file.json"),
     *(("gate_must_live", "x"), ("models", "ash"), ("ray_address", 3)),
 ]
 

@@ -65,7 +65,7 @@ def test_what_was_not_asked_for_stays_away(ensemble):
 
 def test_reasoning_and_calls_are_split_from_the_text():
     text = '<think>hm</think>Well.<tool_call>{"name": "clock", "arguments": {"zone": "x"}}</tool_call>'
-    processor = OutputProcessor(AnswerParser(["clock"], forms=FORMS))
+    processor = OutputProcessor(AnswerParser(["clock"], forms=FORMS), token_stats=True)
     tokens = [bytes([byte]) for byte in text.encode()]
     chunks = [
         processor.read(

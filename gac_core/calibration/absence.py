@@ -68,7 +68,12 @@ class AbsenceReport:
 
 
 def measure(
-    ensemble: Ensemble, questions: Sequence[DocumentQuestion], form: str, chat: bool, max_tokens: int, progress: Progress
+    ensemble: Ensemble,
+    questions: Sequence[DocumentQuestion],
+    form: str,
+    chat: bool,
+    max_tokens: int,
+    progress: Progress,
 ) -> list[Sample]:
     """Answers each question with its documents, and again without the one that contains the answer.
 

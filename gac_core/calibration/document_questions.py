@@ -92,6 +92,8 @@ def _question(values: object) -> DocumentQuestion:
         raise ValueError(f"question must be a text, not {quote(question)}")
     if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
         raise ValueError(f"documents must be a list of texts, not {quote(documents)}")
-    if place is not None and (isinstance(place, bool) or not isinstance(place, int) or place not in range(len(documents))):
+    if place is not None and (
+        isinstance(place, bool) or not isinstance(place, int) or place not in range(len(documents))
+    ):
         raise ValueError(f"answer_in must be null or an index from 0 to {len(documents) - 1}, not {quote(place)}")
     return DocumentQuestion(question, tuple(documents), place)

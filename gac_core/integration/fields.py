@@ -20,7 +20,7 @@ ENSEMBLE_FIELDS = (
     *("max_batch_size", "max_queue", "prefill_tokens", "prefill_seconds", "cache_gib"),
     *("document_cache_gib", "deterministic", "stuck_after"),
     *("on_member_failure", "min_members", "gate_must_live", "forward_timeout"),
-    *("executor", "ray_address", "devices", "progress", "calibration"),
+    *("executor", "ray_address", "devices", "progress", "calibration", "absence"),
 )
 """The names of the settings that configure the ensemble which is loaded from ``models``.
 
@@ -112,6 +112,7 @@ WRAPPER_FIELDS = _table(
     ("devices", list[str] | None, "Devices among which members are placed by size. Default: all GPUs, else the CPU."),
     ("progress", bool | None, "Show progress bars while models load. Default: if stderr is a terminal."),
     ("calibration", str | dict[str, Any] | None, "A file made by gac calibrate, or its content. Default: none."),
+    ("absence", str | dict[str, Any] | None, "A file made by gac calibrate-documents, or its content. Default: none."),
     ("gate", str | None, "Name of the gate member. Default: the ensemble's."),
     (
         "threshold",
