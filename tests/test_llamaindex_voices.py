@@ -17,6 +17,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.llm import LLMPredictEndEvent, LLMPredictStartEvent
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.llms import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -186,11 +187,13 @@ async def test_query_engines_and_chat_engines(ensemble, llm, synthesizer, index)
     assert str(await engine.aquery(QUESTION)) == str(response)
     retriever = index.as_retriever(similarity_top_k=3)
     assert str(RetrieverQueryEngine(retriever, synthesizer).query(QUESTION)) == str(response)
-    chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    memory = ChatMemoryBuffer.from_defaults(llm=llm)
+    chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory)
     answer = chat.chat(QUESTION)
     assert str(answer) == str(response)
     assert [each.score for each in answer.source_nodes] == [each.score for each in response.source_nodes]
-    streamed = CondenseQuestionChatEngine.from_defaults(engine, llm=llm).stream_chat(QUESTION)
+    memory.reset()
+    streamed = chat.stream_chat(QUESTION)
     assert "".join(streamed.response_gen) == str(response)
     cited = CitationQueryEngine.from_args(index, llm=llm, response_synthesizer=synthesizer, similarity_top_k=2)
     response = cited.query(QUESTION)
