@@ -102,6 +102,7 @@ from gac_core.settings import (
 )
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats, Vote
 from gac_core.voices import AnyPrompt, Document, DocumentPrompt, Voice, VoicesPrompt
+from gac_core.warming import WarmedMember, WarmReport
 
 if TYPE_CHECKING:
     from gac_core.model.pool import ModelInfo, ModelPool, default_pool
@@ -191,6 +192,8 @@ __all__ = [
     "Voice",
     "VoicesPrompt",
     "Vote",
+    "WarmReport",
+    "WarmedMember",
     "WrapperField",
     "ambient_combine",
     "ambient_gate",

@@ -92,8 +92,8 @@ class EnsembleConfig:
             finished ones are kept for prefix caching, and evicted beyond this limit, least recently used first.
             Those of running requests are never evicted. 0 keeps none. Default 1.
         document_cache_gib: Memory per member, in GiB, for the keys and values of documents, which are kept beside those
-            of requests at their exact size: the least recently used are evicted beyond this limit, pinned ones never.
-            0 keeps none, and so do ``deterministic`` and members that run row by row. Default 0.5.
+            of requests at their exact size: the least recently used are evicted beyond this limit, pinned ones never
+            (`Ensemble.warm`). 0 keeps none, and so do ``deterministic`` and members that run row by row. Default 0.5.
         stuck_after: Seconds after which a step of the engine that has not returned counts as stuck: new requests are
             then refused with an `EngineStuckError`, until it returns. Must be longer than the longest step, which on a
             CPU may read ``prefill_tokens`` with every member. Default 600.

@@ -32,13 +32,14 @@ from gac_core.sampling import SamplingParams
 from gac_core.scoring import Scoring
 from gac_core.tokenizing import Tokenizing
 from gac_core.voices import AnyPrompt, Documents, Voice, as_prompt
+from gac_core.warming import Warming
 
 if TYPE_CHECKING:
     from gac_core.engine.frontend import Frontend
     from gac_core.model.member import Member
 
 
-class Ensemble(Batches, Choices, Scoring, PromptLikelihoods, Tokenizing, Describing):
+class Ensemble(Batches, Choices, Scoring, PromptLikelihoods, Tokenizing, Warming, Describing):
     """Several causal language models that answer as one (GaC, arXiv 2406.12585).
 
     At every token the members' next-token distributions are mapped onto the union of their vocabularies and averaged;

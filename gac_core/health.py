@@ -27,7 +27,7 @@ class MemberHealth:
         queue: Requests that wait for a place in the batch and will use it.
         weight_bytes: Memory of its weights, which several members may share.
         cache_bytes: Memory of its KV cache, without what is kept of documents.
-        document_cache_bytes: Memory of the keys and values that are kept of documents.
+        document_cache_bytes: Memory of the keys and values that are kept of documents (`Ensemble.warm`).
         documents: How many are kept.
         failures: How often it failed, as a whole or for one request.
         restarts: How often it was started again.

@@ -89,6 +89,8 @@ class MemberStats:
         reused_tokens: Prompt tokens found in its KV cache (prefix caching).
         seconds: The request's share of the wall time of these forward passes (a batch's time is split evenly over its
             rows). On a GPU the time to launch them, without synchronisation.
+        kept_bytes: Memory of the documents of the request whose keys and values its KV cache keeps beside those of
+            requests, for the next ones (`EnsembleConfig.document_cache_gib`).
         images: Images of the prompt that it has read; 0 if it reads the text alone, or was not asked for anything.
     """
 
@@ -98,6 +100,7 @@ class MemberStats:
     reused_tokens: int = 0
     seconds: float = 0.0
     images: int = 0
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -138,15 +138,8 @@ class DocumentPrompt:
     place: str = PLACE
 
     def __post_init__(self) -> None:
-        given = check_list(RequestError, "documents", self.documents, "documents")
-        if not given:
-            raise RequestError("documents must contain at least one document")
-        _check_count("documents", len(given))
-        documents = tuple(_as_document(each, number) for number, each in enumerate(given, 1))
-        ids = [document.id for document in documents]
-        twice = next((each for each in ids if ids.count(each) > 1), None) if len(set(ids)) < len(ids) else None
-        if twice is not None:
-            raise RequestError(f"two documents have the id {quote(twice)}; give each its own")
+        documents = as_documents(self.documents)
+        _check_count("documents", len(documents))
         object.__setattr__(self, "documents", documents)
         object.__setattr__(self, "place", check_text(RequestError, "place", self.place))
         if not isinstance(self.prior, (bool, str)):
@@ -195,6 +188,23 @@ Documents = Sequence[Document | str | Mapping[str, Any]]
 
 AnyPrompt = Prompt | DocumentPrompt | VoicesPrompt
 """What a request can answer."""
+
+
+def as_documents(documents: object) -> tuple[Document, ...]:
+    """Returns documents, each with an id.
+
+    Raises:
+        RequestError: They are no documents, there are none, or two have the same id.
+    """
+    given = check_list(RequestError, "documents", documents, "documents")
+    if not given:
+        raise RequestError("documents must contain at least one document")
+    found = tuple(_as_document(each, number) for number, each in enumerate(given, 1))
+    ids = [document.id for document in found]
+    twice = next((each for each in ids if ids.count(each) > 1), None) if len(set(ids)) < len(ids) else None
+    if twice is not None:
+        raise RequestError(f"two documents have the id {quote(twice)}; give each its own")
+    return found
 
 
 def as_prompt(

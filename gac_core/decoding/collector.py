@@ -64,7 +64,9 @@ class Query:
         chunk_ids, num_logits = tuple(ids[start : ends[-1]]), ends[-1] - ends[0] + 1
         gated = request.threshold is not None and self.voice is request.gate
         return Ask(
-            chunk=Chunk(self.voice.cache_id, start, chunk_ids, num_logits, text.images_from(start)),
+            chunk=Chunk(
+                self.voice.cache_id, start, chunk_ids, num_logits, text.images_from(start), self.voice.kept_from(start)
+            ),
             ends=ends,
             alignment=self.voice.member.alignment,
             form="full" if request.needs_full else "top",
@@ -215,16 +217,20 @@ class DistributionCollector:
             for (query, ask), answer in zip(asks[member_id].items(), own, strict=True)
         ]
 
-    def read_parts(self, parts: Rows[PartQuery]) -> list[tuple[PartQuery, TargetLogprobs | Unread | GaCError]]:
+    def read_parts(
+        self, parts: Rows[PartQuery], prefill_seconds: float | None = None
+    ) -> list[tuple[PartQuery, TargetLogprobs | Unread | GaCError]]:
         """Returns for each part of a text the log-probabilities of its targets, or why there are none; in any order.
 
         Args:
             parts: What is read; each voice at most once.
+            prefill_seconds: Seconds that each member may spend on parts without targets; None: no limit.
         """
         asks: dict[str, dict[PartQuery, Ask]] = {}
         for query in parts:
             asks.setdefault(query.voice.member.member_id, {})[query] = query.ask()
-        answers = self._executor.forward({key: list(own.values()) for key, own in asks.items()}) if asks else {}
+        sent = {key: list(own.values()) for key, own in asks.items()}
+        answers = self._executor.forward(sent, prefill_seconds) if asks else {}
         return [
             (query, _part_result(query, ask, answer))
             for member_id, own in answers.items()
@@ -282,6 +288,9 @@ def _record(request: Request, voice: Sequence, ask: Ask, answer: Answer) -> None
     if answer.read and not voice.has_begun:
         voice.has_begun = True
         stats.reused_tokens += answer.read - answer.computed
+    if answer.kept_bytes is not None and not voice.has_kept:
+        voice.has_kept = True
+        stats.kept_bytes += answer.kept_bytes
     images = ask.chunk.images
     if images is not None and answer.read >= images.end:
         stats.images = images.count

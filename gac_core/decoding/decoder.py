@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,6 +28,7 @@ from gac_core.decoding.sequence import Sequence as Voice
 from gac_core.decoding.settlement import RowOutcome, settle
 from gac_core.decoding.step import Step, StepOutcome
 from gac_core.decoding.tokens import TokenResult
+from gac_core.decoding.warming import Warmer
 from gac_core.errors import (
     GaCError,
     MemberError,
@@ -68,6 +70,7 @@ class Decoder:
         self._collector = collector
         self._certifier = Certifier(collector)
         self._measurer = Measurer(collector)
+        self._warmer = Warmer(collector)
         self._lookup = lookup or NoDraft()
         self._run_ahead = run_ahead or NoDraft()
         self._costs = costs or StepCosts()
@@ -86,11 +89,11 @@ class Decoder:
 
         Returns:
             Per request its committed tokens, then the error that ended it, if any. Nothing where a member is still
-            reading the prompt, or measuring it.
+            reading the prompt, or measuring or keeping it.
         """
-        measuring = {row: request for row, request in enumerate(batch) if request.measurement is not None}
-        if measuring:
-            return self._measure(batch, measuring)
+        reading = [row for row, each in enumerate(batch) if each.measurement is not None or each.pins is not None]
+        if reading:
+            return self._read(batch, reading)
         forced = {row: commit_forced(request) for row, request in enumerate(batch) if request.constraint is not None}
         for row, outcome in forced.items():
             self._report(batch[row], outcome.failed)
@@ -102,19 +105,38 @@ class Decoder:
         results = {**written, **dict(zip(free, decided, strict=True))}
         return [results[row] for row in range(len(batch))]
 
-    def _measure(self, batch: Sequence[Request], measuring: Mapping[int, Request]) -> list[list[TokenResult]]:
-        """Reads parts of texts that are measured, and decodes the other requests."""
-        self._collector.notice_recoveries(measuring.values())
-        try:
-            outcomes = self._measurer.read(list(measuring.values()), alone=len(batch) == 1)
-        except BaseException as error:
-            outcomes = [RowOutcome((request_failure("measuring its prompt", error),)) for _ in measuring]
-        others = [row for row in range(len(batch)) if row not in measuring]
+    def _read(self, batch: Sequence[Request], reading: Sequence[int]) -> list[list[TokenResult]]:
+        """Reads parts of texts that are measured or kept, and decodes the other requests.
+
+        Args:
+            batch: All requests.
+            reading: The rows of those that read.
+        """
+        self._collector.notice_recoveries(batch[row] for row in reading)
+        others = [row for row in range(len(batch)) if row not in reading]
+        seconds = min(request.prefill_seconds for request in batch) if others else None
+        measuring = [row for row in reading if batch[row].pins is None]
+        keeping = [row for row in reading if batch[row].pins is not None]
+        outcomes = {
+            **self._read_safely(batch, measuring, partial(self._measurer.read, alone=len(batch) == 1)),
+            **self._read_safely(batch, keeping, partial(self._warmer.read, prefill_seconds=seconds)),
+        }
         results = dict(zip(others, self.decode([batch[row] for row in others]) if others else [], strict=True))
-        for row, outcome in zip(measuring, outcomes, strict=True):
+        for row, outcome in outcomes.items():
             self._report(batch[row], outcome.failed)
             results[row] = list(outcome.results)
         return [results[row] for row in range(len(batch))]
+
+    @staticmethod
+    def _read_safely(
+        batch: Sequence[Request], rows: Sequence[int], read: Callable[[list[Request]], list[RowOutcome]]
+    ) -> dict[int, RowOutcome]:
+        """Returns what reading some rows came to, by row."""
+        try:
+            outcomes = read([batch[row] for row in rows]) if rows else []
+        except BaseException as error:
+            outcomes = [RowOutcome((request_failure("reading its prompt", error),)) for _ in rows]
+        return dict(zip(rows, outcomes, strict=True))
 
     def _decide_safely(self, batch: Sequence[Request], prefill_seconds: float | None) -> list[list[TokenResult]]:
         """Decides; if that raises, request by request, so that only the failing ones fail.

@@ -27,6 +27,7 @@ class EnsembleMember:
         context: The longest text that it can read, in tokens; None without a limit.
         size: Number of parameters of its model.
         times: How long its forwards take.
+        keeps_documents: Whether its KV cache keeps documents beside those of requests.
         runs_on: Where it computes; members with the same value compute one after another, others at the same time.
     """
 
@@ -41,6 +42,7 @@ class EnsembleMember:
     runs_on: str
     temperature: float = 1.0
     vision: VisionProcessor | None = None
+    keeps_documents: bool = True
 
     @property
     def reads_images(self) -> bool:

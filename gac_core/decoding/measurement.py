@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gac_core.decoding.sequence import Sequence
 from gac_core.executor.messages import Targets
 from gac_core.likelihood import Likelihood
-from gac_core.model.chunk import Chunk
+from gac_core.model.chunk import Chunk, KeptPrefix
 
 MAX_LOGIT_BYTES = 2**27
 """Bytes of logits, counted as float32, that one member computes for measurements in one step at most."""
@@ -25,11 +25,13 @@ class Part:
         start: Position of the first.
         end: Position after the last.
         targets: The tokens whose log-probabilities are wanted; none where the ids precede the first of them.
+        keep: The beginning of the text that is kept. Default: nothing.
     """
 
     start: int
     end: int
     targets: Targets
+    keep: KeptPrefix | None = None
 
 
 @dataclass(eq=False)
@@ -107,7 +109,8 @@ class Measurement:
 def chunk_of(voice: Sequence, part: Part) -> Chunk:
     """Returns the message for a part of a voice's text."""
     ids = tuple(voice.text.token_ids[part.start : part.end])
-    return Chunk(voice.cache_id, part.start, ids, len(part.targets.ids), voice.text.images_from(part.start))
+    images = voice.text.images_from(part.start)
+    return Chunk(voice.cache_id, part.start, ids, len(part.targets.ids), images, part.keep)
 
 
 def part_size(voice: Sequence, part_tokens: int) -> int:

@@ -60,6 +60,8 @@ class Request:
             turns with them; they are not reported as stop strings.
         failures: What happens when a member fails.
         measurement: What its members measure of its text before anything is generated; None if nothing.
+        pins: Whether what the members keep is pinned, for a request that only keeps its texts (`Ensemble.warm`). None:
+            it generates or measures.
         prefill_seconds: Seconds that each of its members may spend on long prompts in a step with other requests.
         label: Its id as callers and logs see it, which callers may choose; default ``request_id``.
         ensemble_id: Which of the engine's ensembles it belongs to.
@@ -89,6 +91,7 @@ class Request:
     turn_ends: tuple[str, ...] = ()
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     measurement: Measurement | None = None
+    pins: bool | None = None
     prefill_seconds: float = 0.25
     label: str = ""
     ensemble_id: str = ""
@@ -115,6 +118,13 @@ class Request:
             voice.cache_id = f"{self.request_id}/{index}" if self.width > 1 else self.request_id
             stats = self.stats.members.setdefault(voice.name, MemberStats())
             stats.prompt_tokens += len(voice.text.token_ids)
+
+    @property
+    def has_read(self) -> bool:
+        """Whether all is measured or kept, in a request that generates nothing."""
+        if self.pins is not None:
+            return not any(voice.num_uncached for voice in self.voices)
+        return self.measurement is not None and self.measurement.is_done(self.voices)
 
     @property
     def has_documents(self) -> bool:

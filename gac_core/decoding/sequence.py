@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.tokenized_text import TokenizedText
 from gac_core.decoding.voice_distributions import VoiceDistributions
+from gac_core.model.chunk import KeptPrefix
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class Sequence:
         cache_id: Its id in the member's KV cache: that of its request, unless members read several prompts. Set by
             the request.
         has_begun: Whether the member has read some of it.
+        has_kept: Whether the member has kept its beginning, for the statistics.
     """
 
     member: EnsembleMember
@@ -39,6 +41,7 @@ class Sequence:
     keep: int = 0
     cache_id: str = ""
     has_begun: bool = False
+    has_kept: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +57,10 @@ class Sequence:
     def is_full(self) -> bool:
         """Whether the text is longer than the member can read."""
         return self.member.context is not None and len(self.text.token_ids) > self.member.context
+
+    def kept_from(self, start: int) -> KeptPrefix | None:
+        """Returns what of the text is kept once a chunk that begins at ``start`` is read; None if that was before."""
+        return KeptPrefix(self.keep) if start < self.keep else None
 
     def reread(self, generation: int) -> None:
         """Lets the next chunk contain the whole text if the member lost its KV cache since the last call.

@@ -81,6 +81,7 @@ def ensemble_members(
             runs_on=member.runs_on,
             temperature=settings.temperature,
             vision=member.vision,
+            keeps_documents=member.keeps_documents,
         )
         for member, settings in zip(members, config.members, strict=True)
     ]

@@ -132,7 +132,7 @@ class Engine:
             yield event
             if isinstance(event[1], GaCError) or event[1].output is not None:
                 return
-        if request.measurement is not None and request.measurement.is_done(request.voices):
+        if request.has_read:
             yield self._finish(request, FinishReason.LENGTH, OutputChunk(""))
 
     def _emit_safely(self, request: Request, committed: CommittedToken) -> RequestEvent:

@@ -31,6 +31,7 @@ from gac_core.engine.continuations import given_tokens, opening_ids
 from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.prompts import encode_prompt, render_for
+from gac_core.engine.reading import check_keeps_documents, kept_voices, reading_request
 from gac_core.engine.sequences import budget, choose_gate, sequences
 from gac_core.engine.token_bias import logit_adjustment
 from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices
@@ -262,6 +263,17 @@ class InputProcessor:
         ids = {"label": label, "ensemble_id": self._ensemble_id}
         request = likelihood_request(voices, params, self._config, self._union, continuation, temperatures, **ids)
         return request, OutputProcessor(None, params.token_stats)
+
+    def warm_request(
+        self, prompt: DocumentPrompt, pins: bool, params: SamplingParams, label: str = ""
+    ) -> tuple[Request, OutputProcessor]:
+        """Returns a request that keeps the one document of a prompt in every member's KV cache; see `Ensemble.warm`."""
+        check_keeps_documents(self._config)
+        voices = kept_voices(prompt, self._members, params.parse_special)
+        request = reading_request(
+            voices, params, self._config, self._union, pins=pins, label=label, ensemble_id=self._ensemble_id
+        )
+        return request, OutputProcessor(None)
 
     def without_chat_template(self, params: SamplingParams) -> list[str]:
         """Returns the names of a request's participants that have no chat template."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence as Rows
-from dataclasses import replace
 
-from gac_core.combination import COMBINERS, GATES
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.measurement import Measurement, VoiceMeasurement
 from gac_core.decoding.request import Request
-from gac_core.decoding.sampler import Sampler
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokenized_text import TokenizedText
+from gac_core.engine.reading import reading_request
 from gac_core.errors import PromptTooLongError, RequestError, quote
-from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
 from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.tokenization.vocabulary import UnionVocabulary
@@ -103,21 +99,5 @@ def likelihood_request(
     for voice in voices if continuation else ():
         voice.member.commit(voice.text, continuation, own=False)
         _check_length(voice.member, voice.text.token_ids)
-    return Request(
-        request_id=uuid.uuid4().hex,
-        label=label,
-        ensemble_id=ensemble_id,
-        params=params,
-        voices=voices,
-        gate=voices[0],
-        threshold=None,
-        union=union,
-        combiner=COMBINERS["arithmetic"],
-        gate_rule=GATES["confidence"],
-        sampler=Sampler(params, 0),
-        seed=0,
-        settings=EffectiveSettings(deterministic=config.deterministic),
-        failures=replace(config.failures, drop=False),
-        measurement=measurement(voices, config, sets_weights=False, starts=starts, temperatures=temperatures),
-        prefill_seconds=config.prefill_seconds / len(voices),
-    )
+    measured = measurement(voices, config, sets_weights=False, starts=starts, temperatures=temperatures)
+    return reading_request(voices, params, config, union, measured, label=label, ensemble_id=ensemble_id)

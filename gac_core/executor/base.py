@@ -63,6 +63,11 @@ class ExecutorMember(Protocol):
         """Whether its logits do not depend on other requests, bit for bit."""
         ...
 
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether its KV cache keeps documents beside those of requests."""
+        ...
+
     def renamed(self, name: str) -> Self:
         """Returns this member under another name: the same model, KV cache and ``member_id``."""
         ...

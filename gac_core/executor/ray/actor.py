@@ -41,6 +41,7 @@ class MemberFacts:
         weight_bytes: Bytes of its weights.
         end_ids: Ids that end a text.
         fingerprint: That of its tokenizer.
+        keeps_documents: Whether its KV cache keeps documents beside those of requests.
         image_token_id: The id that its model replaces by features of images; None if it reads text alone.
         pid: The actor's process.
         node_id: Ray's id of the node.
@@ -56,6 +57,7 @@ class MemberFacts:
     weight_bytes: int
     end_ids: tuple[int, ...]
     fingerprint: str
+    keeps_documents: bool
     image_token_id: int | None
     pid: int
     node_id: str
@@ -129,6 +131,7 @@ class MemberActor:
                     weight_bytes=model.nbytes,
                     end_ids=tuple(sorted(member.tokenizer.end_ids)),
                     fingerprint=member.tokenizer.fingerprint,
+                    keeps_documents=member.keeps_documents,
                     image_token_id=None if member.vision is None else member.vision.image_token_id,
                     pid=os.getpid(),
                     node_id=context.get_node_id(),

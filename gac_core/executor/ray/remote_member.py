@@ -70,6 +70,11 @@ class RemoteMember:
         return (self.facts.place,)
 
     @property
+    def keeps_documents(self) -> bool:
+        """Whether its KV cache keeps documents beside those of requests."""
+        return self.facts.keeps_documents
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of its weights."""
         return self.facts.weight_bytes
