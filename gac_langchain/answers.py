@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from gac_core import OutputChunk, RequestOutput, as_logprobs, as_metadata, token_counts
 from gac_langchain.choices import llm_output, token_usage
+from gac_langchain.documents import Source, cited_content, text_block, to_annotation
 
 PROVIDER = "gac"
 
@@ -40,10 +41,17 @@ def _kwargs(reasoning: str) -> dict[str, Any]:
     return {"reasoning_content": reasoning} if reasoning else {}
 
 
-def to_message(output: RequestOutput, model: str) -> AIMessage:
-    """Returns an answer as a message."""
+def to_message(output: RequestOutput, model: str, sources: Mapping[str, Source] | None = None) -> AIMessage:
+    """Returns an answer as a message.
+
+    Args:
+        output: The answer.
+        model: The model's name.
+        sources: The documents that it was answered from, by id; its content is then a block of text with citations.
+            None (default): it was answered from the prompt alone.
+    """
     return AIMessage(
-        content=output.text,
+        content=output.text if sources is None else cited_content(output, sources),
         additional_kwargs=_kwargs(output.reasoning),
         tool_calls=[
             LangChainToolCall(name=c.name, args=c.values, id=c.id, type="tool_call") for c in output.tool_calls
@@ -57,9 +65,15 @@ def to_message(output: RequestOutput, model: str) -> AIMessage:
     )
 
 
-def to_result(outputs: Sequence[RequestOutput], model: str) -> ChatResult:
-    """Returns the answers to one conversation; the token counts of several are in ``llm_output`` together."""
-    generations = [ChatGeneration(message=to_message(output, model)) for output in outputs]
+def to_result(outputs: Sequence[RequestOutput], model: str, sources: Mapping[str, Source] | None = None) -> ChatResult:
+    """Returns the answers to one conversation; the token counts of several are in ``llm_output`` together.
+
+    Args:
+        outputs: The answers.
+        model: The model's name.
+        sources: As in `to_message`.
+    """
+    generations = [ChatGeneration(message=to_message(output, model, sources)) for output in outputs]
     # LangChain would add it to the metadata of an only answer, which its stream could not have.
     total = llm_output([token_usage(outputs)], model) if len(outputs) > 1 else None
     return ChatResult(generations=generations, llm_output=total)
@@ -91,10 +105,12 @@ class ChunkReader:
 
     Args:
         model: The model's name.
+        sources: As in `to_message`. The citations are in the last chunk.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, sources: Mapping[str, Source] | None = None) -> None:
         self._model = model
+        self._sources = sources
         # Id and arguments so far of each call, by its index.
         self._streamed: dict[int, tuple[str, str]] = {}
 
@@ -110,20 +126,34 @@ class ChunkReader:
         if part.text or part.reasoning or (logprobs and part.output is None):
             yield ChatGenerationChunk(
                 message=AIMessageChunk(
-                    content=part.text, additional_kwargs=_kwargs(part.reasoning), response_metadata=logprobs
+                    content=self._content(part.text),
+                    additional_kwargs=_kwargs(part.reasoning),
+                    response_metadata=logprobs,
                 )
             )
             logprobs = {}
         if calls:
-            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=self._content(""), tool_call_chunks=calls))
         if part.output is not None:
             last = AIMessageChunk(
-                content="",
+                content=self._last_content(part.output),
                 usage_metadata=usage(part.output),
                 response_metadata={**metadata(replace(part.output, logprobs=None), self._model), **logprobs},
                 chunk_position="last",
             )
             yield ChatGenerationChunk(message=last)
+
+    def _content(self, text: str) -> str | list[str | dict[Any, Any]]:
+        """Returns the content of a chunk: lists and strings do not add up."""
+        if self._sources is None:
+            return text
+        return [text_block(text)] if text else []
+
+    def _last_content(self, output: RequestOutput) -> str | list[str | dict[Any, Any]]:
+        if self._sources is None or not output.text:
+            return self._content("")
+        sources = self._sources
+        return [text_block("", [to_annotation(span, sources) for span in output.citations])]
 
     def _calls(self, part: OutputChunk) -> list[ToolCallChunk]:
         """Returns the pieces of calls in a chunk, joined to one per call: LangChain makes two calls of two pieces."""

@@ -150,8 +150,8 @@ class ChatGaC(ChatRequests):
     ) -> ChatResult:
         asked = self._request(messages, stop, kwargs)
         request_id = request_id_of(kwargs, run_manager)
-        outputs = self._ensemble.generate_choices(asked.conversation, asked.params, request_id=request_id)
-        return answers.to_result([asked.check(output) for output in outputs], asked.model)
+        outputs = self._ensemble.generate_choices(asked.prompt, asked.params, request_id=request_id)
+        return answers.to_result([asked.check(output) for output in outputs], asked.model, asked.sources)
 
     async def _agenerate(
         self,
@@ -162,8 +162,8 @@ class ChatGaC(ChatRequests):
     ) -> ChatResult:
         asked = self._request(messages, stop, kwargs)
         request_id = request_id_of(kwargs, run_manager)
-        outputs = await self._ensemble.agenerate_choices(asked.conversation, asked.params, request_id=request_id)
-        return answers.to_result([asked.check(output) for output in outputs], asked.model)
+        outputs = await self._ensemble.agenerate_choices(asked.prompt, asked.params, request_id=request_id)
+        return answers.to_result([asked.check(output) for output in outputs], asked.model, asked.sources)
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         usages = [each["token_usage"] for each in llm_outputs if each]
@@ -178,9 +178,9 @@ class ChatGaC(ChatRequests):
     ) -> Iterator[ChatGenerationChunk]:
         asked = self._request(messages, stop, kwargs)
         check_one_answer(asked.params)
-        to_chunks = answers.ChunkReader(asked.model)
+        to_chunks = answers.ChunkReader(asked.model, asked.sources)
         request_id = request_id_of(kwargs, run_manager)
-        for part in self._ensemble.stream(asked.conversation, asked.params, request_id=request_id):
+        for part in self._ensemble.stream(asked.prompt, asked.params, request_id=request_id):
             if part.output is not None:
                 asked.check(part.output)
             for chunk in to_chunks(part):
@@ -197,9 +197,9 @@ class ChatGaC(ChatRequests):
     ) -> AsyncIterator[ChatGenerationChunk]:
         asked = self._request(messages, stop, kwargs)
         check_one_answer(asked.params)
-        to_chunks = answers.ChunkReader(asked.model)
+        to_chunks = answers.ChunkReader(asked.model, asked.sources)
         request_id = request_id_of(kwargs, run_manager)
-        async for part in self._ensemble.astream(asked.conversation, asked.params, request_id=request_id):
+        async for part in self._ensemble.astream(asked.prompt, asked.params, request_id=request_id):
             if part.output is not None:
                 asked.check(part.output)
             for chunk in to_chunks(part):

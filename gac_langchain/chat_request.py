@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import StructuredTool
 from pydantic import Field
 
 from gac_core import (
     CONVERSATION_FIELDS,
-    Conversation,
+    DOCUMENT_ARGUMENTS,
+    AnyPrompt,
+    DocumentPrompt,
     RequestError,
     RequestOutput,
     SamplingParams,
@@ -25,8 +28,12 @@ from gac_core import (
 )
 from gac_langchain import convert
 from gac_langchain.configured import ConfiguredChat
+from gac_langchain.documents import Source, asked_of_documents
 
-_OTHER_ARGUMENTS = ("model", "request_id", "response_format", "strict", "top_logprobs", "must_be")
+_OTHER_ARGUMENTS = (
+    *("model", "request_id", "response_format", "strict", "top_logprobs", "must_be"),
+    *(*DOCUMENT_ARGUMENTS, "score_key"),
+)
 # The fields that a conversation without tools ignores.
 _OF_TOOLS = ("tool_choice", "parallel_tool_calls")
 
@@ -39,16 +46,18 @@ class ChatRequest:
     """What one call asks of the ensemble.
 
     Attributes:
-        conversation: The conversation.
+        prompt: The conversation, with documents if it is answered from several.
         params: The parameters.
         model: The name of the model that answers.
         must_be: What the answer must contain; None: anything.
+        sources: The documents by id; None without documents.
     """
 
-    conversation: Conversation
+    prompt: AnyPrompt
     params: SamplingParams
     model: str
     must_be: MustBe | None = None
+    sources: Mapping[str, Source] | None = None
 
     def check(self, output: RequestOutput) -> RequestOutput:
         """Returns the answer.
@@ -112,7 +121,16 @@ class ChatRequests(ConfiguredChat):
         if name != self.model_name:
             sampling.update(self._alone(name, sampling))
         talk = convert.to_conversation(messages, self._with_defaults(given.conversation), output)
-        return ChatRequest(talk, self._sampling_params(sampling), name, given.other.get("must_be"))
+        prompt, sources = asked_of_documents(talk, given.other)
+        return ChatRequest(prompt, self._sampling_params(sampling), name, given.other.get("must_be"), sources)
+
+    def _warmed(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> DocumentPrompt:
+        messages = self._convert_input(prompt).to_messages()
+        asked = self._request(messages, kwargs.get("stop"), {**kwargs, "documents": documents}).prompt
+        assert isinstance(asked, DocumentPrompt)
+        return asked
 
     def _with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a call's fields of its conversation, with this model's own where it gives none."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gac_core import Ensemble, RequestError, RequestOutput, SamplingParams, token_counts
+from gac_core import AnyPrompt, Ensemble, RequestError, RequestOutput, SamplingParams, token_counts
 
 
 def check_one_answer(params: SamplingParams) -> None:
@@ -40,7 +40,7 @@ def llm_output(usages: Sequence[dict[str, int]], model: str) -> dict[str, Any]:
     return {"token_usage": added_usage(usages), "model_name": model}
 
 
-def _num_at_once(ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams) -> int:
+def _num_at_once(ensemble: Ensemble, prompts: Sequence[AnyPrompt], params: SamplingParams) -> int:
     """Returns how many prompts are answered at once: as many as the queue has places for all answers of."""
     config = ensemble.config
     places = (config.max_batch_size + config.max_queue) // params.n
@@ -48,7 +48,7 @@ def _num_at_once(ensemble: Ensemble, prompts: Sequence[str], params: SamplingPar
 
 
 def generate_answers(
-    ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, ids: Sequence[str | None]
+    ensemble: Ensemble, prompts: Sequence[AnyPrompt], params: SamplingParams, ids: Sequence[str | None]
 ) -> list[list[RequestOutput]]:
     """Returns ``n`` answers to each prompt. The first error is raised, and prompts that have not begun are dropped.
 
@@ -75,14 +75,14 @@ def generate_answers(
 
 
 async def agenerate_answers(
-    ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, ids: Sequence[str | None]
+    ensemble: Ensemble, prompts: Sequence[AnyPrompt], params: SamplingParams, ids: Sequence[str | None]
 ) -> list[list[RequestOutput]]:
     """`generate_answers` for event loops; an error or a cancelled task aborts all requests."""
     if params.n == 1:
         return [[output] for output in await ensemble.agenerate_batch(list(prompts), params, request_ids=list(ids))]
     places = asyncio.Semaphore(_num_at_once(ensemble, prompts, params))
 
-    async def answers(prompt: str, own: str | None) -> list[RequestOutput]:
+    async def answers(prompt: AnyPrompt, own: str | None) -> list[RequestOutput]:
         async with places:
             return await ensemble.agenerate_choices(prompt, params, request_id=own)
 

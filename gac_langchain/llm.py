@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,29 @@ from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
+from pydantic import PrivateAttr
 
-from gac_core import OutputChunk, RequestError, RequestOutput, SamplingParams, as_logprobs, as_metadata, split_arguments
+from gac_core import (
+    DOCUMENT_ARGUMENTS,
+    AnyPrompt,
+    DocumentPrompt,
+    OutputChunk,
+    RequestError,
+    RequestOutput,
+    SamplingParams,
+    as_logprobs,
+    as_metadata,
+    split_arguments,
+)
 from gac_langchain.answers import usage
 from gac_langchain.choices import agenerate_answers, check_one_answer, generate_answers, llm_output, token_usage
 from gac_langchain.convert import to_messages
+from gac_langchain.documents import asked_of_documents
 from gac_langchain.settings import EnsembleSettings, request_id_of
 
 # Arguments of LangChain's `generate` that concern the run, not the model.
 _OF_RUNS = ("tags", "metadata", "run_name", "run_id", "request_id")
+_OF_DOCUMENTS = (*DOCUMENT_ARGUMENTS, "score_key")
 
 
 class GaCLLM(EnsembleSettings, BaseLLM):
@@ -85,9 +99,12 @@ class GaCLLM(EnsembleSettings, BaseLLM):
     def _llm_type(self) -> str:
         return "gac"
 
+    # The documents of a call, in the copy that answers it: part of the key of LangChain's cache.
+    _documents: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return self._identity()
+        return {**self._identity(), **self._documents}
 
     # ---- calls, with parameters from the run's configuration
 
@@ -165,10 +182,11 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
     def _with_arguments(self, kwargs: dict[str, Any]) -> tuple[GaCLLM, dict[str, Any]]:
         """Returns a copy with a call's parameters as its fields, since LangChain's cache key has fields only."""
-        given = split_arguments(kwargs, conversation=(), other=_OF_RUNS)
+        given = split_arguments(kwargs, conversation=(), other=(*_OF_RUNS, *_OF_DOCUMENTS))
         params = self._sampling_params(given.sampling)
-        fields = {name: getattr(params, name) for name in given.sampling}
-        return self.model_copy(update=fields), dict(given.other)
+        model = self.model_copy(update={name: getattr(params, name) for name in given.sampling})
+        model._documents = {name: value for name, value in given.other.items() if name in _OF_DOCUMENTS}
+        return model, dict(given.other)
 
     def _shared(
         self, config: RunnableConfig | list[RunnableConfig] | None, kwargs: dict[str, Any]
@@ -185,6 +203,14 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             raise RequestError("GaCLLM reads prompts of text: a message has an image; use ChatGaC")
         return value
 
+    def _warmed(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> DocumentPrompt:
+        text = self._convert_input(prompt).to_string()
+        asked = asked_of_documents(text, {**kwargs, "documents": documents})[0]
+        assert isinstance(asked, DocumentPrompt)
+        return asked
+
     def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
         return self._sampling_params(given if stop is None else {"stop": stop, **given})
 
@@ -195,8 +221,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        given, ids = _split_ids(prompts, kwargs, run_manager)
-        return self._result(generate_answers(self._ensemble, prompts, self._call_params(stop, given), ids))
+        asked, given = _split_documents(prompts, kwargs)
+        given, ids = _split_ids(prompts, given, run_manager)
+        return self._result(generate_answers(self._ensemble, asked, self._call_params(stop, given), ids))
 
     async def _agenerate(
         self,
@@ -205,8 +232,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        given, ids = _split_ids(prompts, kwargs, run_manager)
-        return self._result(await agenerate_answers(self._ensemble, prompts, self._call_params(stop, given), ids))
+        asked, given = _split_documents(prompts, kwargs)
+        given, ids = _split_ids(prompts, given, run_manager)
+        return self._result(await agenerate_answers(self._ensemble, asked, self._call_params(stop, given), ids))
 
     def _result(self, answers: list[list[RequestOutput]]) -> LLMResult:
         return LLMResult(
@@ -221,10 +249,11 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        given, ids = _split_ids([prompt], kwargs, run_manager)
+        asked, given = _split_documents([prompt], kwargs)
+        given, ids = _split_ids([prompt], given, run_manager)
         params = self._call_params(stop, given)
         check_one_answer(params)
-        for part in self._ensemble.stream(prompt, params, request_id=ids[0]):
+        for part in self._ensemble.stream(asked[0], params, request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
@@ -239,16 +268,23 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        given, ids = _split_ids([prompt], kwargs, run_manager)
+        asked, given = _split_documents([prompt], kwargs)
+        given, ids = _split_ids([prompt], given, run_manager)
         params = self._call_params(stop, given)
         check_one_answer(params)
-        async for part in self._ensemble.astream(prompt, params, request_id=ids[0]):
+        async for part in self._ensemble.astream(asked[0], params, request_id=ids[0]):
             if part.is_silent:
                 continue
             chunk = _chunk(part)
             if run_manager:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
+
+
+def _split_documents(prompts: list[str], kwargs: Mapping[str, Any]) -> tuple[list[AnyPrompt], dict[str, Any]]:
+    """Returns what a call asks of each prompt, with its documents if it has any, and its other arguments."""
+    rest = {name: value for name, value in kwargs.items() if name not in _OF_DOCUMENTS}
+    return [asked_of_documents(prompt, kwargs)[0] for prompt in prompts], rest
 
 
 def _split_ids(
