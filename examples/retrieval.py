@@ -71,9 +71,13 @@ class Bm25:
 
     def search(self, query: str, k: int) -> list[int]:
         """Returns the indices of the k best passages, best first."""
+        return [index for index, _ in self.scored(query, k)]
+
+    def scored(self, query: str, k: int) -> list[tuple[int, float]]:
+        """Returns the indices of the k best passages with their scores, best first."""
         tokens = bm25s.tokenize([query], show_progress=False)
-        found, _ = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
-        return [int(index) for index in found[0]]
+        found, scores = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
+        return [(int(index), float(score)) for index, score in zip(found[0], scores[0], strict=True)]
 
 
 def source_of(answer: str, question: str, passages: list[str]) -> int | None:
