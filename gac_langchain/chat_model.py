@@ -60,11 +60,11 @@ class ChatGaC(ChatRequests):
         ``batch``, threads and tasks that call at the same time run as one batch. Every parameter of
         `gac_core.SamplingParams` may be given by call, by ``bind`` or as a field; unknown arguments are errors.
         ``config={"configurable": {"gac_threshold": 0.8}}`` sets the threshold of every model in a chain or agent; so do
-        ``gac_gate``, ``gac_weights``, ``gac_combine``, ``gac_alignment``, ``gac_gate_rule`` and ``gac_timeout`` for
-        theirs, and other keys that begin with ``gac_`` are errors. `gac_core.use_threshold` and `gac_core.use_gate` set
-        them for a context, ``chat.with_threshold(0.8)`` and ``chat.with_gate("model-b")`` for a copy. ``model="NAME"``
-        uses one member alone, whatever the configuration sets. ``timeout`` limits the seconds of a call. Errors and log
-        records name the run's id, or the call's ``request_id``.
+        ``gac_gate``, ``gac_weights``, ``gac_combine``, ``gac_combine_documents``, ``gac_alignment``, ``gac_gate_rule``
+        and ``gac_timeout`` for theirs, and other keys that begin with ``gac_`` are errors. `gac_core.use_threshold` and
+        `gac_core.use_gate` set them for a context, ``chat.with_threshold(0.8)`` and ``chat.with_gate("model-b")`` for a
+        copy. ``model="NAME"`` uses one member alone, whatever the configuration sets. ``timeout`` limits the seconds of
+        a call. Errors and log records name the run's id, or the call's ``request_id``.
 
     Stream:
         .. code-block:: python
