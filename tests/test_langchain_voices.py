@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from operator import itemgetter
 
 import numpy as np
@@ -13,6 +14,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage
+from langchain_core.messages.content import Citation as StandardCitation
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.runnables import RunnableLambda
@@ -22,7 +24,8 @@ from pydantic import BaseModel, Field
 from gac_core import Document as VoiceDocument
 from gac_core import DocumentPrompt, RequestError
 from gac_langchain import ChatGaC, GaCLLM, create_voices_chain, create_voices_retrieval_chain
-from gac_langchain.documents import to_documents
+from gac_langchain.answers import ChunkReader, to_message
+from gac_langchain.documents import to_annotation, to_documents
 
 SYSTEM = QUESTION[0]["content"]
 USER = "Passages:\n\n{context}\n\nQuestion: {input}"
@@ -36,6 +39,13 @@ DOCUMENTS = [
     ),
 ]
 INPUTS = {"context": DOCUMENTS, "input": ASK}
+
+
+DOUBT = Doubt(agreement=1.0, share=0.75)
+SPANS = (
+    Citation(0, 6, "Halkus", "torno", 0.75, {"torno": 0.75, "7": 0.25}, {"ash": 1.0}, DOUBT),
+    Citation(7, 13, "Borfen", "7", 0.5, {"torno": 0.5, "7": 0.5}, {"ash": 1.0}, DOUBT),
+)
 
 
 @pytest.fixture
@@ -105,6 +115,65 @@ def test_the_score_of_a_reranker_comes_before_that_of_the_store():
             to_documents([document], key)
 
 
+# ---- citations
+
+
+def output(text, spans=()):
+    shares = {"torno": 0.75, "7": 0.25}
+    stop, usage = FinishReason.STOP, Usage(5, 2)
+    return RequestOutput(
+        "r",
+        text,
+        (),
+        stop,
+        None,
+        usage,
+        RequestStats(),
+        None,
+        None,
+        citations=spans,
+        document_shares=shares,
+        doubt=DOUBT,
+    )
+
+
+@pytest.mark.parametrize(("texts", "spans"), [(("Halkus ", "Borfen"), SPANS), (("It", ""), ()), (("",), ())])
+def test_chunks_with_citations_add_up(texts, spans):
+    sources = {name: source for name, (_, source) in to_documents(DOCUMENTS).items()}
+    whole = output("".join(texts), spans)
+    reader = ChunkReader("ash", sources)
+    parts = [*map(OutputChunk, texts), OutputChunk("", output=whole)]
+    chunks = [chunk.message for part in parts for chunk in reader(part)]
+    message = to_message(whole, "ash", sources)
+    found = sum_of(chunks)
+    assert (found.content, found.text) == (message.content, message.text)
+    assert found.content_blocks == message.content_blocks
+    assert found.response_metadata == message.response_metadata
+    assert found.response_metadata["doubt"]["share"] == 0.75
+    assert found.response_metadata["document_shares"] == {"torno": 0.75, "7": 0.25}
+    assert [note.get("url") for note in notes(found)] == [None, "https://bridges.example/velgin"][: len(spans)]
+
+
+def test_an_annotation_is_langchains_citation():
+    (_, source), _ = to_documents(DOCUMENTS).values()
+    note = to_annotation(SPANS[0], {"torno": source})
+    assert note == {
+        "type": "citation",
+        "start_index": 0,
+        "end_index": 6,
+        "cited_text": "The Torno Bridge stands in Halkus.",
+        "title": "bridges.md",
+        "extras": {
+            "document": "torno",
+            "share": 0.75,
+            "shares": {"torno": 0.75, "7": 0.25},
+            "members": {"ash": 1.0},
+            "doubt": asdict(DOUBT),
+        },
+    }
+    assert set(note) <= set(StandardCitation.__annotations__)
+
+
 @pytest.mark.parametrize("given", ["text", {"text": "x"}, [3], [{"body": "x"}], 3])
 def test_other_documents_are_refused(chat, given):
     with pytest.raises(RequestError, match="document"):
@@ -147,6 +216,7 @@ def test_batches_and_the_order_of_documents(chain):
     assert_same(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
 def test_messages_with_citations_are_stored_and_passed_on(chat, chain):
     message = chain.invoke(INPUTS)
     assert loads(dumps(message), allowed_objects="messages") == message
