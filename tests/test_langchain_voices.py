@@ -21,8 +21,18 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel, Field
 
+from gac_core import (
+    Citation,
+    DocumentPrompt,
+    Doubt,
+    FinishReason,
+    OutputChunk,
+    RequestError,
+    RequestOutput,
+    RequestStats,
+    Usage,
+)
 from gac_core import Document as VoiceDocument
-from gac_core import DocumentPrompt, RequestError
 from gac_langchain import ChatGaC, GaCLLM, create_voices_chain, create_voices_retrieval_chain
 from gac_langchain.answers import ChunkReader, to_message
 from gac_langchain.documents import to_annotation, to_documents
