@@ -61,8 +61,8 @@ def asked_of_documents(prompt: Prompt, arguments: Mapping[str, Any]) -> tuple[An
 def to_documents(documents: Any, score_key: str | None = None) -> dict[str, tuple[VoiceDocument, Source]]:
     """Returns documents in any of the accepted forms as the ensemble's, and what citations say about them, by id.
 
-    The id of a document is its own (``Document.id``, else ``id`` of its metadata), or its number in the list. The second
-    document with an id gets ``"#2"`` at its end, the third ``"#3"``: chunks of one text often share its id.
+    The id of a document is its own (``Document.id``, else ``id`` of its metadata), or its number in the list. Chunks of
+    one text often share its id: the second document with an id gets ``"#2"`` at its end, the third ``"#3"``.
 
     Args:
         documents: A sequence of LangChain documents with scores in their metadata, of `gac_core.Document`, strings, and

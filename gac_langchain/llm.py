@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from pydantic import PrivateAttr
 from gac_core import (
     DOCUMENT_ARGUMENTS,
     AnyPrompt,
-    DocumentPrompt,
     OutputChunk,
     RequestError,
     RequestOutput,
@@ -202,14 +201,6 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         if isinstance(value, ChatPromptValue) and any(message.images for message in to_messages(value.messages)):
             raise RequestError("GaCLLM reads prompts of text: a message has an image; use ChatGaC")
         return value
-
-    def _warmed(
-        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> DocumentPrompt:
-        text = self._convert_input(prompt).to_string()
-        asked = asked_of_documents(text, {**kwargs, "documents": documents})[0]
-        assert isinstance(asked, DocumentPrompt)
-        return asked
 
     def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
         return self._sampling_params(given if stop is None else {"stop": stop, **given})

@@ -342,31 +342,3 @@ def test_the_text_model(ensemble):
     assert llm.invoke(text, documents=[Document("Nothing is known.")]) == other
     prompt = PromptTemplate.from_template("Passages:\n\n{context}\n\nQuestion: {input}\n")
     assert create_voices_chain(llm, prompt).invoke({"context": plain, "input": ASK}) == want
-
-
-# ---- warming
-
-
-async def test_warm_documents_are_reused(chat):
-    fresh = [Document(f"The Omber Tower in Dask has {number} steps.") for number in (311, 507)]
-    history = MessagesPlaceholder("history")
-    talk = ChatPromptTemplate([("system", SYSTEM), ("human", USER), history, ("human", "{more}")])
-    chain = create_voices_chain(chat, talk)
-    report = chain.warm(fresh[:1])
-    await chain.awarm(fresh[1:])
-    assert report
-    values = {"input": "How many?", "history": [AIMessage("Which tower?")], "more": "The Omber Tower."}
-    message = chain.invoke({"context": fresh, **values})
-    assert message.usage_metadata["input_token_details"]["cache_read"] > 0
-    chain.warm(fresh, pin=False)
-
-
-def test_variables_before_the_documents_need_values(chat):
-    talk = ChatPromptTemplate([("system", "{style} <input>"), MessagesPlaceholder("history"), ("human", USER)])
-    chain = create_voices_chain(chat, talk)
-    with pytest.raises(RequestError, match="style, history of the prompt stands before the documents"):
-        chain.warm(DOCUMENTS)
-    with pytest.raises(RequestError, match="history of the prompt"):
-        chain.warm(DOCUMENTS, {"style": "Be brief."})
-    chain.warm(DOCUMENTS, {"style": "Be brief.", "history": []})
-    chain.warm(DOCUMENTS, {"style": "Be brief.", "history": []}, pin=False)
