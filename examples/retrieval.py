@@ -23,8 +23,13 @@ class Question:
     answer: str | None = None
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Parses the command line of the examples."""
+def arguments(description: str, least: float | None = None) -> argparse.Namespace:
+    """Parses the command line of the examples.
+
+    Args:
+        description: The example's docstring.
+        least: Default of ``--least``; None (default): the example has no such option.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", nargs="+", default=EMBEDDED, help="folders or hub names (default: the embedded)")
     parser.add_argument("--weights", nargs="+", type=float, help="one per model (default: 1 each)")
@@ -36,6 +41,8 @@ def arguments(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-tokens", type=int, default=64)
+    if least is not None:
+        parser.add_argument("--least", type=float, default=least, help="share of the tokens to agree on, 0 to 1")
     return parser.parse_args()
 
 
