@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage
 
 from gac_llamaindex.llm import GaCLLM
+from gac_llamaindex.requests import Request
 from gac_llamaindex.structured import Response
 
 
@@ -32,6 +33,12 @@ class ModelCall:
         if isinstance(self.content, str):
             return self.content
         return "\n".join(message.content or "" for message in self.content)
+
+    def request(self) -> Request:
+        """Returns the request that the call makes of the ensemble."""
+        if isinstance(self.content, str):
+            return self.llm._completion_request(self.content, True, self.arguments)
+        return self.llm._chat_request(self.content, self.arguments)
 
     def answer(self) -> Response:
         """Returns the model's response."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.bridge.pydantic import BaseModel
@@ -15,12 +15,12 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PROMPT_SEL
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.response_synthesizers import BaseSynthesizer
-from llama_index.core.schema import NodeWithScore, QueryType
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryType
 from llama_index.core.settings import Settings
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 from llama_index_instrumentation import get_dispatcher
 
-from gac_core import ConfigError, Document, RequestError, free_place, quote
+from gac_core import ConfigError, Document, DocumentPrompt, RequestError, WarmReport, free_place, quote
 from gac_llamaindex.calls import ModelCall
 from gac_llamaindex.llm import GaCLLM
 from gac_llamaindex.nodes import SourceNodes, atokens, tokens
@@ -114,7 +114,7 @@ class VoicesSynthesizer(BaseSynthesizer):
         self._text_qa_template = prompts.get("text_qa_template", self._text_qa_template)
 
     def _call(self, query_str: str, documents: Sequence[Document | str], values: Mapping[str, Any]) -> ModelCall:
-        """Returns the call that answers a query from documents, and reports it.
+        """Returns the call that answers a query from documents.
 
         Args:
             query_str: The query.
@@ -130,9 +130,6 @@ class VoicesSynthesizer(BaseSynthesizer):
         found = call.text.count(place)
         if found != 1:
             raise RequestError(f"text_qa_template must contain {{context_str}} once, not {found} times")
-        texts = [each if isinstance(each, str) else each.text for each in documents]
-        template_args = {**values, "query_str": query_str, "context_str": texts}
-        _dispatcher.event(LLMPredictStartEvent(template=self._text_qa_template, template_args=template_args))
         return call
 
     def _rendered(
@@ -147,12 +144,69 @@ class VoicesSynthesizer(BaseSynthesizer):
             return ModelCall(llm, llm._get_messages(template, **prompt_args), arguments)
         return ModelCall(llm, llm._get_prompt(template, **prompt_args), arguments)
 
+    def _reported(self, query_str: str, documents: Sequence[Document | str], values: Mapping[str, Any]) -> ModelCall:
+        """`_call`, with the event of its start."""
+        texts = [each if isinstance(each, str) else each.text for each in documents]
+        template_args = {**values, "query_str": query_str, "context_str": texts}
+        _dispatcher.event(LLMPredictStartEvent(template=self._text_qa_template, template_args=template_args))
+        return self._call(query_str, documents, values)
+
     def _result(self, response: LLMResponse) -> str | BaseModel:
         """Returns the text of an answer, or its object."""
         text = response_text(response)
         result = self._llm._parse_output(text) if self._output_cls is None else read_object(self._output_cls, response)
         _dispatcher.event(LLMPredictEndEvent(output=text))
         return result or self._empty_response
+
+    # ---- warming
+
+    def warm(
+        self, nodes: Sequence[NodeWithScore | BaseNode], *, pin: bool = True, **response_kwargs: Any
+    ) -> WarmReport:
+        """Reads nodes before the first query: their KV caches are kept, and answers from them begin sooner.
+
+        For nodes that are retrieved often, or all nodes of a small index. Answers are the same.
+
+        Args:
+            nodes: The nodes, as later retrieved.
+            pin: Whether they are kept until they are unpinned; False unpins them. Default True.
+            **response_kwargs: Values of other variables of the template.
+
+        Returns:
+            What was computed and kept, as `gac_core.Ensemble.warm` does.
+
+        Raises:
+            RequestError: ``{query_str}`` precedes ``{context_str}`` in the template; a node has no text or is too long;
+                or the pinned nodes exceed ``document_cache_gib``.
+        """
+        return self._llm.ensemble.warm(**self._warmed(nodes, response_kwargs), pin=pin)
+
+    async def awarm(
+        self, nodes: Sequence[NodeWithScore | BaseNode], *, pin: bool = True, **response_kwargs: Any
+    ) -> WarmReport:
+        """`warm` without blocking the event loop."""
+        return await self._llm.ensemble.awarm(**self._warmed(nodes, response_kwargs), pin=pin)
+
+    def _warmed(self, nodes: Sequence[NodeWithScore | BaseNode], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the arguments of `gac_core.Ensemble.warm`."""
+        scored = [NodeWithScore(node=node) if isinstance(node, BaseNode) else node for node in nodes]
+        documents = SourceNodes.of(scored).documents
+        # What is kept does not depend on the query, if the query follows the context.
+        calls = [self._call(query_str, documents[:1], values) for query_str in ("", "?")]
+        before = {call.text.partition(call.arguments["place"])[0] for call in calls}
+        if len(before) > 1:
+            raise RequestError(
+                "in text_qa_template {query_str} precedes {context_str}: nodes are then read anew for every query, and "
+                "cannot be read before; put {context_str} first"
+            )
+        request = calls[0].request()
+        prompt = cast(DocumentPrompt, request["prompt"])
+        return {
+            "prompt": prompt.prompt,
+            "documents": documents,
+            "params": request["params"],
+            "place": prompt.place,
+        }
 
     # ---- answers from texts
 
@@ -170,14 +224,14 @@ class VoicesSynthesizer(BaseSynthesizer):
         Raises:
             RequestError: The template, or a text, is wrong.
         """
-        call = self._call(query_str, text_chunks, response_kwargs)
+        call = self._reported(query_str, text_chunks, response_kwargs)
         return tokens(call.stream()) if self._streaming else self._result(call.answer())
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """`get_response` without blocking the event loop."""
-        call = self._call(query_str, text_chunks, response_kwargs)
+        call = self._reported(query_str, text_chunks, response_kwargs)
         return atokens(await call.astream()) if self._streaming else self._result(await call.aanswer())
 
     # ---- answers from nodes
@@ -208,7 +262,7 @@ class VoicesSynthesizer(BaseSynthesizer):
         sources = SourceNodes.of(nodes, additional_source_nodes)
         _dispatcher.event(SynthesizeStartEvent(query=query))
         with self._callback_manager.event(CBEventType.SYNTHESIZE, {EventPayload.QUERY_STR: text}) as event:
-            call = self._call(text, sources.documents, response_kwargs)
+            call = self._reported(text, sources.documents, response_kwargs)
             response: RESPONSE_TYPE
             if self._streaming:
                 response = sources.streamed(call.stream())
@@ -233,7 +287,7 @@ class VoicesSynthesizer(BaseSynthesizer):
         sources = SourceNodes.of(nodes, additional_source_nodes)
         _dispatcher.event(SynthesizeStartEvent(query=query))
         with self._callback_manager.event(CBEventType.SYNTHESIZE, {EventPayload.QUERY_STR: text}) as event:
-            call = self._call(text, sources.documents, response_kwargs)
+            call = self._reported(text, sources.documents, response_kwargs)
             response: RESPONSE_TYPE
             if self._streaming:
                 response = sources.astreamed(await call.astream())

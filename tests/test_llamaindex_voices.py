@@ -178,6 +178,26 @@ def test_wrong_prompts_nodes_and_models_are_refused(llm, synthesizer):
         VoicesSynthesizer(llm, document_weights="best")
 
 
+async def test_warm_nodes_are_not_read_again():
+    with ensemble_of([pair(EMBEDDED[0])]) as one:
+        synthesizer = VoicesSynthesizer(GaCLLM(ensemble=one, max_tokens=4), text_qa_template=TEMPLATE, prior=False)
+        report = synthesizer.warm([each.node for each in NODES])
+        assert report.documents == ("inns", "bridges", "museums")
+        name = one.names[0]
+        kept = report.members[name]
+        assert kept.documents == 3
+        again = await synthesizer.awarm(NODES, pin=False)
+        assert again.members[name].tokens == 0 < again.members[name].reused_tokens
+        call = synthesizer._call(QUESTION, [Document(each.text) for each in NODES[::-1]], {})
+        assert call.answer().raw["gac"]["members"][name]["reused_tokens"] >= again.members[name].reused_tokens
+
+
+def test_queries_before_the_context_cannot_be_warmed(llm):
+    synthesizer = VoicesSynthesizer(llm, text_qa_template=PromptTemplate("{query_str}\n{context_str}"))
+    with pytest.raises(RequestError, match="{query_str} precedes {context_str}"):
+        synthesizer.warm(NODES)
+
+
 # ---- in engines
 
 
