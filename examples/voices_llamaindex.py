@@ -1,8 +1,9 @@
 """Retrieval question answering in LlamaIndex in which each passage is read in a voice of its own.
 
-Documents -> splitter -> BM25 retriever with scores -> query engine with `VoicesSynthesizer` -> streamed answer, with the
-passages that carried it and how sure it is. The passages are read before the first question (`VoicesSynthesizer.warm`),
-so that answers begin sooner. Runs on the embedded models; ``--models`` takes folders or hub names of others.
+Documents -> splitter -> BM25 retriever with scores -> query engine with `VoicesSynthesizer` -> streamed answer, with
+the passages that carried it and how sure it is. The passages are read before the first question
+(`VoicesSynthesizer.warm`), so that answers begin sooner. Runs on the embedded models; ``--models`` takes folders or hub
+names of others.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ async def test_warm_nodes_are_not_read_again():
 
 def test_queries_before_the_context_cannot_be_warmed(llm):
     synthesizer = VoicesSynthesizer(llm, text_qa_template=PromptTemplate("{query_str}\n{context_str}"))
-    with pytest.raises(RequestError, match="{query_str} precedes {context_str}"):
+    with pytest.raises(RequestError, match=r"{query_str} precedes {context_str}"):
         synthesizer.warm(NODES)
 
 
