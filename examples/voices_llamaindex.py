@@ -61,6 +61,7 @@ def split(texts: dict[str, str]) -> list[BaseNode]:
 def show(response: StreamingResponse) -> None:
     """Prints an answer as it comes, its sources, and how sure it is."""
     response.print_response_stream()
+    print()
     sources = {each.node_id: each.metadata["source"] for each in response.source_nodes}
     for citation in response.metadata["citations"]:
         print(f"   source: {sources[citation['document']]} ({citation['share']:.0%}): {citation['text'].strip()}")

@@ -30,3 +30,10 @@ def test_objects_are_whole(threshold):
     assert whole.removeprefix("object: ") == shown.splitlines()[-2].removeprefix("so far: ")
     assert whole.startswith("object: Bridge(material=")
     assert shown.splitlines()[-1].startswith('as JSON: {"material":')
+
+
+def test_voices_are_warmed_and_cited():
+    shown = run("voices", "--question", "In which town is the Velgin Bridge?").splitlines()
+    assert shown[0].startswith("40 passages read in ")
+    assert shown[2].strip() == "The Velgin Bridge crosses the river in Borfen."
+    assert shown[-1].startswith("   doubt: passages agree on ")
