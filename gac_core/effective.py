@@ -238,13 +238,16 @@ class EnsembleDefaults:
             gate,
         )
 
-    def effective(self, params: SamplingParams, settings: RequestSettings, seed: int) -> EffectiveSettings:
+    def effective(
+        self, params: SamplingParams, settings: RequestSettings, seed: int, documents: bool = False
+    ) -> EffectiveSettings:
         """Returns what a request is answered with, for its statistics.
 
         Args:
             params: Its parameters.
             settings: Its settings.
             seed: Seed of its random numbers.
+            documents: Whether it has documents. Default False.
         """
         shares = normalise(list(settings.weights.values()))
         return EffectiveSettings(
@@ -253,6 +256,7 @@ class EnsembleDefaults:
             weights={self._names[index]: share for index, share in zip(settings.weights, shares, strict=True)},
             alignment=settings.alignment,
             combine=settings.combine,
+            combine_documents=settings.combine_documents if documents else None,
             gate_rule=settings.gate_rule,
             commit=self._config.commit,
             deterministic=self._config.deterministic,

@@ -32,12 +32,14 @@ class MemberToken:
             of text.
         probability: Probability of this token, 0 to 1.
         selected: Probability of the selected token (`TokenStats.token`), 0 to 1.
+        document: Id of the document that the member read; None without one.
     """
 
     member: str
     token: bytes
     probability: float
     selected: float
+    document: str | None = None
 
 
 @dataclass(frozen=True)

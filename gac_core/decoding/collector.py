@@ -76,7 +76,7 @@ class Query:
             mask=masks.of(self),
             offsets=self._offsets(),
             gate_rule=request.gate_rule if gated else None,
-            share=request.share(self.voice),
+            share=request.share(self.voice) if gated else 1.0,
             fetch_from=len(text.token_ids),
             timeout=request.failures.forward_timeout,
         )

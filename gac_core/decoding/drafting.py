@@ -11,10 +11,11 @@ from functools import cache
 from typing import Protocol
 
 from gac_core.decoding.acceptance import DraftBudget
+from gac_core.decoding.combined import combine
 from gac_core.decoding.ensemble_member import EnsembleMember, together
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
-from gac_core.decoding.selection import combine, select_token
+from gac_core.decoding.selection import select_token
 from gac_core.decoding.step import Step, StepOutcome
 from gac_core.model.transfer import to_host
 
@@ -130,7 +131,7 @@ def sample_tokens(places: Mapping[int, Place | TopPlace]) -> dict[int, bytes | N
     union_ids = {row: place.tops[0].ids[0] for row, place in places.items() if isinstance(place, TopPlace)}
     full = {row: place for row, place in places.items() if isinstance(place, Place)}
     if full:
-        picked = [select_token(place, combine(place)[0]) for place in full.values()]
+        picked = [select_token(place, combine(place).probs) for place in full.values()]
         device = picked[0].device
         ids = to_host(*[token.to(device) for token in picked])
         union_ids.update({row: int(token) for row, token in zip(full, ids, strict=True)})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
 
+from gac_core.decoding.sequence import Sequence
 from gac_core.token_stats import MemberToken
 from gac_core.tokenization.vocabulary import UnionVocabulary
 
 
-def measure_members(distributions: Sequence[Tensor], token: Tensor) -> Tensor:
+def measure_members(distributions: Rows[Tensor], token: Tensor) -> Tensor:
     """Returns the numbers that `member_tokens` reads, without a device synchronisation.
 
     Args:
@@ -31,17 +32,18 @@ def _numbers(probs: Tensor, token: Tensor) -> Tensor:
     return torch.cat([part.double() for part in (best, values, probs.sum(0, keepdim=True))])
 
 
-def member_tokens(names: Sequence[str], numbers: Sequence[float], union: UnionVocabulary) -> tuple[MemberToken, ...]:
-    """Returns the entries of `TokenStats.members`, in the order of the members.
+def member_tokens(voices: Rows[Sequence], numbers: Rows[float], union: UnionVocabulary) -> tuple[MemberToken, ...]:
+    """Returns the entries of `TokenStats.members`, in the order of the voices.
 
     Args:
-        names: Their names.
+        voices: The voices.
         numbers: What `measure_members` returned, four numbers for each of them.
         union: The union vocabulary.
     """
     entries = []
-    for index, name in enumerate(names):
+    for index, voice in enumerate(voices):
         best, largest, selected, total = numbers[4 * index : 4 * index + 4]
         if total > 0:
-            entries.append(MemberToken(name, union.data(int(best)) or b"", largest / total, selected / total))
+            data = union.data(int(best)) or b""
+            entries.append(MemberToken(voice.name, data, largest / total, selected / total, voice.document))
     return tuple(entries)

@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass, field
 
 from gac_core.combination import CERTIFIABLE, Combiner, Gate
+from gac_core.combination.documents import DocumentRule, document_mean
 from gac_core.config import FailurePolicy
 from gac_core.decoding.logit_adjustment import LogitAdjustment
 from gac_core.decoding.measurement import Measurement
 from gac_core.decoding.sampler import FixedTokens, Sampler
-from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.sequence import Sequence, read_documents
 from gac_core.errors import GaCError
 from gac_core.grammar.constraint import Constraint
 from gac_core.output import EffectiveSettings, MemberStats, RequestStats
@@ -46,7 +47,8 @@ class Request:
         gate: The voice that decides alone while it is sure, and whose tokens `Usage` counts.
         threshold: At or above it the gate decides alone; None combines all voices at every step.
         union: The ensemble's union vocabulary.
-        combiner: Combines the voices' distributions.
+        combiner: Combines the distributions of the voices that read one document, or none.
+        document_rule: Combines those of the documents.
         gate_rule: Measures how sure the gate is.
         sampler: Samples its tokens.
         seed: The sampler's seed.
@@ -92,6 +94,7 @@ class Request:
     failures: FailurePolicy = field(default_factory=FailurePolicy)
     measurement: Measurement | None = None
     pins: bool | None = None
+    document_rule: DocumentRule = document_mean
     prefill_seconds: float = 0.25
     label: str = ""
     ensemble_id: str = ""
@@ -129,13 +132,13 @@ class Request:
     @property
     def has_documents(self) -> bool:
         """Whether its voices read documents."""
-        return any(voice.document is not None or voice.prior for voice in self.participants)
+        return read_documents(self.participants)
 
     @property
     def needs_full(self) -> bool:
         """Whether its tokens, or what it reports, depend on complete distributions; the same from begin to end."""
         params = self.params
-        reports = bool(params.logprobs) or params.token_stats
+        reports = bool(params.logprobs) or params.token_stats or self.has_documents
         return reports or not self.sampler.greedy or self.combiner not in CERTIFIABLE
 
     @property
@@ -154,8 +157,9 @@ class Request:
         return any(voice.pending_probs is not None for voice in self.voices)
 
     def share(self, voice: Sequence) -> float:
-        """Returns the normalised weight of one of its voices."""
-        return normalise([each.weight for each in self.voices])[self.voices.index(voice)]
+        """Returns the normalised weight of one of its voices that vote."""
+        voting = [each for each in self.voices if not each.prior]
+        return normalise([each.weight for each in voting])[voting.index(voice)]
 
     def leave_out(self, voice: Sequence, reason: GaCError) -> None:
         """Continues without a voice; the others' weights are renormalised."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gac_core.combination import arithmetic_mean, selective_mean
+from gac_core.combination import arithmetic_mean
+from gac_core.combination.documents import document_mean
 from gac_core.decoding.agreement import agreement, jensen_shannon
+from gac_core.decoding.combined import Combined, combine
 from gac_core.decoding.member_tokens import measure_members, member_tokens
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
 from gac_core.decoding.tokens import SampledToken
+from gac_core.decoding.votes import TokenVotes, measure_votes, token_votes
 from gac_core.model.transfer import to_host
 from gac_core.token_stats import MemberToken, TokenLogprob
 
@@ -27,11 +31,13 @@ class Selection:
         combined: The combined distribution, float32, shape ``[union]``, normalised; None where it is not complete.
         token: Union id of the token.
         confidence: Its probability; not finite, or 0, where the distributions are not usable.
-        own: The probability that each voice gives it, as a share of the same total.
-        agreement: Share of the voices whose most probable token it is; None unless there are several.
+        own: The probability that each of the place's readers gives it, as a share of the same total.
+        agreement: Share of the voices, or in a request with documents of the documents, whose most probable token it
+            is; None unless there are several.
         divergence: Their Jensen-Shannon divergence, in nats; None unless there are several, and complete.
         members: As in `TokenStats`; empty unless the request asks for it.
         rank: As in `TokenLogprob`, where log-probabilities are asked for.
+        votes: What is reported of it in a request with documents; else None.
     """
 
     place: Place | TopPlace
@@ -43,6 +49,7 @@ class Selection:
     divergence: float | None
     members: tuple[MemberToken, ...] = ()
     rank: int = 1
+    votes: TokenVotes | None = None
 
     @property
     def usable(self) -> bool:
@@ -50,6 +57,9 @@ class Selection:
 
         A given token (`Request.continuation`) may have the probability 0.
         """
+        prior = None if self.votes is None else self.votes.prior
+        if prior is not None and not math.isfinite(prior):
+            return False
         given = self.place.request.continuation is not None
         return 0 < self.confidence < float("inf") or (given and self.confidence == 0)
 
@@ -58,17 +68,19 @@ class Selection:
 
         A voice that gives it half of its combined probability or more counts as having chosen it itself.
         """
-        request, voices = self.place.request, self.place.voices
-        chosen = frozenset(voice for voice, own in zip(voices, self.own, strict=True) if own >= self.confidence / 2)
+        request, place = self.place.request, self.place
+        pairs = zip(place.readers, self.own, strict=True)
+        chosen = frozenset(voice for voice, own in pairs if own >= self.confidence / 2)
         return SampledToken(
             data=request.union.data(self.token),
-            ensembled=request.threshold is None or len(voices) > 1,
+            ensembled=request.threshold is None or not place.single,
             logprob=token_logprob(request, self),
             chosen_by=chosen,
             confidence=self.confidence,
             agreement=self.agreement,
             divergence=self.divergence,
             members=self.members,
+            votes=self.votes,
         )
 
 
@@ -80,34 +92,16 @@ def select(places: Rows[Place]) -> list[Selection]:
     if not places:
         return []
     combined = [combine(place) for place in places]
-    tokens = [select_token(place, probs) for place, (probs, _) in zip(places, combined, strict=True)]
-    measures = [
-        _measure(place, probs, total, token)
-        for place, (probs, total), token in zip(places, combined, tokens, strict=True)
-    ]
+    tokens = [select_token(place, each.probs) for place, each in zip(places, combined, strict=True)]
+    measures = [_measure(*each) for each in zip(places, combined, tokens, strict=True)]
     width = max(measure.shape[0] for measure in measures)
     device = measures[0].device
     padded = torch.stack([torch.nn.functional.pad(m.to(device), (0, width - m.shape[0])) for m in measures])
     ids, values = to_host(torch.cat([token.to(device) for token in tokens]), padded)
     return [
-        _selection(place, probs, token, numbers)
-        for place, (probs, _), token, numbers in zip(places, combined, ids.tolist(), values.tolist(), strict=True)
+        _selection(place, each.probs, token, numbers)
+        for place, each, token, numbers in zip(places, combined, ids.tolist(), values.tolist(), strict=True)
     ]
-
-
-def combine(place: Place) -> tuple[Tensor, Tensor | None]:
-    """Returns the combined distribution, and the total that it was divided by where mass was removed."""
-    mixed = _mixed(place) if len(place.voices) > 1 else place.probs[0]
-    if not place.request.removes_mass:
-        return mixed, None
-    total = mixed.sum()
-    return mixed / total, total
-
-
-def _mixed(place: Place) -> Tensor:
-    if place.verification is not None:
-        return selective_mean(place.probs, place.shares, place.verification)
-    return place.request.combiner(place.probs, place.shares)
 
 
 def select_token(place: Place, combined: Tensor) -> Tensor:
@@ -116,47 +110,69 @@ def select_token(place: Place, combined: Tensor) -> Tensor:
     return request.sampler.pick(combined, request.union.keys(combined.device), place.position)
 
 
-def _measure(place: Place, combined: Tensor, total: Tensor | None, token: Tensor) -> Tensor:
-    """Returns confidence, agreement, divergence, rank and each voice's probability, float64, shape ``[4 + voices]``.
+def _measure(place: Place, combined: Combined, token: Tensor) -> Tensor:
+    """Returns confidence, agreement, divergence, rank and each reader's probability, float64, shape ``[4 + readers]``.
 
-    Where the request asks for statistics of tokens, followed by those of `measure_members`.
+    Followed by the numbers of `measure_members`, where the request asks for statistics of tokens, and by those of
+    `measure_votes`, where it has documents.
     """
-    device = combined.device
-    own = [probs.index_select(0, token.to(probs.device)).to(device) for probs in place.probs]
-    confidence = combined.index_select(0, token)
-    compared = [torch.zeros_like(confidence)] * 2
-    if len(own) > 1:
-        shares = place.shares
-        mean = combined
-        if place.request.combiner is not arithmetic_mean:
-            mean = arithmetic_mean(place.probs, shares)
-            mean = mean if total is None else mean / mean.sum()
-        compared = [agreement(place.probs, own), jensen_shannon(place.probs, shares, mean)]
-    if total is not None:
-        own = [each / total for each in own]
-    members = [measure_members(place.probs, token)] if place.request.params.token_stats else []
-    ranked = place.request.params.logprobs is not None
-    rank = (combined > confidence).sum(0, keepdim=True) + 1 if ranked else torch.ones_like(confidence)
-    return torch.cat([part.double() for part in (confidence, *compared, rank, *own, *members)])
+    probs, request = combined.probs, place.request
+    device = probs.device
+    own = _chosen(place.probs, token)
+    confidence = probs.index_select(0, token)
+    ranked = request.params.logprobs is not None
+    rank = (probs > confidence).sum(0, keepdim=True) + 1 if ranked else torch.ones_like(confidence)
+    parts = [confidence, *_compare(place, combined, token), rank]
+    parts += own if combined.total is None else [each / combined.total for each in own]
+    if request.params.token_stats:
+        parts.append(measure_members(place.probs[: len(place.voices)], token))
+    if request.has_documents:
+        parts.append(measure_votes(place, combined, own, token))
+    return torch.cat([part.to(device).double() for part in parts])
+
+
+def _compare(place: Place, combined: Combined, token: Tensor) -> list[Tensor]:
+    """Returns agreement and divergence, each of shape ``[1]``: of documents, or of voices where there are none."""
+    request = place.request
+    if request.has_documents:
+        compared, shares = combined.documents, [group.weight for group in place.groups]
+        is_mean = request.document_rule is document_mean
+    else:
+        compared, shares = place.probs, place.shares
+        is_mean = request.combiner is arithmetic_mean
+    if len(compared) == 1:
+        return [torch.zeros(1, device=combined.probs.device)] * 2
+    mean = combined.probs
+    if not is_mean:
+        mean = arithmetic_mean(compared, shares)
+        mean = mean if combined.total is None else mean / mean.sum()
+    return [agreement(compared, _chosen(compared, token)), jensen_shannon(compared, shares, mean)]
+
+
+def _chosen(distributions: Rows[Tensor], token: Tensor) -> list[Tensor]:
+    """Returns a token's probability in each distribution, shape ``[1]``, on the token's device."""
+    return [probs.index_select(0, token.to(probs.device)).to(token.device) for probs in distributions]
 
 
 def _selection(place: Place, combined: Tensor, token: int, numbers: Rows[float]) -> Selection:
     confidence, agreed, divergence, rank, *others = numbers
-    count, request = len(place.voices), place.request
-    several = count > 1
+    request, voices = place.request, place.voices
+    own, others = others[: len(place.readers)], others[len(place.readers) :]
+    several = len(place.groups if request.has_documents else voices) > 1
     members: tuple[MemberToken, ...] = ()
     if request.params.token_stats:
-        members = member_tokens([voice.name for voice in place.voices], others[count : 5 * count], request.union)
+        members, others = member_tokens(voices, others[: 4 * len(voices)], request.union), others[4 * len(voices) :]
     return Selection(
         place=place,
         combined=combined,
         token=token,
         confidence=confidence,
-        own=tuple(others[:count]),
+        own=tuple(own),
         agreement=agreed if several else None,
         divergence=divergence if several else None,
         members=members,
         rank=int(rank),
+        votes=token_votes(place, others) if request.has_documents else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gac_core.decoding.ensemble_member import EnsembleMember
@@ -76,3 +77,8 @@ class Sequence:
     def recompute_last(self) -> None:
         """Lets the next chunk contain the last id again, so that its logits are computed."""
         self.text.num_cached = min(self.text.num_cached, len(self.text.token_ids) - 1)
+
+
+def read_documents(voices: Iterable[Sequence]) -> bool:
+    """Whether the voices of a request read documents, or the prompt without any in comparison."""
+    return any(voice.document is not None or voice.prior for voice in voices)

@@ -100,7 +100,7 @@ def _invalid(selection: Selection) -> dict[Sequence, GaCError]:
     """Returns the errors of voices whose distribution is not finite, at a place at which nothing can be selected."""
     place = selection.place
     assert isinstance(place, Place), "a proven token has probability"
-    pairs = zip(place.voices, place.probs, strict=True)
+    pairs = zip(place.readers, place.probs, strict=True)
     return {voice: InvalidLogitsError(voice.name) for voice, probs in pairs if not bool(torch.isfinite(probs).all())}
 
 

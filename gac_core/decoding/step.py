@@ -16,7 +16,7 @@ from gac_core.decoding.place import Place, TopPlace, place_of
 from gac_core.decoding.request import Request
 from gac_core.decoding.sequence import Sequence
 from gac_core.decoding.tokenized_text import TokenizedText
-from gac_core.decoding.verification import verify
+from gac_core.decoding.verification import verified
 from gac_core.errors import GaCError
 
 
@@ -138,11 +138,12 @@ class Step:
         request = self.batch[row]
         alone = row in self.sure and self.sure[row][position]
         voices = (request.gate,) if alone else tuple(voice for voice in request.voices if not voice.prior)
+        priors = () if alone else tuple(voice for voice in request.voices if voice.prior)
         found = self.distributions.rows[row].voices
-        place = place_of(request, position, voices, [found[voice].at(position) for voice in voices])
-        if request.combiner is not selective_mean or not isinstance(place, Place) or len(voices) == 1:
+        place = place_of(request, position, voices, priors, [found[voice].at(position) for voice in (*voices, *priors)])
+        if request.combiner is not selective_mean or not isinstance(place, Place) or place.single:
             return place
-        return replace(place, verification=verify(place, {voice: self._text(row, voice, position) for voice in voices}))
+        return verified(place, {voice: self._text(row, voice, position) for voice in place.readers})
 
     def _text(self, row: int, voice: Sequence, position: int) -> TokenizedText:
         return self.drafts[row].sequence.text(voice, position) if row in self.drafts else voice.text.copy()
@@ -150,7 +151,7 @@ class Step:
     def voice_place(self, row: int, voice: Sequence, position: int) -> Place | TopPlace:
         """Returns one position of a row, decided by one voice alone."""
         found = self.distributions.rows[row].voices[voice]
-        return place_of(self.batch[row], position, (voice,), [found.at(position)])
+        return place_of(self.batch[row], position, (voice,), (), [found.at(position)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.votes import TokenVotes
 from gac_core.errors import GaCError
 from gac_core.token_stats import MemberToken, TokenLogprob, TokenStats
 
@@ -23,6 +24,7 @@ class SampledToken:
         agreement: As in `TokenStats`.
         divergence: As in `TokenStats`.
         members: As in `TokenStats`; empty unless the request asks for it.
+        votes: Which voices carried it, in a request with documents; else None.
     """
 
     data: bytes | None
@@ -34,10 +36,12 @@ class SampledToken:
     agreement: float | None = None
     divergence: float | None = None
     members: tuple[MemberToken, ...] = ()
+    votes: TokenVotes | None = None
 
     @property
     def token_stats(self) -> TokenStats:
         """Its statistics as callers read them."""
+        votes = self.votes or TokenVotes()
         return TokenStats(
             token=self.data or b"",
             confidence=self.confidence,
@@ -46,6 +50,9 @@ class SampledToken:
             ensembled=self.ensembled,
             forced=self.forced,
             members=self.members,
+            votes=votes.votes,
+            prior=votes.prior,
+            entropy=votes.entropy,
         )
 
 

@@ -17,12 +17,13 @@ from gac_core.chat.conversation import Conversation, Prompt
 from gac_core.chat.rendered_prompt import opens_thinking, render_conversation, uses_native_tools
 from gac_core.checks import check_int
 from gac_core.combination import combiner_named, gate_named
+from gac_core.combination.documents import document_rule_named
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.continuation import KIND
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import FixedTokens, Sampler, choice_seed
-from gac_core.decoding.sequence import Sequence
+from gac_core.decoding.sequence import Sequence, read_documents
 from gac_core.doubt import AbsenceCalibration
 from gac_core.effective import EnsembleDefaults, RequestSettings, gate_index
 from gac_core.engine.answer_form import AnswerForm
@@ -32,7 +33,7 @@ from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.engine.reading import check_keeps_documents, kept_voices, reading_request
-from gac_core.engine.sequences import budget, choose_gate, sequences
+from gac_core.engine.sequences import budget, check_prior, choose_gate, sequences
 from gac_core.engine.token_bias import logit_adjustment
 from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices
 from gac_core.errors import RequestError, quote
@@ -225,6 +226,7 @@ class InputProcessor:
         self, params: SamplingParams, settings: RequestSettings, voices: list[Sequence], label: str, **own: Any
     ) -> Request:
         """Returns a request of this ensemble; ``own`` are fields that generating and scoring set differently."""
+        check_prior(voices, settings)
         gate = choose_gate(voices, self._members[settings.gate], named=params.gate is not None, settings=settings)
         if settings.threshold == 0:
             # The gate decides every step.
@@ -239,8 +241,9 @@ class InputProcessor:
             threshold=settings.threshold,
             union=self._union,
             combiner=combiner_named(settings.combine),
+            document_rule=document_rule_named(settings.combine_documents),
             gate_rule=gate_named(settings.gate_rule),
-            settings=self.defaults.effective(params, settings, own["seed"]),
+            settings=self.defaults.effective(params, settings, own["seed"], documents=read_documents(voices)),
             written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
             failures=self._config.failures,
             measurement=measurement(voices, self._config, sets_weights=True) if settings.by_perplexity else None,

@@ -10,6 +10,7 @@ from gac_core.effective import RequestSettings
 from gac_core.engine.measuring import tokenized
 from gac_core.engine.voice_prompts import EncodedVoice
 from gac_core.errors import PromptTooLongError, RequestError, quote
+from gac_core.rule_names import needs_prior
 from gac_core.sampling import SamplingParams
 
 
@@ -28,6 +29,16 @@ def _sequence(voice: EncodedVoice) -> Sequence:
     except PromptTooLongError as error:
         raise error if voice.document is None else error.with_document(voice.document) from None
     return Sequence(voice.member, voice.weight, text, document=voice.document, prior=voice.prior, keep=voice.keep)
+
+
+def check_prior(voices: Rows[Sequence], settings: RequestSettings) -> None:
+    """Raises a `RequestError` where documents are compared with a prior by the settings, and no voice is one."""
+    reads = any(voice.document is not None for voice in voices)
+    if reads and needs_prior(settings.combine_documents) and not any(voice.prior for voice in voices):
+        raise RequestError(
+            f"combine_documents={quote(settings.combine_documents)} compares the documents with the prompt without any; "
+            "give DocumentPrompt.prior or a voice with prior=True, or set combine_documents to 'mean' or 'confidence'"
+        )
 
 
 def choose_gate(voices: Rows[Sequence], gate: EnsembleMember, named: bool, settings: RequestSettings) -> Sequence:
