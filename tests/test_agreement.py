@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,7 +174,8 @@ def test_the_most_probable_token_of_several_is_the_one_with_the_lowest_id():
     parts = [torch.tensor(each) for each in ([0.1, 0.2, 0.2, 0.0, 0.0], [0.0] * 5, [0.0, 0.25, 0.0, 0.0, 0.75])]
     numbers = measure_members(parts, torch.tensor([2])).tolist()
     # A member without any mass on what a grammar allows has no entry; an end of text has no bytes.
-    first, last = member_tokens(["m", "n", "o"], numbers, Union())
+    voices = [SimpleNamespace(name=name, document=None) for name in "mno"]
+    first, last = member_tokens(voices, numbers, Union())
     assert (first.member, first.token, last.member, last.token) == ("m", b"b", "o", b"")
     figures = (first.probability, first.selected, last.probability, last.selected)
     assert figures == pytest.approx((0.4, 0.4, 0.75, 0.0))

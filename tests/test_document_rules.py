@@ -149,6 +149,12 @@ def test_improbable_tokens_gain_nothing_by_contrast():
     torch.testing.assert_close(Contrast(2.0)([part], [1.0], prior).combined, part, atol=2e-3, rtol=0)
 
 
+def test_without_a_prior_nothing_is_contrasted():
+    found = Contrast()([P, Q], [0.5, 0.5], None).combined
+    want = torch.maximum(P, Q)
+    torch.testing.assert_close(found, want / want.sum())
+
+
 def test_names_are_checked_and_give_the_rules():
     assert tuple(DOCUMENT_RULES) == DOCUMENT_RULE_NAMES
     assert document_rule_named("contrast:0.5") == Contrast(0.5)

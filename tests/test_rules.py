@@ -16,7 +16,7 @@ from test_reference import assert_equal
 
 from gac_core import Grammar, RequestError
 from gac_core.decoding import step
-from gac_core.decoding.verification import verify
+from gac_core.decoding.verification import verified
 
 PROMPTS = [QUESTION, "one two three one two three one two", "é ü 😀 é ü"]
 MODELS = ["llama", "gpt2", "qwen2"]
@@ -65,16 +65,21 @@ def test_safe_equals_the_reference_where_verifiers_cut_differently_and_elsewhere
     outcomes, gate = [], stories.names[1]
 
     def recorded(place, texts):
-        outcomes.append(verify(place, texts))
-        return outcomes[-1]
+        found = verified(place, texts)
+        outcomes.append(found.groups[0].verification)
+        return found
 
-    monkeypatch.setattr(step, "verify", recorded)
+    def never(place, texts):
+        group = verified(place, texts).groups[0]
+        return replace(place, groups=(replace(group, verification=replace(group.verification, aligned=False)),))
+
+    monkeypatch.setattr(step, "verified", recorded)
     asked = {"gate": gate, "combine": "safe"}
     prompt = "Tom and Anna went to the park. They saw a"
     output = assert_equal(stories, [reference.PlainMember(*pair(folder)) for folder in STORIES], prompt, 40, **asked)
     assert {outcome.aligned for outcome in outcomes} == {True, False}
     assert {outcome.gate for outcome in outcomes} == {1}
-    monkeypatch.setattr(step, "verify", lambda place, texts: replace(verify(place, texts), aligned=False))
+    monkeypatch.setattr(step, "verified", never)
     alone = stories.generate(prompt, max_tokens=40, gate=gate, threshold=0.0)
     assert stories.generate(prompt, max_tokens=40, **asked).tokens == alone.tokens != output.tokens
 

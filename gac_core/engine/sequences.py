@@ -36,7 +36,7 @@ def check_prior(voices: Rows[Sequence], settings: RequestSettings) -> None:
     reads = any(voice.document is not None for voice in voices)
     if reads and needs_prior(settings.combine_documents) and not any(voice.prior for voice in voices):
         raise RequestError(
-            f"combine_documents={quote(settings.combine_documents)} compares the documents with the prompt without any; "
+            f"combine_documents={quote(settings.combine_documents)} compares documents with the prompt without any; "
             "give DocumentPrompt.prior or a voice with prior=True, or set combine_documents to 'mean' or 'confidence'"
         )
 

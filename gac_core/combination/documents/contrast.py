@@ -75,10 +75,12 @@ class Contrast:
     beta: float | None = None
 
     def __call__(self, distributions: Sequence[Tensor], weights: Sequence[float], prior: Tensor | None) -> Votes:
-        """Returns the contrasted maximum; arguments as in `DocumentRule`. It needs a prior."""
-        assert prior is not None, "requests without a prior are refused"
+        """Returns the contrasted maximum; arguments as in `DocumentRule`.
+
+        Without a prior, as while all members that read it have failed, nothing is contrasted.
+        """
         device = distributions[0].device
-        base = prior.to(device)
+        base = torch.zeros_like(distributions[0]) if prior is None else prior.to(device)
         log_prior = base.clamp_min(TINY).log_()
         mass, prior_mass = base.new_zeros(()), base.sum()
         experts: list[_Expert] = []
