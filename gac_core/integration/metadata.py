@@ -106,10 +106,15 @@ def as_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _stats(item: TokenStats) -> dict[str, Any]:
-    members = [{**asdict(member), **_token(member.token)} for member in item.members]
+    members = [_given({**asdict(member), **_token(member.token)}, "document") for member in item.members]
     values = {**asdict(item), **_token(item.token), "members": members}
-    # Only requests with documents have these.
-    return {key: value for key, value in values.items() if key not in ("votes", "prior", "entropy") or value}
+    values["votes"] = [asdict(vote) for vote in item.votes] or None
+    return _given(values, "votes", "prior", "entropy")
+
+
+def _given(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns values without those of some names that are None: only requests with documents have them."""
+    return {key: value for key, value in values.items() if key not in names or value is not None}
 
 
 def _entry(item: TokenLogprob) -> dict[str, Any]:
