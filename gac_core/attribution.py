@@ -186,11 +186,14 @@ def document_probabilities(votes: Sequence[Vote], voices: Sequence[VoiceWeight])
         votes: The votes for the token.
         voices: The voices that read a document, with their weights.
     """
-    weights = {(voice.document, voice.member): voice.weight for voice in voices}
+    weights: dict[tuple[str, str], list[float]] = {}
+    for voice in voices:
+        weights.setdefault((voice.document, voice.member), []).append(voice.weight)
     sums: dict[str, float] = {}
     totals: dict[str, float] = {}
     for vote in votes:
-        weight = weights[vote.document, vote.member]
+        # A member that reads a document in several prompts has a vote for each of them.
+        weight = fmean(weights[vote.document, vote.member])
         sums[vote.document] = sums.get(vote.document, 0.0) + weight * vote.probability
         totals[vote.document] = totals.get(vote.document, 0.0) + weight
     return {name: value / totals[name] for name, value in sums.items()}

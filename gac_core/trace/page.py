@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from gac_core.chat.conversation import Message
 from gac_core.output import RequestOutput
+from gac_core.trace.documents import citations_of, documents_of
 from gac_core.trace.levels import LEVELS
 from gac_core.trace.summary import COST_HEADERS, costs, figures, notes, settings_of
 from gac_core.trace.tokens import TokenView, token_views
@@ -47,10 +48,15 @@ class Answer:
 
 
 def render(
-    prompt: str | Sequence[Message], output: RequestOutput, alone: Mapping[str, RequestOutput], title: str = ""
+    prompt: str | Sequence[Message],
+    output: RequestOutput,
+    alone: Mapping[str, RequestOutput],
+    title: str = "",
+    texts: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the page of a trace; arguments as in `gac_core.trace.Trace`."""
+    """Returns the page of a trace; arguments as in `gac_core.trace.Trace`, the last its documents."""
     members = list(output.stats.settings.weights)
+    documents = documents_of(output, texts)
     tokens = token_views(output, members)
     style = Markup(_stylesheet(tokens, len(members)))
     messages = [("prompt", prompt)] if isinstance(prompt, str) else [(each.role, each.content) for each in prompt]
@@ -73,7 +79,9 @@ def render(
             notes=notes(output),
             answers=_answers(output, alone, members),
             levels=LEVELS,
-            several=len(members) > 1,
+            several=len(members) > 1 or len(documents) > 1,
+            documents=list(documents.values()),
+            citations=citations_of(output, documents),
         )
     )
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gac_core.chat.conversation import Message, Prompt, as_conversation
+from gac_core.chat.conversation import Message, as_conversation
 from gac_core.ensemble import Ensemble
 from gac_core.integration.metadata import as_metadata
 from gac_core.output import RequestOutput
 from gac_core.sampling import SamplingParams
 from gac_core.trace.page import render
+from gac_core.voices import AnyPrompt, DocumentPrompt, Documents, VoicesPrompt, as_prompt
 
 _VERSION = 1
 
@@ -25,11 +26,13 @@ class Trace:
         prompt: The prompt: a text, or the messages of a conversation.
         output: The ensemble's answer, with `RequestOutput.token_stats`.
         alone: By name what each member answers alone to the same prompt, likewise.
+        documents: Texts of the documents that it was answered from, by id; empty without documents.
     """
 
     prompt: str | tuple[Message, ...]
     output: RequestOutput
     alone: Mapping[str, RequestOutput] = field(default_factory=dict)
+    documents: Mapping[str, str] = field(default_factory=dict)
 
     def to_html(self, title: str = "") -> str:
         """Returns a self-contained HTML page, which needs neither scripts nor a network.
@@ -37,12 +40,12 @@ class Trace:
         Args:
             title: Title of the page. Default: the beginning of the prompt.
         """
-        return render(self.prompt, self.output, self.alone, title)
+        return render(self.prompt, self.output, self.alone, title, self.documents)
 
     def to_json(self) -> str:
         """Returns the trace as JSON: ``version``, ``prompt``, ``answer``, and ``alone`` by member.
 
-        An answer has ``text``, ``reasoning`` and the values of `as_metadata`.
+        With documents also ``documents``: their texts by id. An answer has ``text``, ``reasoning`` and the values of `as_metadata`.
         """
         prompt = self.prompt if isinstance(self.prompt, str) else [_plain(message) for message in self.prompt]
         values = {
@@ -51,6 +54,8 @@ class Trace:
             "answer": _answer(self.output),
             "alone": {name: _answer(output) for name, output in self.alone.items()},
         }
+        if self.documents:
+            values["documents"] = dict(self.documents)
         return json.dumps(values, ensure_ascii=False, indent=1)
 
 
@@ -63,7 +68,13 @@ def _answer(output: RequestOutput) -> dict[str, Any]:
 
 
 def trace(
-    ensemble: Ensemble, prompt: Prompt, params: SamplingParams | None = None, *, alone: bool = True, **overrides: Any
+    ensemble: Ensemble,
+    prompt: AnyPrompt,
+    params: SamplingParams | None = None,
+    *,
+    documents: Documents | None = None,
+    alone: bool = True,
+    **overrides: Any,
 ) -> Trace:
     """Answers a prompt and returns what each member proposed at every token.
 
@@ -71,6 +82,7 @@ def trace(
         ensemble: The ensemble.
         prompt: As in `Ensemble.generate`.
         params: As there; ``token_stats`` is set in any case.
+        documents: As there.
         alone: Whether each member that takes part also answers alone. Default True.
         **overrides: Single values in place of those of ``params``.
 
@@ -79,19 +91,33 @@ def trace(
         MemberError: A member failed.
     """
     asked = (params or SamplingParams()).with_overrides({**overrides, "token_stats": True})
-    output = ensemble.generate(prompt, asked)
+    whole = as_prompt(prompt, documents=documents)
+    output = ensemble.generate(whole, asked)
+    texts: dict[str, str] = {}
+    if isinstance(whole, DocumentPrompt):
+        texts = {str(document.id): document.text for document, _ in whole.document_weights().values()}
+    others = answers_alone(ensemble, whole, output, asked) if alone else {}
+    return Trace(_shown(whole), output, others, texts)
+
+
+def _shown(prompt: AnyPrompt) -> str | tuple[Message, ...]:
+    """Returns the prompt that a trace shows: with the place of the document, and of several voices the first one's."""
+    if isinstance(prompt, VoicesPrompt):
+        return _shown(prompt.voices[0].prompt)
+    if isinstance(prompt, DocumentPrompt):
+        return _shown(prompt.prompt)
     conversation = as_conversation(prompt)
-    shown = conversation.turns if conversation is not None else str(prompt)
-    return Trace(shown, output, answers_alone(ensemble, prompt, output, asked) if alone else {})
+    return conversation.turns if conversation is not None else str(prompt)
 
 
 def answers_alone(
-    ensemble: Ensemble, prompt: Prompt, output: RequestOutput, params: SamplingParams | None = None
+    ensemble: Ensemble, prompt: AnyPrompt, output: RequestOutput, params: SamplingParams | None = None
 ) -> dict[str, RequestOutput]:
     """Returns by name what each member of an answer answers alone to the same prompt, with statistics of its tokens.
 
     The members answer one after the other, so that their costs can be compared with those of the ensemble. A sampled
     answer is repeated with its seed. If a single member took part, it has no other answer alone: the result is empty.
+    A member alone reads all documents of the prompt, or the voices that name it; without any that votes it is left out.
 
     Args:
         ensemble: The ensemble.
@@ -107,9 +133,27 @@ def answers_alone(
     params = params or SamplingParams()
     if len(names) == 1:
         return {}
+    own = {name: _own_prompt(prompt, name) for name in names}
+    # At a threshold of 0 the gate reads one document.
+    threshold = None if output.document_shares else 0.0
     return {
         name: ensemble.generate(
-            prompt, params, gate=name, threshold=0.0, weights={name: 1.0}, seed=output.seed, token_stats=True
+            asked,
+            params,
+            gate=name,
+            threshold=threshold,
+            weights={other: float(other == name) for other in names},
+            seed=output.seed,
+            token_stats=True,
         )
-        for name in names
+        for name, asked in own.items()
+        if asked is not None
     }
+
+
+def _own_prompt(prompt: AnyPrompt, member: str) -> AnyPrompt | None:
+    """Returns what a member reads of a prompt alone; None if it has no voice that votes."""
+    if not isinstance(prompt, VoicesPrompt):
+        return prompt
+    voices = [voice for voice in prompt.voices if voice.member == member]
+    return VoicesPrompt(voices) if any(not voice.prior for voice in voices) else None

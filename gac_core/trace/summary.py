@@ -53,10 +53,18 @@ def figures(output: RequestOutput) -> list[Figure]:
     ]
     if stats.agreement is not None:
         text = "Mean share of the members whose most probable token was selected, where several were combined."
+        if output.document_shares:
+            text = "Mean share of the documents whose most probable token was selected, where several were combined."
         found.append(Figure("agreement", _percent(stats.agreement), text))
     if stats.divergence is not None:
         text = "Mean Jensen-Shannon divergence of the members' distributions, in nats: 0 where they are equal."
         found.append(Figure("divergence", f"{stats.divergence:.3f}", text))
+    if output.doubt is not None and output.doubt.share is not None:
+        text = "Share of the document that most probably carried the answer."
+        found.append(Figure("best document", _percent(output.doubt.share), text))
+        if output.doubt.not_in_documents is not None:
+            text = "Calibrated probability that the documents do not contain the answer."
+            found.append(Figure("not in documents", _percent(output.doubt.not_in_documents), text))
     if stats.settings.threshold is not None:
         text = "Share of the steps that combined all members; the gate decided the others alone."
         found.append(Figure("ensembled", _percent(stats.share_ensembled), text))
@@ -77,6 +85,7 @@ def settings_of(output: RequestOutput) -> dict[str, str]:
         "gate": settings.gate,
         "threshold": "none: every step is ensembled" if settings.threshold is None else f"{settings.threshold:g}",
         "combine": settings.combine,
+        **({} if settings.combine_documents is None else {"combine documents": settings.combine_documents}),
         "gate rule": settings.gate_rule,
         "alignment": settings.alignment,
         "commit": settings.commit,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from gac_core.output import EffectiveSettings, RequestOutput
 from gac_core.token_stats import MemberToken, TokenStats
+from gac_core.trace.documents import DocumentView, VoteView, carrier, documents_of, votes_of
 from gac_core.trace.levels import level_of
 from gac_core.trace.visible import Piece, characters, label, pieces
+
+_VOTES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Proposal:
         probability: Probability of this token, 0 to 1.
         selected: Probability of the selected token, 0 to 1.
         chosen: Whether that is the selected token.
+        document: The document that it read; None without one.
     """
 
     member: str
@@ -32,6 +36,12 @@ class Proposal:
     probability: float
     selected: float
     chosen: bool
+    document: DocumentView | None = None
+
+    @property
+    def voice(self) -> str:
+        """The member, with the letter of the document that it read."""
+        return self.member if self.document is None else f"{self.member} on {self.document.letter}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class TokenView:
         unity: 1 less the share that the divergence has of the largest possible one; None without a divergence.
         proposals: By member, in the ensemble's order.
         decision: How it was selected, as a sentence.
+        votes: What each voice with a document contributed, the largest share first; empty without documents.
+        document: The document with the largest share of the votes; None without documents.
     """
 
     number: int
@@ -67,11 +79,13 @@ class TokenView:
     unity: float | None
     proposals: tuple[Proposal, ...]
     decision: str
+    votes: tuple[VoteView, ...] = ()
+    document: DocumentView | None = None
 
     @property
     def proposers(self) -> tuple[str, ...]:
         """Members whose most probable token it was."""
-        return tuple(each.member for each in self.proposals if each.chosen)
+        return tuple(dict.fromkeys(each.member for each in self.proposals if each.chosen))
 
     @property
     def contested(self) -> bool:
@@ -81,7 +95,7 @@ class TokenView:
     @property
     def mask(self) -> int:
         """The places of the members that proposed it, as bits."""
-        return sum(1 << each.index for each in self.proposals if each.chosen)
+        return sum({1 << each.index for each in self.proposals if each.chosen})
 
     @property
     def level(self) -> str:
@@ -100,6 +114,7 @@ class TokenView:
             names.append(f"g{self.proposals[0].index % 8}" if self.proposals else "")
         elif self.kind == "ensembled":
             names.append(f"s{self.mask}")
+        names += [] if self.document is None else [f"v{self.document.index % 8}"]
         names += ["outside"] if self.is_outside else []
         return " ".join(filter(None, names))
 
@@ -108,9 +123,12 @@ class TokenView:
         """One line on it, for tooltips and screen readers."""
         parts = [f"Token {self.number}: {self.label}", f"confidence {self.confidence:.0%}", self.decision]
         parts += [
-            f"{each.member} proposed {each.token} with {each.probability:.0%}"
+            f"document {each.document.letter} by {each.member} {each.share:.0%}" for each in self.votes[:_VOTES_SHOWN]
+        ]
+        parts += [
+            f"{each.voice} proposed {each.token} with {each.probability:.0%}"
             for each in self.proposals
-            if not each.chosen
+            if not each.chosen and each.document is None
         ]
         return ". ".join(part.rstrip(".") for part in parts) + "."
 
@@ -126,8 +144,9 @@ def token_views(output: RequestOutput, members: Sequence[str]) -> tuple[TokenVie
     texts = characters(each.token for each in stats)
     settings, inside = output.stats.settings, _tokens_inside(output)
     places = {name: index for index, name in enumerate(members)}
+    documents = documents_of(output)
     views = [
-        _view(number, each, text, settings, places)
+        _view(number, each, text, settings, places, documents)
         for number, (each, text) in enumerate(zip(stats, texts, strict=True), 1)
     ]
     count = len(output.tokens)
@@ -150,11 +169,16 @@ def _tokens_inside(output: RequestOutput) -> int:
 
 
 def _view(
-    number: int, stats: TokenStats, text: bytes, settings: EffectiveSettings, places: dict[str, int]
+    number: int,
+    stats: TokenStats,
+    text: bytes,
+    settings: EffectiveSettings,
+    places: Mapping[str, int],
+    documents: Mapping[str, DocumentView],
 ) -> TokenView:
-    proposals = tuple(_proposal(each, stats, places[each.member]) for each in stats.members)
+    proposals = tuple(_proposal(each, stats, places[each.member], documents) for each in stats.members)
     # The largest possible divergence depends on the weights: it is their entropy.
-    weights = [settings.weights[each.member] for each in stats.members]
+    weights = [1.0] * len(documents) if documents else [settings.weights[each.member] for each in stats.members]
     most = _entropy(weights)
     unity = None if stats.divergence is None or not most else max(0.0, 1 - stats.divergence / most)
     return TokenView(
@@ -171,15 +195,25 @@ def _view(
         unity=unity,
         proposals=proposals,
         decision=_decision(stats, proposals, settings),
+        votes=votes_of(stats.votes, documents),
+        document=carrier(stats.votes, documents),
     )
 
 
-def _proposal(entry: MemberToken, stats: TokenStats, index: int) -> Proposal:
+def _proposal(
+    entry: MemberToken, stats: TokenStats, index: int, documents: Mapping[str, DocumentView]
+) -> Proposal:
     # Of several most probable tokens each counts, as in the agreement.
     chosen = entry.selected >= entry.probability
     token = stats.token if chosen else entry.token
     return Proposal(
-        entry.member, index, label(token) if token else "end of text", entry.probability, entry.selected, chosen
+        member=entry.member,
+        index=index,
+        token=label(token) if token else "end of text",
+        probability=entry.probability,
+        selected=entry.selected,
+        chosen=chosen,
+        document=None if entry.document is None else documents[entry.document],
     )
 
 
@@ -194,15 +228,17 @@ def _decision(stats: TokenStats, proposals: Sequence[Proposal], settings: Effect
     if stats.forced:
         return "The grammar allowed no other token."
     if not stats.ensembled:
-        gate = proposals[0].member if proposals else settings.gate
+        gate = proposals[0].voice if proposals else settings.gate
         if settings.gate_rule == "confidence" and proposals:
             return f"The gate {gate} was {proposals[0].probability:.0%} sure and decided alone."
         return f"The gate {gate} decided alone: its {settings.gate_rule} reached the threshold."
     if len(proposals) == 1:
-        return f"{proposals[0].member} alone took part."
-    chosen = [each.member for each in proposals if each.chosen]
+        return f"{proposals[0].voice} alone took part."
+    what = "members" if all(each.document is None for each in proposals) else "voices"
+    chosen = [each.voice for each in proposals if each.chosen]
     if len(chosen) == len(proposals):
-        return f"All {len(proposals)} members proposed it."
+        return f"All {len(proposals)} {what} proposed it."
     if not chosen:
-        return "No member proposed it first: it won by the combined probabilities."
-    return f"Proposed by {' and '.join(chosen)}, {len(chosen)} of {len(proposals)} members."
+        return f"No {what[:-1]} proposed it first: it won by the combined probabilities."
+    named = f"{' and '.join(chosen)}, " if len(chosen) <= _VOTES_SHOWN else ""
+    return f"Proposed by {named}{len(chosen)} of {len(proposals)} {what}."
