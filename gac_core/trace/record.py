@@ -45,7 +45,8 @@ class Trace:
     def to_json(self) -> str:
         """Returns the trace as JSON: ``version``, ``prompt``, ``answer``, and ``alone`` by member.
 
-        With documents also ``documents``: their texts by id. An answer has ``text``, ``reasoning`` and the values of `as_metadata`.
+        With documents also ``documents``: their texts by id. An answer has ``text``, ``reasoning`` and the values of
+        `as_metadata`.
         """
         prompt = self.prompt if isinstance(self.prompt, str) else [_plain(message) for message in self.prompt]
         values = {

@@ -200,9 +200,7 @@ def _view(
     )
 
 
-def _proposal(
-    entry: MemberToken, stats: TokenStats, index: int, documents: Mapping[str, DocumentView]
-) -> Proposal:
+def _proposal(entry: MemberToken, stats: TokenStats, index: int, documents: Mapping[str, DocumentView]) -> Proposal:
     # Of several most probable tokens each counts, as in the agreement.
     chosen = entry.selected >= entry.probability
     token = stats.token if chosen else entry.token
