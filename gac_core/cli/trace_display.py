@@ -43,7 +43,8 @@ def _answer(found: Trace) -> Text:
             last = token.document
             text.append(f"[{last.letter}]", _style(last))
         style = Style() if token.document is None else Style(color=COLOURS[token.document.index % len(COLOURS)])
-        text.append(printable("".join(piece.text for piece in token.text)), style)
+        for piece in token.text:
+            text.append(f"<{piece.text}>" if piece.kind == "code" else piece.text, style)
     return text
 
 
