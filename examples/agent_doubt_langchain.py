@@ -12,6 +12,7 @@ what was retrieved again. ``--models`` takes folders or hub names of others.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from langchain.agents import create_agent
@@ -42,11 +43,13 @@ class RetrieveAgain(AgentMiddleware):
         passages: All passages.
         count: How many to retrieve.
         least: Share of the tokens on which members must agree, 0 to 1.
+        report: Gets a line about each message on which they do not.
     """
 
-    def __init__(self, passages: list[str], count: int, least: float) -> None:
+    def __init__(self, passages: list[str], count: int, least: float, report: Callable[[str], None]) -> None:
         super().__init__()
-        self._passages, self._index, self._count, self._least = passages, Bm25(passages), count, least
+        self._passages, self._index, self._count = passages, Bm25(passages), count
+        self._least, self._report = least, report
 
     def wrap_model_call(
         self, request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]
@@ -57,13 +60,21 @@ class RetrieveAgain(AgentMiddleware):
         else:
             request = request.override(tool_choice="any", model_settings={"parallel_tool_calls": False})
         response = handler(request)
-        if agreement(response.result[-1]) >= self._least:
+        if self._is_sure(response):
             return response
         question = request.messages[0].text
         found = "\n\n".join(self._passages[index] for index in self._index.search(question, self._count))
         asked = HumanMessage(f"Passages:\n\n{found}\n\nQuestion: {question}")
         response = handler(request.override(messages=[asked], tools=[], tool_choice=None, model_settings={}))
-        return response if agreement(response.result[-1]) >= self._least else AIMessage(ABSTAINS)
+        return response if self._is_sure(response) else AIMessage(ABSTAINS)
+
+    def _is_sure(self, response: ModelResponse) -> bool:
+        message = response.result[-1]
+        sure = agreement(message)
+        if sure < self._least:
+            said = [f"{call['name']}({call['args']})" for call in message.tool_calls] or [message.text]
+            self._report(f"   the members agree on {sure:.0%} of: {', '.join(said)}")
+        return sure >= self._least
 
 
 def main() -> None:
@@ -82,7 +93,7 @@ def main() -> None:
 
     chat = ChatGaC(models=args.models, weights=args.weights, dtype=args.dtype, max_tokens=args.max_tokens)
     passages = [passage for text in pages.values() for passage in text.split("\n\n")]
-    again = RetrieveAgain(passages, args.passages, args.least)
+    again = RetrieveAgain(passages, args.passages, args.least, partial(console.print, style="dim", markup=False))
     agent = create_agent(chat, [look_up], system_prompt=SYSTEM, middleware=[again])
     for question in questions(args.question, args.documents):
         console.print(f"[bold]Q: {question.text}[/bold]")

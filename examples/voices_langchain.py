@@ -8,6 +8,7 @@ takes folders or hub names of others.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
@@ -77,6 +78,9 @@ def main() -> None:
         chat = ChatGaC(ensemble=ensemble, max_tokens=args.max_tokens, threshold=None)
         voices = create_voices_chain(chat, prompt)
         chain = create_voices_retrieval_chain(retriever, voices)
+        began = time.perf_counter()
+        voices.warm(passages)
+        console.print(f"{len(passages)} passages read in {time.perf_counter() - began:.1f} s\n")
         for question in questions(args.question, args.documents):
             console.print(f"[bold]Q: {question.text}[/bold]")
             console.print("   voices:   ", end="")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import StructuredTool
 from pydantic import Field
@@ -14,6 +15,7 @@ from gac_core import (
     CONVERSATION_FIELDS,
     DOCUMENT_ARGUMENTS,
     AnyPrompt,
+    DocumentPrompt,
     RequestError,
     RequestOutput,
     SamplingParams,
@@ -121,6 +123,14 @@ class ChatRequests(ConfiguredChat):
         talk = convert.to_conversation(messages, self._with_defaults(given.conversation), output)
         prompt, sources = asked_of_documents(talk, given.other)
         return ChatRequest(prompt, self._sampling_params(sampling), name, given.other.get("must_be"), sources)
+
+    def _warmed(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[DocumentPrompt, SamplingParams]:
+        messages = self._convert_input(prompt).to_messages()
+        asked = self._request(messages, None, {**kwargs, "documents": documents})
+        assert isinstance(asked.prompt, DocumentPrompt)
+        return asked.prompt, asked.params
 
     def _with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a call's fields of its conversation, with this model's own where it gives none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import PrivateAttr
 from gac_core import (
     DOCUMENT_ARGUMENTS,
     AnyPrompt,
+    DocumentPrompt,
     OutputChunk,
     RequestError,
     RequestOutput,
@@ -201,6 +202,14 @@ class GaCLLM(EnsembleSettings, BaseLLM):
         if isinstance(value, ChatPromptValue) and any(message.images for message in to_messages(value.messages)):
             raise RequestError("GaCLLM reads prompts of text: a message has an image; use ChatGaC")
         return value
+
+    def _warmed(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[DocumentPrompt, SamplingParams]:
+        text = self._convert_input(prompt).to_string()
+        (asked,), given = _split_documents([text], {**kwargs, "documents": documents})
+        assert isinstance(asked, DocumentPrompt)
+        return asked, self._call_params(None, given)
 
     def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
         return self._sampling_params(given if stop is None else {"stop": stop, **given})

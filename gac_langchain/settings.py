@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +22,13 @@ from gac_core import (
     LOADING_FIELDS,
     SAMPLING_FIELDS,
     ConfigError,
+    DocumentPrompt,
     EnsembleConfig,
     EnsembleLease,
     EnsembleModel,
     SamplingParams,
     UnknownArgumentError,
+    WarmReport,
     ambient_combine,
     ambient_gate,
     ambient_threshold,
@@ -181,6 +183,36 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
         """Returns a text's token ids in the gate's tokenizer, or those of ``custom_get_token_ids`` if it is set."""
         own: Callable[[str], list[int]] | None = getattr(self, "custom_get_token_ids", None)
         return self._ensemble.encode(text) if own is None else own(text)
+
+    def warm(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], *, pin: bool = True, **kwargs: Any
+    ) -> WarmReport:
+        """Computes the KV cache of documents in a prompt, so that the first answer from them comes sooner.
+
+        Args:
+            prompt: The prompt with the place for a document, in any form that ``invoke`` takes.
+            documents: The documents, as ``documents`` of ``invoke``.
+            pin: Whether they stay in the cache; False unpins documents that are in it. Default True.
+            **kwargs: The arguments of the calls that follow, such as ``place`` and ``tools``.
+
+        Raises:
+            RequestError: An argument is wrong.
+        """
+        asked, params = self._warmed(prompt, documents, kwargs)
+        return self._ensemble.warm(asked.prompt, asked.documents, params, place=asked.place, pin=pin)
+
+    async def awarm(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], *, pin: bool = True, **kwargs: Any
+    ) -> WarmReport:
+        """`warm` for event loops."""
+        asked, params = self._warmed(prompt, documents, kwargs)
+        return await self._ensemble.awarm(asked.prompt, asked.documents, params, place=asked.place, pin=pin)
+
+    def _warmed(
+        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[DocumentPrompt, SamplingParams]:
+        """Returns a prompt with documents, and parameters; arguments as in `warm`."""
+        raise NotImplementedError
 
     def _configured(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a call's arguments and those of its run's configuration (`CONFIGURABLE`) that it does not give.

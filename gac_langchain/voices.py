@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseLanguageModel, LanguageModelLike
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompt_values import PromptValue
 from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_document
@@ -15,7 +16,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrou
 from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import PrivateAttr
 
-from gac_core import RequestError, free_place, quote
+from gac_core import RequestError, WarmReport, free_place, quote
 from gac_langchain.settings import EnsembleSettings
 
 _TEXT = PromptTemplate.from_template("{page_content}")
@@ -117,8 +118,36 @@ class VoicesTemplate:
         """Returns a place for a document that the prompt with these inputs does not contain."""
         return free_place(self._filled(inputs, "").to_string())
 
+    def before_documents(self, inputs: Mapping[str, Any]) -> tuple[PromptValue, str]:
+        """Returns the prompt as far as the documents depend on it, and its place for a document.
+
+        Args:
+            inputs: Values of the variables that stand before the documents; others are not needed.
+
+        Raises:
+            RequestError: A variable before the documents has no value.
+        """
+        missing = [name for name in self.prompt.input_variables if name not in inputs and name != self.variable]
+        mark = self.place({**inputs, **{name: self._filling(name, "") for name in missing}})
+        marks = {name: f"{mark}{name}" for name in missing}
+        filled = {**inputs, **{name: self._filling(name, marks[name]) for name in missing}}
+        place = self.place(filled)
+        value = self._filled(filled, place)
+        before = value.to_string().partition(place)[0]
+        if unknown := [name for name in missing if marks[name] in before]:
+            raise RequestError(
+                f"{', '.join(unknown)} of the prompt stands before the documents: give its value in inputs={{...}}, or "
+                f"move {{{self.variable}}} to the front of the prompt"
+            )
+        return value, place
+
     def _filled(self, inputs: Mapping[str, Any], place: str) -> PromptValue:
         return self.prompt.format_prompt(**{**inputs, self.variable: place})
+
+    def _filling(self, name: str, text: str) -> str | list[BaseMessage]:
+        """Returns a value of a variable that contains a text: two messages where it stands for messages."""
+        kind = self.prompt.input_types.get(name)
+        return text if kind is None or kind is str else [HumanMessage(text), AIMessage(text)]
 
 
 class VoicesChain(RunnableBindingBase[dict[str, Any], Any]):
@@ -146,6 +175,39 @@ class VoicesChain(RunnableBindingBase[dict[str, Any], Any]):
         super().__init__(bound=RunnableLambda(answer, name="voices_chain"))
         self._template = template
         self._llm = llm
+
+    def warm(
+        self, documents: Iterable[Document], inputs: Mapping[str, Any] | None = None, *, pin: bool = True
+    ) -> WarmReport:
+        """Computes the KV cache of documents, so that the first question about them is answered sooner.
+
+        Args:
+            documents: The documents, for example all those of a vector store.
+            inputs: Values of those variables of the prompt that stand before the documents. Default none.
+            pin: Whether they stay in the cache; False unpins documents that are in it. Default True.
+
+        Raises:
+            RequestError: A variable before the documents has no value, or the chain's model is not a `ChatGaC` or
+                `GaCLLM` with or without bound arguments.
+        """
+        model, arguments, prompt = self._warmed(inputs)
+        return model.warm(prompt, self._template.formatted(documents), pin=pin, **arguments)
+
+    async def awarm(
+        self, documents: Iterable[Document], inputs: Mapping[str, Any] | None = None, *, pin: bool = True
+    ) -> WarmReport:
+        """`warm` for event loops."""
+        model, arguments, prompt = self._warmed(inputs)
+        return await model.awarm(prompt, self._template.formatted(documents), pin=pin, **arguments)
+
+    def _warmed(self, inputs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any], Any]:
+        model, arguments = unbound(self._llm)
+        if not isinstance(model, EnsembleSettings):
+            raise RequestError(
+                f"a chain of {type(model).__name__} cannot warm documents; call warm of the ChatGaC or GaCLLM in it"
+            )
+        prompt, place = self._template.before_documents(inputs or {})
+        return model, {**arguments, "place": place}, prompt
 
 
 def _answerer(
