@@ -136,8 +136,8 @@ class VoicesTemplate:
         before = value.to_string().partition(place)[0]
         if unknown := [name for name in missing if marks[name] in before]:
             raise RequestError(
-                f"{', '.join(unknown)} of the prompt stands before the documents: give its value in inputs={{...}}, or "
-                f"move {{{self.variable}}} to the front of the prompt"
+                f"variables of the prompt before the documents have no value: {', '.join(unknown)}; give them in "
+                f"inputs={{...}}, or move {{{self.variable}}} to the front of the prompt"
             )
         return value, place
 
@@ -200,7 +200,7 @@ class VoicesChain(RunnableBindingBase[dict[str, Any], Any]):
         model, arguments, prompt = self._warmed(inputs)
         return await model.awarm(prompt, self._template.formatted(documents), pin=pin, **arguments)
 
-    def _warmed(self, inputs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any], Any]:
+    def _warmed(self, inputs: Mapping[str, Any] | None) -> tuple[EnsembleSettings, dict[str, Any], PromptValue]:
         model, arguments = unbound(self._llm)
         if not isinstance(model, EnsembleSettings):
             raise RequestError(
