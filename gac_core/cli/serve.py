@@ -40,6 +40,7 @@ MaxTokens = Annotated[
     typer.Option(metavar="TOKENS", help="Longest answer, in tokens. Default: what the context leaves.", min=1),
 ]
 MaxChoices = Annotated[int, typer.Option(metavar="N", help="Largest n of a request.", min=1, max=128)]
+MaxDocuments = Annotated[int, typer.Option(metavar="N", help="Most documents of a request.", min=1, max=1024)]
 Timeout = Annotated[
     float,
     typer.Option(
@@ -82,6 +83,7 @@ def serve(
     max_body_mib: MaxBody = 4.0,
     max_tokens: MaxTokens = None,
     max_choices: MaxChoices = 16,
+    max_documents: MaxDocuments = 64,
     request_timeout: Timeout = 600.0,
     drain_timeout: Drain = 30.0,
     temperature: Temperature = 1.0,
@@ -112,6 +114,7 @@ def serve(
             max_body_bytes=int(max_body_mib * 2**20),
             max_tokens=max_tokens,
             max_choices=max_choices,
+            max_documents=max_documents,
             request_timeout=request_timeout or None,
             drain_timeout=drain_timeout,
             temperature=temperature,

@@ -42,6 +42,7 @@ class RequestRecord:
         outputs: The finished answers, in the order of their ends.
         prompt_tokens: Tokens of the answered prompts, each of which counts once however many answers it has.
         cached_tokens: Those of them that every member found in its KV cache.
+        documents: Documents of its prompts, whether it was answered or not.
         streamed_tokens: Union tokens read from the engine, those of answers that did not finish included.
         prompt: The prompt as text; None unless prompts are logged.
     """
@@ -57,6 +58,7 @@ class RequestRecord:
     outputs: tuple[RequestOutput, ...]
     prompt_tokens: int
     cached_tokens: int
+    documents: int
     streamed_tokens: int
     prompt: str | None
 
@@ -79,6 +81,7 @@ class OpenRecord:
     outputs: list[RequestOutput] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    documents: int = 0
     streamed_tokens: int = 0
     prompt: str | None = None
 
@@ -119,6 +122,7 @@ class OpenRecord:
             outputs=tuple(self.outputs),
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
+            documents=self.documents,
             streamed_tokens=self.streamed_tokens,
             prompt=self.prompt,
         )

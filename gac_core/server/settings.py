@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gac_core.checks import check_flag, check_int, check_list, check_number, check_option, check_text
 from gac_core.errors import ConfigError, quote
+from gac_core.voices import MAX_VOICES
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -31,6 +32,8 @@ class ServerSettings:
         max_tokens: Largest ``max_tokens`` of a request, and the default of a request that has none. None (default):
             what is left of the context; 4096 where there is no context limit.
         max_choices: Largest ``n`` of a request, 1 to 128. Default 16.
+        max_documents: Most documents of a request, 1 to 1024; each member reads every one of them in a row of its own,
+            and so does every one of ``n`` answers. Default 64.
         request_timeout: Largest ``timeout`` of a request in seconds, and the default of a request that has none. None:
             no limit. Default 600.
         drain_timeout: Seconds that requests may go on after SIGTERM or SIGINT. What is left then ends with an error.
@@ -62,6 +65,7 @@ class ServerSettings:
     body_timeout: float = 60.0
     max_tokens: int | None = None
     max_choices: int = 16
+    max_documents: int = 64
     request_timeout: float | None = 600.0
     drain_timeout: float = 30.0
     temperature: float = 1.0
@@ -108,6 +112,7 @@ class ServerSettings:
         if self.max_tokens is not None:
             self._set("max_tokens", check_int(ConfigError, "max_tokens", self.max_tokens, 1))
         self._set("max_choices", check_int(ConfigError, "max_choices", self.max_choices, 1, 128))
+        self._set("max_documents", check_int(ConfigError, "max_documents", self.max_documents, 1, MAX_VOICES))
         if self.request_timeout is not None:
             self._set("request_timeout", _seconds("request_timeout", self.request_timeout))
         for name in ("ping_seconds", "send_timeout"):

@@ -38,9 +38,9 @@ async def echoes_of(generation: Generation, request_id: str) -> list[Echo]:
     Raises:
         ApiError: The engine refuses a prompt, or fails.
     """
-    prompts = [str(prompt) for prompt in generation.prompts]
     if not generation.echo:
-        return [Echo() for _ in prompts]
+        return [Echo() for _ in generation.prompts]
+    prompts = [str(prompt) for prompt in generation.prompts]
     if generation.params.logprobs is None:
         return [Echo(prompt) for prompt in prompts]
     # What changes the distributions of the answer's tokens does not change those of the prompt's.

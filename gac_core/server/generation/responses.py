@@ -13,9 +13,10 @@ from typing import Any
 from starlette.responses import Response
 
 from gac_core.chat.tools import InvalidToolCall, ToolCall
-from gac_core.integration.metadata import gac_metadata, token_counts
+from gac_core.integration.metadata import attribution_metadata, gac_metadata, token_counts
 from gac_core.output import RequestOutput
 from gac_core.server.catalog import ServedModel
+from gac_core.server.generation.documents import Sources, url_citations
 from gac_core.server.generation.echo import Echo
 from gac_core.token_stats import TokenLogprob
 
@@ -106,11 +107,18 @@ def answer_body(envelope: Envelope, choices: Iterable[Object], outputs: Sequence
     return b'%b,"choices":[%b],"usage":%b}' % (before, b",".join(map(to_json, choices)), to_json(usage(outputs, n)))
 
 
-def chat_choice(index: int, output: RequestOutput) -> Object:
-    """Returns one choice of a chat completion."""
+def chat_choice(index: int, output: RequestOutput, sources: Sources) -> Object:
+    """Returns one choice of a chat completion.
+
+    Args:
+        index: Its index.
+        output: The answer.
+        sources: The documents that annotations can name.
+    """
+    cited = url_citations(output, sources)
     return {
         "index": index,
-        "message": chat_message(output),
+        "message": {**chat_message(output), **({"annotations": cited} if cited else {})},
         "logprobs": chat_logprobs(output.logprobs),
         "finish_reason": output.finish_reason.value,
         "gac": gac_fields(output),
@@ -160,8 +168,8 @@ def completion_choice(index: int, output: RequestOutput, echo: Echo) -> Object:
 
 
 def gac_fields(output: RequestOutput) -> Object:
-    """Returns the settings, costs and statistics of an answer."""
-    return {**gac_metadata(output), "stopped_by": output.stopped_by}
+    """Returns the settings, costs and statistics of an answer, and which documents carried it."""
+    return {**gac_metadata(output), **attribution_metadata(output), "stopped_by": output.stopped_by}
 
 
 def usage(outputs: Sequence[RequestOutput], n: int) -> Object:

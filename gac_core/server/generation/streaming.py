@@ -9,6 +9,7 @@ from typing import Any
 
 from gac_core.output import OutputChunk, RequestOutput, ToolCallChunk
 from gac_core.server.generation.answers import Indexed
+from gac_core.server.generation.documents import Sources, url_citations
 from gac_core.server.generation.echo import Echo
 from gac_core.server.generation.responses import (
     Envelope,
@@ -160,10 +161,15 @@ class Events(ABC):
 
 
 class ChatEvents(Events):
-    """The events of a chat completion; arguments as in `Events`."""
+    """The events of a chat completion; arguments as in `Events`.
 
-    def __init__(self, envelope: Envelope, with_usage: bool, n: int) -> None:
+    Args:
+        sources: The documents that annotations can name.
+    """
+
+    def __init__(self, envelope: Envelope, with_usage: bool, n: int, sources: Sources) -> None:
         super().__init__(envelope, with_usage, n)
+        self._sources = sources
         self._deltas = [ChatDeltas() for _ in range(n)]
 
     def head(self) -> bytes:
@@ -177,7 +183,10 @@ class ChatEvents(Events):
         out = b""
         if delta or chunk.logprobs:
             out = self._event(index, {"delta": delta or {"content": ""}}, chat_logprobs(chunk.logprobs))
-        return out if chunk.output is None else out + self._last_event(index, {"delta": {}}, chunk.output)
+        if chunk.output is None:
+            return out
+        cited = url_citations(chunk.output, self._sources)
+        return out + self._last_event(index, {"delta": {"annotations": cited} if cited else {}}, chunk.output)
 
 
 class CompletionEvents(Events):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from gac_core.chat.conversation import Prompt
 from gac_core.errors import (
     ChatTemplateError,
     EmptyPromptError,
@@ -23,17 +22,19 @@ from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import ServedModel
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.conversations import conversation_of, requires_calls, structured_output
+from gac_core.server.generation.documents import Sources, document_prompt, sources_of
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import ChoicesGrammar, GenerationBody, GrammarBody, RegexGrammar
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.settings import ServerSettings
+from gac_core.voices import AnyPrompt, DocumentPrompt
 
 NO_CONTEXT_TOKENS = 4096
 """Longest answer of members whose context has no limit, where neither the request nor the settings set one."""
 
 _SAME = (
     *("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "n"),
-    *("gate", "combine", "gate_rule", "top_k", "min_p", "repetition_penalty", "drafts"),
+    *("gate", "combine", "combine_documents", "gate_rule", "top_k", "min_p", "repetition_penalty", "drafts"),
 )
 
 
@@ -48,14 +49,21 @@ class Generation:
         prompt_field: The field of the body that has the prompts.
         grammar_field: The field that determines the grammar; None without one.
         echo: Whether texts begin with the prompt.
+        sources: The documents that have an address, by their ids.
     """
 
     served: ServedModel
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[AnyPrompt, ...]
     params: SamplingParams
     prompt_field: str
     grammar_field: str | None = None
     echo: bool = False
+    sources: Sources = field(default_factory=dict)
+
+    @property
+    def documents(self) -> int:
+        """How many documents all prompts together have."""
+        return sum(len(prompt.documents) for prompt in self.prompts if isinstance(prompt, DocumentPrompt))
 
     def as_api_error(self, error: BaseException) -> ApiError:
         """Returns an error as the client sees it, with the field of the body that it is about."""
@@ -98,9 +106,10 @@ def chat_generation(body: ChatBody, served: ServedModel, settings: ServerSetting
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=grammar if output is None else output.grammar,
     )
-    field = "response_format" if output is not None else "grammar" if grammar is not None else "tools"
-    prompt = conversation_of(body, "" if output is None else output.instruction)
-    return Generation(served, (prompt,), params, "messages", field)
+    grammar_field = "response_format" if output is not None else "grammar" if grammar is not None else "tools"
+    conversation = conversation_of(body, "" if output is None else output.instruction)
+    prompt = document_prompt(body, conversation, "messages")
+    return Generation(served, (prompt,), params, "messages", grammar_field, sources=sources_of(body))
 
 
 def completion_generation(body: CompletionBody, served: ServedModel, settings: ServerSettings) -> Generation:
@@ -113,7 +122,10 @@ def completion_generation(body: CompletionBody, served: ServedModel, settings: S
         raise _invalid("best_of", f"best_of is {body.best_of}, but only the value of n is supported; leave it out")
     if body.max_tokens == 0 and (not body.echo or body.logprobs is None or body.stream):
         raise _invalid("max_tokens", "max_tokens is 0, which needs echo and logprobs, without stream; give 1 or more")
-    prompts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
+    if body.echo and body.documents is not None:
+        raise _invalid("echo", "echo repeats one prompt, but with documents there is one for each; leave echo out")
+    texts = (body.prompt,) if isinstance(body.prompt, str) else tuple(body.prompt)
+    prompts = tuple(document_prompt(body, text, "prompt") for text in texts)
     count = len(prompts) * (body.n or 1)
     if len(prompts) > 1 and count > settings.max_choices:
         raise _invalid(
@@ -199,6 +211,12 @@ def _check_limits(body: GenerationBody, settings: ServerSettings, max_tokens: in
     """Raises if a request asks for more than the server allows."""
     if body.n is not None and body.n > settings.max_choices:
         raise _invalid("n", f"n is {body.n}, more than the {settings.max_choices} that this server allows; give less")
+    if len(body.documents or ()) > settings.max_documents:
+        raise _invalid(
+            "documents",
+            f"there are {len(body.documents or ())} documents, more than the {settings.max_documents} that this server "
+            "allows; give less",
+        )
     if settings.max_tokens is not None and max_tokens is not None and max_tokens > settings.max_tokens:
         field = "max_completion_tokens" if getattr(body, "max_completion_tokens", None) else "max_tokens"
         raise _invalid(
@@ -224,6 +242,6 @@ def refused_parameter(values: Mapping[str, Any], served: ServedModel) -> str | N
     return None
 
 
-def prompt_text(prompts: Sequence[Prompt]) -> str:
+def prompt_text(prompts: Sequence[AnyPrompt]) -> str:
     """Returns prompts as text for a log."""
     return "\n".join(prompt if isinstance(prompt, str) else repr(prompt) for prompt in prompts)

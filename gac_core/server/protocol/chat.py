@@ -93,7 +93,9 @@ class AssistantMessage(Part):
     reasoning_content: Text | None = Field(None, description="The reasoning, for templates that render it.")
     tool_calls: Annotated[list[CallBody], Field(max_length=MAX_ITEMS)] | None = None
     refusal: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=MAX_ITEMS)] | None = Field(
+        None, description="Accepted; has no effect: answers from documents have them."
+    )
     parsed: Any = Field(None, description="Accepted; has no effect: OpenAI's SDK adds it to answers.")
     audio: None = None
     function_call: None = None

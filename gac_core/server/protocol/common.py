@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from gac_core.voices import MAX_VOICES
+
 MAX_INT = 2**63 - 1
 """Largest integer of a body."""
 
@@ -16,6 +18,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Weight = Annotated[float, Field(ge=0, le=1e30)]
+DocumentWeight = Annotated[float, Field(gt=0, le=1e30)]
 TokenId = Annotated[str, StringConstraints(strict=True, pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Biases = Annotated[dict[TokenId, Bias], Field(json_schema_extra={"additionalProperties": False})]
 MAX_STOPS = 16
@@ -58,6 +61,18 @@ class ChoicesGrammar(Part):
 GrammarBody = RegexGrammar | LarkGrammar | ChoicesGrammar
 
 
+class DocumentBody(Part):
+    """A text that the answer may come from, such as a retrieved passage."""
+
+    text: NonEmpty
+    id: NonEmpty | None = Field(None, description='Names it in citations. Default: its number, from "1".')
+    score: float | None = Field(
+        None, ge=-1e30, le=1e30, description="How relevant the retrieval found it; larger is better."
+    )
+    title: Text | None = Field(None, description="Its title in `annotations`. Default: its id.")
+    url: NonEmpty | None = Field(None, description="Its address in `annotations`; it is not fetched.")
+
+
 class GenerationBody(Part):
     """What requests for chat completions and completions have in common."""
 
@@ -92,6 +107,18 @@ class GenerationBody(Part):
         None, description="Weights of the members, by name or in order."
     )
     combine: NonEmpty | None = Field(None, description="How distributions are combined.")
+    documents: Annotated[list[NonEmpty | DocumentBody], Field(min_length=1, max_length=MAX_VOICES)] | None = Field(
+        None, description="Texts, each of which every member reads in a prompt of its own, in place of `place`."
+    )
+    document_weights: (
+        Literal["scores", "equal"] | Annotated[list[DocumentWeight], Field(max_length=MAX_VOICES)] | None
+    ) = Field(None, description='Weights of the documents, in order, or where they come from. Default: "scores".')
+    prior: bool | Text | None = Field(
+        None,
+        description="Whether the prompt is also read without a document, or with this text in its place; default true.",
+    )
+    place: NonEmpty | None = Field(None, description='What the documents take the place of. Default: "{document}".')
+    combine_documents: NonEmpty | None = Field(None, description="How distributions of documents are combined.")
     gate_rule: NonEmpty | None = Field(None, description="How the gate's certainty is measured.")
     top_k: Count | None = None
     min_p: Probability | None = None

@@ -85,6 +85,22 @@ class AnsweredCall(_Answer):
     function: AnsweredFunction
 
 
+class UrlCitation(_Answer):
+    """A span of the content, and the document that carried it."""
+
+    start_index: int = Field(ge=0)
+    end_index: int = Field(ge=0, description="The character after the last one.")
+    url: str
+    title: str
+
+
+class Annotation(_Answer):
+    """A citation of a document that has an address."""
+
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
 class AnswerMessage(_Answer):
     """The message of an answer."""
 
@@ -93,6 +109,7 @@ class AnswerMessage(_Answer):
     refusal: None
     reasoning_content: str | None = None
     tool_calls: list[AnsweredCall] | None = None
+    annotations: list[Annotation] | None = Field(None, description="Citations of documents that have a `url`.")
 
 
 class ChatChoice(_Answer):

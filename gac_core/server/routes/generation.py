@@ -45,11 +45,12 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         if not body.stream:
             outputs = await while_connected(request, answers.answer())
             whole = Envelope(generation.served, "chat.completion", "chatcmpl")
-            choices = (chat_choice(index, output) for index, output in enumerate(outputs))
+            choices = (chat_choice(index, output, generation.sources) for index, output in enumerate(outputs))
             return await answer_response(outputs, lambda: answer_body(whole, choices, outputs, n))
         await while_connected(request, answers.submit())
         envelope = Envelope(generation.served, "chat.completion.chunk", "chatcmpl")
-        return EventStream(answers, ChatEvents(envelope, _wants_usage(body), n), record, settings)
+        events = ChatEvents(envelope, _wants_usage(body), n, generation.sources)
+        return EventStream(answers, events, record, settings)
 
     @router.post("/v1/completions", **documented(CompletionBody, "Completion"))
     async def completions(request: Request) -> Response:
@@ -80,6 +81,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         served = catalog.find(body.model)
         record.model = served.id
         generation = await beside_loop(request, lambda: translate(body, served, settings))
+        record.documents = generation.documents
         record.prompt = prompt_text(generation.prompts) if settings.log_prompts else None
         return generation
 

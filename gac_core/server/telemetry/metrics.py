@@ -94,6 +94,7 @@ class RequestMetrics:
         self._disconnects = counter("gac_client_disconnects_total", "Requests whose client left before the end.")
         self._prompt = counter("gac_prompt_tokens_total", "Tokens of prompts of answered requests, as the gate counts.")
         self._cached = counter("gac_prompt_cached_tokens_total", "Those that every member found in its KV cache.")
+        self._documents = counter("gac_documents_total", "Documents of answered requests.")
         self._completion = counter("gac_completion_tokens_total", "Union tokens of answers.")
         self._reasoning = counter("gac_reasoning_tokens_total", "Those of reasoning.")
         self._steps = counter("gac_steps_total", "Union tokens that were selected, not forced, in finished answers.")
@@ -134,6 +135,7 @@ class RequestMetrics:
         self._seconds.labels(model).observe(record.seconds)
         self._prompt.labels(model).inc(record.prompt_tokens)
         self._cached.labels(model).inc(record.cached_tokens)
+        self._documents.labels(model).inc(record.documents)
         first = record.first_token_seconds
         if first is None:
             first = min(output.stats.first_token_seconds for output in record.outputs)
