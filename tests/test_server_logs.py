@@ -67,6 +67,7 @@ async def test_each_request_is_one_line(serving, logged, ensemble):
         "status": 200,
         "stream": False,
         "prompt_tokens": expected.usage.prompt_tokens,
+        "documents": None,
         "completion_tokens": 3,
         "share_ensembled": 1.0,
         "finish_reason": "length",

@@ -41,7 +41,7 @@ def metrics(duo):
 def record_of(*outputs, **fields) -> RequestRecord:
     values = dict.fromkeys(RequestRecord.__dataclass_fields__)
     values |= {"request_id": "r", "route": ROUTE, "model": "duo", "status": 200, "stream": False, "seconds": 0.5}
-    values |= {"prompt_tokens": 0, "cached_tokens": 0}
+    values |= {"prompt_tokens": 0, "cached_tokens": 0, "documents": 0}
     for counts in map(token_counts, outputs[:1]):
         values |= {"prompt_tokens": counts.prompt, "cached_tokens": counts.cached}
     return RequestRecord(**{**values, "streamed_tokens": 0, "outputs": outputs, **fields})
