@@ -9,6 +9,7 @@ import torch
 from architectures import ARCHITECTURES
 from chunks import member_of
 
+import gac_core.model.compiled
 from gac_core import RequestError
 from gac_core.model.chunk import Chunk, KeptPrefix
 from gac_core.model.entries import DocumentCache, PrefixEntries, common_prefix_length
@@ -201,3 +202,21 @@ def test_nothing_is_kept_when_deterministic_or_row_by_row(tokenizer):
     assert not member.keeps_documents
     read(member, "a", ids, KeptPrefix(40, True))
     assert member.document_cache == DocumentCache()
+
+
+def test_static_shapes_leave_restored_documents_as_they_are(tokenizer, monkeypatch):
+    """A compiled forward writes to all slots; a document restored beside a running text is not touched."""
+    monkeypatch.setattr(gac_core.model.compiled.torch, "compile", lambda function, **_: function)
+    member = member_of("gemma3 with mixed layers", tokenizer, compile=True)
+    document = text(1, 40, len(tokenizer))
+    read(member, "warm", [*document, 5, 6, 7, 8], KeptPrefix(40))
+    other, asked = text(2, 30, len(tokenizer)), [*document, 9, 10, 11, 12]
+    read(member, "running", other, release=False)
+    read(member, "asked", asked, release=False)
+    for _ in range(5):
+        for request_id, ids in (("running", other), ("asked", asked)):
+            ids.append(13 + len(ids) % 7)
+            (result,) = member.forward([Chunk(request_id, len(ids) - 1, (ids[-1],))])
+            plain = member._runner._model(torch.tensor([ids])).logits[0, -1:]
+            torch.testing.assert_close(result.logits, plain, rtol=1e-3, atol=1e-3)
+    assert member._runner.shapes

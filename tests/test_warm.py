@@ -6,9 +6,20 @@ import asyncio
 import random
 
 import pytest
-from conftest import EMBEDDED, shared_ensemble
+import torch
+from conftest import EMBEDDED, ensemble_of, pair, shared_ensemble, tokenizer_of
+from transformers import BloomConfig, BloomForCausalLM
 
-from gac_core import Document, DocumentPrompt, Ensemble, RequestError, RequestTimeoutError, SamplingParams, WarmedMember
+from gac_core import (
+    Document,
+    DocumentPrompt,
+    Ensemble,
+    MemberConfig,
+    RequestError,
+    RequestTimeoutError,
+    SamplingParams,
+    WarmedMember,
+)
 
 DOCUMENTS = [
     f"The {name} Bridge stands in Halkus. It was built in 18{number}4 by Melka Dorin."
@@ -130,3 +141,36 @@ def test_warming_takes_turns_with_requests_and_ends_in_time():
         with pytest.raises(RequestTimeoutError):
             one.warm(HEAD, [text[::-1] for text in long], SamplingParams(timeout=1e-3))
         assert one.generate("passages", max_tokens=1).text
+
+
+def row_by_row(tokenizer):
+    """A model with ALiBi, which takes no position ids."""
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3)
+    model = BloomForCausalLM(config).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def test_members_that_run_row_by_row_keep_nothing_and_the_others_do():
+    documents = {"documents": DOCUMENTS[:2], "max_tokens": 4}
+    slow = row_by_row(tokenizer_of(EMBEDDED[0]))
+    with ensemble_of([slow]) as alone, pytest.raises(RequestError, match="members m0 run row by row"):
+        alone.warm(HEAD, DOCUMENTS)
+    with ensemble_of([pair(EMBEDDED[1]), slow], cache_gib=0) as both:
+        want = both.generate(ASK, **documents)
+        report = both.warm(HEAD, DOCUMENTS)
+        assert (report.members["m0"].documents, report.members["m1"]) == (5, WarmedMember())
+        got = both.generate(ASK, **documents)
+    assert got.tokens == want.tokens
+    assert got.stats.members["m0"].reused_tokens > 60
+    assert got.stats.members["m0"].kept_bytes > 0
+    assert got.stats.members["m1"].kept_bytes == 0
+
+
+def test_two_names_of_one_model_keep_documents_once():
+    names = [MemberConfig(EMBEDDED[0], name=name, dtype="float32") for name in ("one", "two")]
+    with Ensemble.load(names, cache_gib=0.0625) as ensemble:
+        report = ensemble.warm(HEAD, DOCUMENTS)
+        assert [own.documents for own in report.members.values()] == [5, 5]
+        assert [state.documents for state in ensemble.health().members] == [5, 5]
