@@ -44,12 +44,12 @@ def entries(max_bytes=100, **kept):
 
 def test_the_longest_common_prefix_is_found_among_thousands():
     draw = random.Random(1)
-    texts = list({tuple(draw.choices((7, 8, 9), k=draw.randint(1, 12))) for _ in range(3000)})
+    texts = list({tuple(draw.choices((7, 8, 9), k=draw.randint(1, 12))) for _ in range(1000)})
     store = ListStore(*texts)
     kept = PrefixEntries("ash", store, 10**6)
     for slot, text in enumerate(texts):
         kept.keep(text, slot)
-    for _ in range(300):
+    for _ in range(100):
         asked = draw.choices((7, 8, 9), k=draw.randint(1, 14))
         found = kept.longest(asked)
         assert found is not None

@@ -19,7 +19,7 @@ from gac_core.executor.ray import wire
 from gac_core.executor.ray.image_message import ImageMessage
 from gac_core.model.chunk import Chunk
 from gac_core.model.member import Member
-from gac_core.model.runner import _cache_bytes
+from gac_core.model.row_runner import _cache_bytes
 from gac_core.model.vision_runner import VisionRowRunner
 
 TOKENS = 8
