@@ -215,3 +215,12 @@ def test_a_prior_that_computes_nothing_usable_is_noticed():
         for rule in ("mean", "contrast"):
             got = two.generate(prompt, max_tokens=4, combine_documents=rule)
             assert (got.tokens, [dropped.member for dropped in got.stats.dropped]) == (want.tokens, ["m1"])
+
+
+def test_prompt_lookup_knows_all_documents(ensemble):
+    """The gate reads the first document; the others are those that its member reads, without the prior."""
+    request, _ = ensemble._input_processor.request(PROMPT, None, {})
+    assert bytes(request.written).endswith(asked(TEXTS[0]).encode())
+    assert [
+        prompt[-len(asked(text)) :].decode() for prompt, text in zip(request.other_prompts, TEXTS[1:], strict=True)
+    ] == [asked(text) for text in TEXTS[1:]]

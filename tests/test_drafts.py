@@ -174,6 +174,8 @@ def test_a_lookup_finds_what_followed(tokenizers):
     tokens = lookup.split(found, 7, voters)
     assert b" in Halkus. It was built".startswith(b"".join(tokens))
     assert tokens
+    others = [b"One thing.", b"Another thing here: nothing here comes twice, it is said."]
+    assert lookup.find(b"A: nothing here comes twice", 10, others) == (b", it is said.", 16)
     assert lookup.find(text, 0) == (b"", 0)
     assert lookup.find(b"nothing here comes twice", 10) == (b"", 0)
     assert lookup.find(b"", 0) == (b"", 0)

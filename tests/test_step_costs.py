@@ -8,6 +8,7 @@ import pytest
 from conftest import QUESTION
 from test_drafts import Flat
 
+from gac_core import DocumentPrompt
 from gac_core.decoding.drafting import StepCosts
 from gac_core.decoding.run_ahead import RunAhead
 
@@ -36,3 +37,27 @@ def test_members_apart_cost_the_slowest_of_them(ensemble, runs_on, threshold, st
     cost, token = RunAhead(None, StepCosts())._cost(request, 1)
     assert (cost(1), token) == (step, step)
     assert cost(3) == 3 * 1.0 + (max(2.0, 4.0) if runs_on[1] != runs_on[2] else 2.0 + 4.0)
+
+
+class Linear:
+    """A forward takes a second for each token."""
+
+    def seconds(self, tokens):
+        return float(tokens)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_every_text_that_a_member_reads_is_a_row(ensemble, threshold):
+    """Three documents and the prior: four rows for each of two members."""
+    prompt = DocumentPrompt("{document} Why?", ["One.", "Two.", "Three."])
+    settings = {"threshold": threshold, "gate": ensemble.names[0], "weights": [1, 1, 0]}
+    request, _ = ensemble._input_processor.request(prompt, None, settings)
+    members = {voice.name: replace(voice.member, times=Linear(), runs_on="a") for voice in request.voices}
+    for voice in request.voices:
+        voice.member = members[voice.name]
+    cost = StepCosts().step_seconds([request] * 2)
+    # With a threshold, the gate's own row is computed first.
+    assert [cost(drafted) for drafted in (0, 2)] == [16.0, 48.0]
+    ahead, token = RunAhead(None, StepCosts())._cost(request, 1)
+    assert (ahead(1), token) == (8.0, 8.0)
+    assert ahead(3) == 3 * 1.0 + 3 * 7.0

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gac_core.decoding.acceptance import DraftBudget
 from gac_core.decoding.combined import combine
+from gac_core.decoding.continuation import MAX_PROBABILITIES
 from gac_core.decoding.ensemble_member import EnsembleMember, together
 from gac_core.decoding.place import Place, TopPlace
 from gac_core.decoding.request import Request
@@ -49,27 +50,45 @@ class NoDraft:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What one member computes in a step.
+
+    Attributes:
+        rows: Of how many texts it computes the next token: one for each of its voices.
+        share: In which share of the steps it does.
+    """
+
+    rows: int = 0
+    share: float = 0.0
+
+    def with_row(self, share: float) -> Load:
+        """Returns the load with one more text, computed in a share of the steps."""
+        return Load(self.rows + 1, max(self.share, share))
+
+
+@dataclass(frozen=True)
 class Participation:
-    """In which share of the steps each member takes part.
+    """What each member computes in a step.
 
     Attributes:
         deciding: Members that every step needs: all, or the gates of requests with a threshold.
         others: Members that compute after these, where a gate is not sure.
     """
 
-    deciding: Mapping[EnsembleMember, float]
-    others: Mapping[EnsembleMember, float]
+    deciding: Mapping[EnsembleMember, Load]
+    others: Mapping[EnsembleMember, Load]
 
     @classmethod
     def of(cls, batch: Rows[Request]) -> Participation:
-        """Returns the shares in which the members of some requests took part so far."""
-        deciding = {voice.member: 1.0 for request in batch for voice in request.deciding}
-        others: dict[EnsembleMember, float] = {}
+        """Returns what the members of some requests compute, in the share of steps in which they did so far."""
+        deciding: dict[EnsembleMember, Load] = {}
+        others: dict[EnsembleMember, Load] = {}
         for request in batch:
             share = (request.stats.steps_ensembled + 1) / (request.stats.steps + 1)
+            every = set(request.deciding)
             for voice in request.voices:
-                if voice.member not in deciding:
-                    others[voice.member] = max(share, others.get(voice.member, 0.0))
+                stage, own = (deciding, 1.0) if voice in every else (others, share)
+                stage[voice.member] = stage.get(voice.member, Load()).with_row(own)
         return cls(deciding, others)
 
 
@@ -94,20 +113,27 @@ class StepCosts:
         positions = len(batch) + sum(drafts[row].sequence.drafted for row in outcome.accepted if row in drafts)
         self._overheads.append(max(outcome.seconds - outcome.forward_seconds, 0.0) / positions)
 
-    def forward_seconds(self, participation: Participation, tokens: int) -> float:
-        """Returns seconds of the forwards of a step over so many tokens, with how often each member takes part."""
+    def forward_seconds(self, participation: Participation, positions: int) -> float:
+        """Returns seconds of the forwards of a step, with how often each member takes part.
+
+        Args:
+            participation: What the members compute.
+            positions: How many tokens of each text.
+        """
         return sum(
-            together({member: share * member.times.seconds(tokens) for member, share in stage.items()})
+            together(
+                {member: load.share * member.times.seconds(load.rows * positions) for member, load in stage.items()}
+            )
             for stage in (participation.deciding, participation.others)
         )
 
     def step_seconds(self, batch: Iterable[Request]) -> Callable[[int], float]:
         """Returns seconds of a step as a function of how many tokens are drafted for each row."""
         requests = list(batch)
-        taking_part, rows, overhead = Participation.of(requests), len(requests), self.overhead
+        taking_part, overhead = Participation.of(requests), self.overhead * len(requests)
 
         def seconds(drafted: int) -> float:
-            return self.forward_seconds(taking_part, rows * (drafted + 1)) + overhead * rows * (drafted + 1)
+            return self.forward_seconds(taking_part, drafted + 1) + overhead * (drafted + 1)
 
         return cache(seconds)
 
@@ -123,7 +149,9 @@ def max_draft_tokens(request: Request, kind: str) -> int:
         return 0
     if any(voice.num_uncached > MAX_UNREAD_TOKENS for voice in request.deciding):
         return 0
-    return min(MAX_DRAFT_TOKENS, request.params.max_tokens - request.num_tokens - 1)
+    # The distributions of all voices at all positions are in memory at the same time.
+    room = MAX_PROBABILITIES // (len(request.union) * request.width) - 1
+    return min(MAX_DRAFT_TOKENS, request.params.max_tokens - request.num_tokens - 1, room)
 
 
 def sample_tokens(places: Mapping[int, Place | TopPlace]) -> dict[int, bytes | None]:

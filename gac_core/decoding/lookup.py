@@ -1,4 +1,4 @@
-"""Prompt lookup decoding (Saxena 2023): drafts what followed the same words before, in the prompt or the answer."""
+"""Prompt lookup decoding (Saxena 2023): drafts what followed the same words before, in the prompts or the answer."""
 
 from __future__ import annotations
 
@@ -35,21 +35,26 @@ class TextLookup:
         # Weak: tokenizers of closed ensembles are freed while the engine goes on.
         self._pieces: WeakKeyDictionary[MemberTokenizer, dict[bytes, bytes]] = WeakKeyDictionary()
 
-    def find(self, text: bytes | bytearray, fresh: int) -> tuple[bytes, int]:
+    def find(self, text: bytes | bytearray, fresh: int, others: Rows[bytes] = ()) -> tuple[bytes, int]:
         """Returns what followed the text's end at its last earlier occurrence, and how long that end was.
 
         Args:
             text: The prompt and the answer so far.
             fresh: How many of its last bytes belong to the answer; without any nothing is looked up.
+            others: Further texts in which an end is looked for that does not occur in the first. Default: none.
 
         Returns:
             The bytes and the length of the end; nothing and 0 if it never occurred.
         """
         for length in self.ENDS if fresh else ():
-            end = text[-length:]
-            at = text.rfind(end, 0, len(text) - 1) if len(end) == length else -1
-            if at >= 0:
-                return bytes(text[at + length : at + length + self.SPAN]), length
+            end = bytes(text[-length:])
+            if len(end) < length:
+                continue
+            # The end itself is no earlier occurrence.
+            for source, stop in ((text, len(text) - 1), *((other, len(other) - 1) for other in others)):
+                at = source.rfind(end, 0, stop)
+                if at >= 0:
+                    return bytes(source[at + length : at + length + self.SPAN]), length
         return b"", 0
 
     def split(self, found: bytes, limit: int, voters: Rows[Voter]) -> list[bytes]:
@@ -97,7 +102,7 @@ def _first_piece(tokenizer: MemberTokenizer, data: bytes) -> bytes:
 
 
 class PromptLookup:
-    """Drafts tokens found in the prompt or the answer: answers quote their documents, and themselves.
+    """Drafts tokens found in the prompts or the answer: answers quote their documents, and themselves.
 
     Args:
         costs: What steps cost.
@@ -124,7 +129,8 @@ class PromptLookup:
             limit = max_draft_tokens(request, self.KIND)
             if limit < 1:
                 continue
-            found, matched = self.lookup.find(request.written, len(request.written) - request.prompt_bytes)
+            fresh = len(request.written) - request.prompt_bytes
+            found, matched = self.lookup.find(request.written, fresh, request.other_prompts)
             if not found:
                 continue
             rate = self._rates.of(request, f"{self.KIND} {matched}", self.PRIORS.get(matched, (1, 1)))
@@ -139,7 +145,7 @@ class PromptLookup:
 
     def _sequence(self, request: Request, found: bytes, length: int) -> DraftSequence:
         """Returns what was found as a draft; without tokens where the first cannot follow."""
-        voters = [(voice.member.tokenizer, voice.weight) for voice in request.deciding]
+        voters = [(voice.member.tokenizer, voice.weight) for voice in request.deciding if not voice.prior]
         tokens = self.lookup.split(found, length, voters)
         if request.constraint is not None:
             tokens = tokens[: request.constraint.num_draftable(tokens)]

@@ -54,7 +54,8 @@ class Request:
         seed: The sampler's seed.
         continuation: The union tokens of a request that scores a given text; None for one that generates text.
         settings: The effective settings, for its statistics.
-        written: Prompt and answer as bytes, for prompt lookup.
+        written: Prompt and answer as bytes, for prompt lookup: the prompt of the gate.
+        other_prompts: The other prompts that the gate's member reads, likewise.
         constraint: The state of its grammar; None without one.
         adjustment: Its penalties and bias, with the counts that they depend on; None without any.
         drafts: The kinds of drafts that may be used (`EnsembleConfig.drafts`).
@@ -87,6 +88,7 @@ class Request:
     continuation: tuple[bytes, ...] | None = None
     settings: EffectiveSettings = field(default_factory=EffectiveSettings)
     written: bytearray = field(default_factory=bytearray)
+    other_prompts: tuple[bytes, ...] = ()
     constraint: Constraint | None = None
     adjustment: LogitAdjustment | None = None
     drafts: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ The draft is coupled to the request's random numbers, so that the text is that o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -88,26 +89,29 @@ class RunAhead:
 
     def _cost(self, request: Request, rows: int) -> tuple[Callable[[int], float], float]:
         """Returns seconds of a step as a function of the drafter's forwards, and seconds of a token without drafts."""
-        drafter, overhead = self._drafter(request).member, self._costs.overhead * rows
-        every = Participation.of([request])
-        own, verifying = drafter.times.seconds(rows), [voice.member for voice in request.voices]
-        verifying.remove(drafter)
+        drafter, overhead = self._drafter(request), self._costs.overhead * rows
+        own = drafter.member.times.seconds(rows)
+        verifying = Counter(voice.member for voice in request.voices if voice is not drafter)
 
         def seconds(forwards: int) -> float:
-            verified = together({member: member.times.seconds(rows * forwards) for member in verifying})
-            return forwards * (own + overhead) + verified
+            verified = {member: member.times.seconds(rows * forwards * count) for member, count in verifying.items()}
+            return forwards * (own + overhead) + together(verified)
 
-        plain = overhead + self._costs.forward_seconds(every, rows)
+        plain = overhead + self._costs.forward_seconds(Participation.of([request]), rows)
         # Without a draft, all members compute at once where there is no gate.
         first = plain if request.threshold is None else seconds(1)
         return cache(lambda forwards: first if forwards == 1 else seconds(forwards)), plain
 
     def _drafter(self, request: Request) -> Sequence:
-        """Returns the gate where there is a threshold, else the fastest voice, or the gate if it is hardly slower."""
+        """Returns the gate where there is a threshold, else the fastest voice, or the gate if it is hardly slower.
+
+        Of a member's voices that vote, the one with the largest weight drafts.
+        """
         if request.threshold is not None:
             return request.gate
-        seconds = {voice: voice.member.times.seconds(1) for voice in request.voices}
-        fastest = min(seconds, key=lambda voice: seconds[voice])
+        voting = [voice for voice in request.voices if not voice.prior]
+        seconds = {voice: voice.member.times.seconds(1) for voice in voting}
+        fastest = min(voting, key=lambda voice: (seconds[voice], -voice.weight))
         faster = request.gate not in seconds or seconds[fastest] < self.FASTER * seconds[request.gate]
         return fastest if faster else request.gate
 

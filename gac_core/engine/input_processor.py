@@ -33,7 +33,7 @@ from gac_core.engine.measuring import likelihood_request, measurement, tokenized
 from gac_core.engine.output_processor import OutputProcessor
 from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.engine.reading import check_keeps_documents, kept_voices, reading_request
-from gac_core.engine.sequences import budget, check_prior, choose_gate, sequences
+from gac_core.engine.sequences import budget, check_prior, choose_gate, other_prompts, prompt_bytes, sequences
 from gac_core.engine.token_bias import logit_adjustment
 from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices
 from gac_core.errors import RequestError, quote
@@ -244,7 +244,8 @@ class InputProcessor:
             document_rule=document_rule_named(settings.combine_documents),
             gate_rule=gate_named(settings.gate_rule),
             settings=self.defaults.effective(params, settings, own["seed"], documents=read_documents(voices)),
-            written=bytearray(gate.member.tokenizer.decode(gate.text.token_ids)),
+            written=bytearray(prompt_bytes(gate)),
+            other_prompts=other_prompts(voices, gate),
             failures=self._config.failures,
             measurement=measurement(voices, self._config, sets_weights=True) if settings.by_perplexity else None,
             prefill_seconds=self._config.prefill_seconds / len({voice.member for voice in voices}),

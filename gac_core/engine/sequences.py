@@ -67,3 +67,14 @@ def budget(params: SamplingParams, voices: Rows[Sequence]) -> int:
     """Returns how many tokens may be generated: ``max_tokens``, or fewer where a member's context ends before."""
     rooms = [voice.member.context - len(voice.text.token_ids) for voice in voices if voice.member.context is not None]
     return min([params.max_tokens, *rooms])
+
+
+def prompt_bytes(voice: Sequence) -> bytes:
+    """Returns the prompt of a voice as bytes."""
+    return voice.member.tokenizer.decode(voice.text.token_ids)
+
+
+def other_prompts(voices: Rows[Sequence], gate: Sequence) -> tuple[bytes, ...]:
+    """Returns the prompts that the gate's member reads in other voices that vote, by falling weight."""
+    own = [voice for voice in voices if voice.member is gate.member and voice is not gate and not voice.prior]
+    return tuple(prompt_bytes(voice) for voice in sorted(own, key=lambda voice: -voice.weight))
