@@ -36,32 +36,60 @@ PLAUSIBLE = 0.1
 """The least probability of a token that gains by the contrast, relative to the document's most probable token."""
 
 TINY = torch.finfo(torch.float32).tiny
-"""Smaller probabilities count as this one in the ratio."""
+"""Smaller probabilities of the prior count as this one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """The prior, normalised.
+
+    Attributes:
+        probs: Its distribution, shape ``[union]``.
+        logs: The logarithms of ``probs``.
+        moment: The sum of ``p * log(p)``, a scalar.
+        present: Whether it has any mass, a scalar.
+    """
+
+    probs: Tensor
+    logs: Tensor
+    moment: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, prior: Tensor) -> _Base:
+        """Returns what a prior is, which may lack mass."""
+        mass = prior.sum()
+        probs = prior / mass.masked_fill(mass == 0, 1.0)
+        logs = probs.clamp_min(TINY).log_()
+        return cls(probs, logs, torch.dot(probs, logs), mass > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class _Expert:
     """One document beside the prior.
 
     Attributes:
         probs: Its distribution, shape ``[union]``.
-        log_weight: The logarithm of its weight.
+        mass: The sum of ``probs``, a scalar.
         beta: The exponent of the ratio, a scalar.
-        log_mass: The logarithm of the sum of ``probs`` over that of the prior, a scalar.
-        plausible: The least probability of a token that gains, a scalar.
+        weight: Its weight.
     """
 
     probs: Tensor
-    log_weight: float
+    mass: Tensor
     beta: Tensor
-    log_mass: Tensor
-    plausible: Tensor
+    weight: float
 
-    def scores(self, probs: Tensor, log_probs: Tensor, log_prior: Tensor) -> Tensor:
-        """Returns the logarithm of what it contributes to some tokens, given what the two distributions say there."""
-        gain = (log_probs - log_prior).sub_(self.log_mass).mul_(self.beta)
-        gain = torch.where(probs < self.plausible, gain.clamp_max(0), gain)
-        return gain.add_(log_probs).add_(self.log_weight)
+    def scores(self, tokens: Tensor | slice, log_prior: Tensor) -> Tensor:
+        """Returns the logarithm of what it contributes to some tokens, given those of the normalised prior."""
+        probs = self.probs[tokens]
+        plain = probs.log()
+        # The ratio is one of normalised probabilities.
+        gained = (
+            (plain * (1 + self.beta)).addcmul_(log_prior, -self.beta).sub_(self.beta * self.mass.clamp_min(TINY).log())
+        )
+        capped = torch.minimum(gained, plain)
+        return torch.where(probs < self.probs.amax() * PLAUSIBLE, capped, gained).add_(math.log(max(self.weight, TINY)))
 
 
 @dataclass(frozen=True)
@@ -80,45 +108,35 @@ class Contrast:
         Without a prior, as while all members that read it have failed, nothing is contrasted.
         """
         device = distributions[0].device
-        base = torch.zeros_like(distributions[0]) if prior is None else prior.to(device)
-        log_prior = base.clamp_min(TINY).log_()
-        mass, prior_mass = base.new_zeros(()), base.sum()
-        experts: list[_Expert] = []
-        best = torch.full_like(base, -math.inf)
-        for distribution, weight in zip(distributions, weights, strict=True):
-            probs = distribution.to(device)
-            own_mass, log_probs = probs.sum(), probs.clamp_min(TINY).log_()
-            mass = mass + weight * own_mass
-            beta = self._beta(probs, own_mass, base, prior_mass)
-            log_mass = (own_mass / prior_mass.clamp_min(TINY)).clamp_min(TINY).log()
-            expert = _Expert(probs, math.log(max(weight, TINY)), beta, log_mass, probs.amax() * PLAUSIBLE)
-            scores = expert.scores(probs, log_probs, log_prior).masked_fill_(probs == 0, -math.inf)
-            best = torch.maximum(best, scores)
-            experts.append(expert)
+        base = _Base.of(torch.zeros_like(distributions[0]) if prior is None else prior.to(device))
+        experts = [
+            self._expert(probs.to(device), weight, base) for probs, weight in zip(distributions, weights, strict=True)
+        ]
+        best = experts[0].scores(slice(None), base.logs)
+        for expert in experts[1:]:
+            best = torch.maximum(best, expert.scores(slice(None), base.logs), out=best)
         top = best.amax()
         # Without any mass, there is no largest score.
         top = torch.where(top == -math.inf, 0.0, top)
         combined = best.sub_(top).exp_()
         total = combined.sum()
+        mass = torch.stack([expert.mass * expert.weight for expert in experts]).sum()
         combined *= mass / total.masked_fill(total == 0, 1.0)
 
         def parts(tokens: Tensor) -> Tensor:
-            rows = []
-            for expert in experts:
-                probs = expert.probs[tokens]
-                scores = expert.scores(probs, probs.clamp_min(TINY).log(), log_prior[tokens])
-                rows.append(torch.where(probs == 0, 0.0, (scores - top).exp()))
-            return torch.stack(rows)
+            return torch.stack([(expert.scores(tokens, base.logs[tokens]) - top).exp() for expert in experts])
 
         return Votes(combined, parts)
 
-    def _beta(self, probs: Tensor, mass: Tensor, prior: Tensor, prior_mass: Tensor) -> Tensor:
-        """Returns the exponent of one document, a scalar; 0 where the document or the prior has no mass."""
-        given = prior.new_tensor(self.beta) if self.beta is not None else divergence(probs / mass, prior / prior_mass)
-        return torch.where((mass == 0) | (prior_mass == 0), 0.0, given)
+    def _expert(self, probs: Tensor, weight: float, base: _Base) -> _Expert:
+        mass = probs.sum()
+        beta = divergence(probs, mass, base) if self.beta is None else probs.new_tensor(self.beta)
+        return _Expert(probs, mass, torch.where((mass == 0) | ~base.present, 0.0, beta), weight)
 
 
-def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Returns the Jensen-Shannon divergence of two distributions in bits, a scalar from 0 to 1."""
-    inner = (log_moment(first) + log_moment(second)) / 2
-    return ((inner - log_moment((first + second) / 2)) / math.log(2)).clamp(0, 1)
+def divergence(probs: Tensor, mass: Tensor, base: _Base) -> Tensor:
+    """Returns the Jensen-Shannon divergence of a distribution and the prior, a scalar from 0 to 1: in bits."""
+    own = log_moment(probs) / mass - mass.log()
+    # Of the sum of both, which is twice their mean.
+    mixed = log_moment(torch.addcdiv(base.probs, probs, mass)) / 2 - math.log(2)
+    return (((own + base.moment) / 2 - mixed) / math.log(2)).clamp(0, 1)
