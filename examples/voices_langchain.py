@@ -1,7 +1,7 @@
 """Retrieval question answering in LangChain in which each passage is read in a voice of its own.
 
 Documents -> splitter -> BM25 retriever with scores -> `create_voices_retrieval_chain` -> streamed answer, with the
-passages that carried it and how sure it is, next to the answer from one prompt with all passages. The passages are read
+passages that carried it, next to the answer from one prompt with all passages. The passages are read
 before the first question (`VoicesChain.warm`), so that answers begin sooner. Runs on the embedded models; ``--models``
 takes folders or hub names of others.
 """
@@ -60,12 +60,12 @@ def show(message: AIMessageChunk, console: Console) -> None:
         for citation in block.get("annotations", []):
             share = citation["extras"]["share"]
             console.print(f"   source:   {citation['title']} ({share:.0%}): {citation['cited_text']}", style="dim")
-    doubt = message.response_metadata["doubt"]
-    console.print(f"   doubt:    passages agree on {doubt['agreement']:.0%} of the tokens", style="dim")
+    # What the passage adds to what the models know without it, for each token; little if it does not have the answer.
+    console.print(f"   lift:     {message.response_metadata['doubt']['lift']:+.2f} nats", style="dim")
 
 
 def main() -> None:
-    """Asks every question and prints answers, sources and doubt."""
+    """Asks every question and prints answers and sources."""
     args = arguments(__doc__ or "")
     console = Console()
     transformers_logging.disable_progress_bar()
