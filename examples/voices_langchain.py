@@ -1,9 +1,9 @@
 """Retrieval question answering in LangChain in which each passage is read in a voice of its own.
 
 Documents -> splitter -> BM25 retriever with scores -> `create_voices_retrieval_chain` -> streamed answer, with the
-passages that carried it, next to the answer from one prompt with all passages. The passages are read
-before the first question (`VoicesChain.warm`), so that answers begin sooner. Runs on the embedded models; ``--models``
-takes folders or hub names of others.
+passages that carried it, next to the answer from one prompt with all passages. The passages are read before the first
+question (`VoicesChain.warm`), so that answers begin sooner. Runs on the embedded models; ``--models`` takes folders or
+hub names of others.
 """
 
 from __future__ import annotations

@@ -77,6 +77,24 @@ def test_examples_run(name, shown):
     assert all(text in printed for text in shown), printed
 
 
+def test_an_answer_of_voices_has_its_source(tmp_path):
+    page = (ROOT / "examples" / "handbook" / "bridges.md").read_text(encoding="utf-8")
+    (tmp_path / "bridges.md").write_text("\n\n".join(page.split("\n\n")[4:10]), encoding="utf-8")
+    asked = ("--documents", str(tmp_path), "--question", "Where is the Velgin Bridge?", "--max-tokens", "24")
+    shown = run_example("voices_langchain.py", *asked)
+    assert "voices:   The Velgin Bridge crosses the river in Borfen." in shown
+    assert "source:   bridges.md (" in shown
+    assert "lift:     +" in shown
+
+
+def test_an_agent_abstains_where_members_disagree():
+    asked = ("agent_doubt_langchain.py", "--question", "In which town is the Velgin Bridge?")
+    printed = run_example(*asked)
+    assert "the members agree on" in printed
+    assert "answer: The Velgin Bridge crosses the river in Borfen. (agreement 9" in printed
+    assert "answer: I do not know: the models disagree." in run_example(*asked, "--least", "1")
+
+
 def test_the_embedded_members_are_scored_alone():
     shown = run_example("models/evaluate.py", "--questions", "6", "--members", "birch")
     assert re.match(r"birch: [2-6]/6 right\n", shown)
