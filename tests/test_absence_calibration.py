@@ -5,10 +5,13 @@ import math
 import random
 
 import pytest
+from conftest import EMBEDDED
+from typer.testing import CliRunner
 
 from gac_core.calibration.absence import PENALTY, Sample, cross_validate, fit_absence
 from gac_core.calibration.document_questions import PROMPT, check_form, read_document_questions
-from gac_core.doubt import FEATURES, Doubt
+from gac_core.cli import app
+from gac_core.doubt import FEATURES, AbsenceCalibration, Doubt
 from gac_core.evaluation.errors import EvaluationError
 
 
@@ -104,3 +107,28 @@ def test_prompts_need_both_places():
     check_form(PROMPT)
     with pytest.raises(EvaluationError, match=r"contain \{question\} once, not 0 times"):
         check_form("{document}")
+
+
+def test_the_command_writes_a_calibration_and_reports_it(tmp_path):
+    places = ("Halkus", "Torno", "Vell")
+    texts = [f"The bridge is in {place}." for place in places]
+    lines = [{"question": f"Where is bridge {n}?", "documents": texts, "answer_in": n % 3} for n in range(5)]
+    lines.append({"question": "Who?", "documents": texts[:1], "answer_in": None})
+    data, out = tmp_path / "q.jsonl", tmp_path / "new" / "absence.json"
+    data.write_text("\n".join(map(json.dumps, lines)))
+    options = ["--data", data, "--out", out, "--max-tokens", "2", "--folds", "2", "--dtype", "float32"]
+    result = CliRunner().invoke(app, ["calibrate-documents", *EMBEDDED[:2], *map(str, options)])
+    assert result.exit_code == 0, result.output
+    assert "11 answers to 6 questions; the documents of 55% lack the answer." in result.output
+    assert "AUROC" in result.output
+    assert "Warning: 11 answers are few" in result.output
+    calibration = AbsenceCalibration.of(out)
+    assert calibration.questions == 6
+    assert {"share", "entropy", "lift", "logprob"} <= set(calibration.features)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("{question}")
+    wrong = CliRunner().invoke(
+        app, ["calibrate-documents", *EMBEDDED[:2], "--data", str(data), "--prompt", str(prompt)]
+    )
+    assert wrong.exit_code == 2
+    assert "must contain {document} once, not 0 times" in wrong.output
