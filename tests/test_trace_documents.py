@@ -111,7 +111,7 @@ def test_the_terminal_shows_runs_of_documents(cited):
     assert "\x1b" not in capture.get()
 
 
-def test_the_command_traces_documents(tmp_path):
+def test_the_command_traces_documents(tmp_path, caplog):
     paths = [tmp_path / name for name in ("one.txt", "two.txt")]
     for path, text in zip(paths, ("The Torno Bridge is in Halkus.", "The sea is deep."), strict=True):
         path.write_text(text)
@@ -126,5 +126,6 @@ def test_the_command_traces_documents(tmp_path):
         *values["documents"]
     }
     assert set(values["alone"]) == {"ash", "birch"}
+    assert "gate=" not in caplog.text
     assert all(set(each["document_shares"]) == set(values["documents"]) for each in values["alone"].values())
     assert f"[A] {max(values['answer']['document_shares'].items(), key=lambda pair: pair[1])[0]}" in result.output

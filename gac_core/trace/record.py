@@ -135,14 +135,14 @@ def answers_alone(
     if len(names) == 1:
         return {}
     own = {name: _own_prompt(prompt, name) for name in names}
-    # At a threshold of 0 the gate reads one document.
-    threshold = None if output.document_shares else 0.0
+    # At a threshold of 0 the gate would read one document alone.
+    whole = bool(output.document_shares)
     return {
         name: ensemble.generate(
             asked,
             params,
-            gate=name,
-            threshold=threshold,
+            gate=None if whole else name,
+            threshold=None if whole else 0.0,
             weights={other: float(other == name) for other in names},
             seed=output.seed,
             token_stats=True,
