@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from conftest import EMBEDDED
@@ -13,6 +14,7 @@ from gac_core.calibration.document_questions import PROMPT, check_form, read_doc
 from gac_core.cli import app
 from gac_core.doubt import FEATURES, AbsenceCalibration, Doubt
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.voices import Document
 
 
 def samples(count=60, sharp=4.0):
@@ -68,16 +70,18 @@ def test_the_report_is_of_questions_that_were_held_out():
 def test_questions_are_read_and_lose_their_answering_document(tmp_path):
     path = tmp_path / "questions.jsonl"
     lines = [
-        {"question": "Who {document}?", "documents": ["a", "b", "b"], "answer_in": 1},
+        {"question": "Who {document}?", "documents": ["a", {"text": "b", "score": 2.0}, "b"], "answer_in": 1},
         {"question": "Where?", "documents": ["c"], "answer_in": 0},
         {"question": "When?", "documents": ["d"], "answer_in": None},
     ]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
     first, second, third = read_document_questions(path)
-    assert (first.without_answer().documents, first.without_answer().answer_in) == (("a",), None)
+    assert first.documents[1] == Document("b", score=2.0)
+    assert first.without_answer() == replace(first, documents=(Document("a"),), answer_in=None)
     assert second.without_answer() is None
     assert third.without_answer() == third
     assert len(read_document_questions(path, 2)) == 2
+    first = replace(first, documents=first.documents[:1])
     prompt = first.prompt(PROMPT, chat=False)
     assert prompt.with_document("TEXT").startswith("Text: TEXT\n\nAnswer")
     assert "Question: Who {document}?" in prompt.with_document("TEXT")
@@ -90,6 +94,7 @@ def test_questions_are_read_and_lose_their_answering_document(tmp_path):
         ('{"question": "a"}', "line 1 of .*: it must be an object with the keys question, documents, answer_in"),
         ('{"question": " ", "documents": ["a"], "answer_in": 0}', "question must be a text"),
         ('{"question": "a", "documents": [], "answer_in": 0}', "documents must be a list of texts"),
+        ('{"question": "a", "documents": [{"text": "b"}], "answer_in": 0}', "an object with text and score"),
         ('{"question": "a", "documents": ["b"], "answer_in": 1}', "an index from 0 to 0, not 1"),
         ('{"question": "a", "documents": ["b"], "answer_in": true}', "not True"),
         ("x", "line 1"),

@@ -72,7 +72,7 @@ def measure(
     questions: Sequence[DocumentQuestion],
     form: str,
     chat: bool,
-    max_tokens: int,
+    params: SamplingParams,
     progress: Progress,
 ) -> list[Sample]:
     """Answers each question with its documents, and again without the one that contains the answer.
@@ -82,7 +82,7 @@ def measure(
         questions: The questions.
         form: As in `DocumentQuestion.prompt`.
         chat: As there.
-        max_tokens: Tokens of an answer at most.
+        params: Parameters of the answers.
         progress: Receives how many answers there are.
     """
     asked: list[tuple[int, DocumentQuestion]] = []
@@ -91,7 +91,6 @@ def measure(
         asked += [(number, each) for each in dict.fromkeys((question, without)) if each is not None]
     samples: list[Sample] = []
     size = ensemble.config.max_batch_size
-    params = SamplingParams(max_tokens=max_tokens)
     for start in range(0, len(asked), size):
         part = asked[start : start + size]
         outputs = ensemble.generate_batch([each.prompt(form, chat) for _, each in part], params)
@@ -105,9 +104,9 @@ def _sample(number: int, question: DocumentQuestion, output: RequestOutput) -> S
         raise EvaluationError(f"the answer to {quote(question.question)} has no token that documents voted for")
     right = None
     if question.answer_in is not None:
-        # Documents that are given as texts have their numbers as ids.
+        # Documents without an id have their numbers as ids.
         cited = int(max(output.document_shares.items(), key=lambda pair: pair[1])[0]) - 1
-        right = question.documents[cited] == question.documents[question.answer_in]
+        right = question.documents[cited].text == question.documents[question.answer_in].text
     return Sample(number, output.doubt, question.answer_in is None, right)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from gac_core.errors import listed, quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.integration.documents import free_place
-from gac_core.voices import DocumentPrompt
+from gac_core.voices import Document, DocumentPrompt
 
 FIELDS = ("question", "documents", "answer_in")
 PROMPT = "Text: {document}\n\nAnswer the question from the text in as few words as possible.\nQuestion: {question}"
@@ -23,19 +23,20 @@ class DocumentQuestion:
 
     Attributes:
         question: Its text.
-        documents: Texts of the documents, one or more.
+        documents: The documents, one or more, with their scores if they have any.
         answer_in: Index of the document that contains the answer, from 0; None if none does.
     """
 
     question: str
-    documents: tuple[str, ...]
+    documents: tuple[Document, ...]
     answer_in: int | None
 
     def without_answer(self) -> DocumentQuestion | None:
         """Returns the question without the document that contains the answer; None if no other is left."""
         if self.answer_in is None:
             return self
-        left = tuple(text for text in self.documents if text != self.documents[self.answer_in])
+        answering = self.documents[self.answer_in].text
+        left = tuple(document for document in self.documents if document.text != answering)
         return replace(self, documents=left, answer_in=None) if left else None
 
     def prompt(self, form: str, chat: bool) -> DocumentPrompt:
@@ -60,6 +61,8 @@ def check_form(form: str) -> None:
 
 def read_document_questions(path: Path, limit: int | None = None) -> list[DocumentQuestion]:
     """Returns the questions of a file of JSON lines ``{"question": ..., "documents": [...], "answer_in": 0}``.
+
+    A document is a text, or an object with ``text`` and ``score``, that of the retrieval.
 
     Args:
         path: The file.
@@ -90,10 +93,18 @@ def _question(values: object) -> DocumentQuestion:
     question, documents, place = (values[name] for name in FIELDS)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"question must be a text, not {quote(question)}")
-    if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
+    if not isinstance(documents, list) or not documents:
         raise ValueError(f"documents must be a list of texts, not {quote(documents)}")
-    if place is not None and (
-        isinstance(place, bool) or not isinstance(place, int) or place not in range(len(documents))
-    ):
-        raise ValueError(f"answer_in must be null or an index from 0 to {len(documents) - 1}, not {quote(place)}")
-    return DocumentQuestion(question, tuple(documents), place)
+    found = tuple(_document(each) for each in documents)
+    is_index = isinstance(place, int) and not isinstance(place, bool) and place in range(len(found))
+    if place is not None and not is_index:
+        raise ValueError(f"answer_in must be null or an index from 0 to {len(found) - 1}, not {quote(place)}")
+    return DocumentQuestion(question, found, place)
+
+
+def _document(value: object) -> Document:
+    if isinstance(value, Mapping) and set(value) == {"text", "score"}:
+        return Document(value["text"], score=value["score"])
+    if not isinstance(value, str):
+        raise ValueError(f"each document must be a text, or an object with text and score, not {quote(value)}")
+    return Document(value)

@@ -15,6 +15,7 @@ from gac_core.cli.evaluation_inputs import EvaluationProgress, configuration
 from gac_core.cli.files import make_folder, read_text, write_text
 from gac_core.doubt import AbsenceCalibration
 from gac_core.ensemble import Ensemble
+from gac_core.sampling import SamplingParams
 
 FEW = 100
 """Answers below which a calibration warns."""
@@ -23,7 +24,11 @@ FEW = 100
 def calibration_of_documents(
     models: options.Models,
     data: Annotated[
-        Path, typer.Option(help='JSON lines {"question": ..., "documents": [...], "answer_in": INDEX or null}.')
+        Path,
+        typer.Option(
+            help='JSON lines {"question": ..., "documents": [...], "answer_in": INDEX or null}; a document is a text or '
+            '{"text": ..., "score": ...}.'
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The calibration to write, JSON.")] = Path("absence.json"),
     prompt: Annotated[
@@ -33,6 +38,9 @@ def calibration_of_documents(
         bool, typer.Option(help="Send prompts as a user's message, by the members' chat templates, or as they are.")
     ] = True,
     max_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.", min=1)] = 48,
+    combine_documents: Annotated[
+        str | None, typer.Option(help="How documents are combined. Default: as configured, or mean.")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Parts that are held out in turn for the report.", min=2)] = FOLDS,
     limit: Annotated[int | None, typer.Option(help="Questions at most, from the beginning.", min=1)] = None,
     dtype: options.Dtype = None,
@@ -46,7 +54,8 @@ def calibration_of_documents(
         config = configuration(models, dtype, batch)
         make_folder("--out", out.parent)
         with EvaluationProgress() as progress, Ensemble.from_config(config) as ensemble:
-            samples = measure(ensemble, questions, form, chat, max_tokens, progress.reached)
+            params = SamplingParams(max_tokens=max_tokens, combine_documents=combine_documents)
+            samples = measure(ensemble, questions, form, chat, params, progress.reached)
         report = cross_validate(samples, folds)
         found = fit_absence(samples)
         write_text("--out", out, found.to_json())
