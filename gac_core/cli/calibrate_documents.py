@@ -26,8 +26,8 @@ def calibration_of_documents(
     data: Annotated[
         Path,
         typer.Option(
-            help='JSON lines {"question": ..., "documents": [...], "answer_in": INDEX or null}; a document is a text or '
-            '{"text": ..., "score": ...}.'
+            help='JSON lines {"question": ..., "documents": [...], "answer_in": INDEX or null}; a document is a text, '
+            'or {"text": ..., "score": ...}.'
         ),
     ],
     out: Annotated[Path, typer.Option(help="The calibration to write, JSON.")] = Path("absence.json"),
