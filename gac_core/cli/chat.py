@@ -14,7 +14,8 @@ from rich.console import Console
 from gac_core.cli import request_options as options
 from gac_core.cli.chat_commands import Command, parse_line
 from gac_core.cli.chat_display import Display
-from gac_core.cli.chat_session import ChatSession
+from gac_core.cli.chat_session import ChatSession, top_documents
+from gac_core.cli.document_files import read_documents
 from gac_core.cli.errors import reported
 from gac_core.cli.opening import opened
 from gac_core.cli.requests import request_settings
@@ -33,19 +34,27 @@ def chat(
     gate: options.Gate = None,
     weights: options.Weights = None,
     combine: options.Combine = None,
+    document: options.DocumentFiles = None,
+    documents: options.DocumentLines = None,
+    combine_documents: options.CombineDocuments = None,
     max_tokens: Annotated[int, typer.Option(help="Length of an answer, in tokens, at most.", min=1)] = 512,
     temperature: options.Temperature = 0.0,
     plain: options.Plain = False,
     dtype: options.Dtype = None,
 ) -> None:
-    """Talk to an ensemble; each token has the colour of its confidence. /help shows the commands."""
+    """Talk to an ensemble; each token has the colour of its confidence. /help shows the commands.
+
+    With documents, the system message must contain {document} once.
+    """
     _tolerate_any_text()
-    with reported("chat"), opened(models, dtype, plain) as ensemble:
-        settings = request_settings(ensemble.names, weights, threshold, gate, combine)
-        params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-        session = ChatSession(ensemble, params, settings, system)
-        _check_templates(session)
-        talk(session, Display(Console(highlight=False, markup=False)))
+    with reported("chat"):
+        given = read_documents(document, documents)
+        with opened(models, dtype, plain) as ensemble:
+            settings = request_settings(ensemble.names, weights, threshold, gate, combine, combine_documents)
+            params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+            session = ChatSession(ensemble, params, settings, system, given)
+            _check_templates(session)
+            talk(session, Display(Console(highlight=False, markup=False)))
 
 
 def _tolerate_any_text() -> None:
@@ -113,6 +122,7 @@ def _footer(output: RequestOutput) -> str:
         parts.append(f"agreement {stats.agreement:.0%}")
     if stats.settings.threshold is not None:
         parts.append(f"{stats.share_ensembled:.0%} ensembled")
+    parts += [f"{name} {share:.0%}" for name, share in top_documents(output, 1)]
     if output.finish_reason.value == "length":
         parts.append("cut off at the maximum length")
     return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,20 @@ from gac_core.cli.trace import check_format, write_trace
 from gac_core.ensemble import Ensemble
 from gac_core.errors import GaCError, RequestError
 from gac_core.evaluation.settings import parse_source
+from gac_core.integration.documents import free_place
 from gac_core.output import OutputChunk, RequestOutput
 from gac_core.sampling import SamplingParams
-from gac_core.trace import Trace, answers_alone
+from gac_core.trace import trace_of
+from gac_core.trace.documents import doubt_facts
+from gac_core.voices import PLACE, AnyPrompt, Document, DocumentPrompt
 
 _DEFAULT = "default"
+
+DOCUMENT_SYSTEM = "Answer from this text.\n\n{document}"
+"""The system message if there are documents and no other one was given."""
+
+SHOWN_DOCUMENTS = 5
+"""How many documents ``/stats`` shows at most."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,12 @@ class Turn:
     """A finished answer.
 
     Attributes:
-        prompt: The messages that it answers.
+        prompt: The messages that it answers, with the documents if there are any.
         params: The parameters of the request.
         output: The answer.
     """
 
-    prompt: tuple[Message, ...]
+    prompt: AnyPrompt
     params: SamplingParams
     output: RequestOutput
 
@@ -42,11 +51,13 @@ class ChatSession:
     Args:
         ensemble: Answers.
         params: Parameters of requests that no command changes; ``token_stats`` is set in any case.
-        settings: Parameters that commands change, by name: ``weights``, ``threshold``, ``gate``, ``combine``.
-        system: The system message; empty: none.
+        settings: Parameters that commands change, by name: ``weights``, ``threshold``, ``gate``, ``combine``; and
+            ``combine_documents``.
+        system: The system message; empty: none, or `DOCUMENT_SYSTEM` if there are documents.
+        documents: Documents, each of which every member reads in place of ``{document}`` in the system message.
 
     Raises:
-        RequestError: A setting is wrong.
+        RequestError: A setting is wrong, or the system message has no place for the documents.
     """
 
     def __init__(
@@ -55,9 +66,11 @@ class ChatSession:
         params: SamplingParams | None = None,
         settings: dict[str, Any] | None = None,
         system: str = "",
+        documents: Sequence[Document] | None = None,
     ) -> None:
         self.ensemble = ensemble
-        self.system = system
+        self.documents = documents
+        self.system = self._checked(system or ("" if documents is None else DOCUMENT_SYSTEM))
         self.messages: list[Message] = []
         self.last: Turn | None = None
         self._params = params or SamplingParams()
@@ -89,9 +102,8 @@ class ChatSession:
         Raises:
             GaCError: As `Ensemble.stream`.
         """
-        system = [Message("system", self.system)] if self.system else []
         message = Message("user", text)
-        prompt, params = (*system, *self.messages, message), self.params
+        prompt, params = self._prompt(message), self.params
         written = ""
         try:
             for chunk in self.ensemble.stream(prompt, params):
@@ -105,6 +117,24 @@ class ChatSession:
             self._remember(message, written)
             raise
         self._remember(message, written)
+
+    def _prompt(self, message: Message) -> AnyPrompt:
+        """Returns what a message asks."""
+        turns = (*self.messages, message)
+        if self.documents is None:
+            return (Message("system", self.system), *turns) if self.system else turns
+        before, after = self.system.split(PLACE)
+        place = free_place("\n".join([before, after, *(turn.content for turn in turns)]))
+        return DocumentPrompt((Message("system", before + place + after), *turns), self.documents, place=place)
+
+    def _checked(self, system: str) -> str:
+        """Returns a system message, which must contain the place of the documents once if there are any."""
+        if self.documents is not None and system.count(PLACE) != 1:
+            raise RequestError(
+                f"the system message must contain {PLACE} once, where each document is read, not "
+                f"{system.count(PLACE)} times; for example: {DOCUMENT_SYSTEM!r}"
+            )
+        return system
 
     def _remember(self, message: Message, answer: str) -> None:
         if answer:
@@ -143,7 +173,7 @@ class ChatSession:
 
     def _system(self, text: str) -> str:
         if text:
-            self.system = "" if text == "none" else text
+            self.system = self._checked("" if text == "none" else text)
         return f"system message: {self.system or 'none'}"
 
     def _reset(self) -> str:
@@ -163,8 +193,7 @@ class ChatSession:
             raise RequestError("/trace needs the name of a file that ends in .html or .json")
         path, turn = Path(text), self._answered()
         check_format("/trace", path)
-        alone = answers_alone(self.ensemble, turn.prompt, turn.output, turn.params)
-        write_trace("/trace", path, Trace(turn.prompt, turn.output, alone))
+        write_trace("/trace", path, trace_of(self.ensemble, turn.prompt, turn.output, turn.params))
         return f"wrote {path}"
 
 
@@ -175,6 +204,11 @@ def _value(value: object) -> str:
 def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
     return "\n".join(f"{'/' + name:{width}} {text}" for name, text in COMMANDS.items())
+
+
+def top_documents(output: RequestOutput, count: int) -> list[tuple[str, float]]:
+    """Returns the documents with the largest shares of an answer, by id, largest first; empty without documents."""
+    return sorted(output.document_shares.items(), key=lambda pair: (-pair[1], pair[0]))[:count]
 
 
 def describe(output: RequestOutput) -> str:
@@ -195,6 +229,11 @@ def describe(output: RequestOutput) -> str:
         lines.append(f"agreement   {stats.agreement:.0%}")
     if stats.divergence is not None:
         lines.append(f"divergence  {stats.divergence:.3f} nats")
+    if output.document_shares:
+        shown = ", ".join(f"{name} {share:.0%}" for name, share in top_documents(output, SHOWN_DOCUMENTS))
+        lines.append(f"documents   {shown}")
+    if output.document_shares and output.doubt is not None:
+        lines.append(f"doubt       {doubt_facts(output.doubt)}")
     for name, member in stats.members.items():
         weight = settings.weights.get(name, 0.0)
         lines.append(

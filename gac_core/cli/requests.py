@@ -33,6 +33,7 @@ def request_settings(
     threshold: str | None = None,
     gate: str | None = None,
     combine: str | None = None,
+    combine_documents: str | None = None,
 ) -> dict[str, Any]:
     """Returns the parameters of requests that options of a command set; None leaves one to the ensemble.
 
@@ -42,11 +43,12 @@ def request_settings(
         threshold: As `threshold_argument`.
         gate: As `SamplingParams.gate`.
         combine: As `SamplingParams.combine`.
+        combine_documents: As `SamplingParams.combine_documents`.
 
     Raises:
         GaCError: An option has another form.
     """
-    found: dict[str, Any] = {"gate": gate, "combine": combine}
+    found: dict[str, Any] = {"gate": gate, "combine": combine, "combine_documents": combine_documents}
     if weights is not None:
         found["weights"] = parse_source(weights, names)
     if threshold is not None:

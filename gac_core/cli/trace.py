@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gac_core.chat.conversation import Prompt
 from gac_core.cli import request_options as options
+from gac_core.cli.document_files import read_documents
 from gac_core.cli.errors import reported
 from gac_core.cli.files import read_text, write_text
 from gac_core.cli.opening import opened
@@ -19,7 +20,6 @@ from gac_core.errors import RequestError, quote
 from gac_core.sampling import SamplingParams
 from gac_core.trace import Trace
 from gac_core.trace import trace as traced
-from gac_core.voices import Document
 
 _FORMATS = (".html", ".json")
 
@@ -33,14 +33,13 @@ def trace(
         bool, typer.Option("--chat", help="Send the prompt as a user's message, by the members' chat templates.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="With --chat: a system message.")] = None,
-    document: Annotated[
-        list[Path] | None,
-        typer.Option(help="A text file that members read in place of {document} in the prompt; may be repeated."),
-    ] = None,
+    document: options.DocumentFiles = None,
+    documents: options.DocumentLines = None,
     threshold: options.Threshold = None,
     gate: options.Gate = None,
     weights: options.Weights = None,
     combine: options.Combine = None,
+    combine_documents: options.CombineDocuments = None,
     max_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens, at most.", min=1)] = 256,
     temperature: options.Temperature = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
@@ -51,13 +50,14 @@ def trace(
     """Write a page about one answer: each token's confidence, and what each member proposed."""
     with reported("trace"):
         asked = _prompt(prompt, file, chat, system)
+        given = read_documents(document, documents)
         check_format("-o", output)
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         with opened(models, dtype, plain) as ensemble:
-            settings = request_settings(ensemble.names, weights, threshold, gate, combine)
-            found = traced(ensemble, asked, params, documents=_documents(document), alone=alone, **settings)
+            settings = request_settings(ensemble.names, weights, threshold, gate, combine, combine_documents)
+            found = traced(ensemble, asked, params, documents=given, alone=alone, **settings)
         write_trace("-o", output, found)
-        if document:
+        if given is not None:
             show_documents(found, Console(highlight=False))
     typer.echo(f"wrote {output}", err=True)
 
@@ -79,11 +79,6 @@ def check_format(option: str, path: Path) -> None:
 def write_trace(option: str, path: Path, found: Trace) -> None:
     """Writes a trace in the format that the name of a file tells; arguments and errors as in `write_text`."""
     write_text(option, path, found.to_html() if path.suffix == ".html" else found.to_json())
-
-
-def _documents(paths: list[Path] | None) -> list[Document] | None:
-    """Returns the documents of some files, each with its path as id; None without files."""
-    return [Document(read_text("--document", path), str(path)) for path in paths] if paths else None
 
 
 def _prompt(prompt: str | None, file: Path | None, chat: bool, system: str | None) -> Prompt:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gac_core.trace.record import Trace, answers_alone, trace
+from gac_core.trace.record import Trace, answers_alone, trace, trace_of
 
-__all__ = ["Trace", "answers_alone", "trace"]
+__all__ = ["Trace", "answers_alone", "trace", "trace_of"]

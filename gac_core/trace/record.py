@@ -93,12 +93,26 @@ def trace(
     """
     asked = (params or SamplingParams()).with_overrides({**overrides, "token_stats": True})
     whole = as_prompt(prompt, documents=documents)
-    output = ensemble.generate(whole, asked)
+    return trace_of(ensemble, whole, ensemble.generate(whole, asked), asked, alone=alone)
+
+
+def trace_of(
+    ensemble: Ensemble, prompt: AnyPrompt, output: RequestOutput, params: SamplingParams, *, alone: bool = True
+) -> Trace:
+    """Returns the trace of an answer that has statistics of its tokens; arguments and errors as in `answers_alone`.
+
+    Args:
+        ensemble: The ensemble.
+        prompt: The prompt of the answer.
+        output: The answer.
+        params: Its parameters.
+        alone: Whether each member that took part also answers alone. Default True.
+    """
     texts: dict[str, str] = {}
-    if isinstance(whole, DocumentPrompt):
-        texts = {str(document.id): document.text for document, _ in whole.document_weights().values()}
-    others = answers_alone(ensemble, whole, output, asked) if alone else {}
-    return Trace(_shown(whole), output, others, texts)
+    if isinstance(prompt, DocumentPrompt):
+        texts = {str(document.id): document.text for document, _ in prompt.document_weights().values()}
+    others = answers_alone(ensemble, prompt, output, params) if alone else {}
+    return Trace(_shown(prompt), output, others, texts)
 
 
 def _shown(prompt: AnyPrompt) -> str | tuple[Message, ...]:
