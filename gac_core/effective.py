@@ -174,8 +174,8 @@ class EnsembleDefaults:
 
         Args:
             params: The request's parameters.
-            warn: Whether to log a warning, once for each gate, if the request names a gate and no threshold is in
-                force. Default True.
+            warn: Whether to log a warning, once for each gate, if the request of several members names a gate and no
+                threshold is in force. Default True.
 
         Raises:
             RequestError: The gate or a name in the weights is not a member, the gate's weight is 0, the number of
@@ -192,9 +192,9 @@ class EnsembleDefaults:
         documents = params.combine_documents or self._config.combine_documents
         gate_rule = params.gate_rule or self._config.gate_rule
         check_rules(RequestError, combine, gate_rule, documents)
-        if warn:
-            self._warn(named, threshold, combine)
         members = {index: weight for index, weight in enumerate(weights) if weight > 0}
+        if warn and len(members) > 1:
+            self._warn(named, threshold, combine)
         if threshold == 0:
             # The gate decides every step, so that no other member participates.
             members = {gate: weights[gate]}

@@ -153,7 +153,8 @@ async def test_completions_of_several_prompts_read_the_same_documents(client, en
 
 async def test_a_member_alone_reads_documents(client, ensemble):
     answer = (await client.post(CHAT, json={**BODY, "model": "gac/birch"})).json()["choices"][0]
-    output = ensemble.generate(DocumentPrompt(MESSAGES, VALUES), max_tokens=12, gate="birch", threshold=0)
+    output = ensemble.generate(DocumentPrompt(MESSAGES, VALUES), max_tokens=12, weights=[0, 1, 0], threshold=None)
+    assert len(output.document_shares) == 3
     assert answer["message"]["content"] == output.text
     assert_same(answer["gac"], output)
 

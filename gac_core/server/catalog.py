@@ -32,11 +32,19 @@ class ServedModel:
     created: int = 0
     fingerprint: str = ""
 
-    def settings(self) -> dict[str, Any]:
-        """Returns the parameters of a request to this model: one member answers as a gate at a threshold of 0."""
+    def settings(self, documents: bool = False) -> dict[str, Any]:
+        """Returns the parameters of a request to this model: one member answers as a gate at a threshold of 0.
+
+        Args:
+            documents: Whether the request has documents. A gate that decides alone reads one of them; so all others
+                have the weight 0 instead. Default False.
+        """
         if self.member is None:
             return {}
-        return {"gate": self.member, "threshold": 0.0}
+        if not documents:
+            return {"gate": self.member, "threshold": 0.0}
+        weights = {name: float(name == self.member) for name in self.ensemble.names}
+        return {"gate": self.member, "threshold": None, "weights": weights}
 
     @property
     def context(self) -> int | None:

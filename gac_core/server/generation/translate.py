@@ -204,7 +204,7 @@ def _alone(body: GenerationBody, served: ServedModel) -> dict[str, Any]:
     for name, values in same.items():
         if getattr(body, name) not in values:
             raise _invalid(name, f"model {quote(served.id)} is one member alone; leave {name} out")
-    return served.settings()
+    return served.settings(documents=body.documents is not None)
 
 
 def _check_limits(body: GenerationBody, settings: ServerSettings, max_tokens: int | None) -> None:
