@@ -14,7 +14,7 @@ from gac_core.errors import RequestError, listed, quote
 MAX_VOICES = 1024
 """Voices, and documents, of one request at most."""
 
-SHARPNESS = 4.0
+SHARPNESS = 8.0
 """How far documents' weights follow their scores: the best one's is ``exp(SHARPNESS)`` times that of a score of 0."""
 
 PLACE = "{document}"

@@ -11,7 +11,7 @@ from conftest import EMBEDDED, ensemble_of, random_pair, shared_ensemble
 from test_voices import LONG, QUESTION, TEXTS, same
 
 from gac_core import Conversation, Document, DocumentPrompt, Grammar, fold
-from gac_core.model.runner import RowRunner
+from gac_core.model.row_runner import RowRunner
 
 CHAT = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": QUESTION}]
 SCHEMA = {"type": "object", "properties": {"builder": {"type": "string", "maxLength": 12}}, "required": ["builder"]}
