@@ -4,6 +4,8 @@ import math
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gac_core.attribution import TextToken, VoiceWeight, attribute, document_shares, member_shares
 from gac_core.chat.answer import AnswerParser
@@ -97,6 +99,40 @@ def test_the_parser_knows_where_text_and_calls_stand(text, tools, forms, size):
         name, arguments = (text[part.start : part.stop] for part in parser.call_parts[call.id])
         assert (name.strip('"'), arguments) == (call.name, call.arguments)
     assert len(parser.calls) == ("arguments" in text or "parameters" in text or "function" in text)
+
+
+PARTS = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "t", "arguments": {"a": 1}}',
+    "a",
+    " ",
+    "\n",
+    "<",
+    "[",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(PARTS), max_size=8).map("".join),
+    st.sampled_from([(), FORMS]),
+    st.booleans(),
+    st.integers(1, 9),
+)
+def test_the_text_of_any_answer_stands_where_the_parser_says(text, forms, inside, size):
+    parser = AnswerParser(["t"], inside=inside, forms=forms)
+    kept, written = KeptText(), ""
+    pieces = [piece for at in range(0, len(text), size) for piece in parser.push(text[at : at + size])]
+    for piece in [*pieces, *parser.finish()]:
+        if isinstance(piece, TextPiece):
+            kept.add(piece.start, piece.start + len(piece.text))
+            written += piece.text
+    found = [kept.place(range(place, place + 1)) for place in range(len(text))]
+    assert "".join(char for char, place in zip(text, found, strict=True) if place) == written
+    assert [place.start for place in found if place] == list(range(len(written)))
 
 
 def test_shares_are_weights_times_likelihoods():
