@@ -77,7 +77,8 @@ class FeatureScale:
 class AbsenceCalibration:
     """Predicts from an answer's doubt whether the documents contain it: a logistic regression.
 
-    It holds for the ensemble, the settings and the kind of prompt that it was fitted with.
+    It holds for the ensemble, the settings and the kind of prompt that it was fitted with, and for answers as a whole;
+    for a span of a longer answer it is an indication.
 
     Attributes:
         features: By field of `Doubt`, its part in the prediction.
