@@ -220,3 +220,21 @@ def test_static_shapes_leave_restored_documents_as_they_are(tokenizer, monkeypat
             plain = member._runner._model(torch.tensor([ids])).logits[0, -1:]
             torch.testing.assert_close(result.logits, plain, rtol=1e-3, atol=1e-3)
     assert member._runner.shapes
+
+
+def test_what_is_kept_takes_no_slot(tokenizer):
+    """Neither the slot that a document was read in, nor one to find that it is kept already."""
+    member = member_of("llama", tokenizer)
+    ids = tuple(text(1, 40, len(tokenizer)))
+
+    def warm(pinned):
+        (result,) = member.forward([Chunk("w", 0, ids, 0, keep=KeptPrefix(40, pinned))])
+        assert (result.read, result.kept_bytes) == (40, 40 * 768)
+        running = member._slots.num_running
+        member.release("w")
+        return result.computed, running, member.document_cache.pinned_bytes
+
+    assert warm(True) == (40, 1, 40 * 768)
+    assert [slot.token_ids for slot in member._slots._slots] == [[]]
+    assert warm(None) == (0, 0, 40 * 768)
+    assert warm(False) == (0, 0, 0)

@@ -67,6 +67,10 @@ def is_running(pid: int) -> bool:
 
 
 def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
+    document = "Passage: {document}\n", ["What no other test reads: the Ruun Bridge stands in Perrin."]
+    read = remote.warm(*document).members["ash"]
+    assert read.documents == 1
+    assert remote.health().members[0].document_cache_bytes >= read.nbytes
     events: list[Event] = []
     remove = remote.add_listener(events.append)
     before = supervisor(remote, 0).process
@@ -78,16 +82,19 @@ def test_an_actor_that_dies_while_idle_is_started_again(remote, wanted):
     restarted(remote, 0, before.generation + 1)
     wait_for(lambda: len(events) == 2)
     assert remote.generate("In which town", **ASKED).text == wanted
+    works = remote.health().members[0]
+    assert (works.documents, works.document_cache_bytes) == (0, 0)
     remove()
     failed, recovered, *steps = events
     assert (failed.member, failed.error, failed.request_id) == ("ash", "MemberLostError", None)
     assert (recovered.member, recovered.restarted) == ("ash", True)
     assert {each.member for each in steps if isinstance(each, ForwardDone)} == {"ash", "birch"}
-    works = remote.health().members[0]
     assert (works.state, works.restarts, works.reason) == ("ready", lost.restarts + 1, None)
     assert works.where == supervisor(remote, 0).process.place
     assert works.weight_bytes > 3_000_000
     assert works.cache_bytes > 0
+    again = remote.warm(*document).members
+    assert (again["ash"], again["birch"].tokens) == (read, 0), "the lost member reads its documents again"
 
 
 def test_an_actor_that_dies_while_it_is_used_fails_its_requests_alone(ray_nodes, remote, wanted, caplog):

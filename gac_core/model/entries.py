@@ -136,8 +136,7 @@ class PrefixEntries:
         keys = tuple(cache_keys)
         entry = self._entries.get(keys)
         if entry is not None:
-            self._pin(entry, entry.pinned if pinned is None else pinned)
-            self._touch(entry)
+            self.renew(entry, pinned)
             return entry
         size = self._store.saved_bytes(len(keys))
         if self._pinned_bytes + size > self._max_bytes:
@@ -158,6 +157,11 @@ class PrefixEntries:
         self._nbytes += size
         self._pin(entry, bool(pinned))
         return entry
+
+    def renew(self, entry: Entry, pinned: bool | None) -> None:
+        """Counts an entry as used; pins it, unpins it or, with None, leaves it as it is."""
+        self._pin(entry, entry.pinned if pinned is None else pinned)
+        self._touch(entry)
 
     def clear(self) -> None:
         """Drops all entries."""

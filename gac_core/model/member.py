@@ -17,7 +17,7 @@ from torch import Tensor
 from gac_core.errors import ConfigError
 from gac_core.model.chunk import Chunk, ChunkResult
 from gac_core.model.costs import ForwardTimes, prior_slope
-from gac_core.model.entries import DocumentCache, PrefixEntries
+from gac_core.model.entries import DocumentCache, Entry, PrefixEntries
 from gac_core.model.loaded import LoadedModel
 from gac_core.model.options import MIN_PART_TOKENS, MemberOptions
 from gac_core.model.planning import MAX_SHORT_ROW, ForwardPlanner, Job
@@ -175,10 +175,17 @@ class Member:
         with self._lock:
             if self._closed.is_set():
                 raise RuntimeError(f"member {self.name!r} is closed")
+            kept = [self._slots.find_kept(chunk) for chunk in chunks]
             planner = ForwardPlanner(self._slots, self._runner, self.options)
-            planned = planner.plan(chunks, self._prefill_budget(prefill_seconds))
+            left = [chunk for chunk, entry in zip(chunks, kept, strict=True) if entry is None]
+            planned = planner.plan(left, self._prefill_budget(prefill_seconds))
             computed = iter(self._compute([each for each in planned if isinstance(each, Job)]))
-            return [next(computed) if isinstance(each, Job) else each for each in planned]
+            rest = iter([next(computed) if isinstance(each, Job) else each for each in planned])
+            return [next(rest) if entry is None else self._no_forward(entry) for entry in kept]
+
+    def _no_forward(self, entry: Entry) -> ChunkResult:
+        """The result of a chunk that asks for an entry which exists."""
+        return ChunkResult(self._no_logits, read=len(entry.cache_keys), kept_bytes=entry.nbytes)
 
     def _prefill_budget(self, seconds: float | None) -> int:
         """Tokens of long chunks to compute in one call; always the same if deterministic."""

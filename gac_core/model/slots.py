@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gac_core.model.chunk import Chunk
 from gac_core.model.entries import Entry, PrefixEntries, StateStore, common_prefix_length
 
 MIN_PREFIX_TOKENS = 16
@@ -153,6 +154,17 @@ class SlotTable:
         length = max(length, 0 if kept is None else kept[1])
         return length if length >= MIN_PREFIX_TOKENS else 0
 
+    def find_kept(self, chunk: Chunk) -> Entry | None:
+        """Returns the entry that a chunk asks for, if the chunk asks for nothing else; None if that is not kept yet."""
+        keep = chunk.keep
+        if self._entries is None or keep is None or chunk.num_logits or chunk.images is not None:
+            return None
+        whole = chunk.start == 0 and keep.length == len(chunk.token_ids) and self.find(chunk.request_id) is None
+        entry = self._entries.get(chunk.token_ids) if whole else None
+        if entry is not None:
+            self._entries.renew(entry, keep.pinned)
+        return entry
+
     def keep(self, slot: Slot, length: int, pinned: bool | None) -> Entry | None:
         """Keeps the first ``length`` tokens of a slot as an entry; see `PrefixEntries.keep`. None without entries."""
         if self._entries is None:
@@ -164,14 +176,16 @@ class SlotTable:
 
         Args:
             request_id: The request.
-            clear: Erase the slot instead of keeping its tokens for prefix caching.
+            clear: Erase the slot instead of keeping its tokens for prefix caching. They are not kept either where an
+                entry has all of them.
         """
         slot = self.find(request_id)
         if slot is None:
             return
         if clear:
             self._store.clear(slot.index)
-        if clear or not self._prefix_caching:
+        kept = self._entries is not None and self._entries.get(slot.token_ids) is not None
+        if clear or kept or not self._prefix_caching:
             slot.token_ids = []
         self._swap(slot, self._num_running - 1)
         slot.request_id = None
