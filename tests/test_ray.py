@@ -145,18 +145,6 @@ def test_prefixes_of_finished_requests_are_reused(remote, local):
     assert output.text == local.generate(prompt + "More.", max_tokens=4).text
 
 
-def test_documents_are_kept_beside_the_model(remote, local):
-    documents = [f"The {name} Bridge stands in Halkus. It was built in 1874." for name in ("Torno", "Velm")]
-    prompt, asked = "Passage: {document}\nIn which town is it?", {"documents": documents, "max_tokens": 6}
-    report = local.warm("Passage: {document}\n", documents)
-    assert remote.warm("Passage: {document}\n", documents) == report
-    wanted = local.generate(prompt, **asked)
-    found = remote.generate(prompt, **asked)
-    assert found.tokens == wanted.tokens
-    assert found.stats.members["birch"].reused_tokens > 50
-    assert remote.health().members[1].documents == local.health().members[1].documents
-
-
 def test_this_process_loads_no_model_and_members_are_on_different_nodes(ray_nodes, remote, monkeypatch):
     loads = recorded_loads(monkeypatch)
     with ray_nodes.load(PAIR, threshold=0.5) as view:

@@ -174,3 +174,15 @@ def test_two_names_of_one_model_keep_documents_once():
         report = ensemble.warm(HEAD, DOCUMENTS)
         assert [own.documents for own in report.members.values()] == [5, 5]
         assert [state.documents for state in ensemble.health().members] == [5, 5]
+
+
+@pytest.mark.ray
+def test_documents_are_kept_by_actors_beside_the_model(ray_nodes):
+    asked = {"documents": DOCUMENTS[:2], "max_tokens": 6}
+    with shared_ensemble(EMBEDDED[:2]) as local, ray_nodes.load(EMBEDDED[:2]) as remote:
+        report = local.warm(HEAD, DOCUMENTS[:2])
+        assert remote.warm(HEAD, DOCUMENTS[:2]) == report
+        wanted, found = local.generate(ASK, **asked), remote.generate(ASK, **asked)
+        assert remote.health().members[1].document_cache_bytes == report.members["birch"].nbytes
+    assert found.tokens == wanted.tokens
+    assert found.stats.members["birch"].reused_tokens > 50
