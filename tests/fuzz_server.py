@@ -33,7 +33,7 @@ from gac_core.server.settings import ServerSettings
 
 # Seconds that a response may take; the trial of a grammar may cost two seconds of processor time.
 LIMIT = 30.0
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/warm")
 PROBE: dict[str, Any] = {"model": "gac", "prompt": "Where is it?", "max_tokens": 4, "temperature": 0}
 MODES = {"positive": GenerationMode.POSITIVE, "negative": GenerationMode.NEGATIVE}
 

@@ -54,6 +54,19 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": ["Where", "Who"], "logprobs": 2, "stream": True, **PENALTIES}),
     ("/v1/completions", {"prompt": "Where", "grammar": {"regex": "[a-z]{3}"}, "timeout": 5, "combine": "geometric"}),
     ("/v1/completions", {"prompt": "Where", "stream": True, "stream_options": {"include_usage": True}, **OWN}),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user", "content": "{document} Where?"}],
+            "documents": ["It is here.", {"text": "It is there.", "id": "b", "title": "B", "url": "https://b.example"}],
+            "document_weights": [1, 2.5],
+            "prior": "none",
+            "combine_documents": "contrast",
+            "n": 2,
+        },
+    ),
+    ("/v1/completions", {"prompt": "<here> Where?", "documents": [{"text": "a", "score": 0.5}], "place": "<here>"}),
+    ("/warm", {"prompt": "{document}", "documents": ["a", {"text": "b", "id": "c"}], "pin": False}),
     ("/tokenize", {"model": "gac", "prompt": "Where is it?"}),
     ("/detokenize", {"model": "gac", "tokens": [5, 6, 7]}),
 ]

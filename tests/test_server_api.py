@@ -237,10 +237,17 @@ def test_tokens(client, ensemble):
 def test_responses_are_as_documented(client):
     document = client.get("/openapi.json").json()
     bodies = {
-        CHAT: {"messages": QUESTION, "max_tokens": 2, "logprobs": True, "top_logprobs": 1},
+        CHAT: {
+            "messages": [{"role": "user", "content": "{document}"}],
+            "documents": [{"text": "The Torno Bridge stands in Halkus.", "url": "https://handbook.example/1"}],
+            "max_tokens": 2,
+            "logprobs": True,
+            "top_logprobs": 1,
+        },
         TEXT: {"prompt": "a", "max_tokens": 2, "logprobs": 2},
         "/tokenize": {"prompt": "a"},
         "/detokenize": {"tokens": [40]},
+        "/warm": {"prompt": "{document}", "documents": ["a"], "pin": False},
     }
     for path in ("/v1/models", "/health", "/ready", *bodies):
         [(method, operation)] = document["paths"][path].items()

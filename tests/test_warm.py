@@ -114,6 +114,7 @@ def test_ensembles_that_keep_nothing_say_so(settings, reason):
         (("no place", DOCUMENTS), "must contain the place of the document"),
         ((HEAD, [DOCUMENTS[0], 3]), "each document must be"),
         ((HEAD, [Document("a", id="x"), Document("b", id="x")]), "two documents have the id 'x'"),
+        ((HEAD, ["a " * 3000]), "the prompt with document '1' is 30.. tokens long for member 'ash', whose context"),
     ],
 )
 def test_arguments_are_checked(ensemble: Ensemble, arguments, reason):

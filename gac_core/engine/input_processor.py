@@ -273,7 +273,7 @@ class InputProcessor:
     ) -> tuple[Request, OutputProcessor]:
         """Returns a request that keeps the one document of a prompt in every member's KV cache; see `Ensemble.warm`."""
         check_keeps_documents(self._config)
-        voices = kept_voices(prompt, self._members, params.parse_special)
+        voices = sequences(kept_voices(prompt, self._members, params.parse_special))
         request = reading_request(
             voices, params, self._config, self._union, pins=pins, label=label, ensemble_id=self._ensemble_id
         )

@@ -13,11 +13,11 @@ from gac_core.decoding.measurement import Measurement
 from gac_core.decoding.request import Request
 from gac_core.decoding.sampler import Sampler
 from gac_core.decoding.sequence import Sequence
-from gac_core.decoding.tokenized_text import TokenizedText
-from gac_core.engine.voice_prompts import encode_voices
+from gac_core.engine.voice_prompts import EncodedVoice, encode_voices
 from gac_core.errors import RequestError, listed, quote
 from gac_core.output import EffectiveSettings
 from gac_core.sampling import SamplingParams
+from gac_core.tokenization.vision import EncodedPrompt
 from gac_core.tokenization.vocabulary import UnionVocabulary
 from gac_core.voices import DocumentPrompt
 
@@ -65,7 +65,7 @@ def reading_request(
     )
 
 
-def kept_voices(prompt: DocumentPrompt, members: Rows[EnsembleMember], parse_special: bool) -> list[Sequence]:
+def kept_voices(prompt: DocumentPrompt, members: Rows[EnsembleMember], parse_special: bool) -> list[EncodedVoice]:
     """Returns voices that read a prompt up to the end of its one document, of the members that can keep it.
 
     Args:
@@ -79,7 +79,7 @@ def kept_voices(prompt: DocumentPrompt, members: Rows[EnsembleMember], parse_spe
     able = [member for member in members if member.keeps_documents]
     read = encode_voices(prompt, dict.fromkeys(able, 1.0), parse_special).voices if able else ()
     voices = [
-        Sequence(each.member, 1.0, TokenizedText(each.text.token_ids[: each.keep]), document=each.document)
+        EncodedVoice(each.member, 1.0, EncodedPrompt(each.text.token_ids[: each.keep]), each.document)
         for each in read
         if each.keep
     ]

@@ -25,6 +25,7 @@ from gac_core.server.routes.metrics import metrics_router
 from gac_core.server.routes.models import models_router
 from gac_core.server.routes.routing_errors import routing_error
 from gac_core.server.routes.tokens import tokens_router
+from gac_core.server.routes.warm import warm_router
 from gac_core.server.settings import ServerSettings
 from gac_core.server.telemetry.metrics import ServerMetrics
 
@@ -64,6 +65,7 @@ def create_app(catalog: Catalog, settings: ServerSettings, observers: Sequence[O
     for router in (models_router(catalog), tokens_router(catalog), health_router(catalog), metrics_router(metrics)):
         app.include_router(router)
     app.include_router(generation_router(catalog, settings))
+    app.include_router(warm_router(catalog, settings))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     protect(app, settings, drain)

@@ -21,10 +21,12 @@ from gac_core.server.protocol.results import (
     ModelShown,
     ReadyBody,
     TokenizedPrompt,
+    WarmedDocuments,
 )
 from gac_core.server.protocol.tokenize import DetokenizeBody, TokenizeBody
+from gac_core.server.protocol.warm import WarmBody
 
-BODIES: tuple[type[BaseModel], ...] = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+BODIES: tuple[type[BaseModel], ...] = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody, WarmBody)
 ANSWERS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatCompletion,
     "/v1/completions": Completion,
@@ -32,6 +34,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "/v1/models/{model_id}": ModelShown,
     "/tokenize": TokenizedPrompt,
     "/detokenize": DetokenizedText,
+    "/warm": WarmedDocuments,
     "/health": HealthBody,
     "/ready": ReadyBody,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from gac_core.errors import RequestError
 from gac_core.output import RequestOutput
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.protocol.common import DocumentBody, GenerationBody
-from gac_core.voices import PLACE, Document, DocumentPrompt
+from gac_core.voices import PLACE, Document, DocumentPrompt, as_documents
 
 _NEED_DOCUMENTS = ("document_weights", "prior", "place", "combine_documents")
 
@@ -54,14 +54,25 @@ def document_prompt(body: GenerationBody, prompt: Prompt, prompt_field: str) -> 
         return prompt
     place = body.place or PLACE
     # Documents and weights are checked by themselves first, so that errors name the field that they are about.
-    with _about("documents"):
-        documents = tuple(Document(*fields) for fields in _fields(body))
-        DocumentPrompt(place, documents, "equal", place=place)
+    documents = checked_documents(body.documents)
     weights: Any = body.document_weights or "scores"
-    with _about("documents" if body.document_weights is None else "document_weights"):
+    with naming("documents" if body.document_weights is None else "document_weights"):
         DocumentPrompt(place, documents, weights, place=place)
-    with _about(prompt_field):
+    with naming(prompt_field):
         return DocumentPrompt(prompt, documents, weights, True if body.prior is None else body.prior, place)
+
+
+def checked_documents(given: Sequence[str | DocumentBody]) -> tuple[Document, ...]:
+    """Returns the documents of a body, each with an id.
+
+    Raises:
+        ApiError: Two of them have the same id.
+    """
+    with naming("documents"):
+        found = [
+            Document(each) if isinstance(each, str) else Document(each.text, each.id, each.score) for each in given
+        ]
+        return as_documents(found)
 
 
 def sources_of(body: GenerationBody) -> Sources:
@@ -88,14 +99,8 @@ def url_citations(output: RequestOutput, sources: Sources) -> list[dict[str, Any
     ]
 
 
-def _fields(body: GenerationBody) -> Iterator[tuple[str, str | None, float | None]]:
-    """Yields the fields of each `Document`."""
-    for item in body.documents or ():
-        yield (item, None, None) if isinstance(item, str) else (item.text, item.id, item.score)
-
-
 @contextmanager
-def _about(param: str) -> Iterator[None]:
+def naming(param: str) -> Iterator[None]:
     """Names the field that a `RequestError` is about."""
     try:
         yield

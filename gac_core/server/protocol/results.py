@@ -207,6 +207,22 @@ class DetokenizedText(_Answer):
     prompt: str
 
 
+class WarmedByMember(_Answer):
+    """What one member did to keep documents."""
+
+    documents: int = Field(ge=0, description="How many of them it keeps.")
+    tokens: int = Field(ge=0, description="Tokens that it computed.")
+    reused_tokens: int = Field(ge=0, description="Tokens that its KV cache held already.")
+    nbytes: int = Field(ge=0, description="Memory of the documents that it keeps.")
+
+
+class WarmedDocuments(_Answer):
+    """Documents that are kept in KV caches."""
+
+    documents: list[str] = Field(description="Their ids, each text once.")
+    members: dict[str, WarmedByMember]
+
+
 class HealthBody(_Answer):
     """Whether the process works."""
 

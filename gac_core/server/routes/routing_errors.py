@@ -13,7 +13,7 @@ from gac_core.server.errors import ApiError
 
 ROUTES = (
     *("/v1/chat/completions", "/v1/completions", "/v1/models"),
-    *("/tokenize", "/detokenize", "/health", "/ready", "/metrics", "/openapi.json"),
+    *("/tokenize", "/detokenize", "/warm", "/health", "/ready", "/metrics", "/openapi.json"),
 )
 
 
