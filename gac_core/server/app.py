@@ -25,7 +25,7 @@ from gac_core.server.routes.metrics import metrics_router
 from gac_core.server.routes.models import models_router
 from gac_core.server.routes.routing_errors import routing_error
 from gac_core.server.routes.tokens import tokens_router
-from gac_core.server.routes.warm import warm_router
+from gac_core.server.routes.warming import warm_router
 from gac_core.server.settings import ServerSettings
 from gac_core.server.telemetry.metrics import ServerMetrics
 
