@@ -35,9 +35,10 @@ ABSTAINS = "I do not know: the models disagree."
 
 def agreement(message: AIMessage) -> float:
     """Returns how far the members agreed on a message: on its tool calls, or on its text if it calls no tool."""
-    calls = message.response_metadata.get("tool_call_doubts", {})
-    doubts = [calls[call["id"]] for call in message.tool_calls] or [message.response_metadata["doubt"]]
-    return min(doubt["agreement"] for doubt in doubts)
+    known = message.response_metadata
+    doubts = known.get("tool_call_doubts", {}).values() if message.tool_calls else [known.get("doubt", {})]
+    # Tokens that a grammar forces are no matter of agreement.
+    return min((each["agreement"] for each in doubts if each.get("agreement") is not None), default=1.0)
 
 
 class RetrieveAgain(AgentMiddleware):
