@@ -70,17 +70,15 @@ def direct(ensemble, question=QUESTION, place="{document}", **fields):
 def check(response, output):
     """Checks that a response has an output's text, shares, citations and doubt."""
     assert str(response) == output.text != ""
-    if not output.document_shares:
-        return
     shares = response.metadata["document_shares"]
-    assert shares == pytest.approx(dict(output.document_shares))
+    assert shares == pytest.approx(dict(output.document_shares), abs=1e-4)
     assert {each.node_id: each.score for each in response.source_nodes} == shares
     assert [each.score for each in response.source_nodes] == sorted(shares.values(), reverse=True)
     assert sum(shares.values()) == pytest.approx(1)
     assert response.metadata["retrieval_scores"] == {"inns": 0.25, "bridges": 0.5, "museums": 0.1}
     found = [(each["start"], each["end"], each["document"]) for each in response.metadata["citations"]]
     assert found == [(each.start, each.end, each.document) for each in output.citations] != []
-    assert response.metadata["doubt"]["share"] == pytest.approx(output.doubt.share)
+    assert response.metadata["doubt"]["share"] == pytest.approx(output.doubt.share, abs=1e-4)
 
 
 # ---- the synthesizer
@@ -125,7 +123,7 @@ def test_nodes_with_one_id_or_one_text(synthesizer):
     twins = [node("a", 0.5, TEXTS["inns"]), node("b", 0.4, TEXTS["inns"]), node("c", 0.1, TEXTS["bridges"])]
     response = synthesizer.synthesize(QUESTION, twins)
     scores = {each.node_id: each.score for each in response.source_nodes}
-    assert scores["a"] == scores["b"]
+    assert scores["a"] == scores["b"] == pytest.approx(1 - scores["c"])
 
 
 def test_additional_nodes_follow_with_their_scores(synthesizer):
@@ -153,6 +151,7 @@ async def test_objects_have_citations(llm):
     synthesizer = VoicesSynthesizer(llm.model_copy(update={"max_tokens": 40}), output_cls=Town)
     response = synthesizer.synthesize(QUESTION, NODES)
     assert isinstance(response.response, Town)
+    assert response.metadata["citations"]
     assert (await synthesizer.asynthesize(QUESTION, NODES)).response == response.response
     synthesizer._streaming = True
     assert Town.model_validate_json(str(synthesizer.synthesize(QUESTION, NODES))) == response.response
@@ -205,13 +204,14 @@ async def test_query_engines_and_chat_engines(ensemble, llm, synthesizer, index)
     engine = index.as_query_engine(llm=llm, response_synthesizer=synthesizer, similarity_top_k=3)
     response = engine.query(QUESTION)
     assert str(await engine.aquery(QUESTION)) == str(response)
+    assert set(response.metadata["document_shares"]) == set(TEXTS)
     retriever = index.as_retriever(similarity_top_k=3)
     assert str(RetrieverQueryEngine(retriever, synthesizer).query(QUESTION)) == str(response)
     memory = ChatMemoryBuffer.from_defaults(llm=llm)
     chat = CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory)
     answer = chat.chat(QUESTION)
     assert str(answer) == str(response)
-    assert [each.score for each in answer.source_nodes] == [each.score for each in response.source_nodes]
+    assert answer.source_nodes[0].score == pytest.approx(response.source_nodes[0].score, abs=1e-4)
     memory.reset()
     streamed = chat.stream_chat(QUESTION)
     assert "".join(streamed.response_gen) == str(response)
@@ -279,9 +279,10 @@ async def test_calls_of_the_model_take_documents_and_nodes(ensemble, llm):
     ]
     answer = llm.chat(messages, documents=NODES)
     assert answer.message.content == output.text
+    assert answer.raw["document_shares"] == pytest.approx(dict(output.document_shares), abs=1e-4)
     streamed = [each async for each in await llm.astream_chat(messages, documents=NODES)]
     assert streamed[-1].message.content == output.text
-    assert streamed[-1].raw.get("doubt") == answer.raw.get("doubt")
+    assert streamed[-1].raw["doubt"]["lift"] == pytest.approx(answer.raw["doubt"]["lift"], rel=1e-4)
     prompt = f"Passages:\n\n<here>\n\nQuestion: {QUESTION}"
     given = {"documents": list(TEXTS.values()), "place": "<here>", "document_weights": [3, 1, 1], "prior": "(none)"}
     text = llm.complete(prompt, **given).text
