@@ -35,11 +35,11 @@ def on_path(monkeypatch):
 def test_every_example_has_a_twin_in_the_other_framework():
     langchain = {name.removesuffix("_langchain") for name in NAMES if name.endswith("_langchain")}
     llamaindex = {name.removesuffix("_llamaindex") for name in NAMES if name.endswith("_llamaindex")}
-    assert langchain == llamaindex == {"rag_chroma", "agent_tools", "extraction", "handoff"}
+    assert langchain == llamaindex == {"rag_chroma", "voices_chroma", "agent_tools", "extraction", "handoff"}
 
 
 # Those with Chroma take seconds to be imported.
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("rag")])
+@pytest.mark.parametrize("name", [name for name in NAMES if "chroma" not in name])
 def test_examples_are_imported_without_loading_models(name):
     assert callable(importlib.import_module(name).build)
 
@@ -98,6 +98,14 @@ def test_passages_of_the_handbook_have_the_answers():
     assert all(any(task.answers[0] in text for text in texts) for task in tasks)
 
 
+def test_every_second_passage_is_left_out():
+    passages = importlib.import_module("passages")
+    texts, tasks = passages.passages_with_gaps(EXAMPLES / "handbook.json")
+    assert [task.answers[0] == passages.ABSENT for task in tasks] == [False, True] * 5
+    assert len(texts) == 40 - 5
+    assert all(any(task.answers[0] in text for text in texts) for task in tasks[::2])
+
+
 def test_a_task_without_an_answer_scores_0():
     common = importlib.import_module("common")
 
@@ -151,6 +159,14 @@ def test_answers_come_with_their_sources(solved, name):
         assert len(numbers) == 2
         assert answer.score == 1
         assert 0 <= answer.calls[0]["share_ensembled"] < 1
+
+
+@real_test("voices_chroma")
+def test_answers_of_voices_come_with_citations(solved, name):
+    for _, answer in solved(name, 2):
+        assert "sources: passage " in answer.shown[0]
+        assert 0 <= answer.score <= 1
+        assert answer.calls[0]["steps"] > 0
 
 
 @real_test("agent_tools")

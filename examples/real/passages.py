@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from common import Task
@@ -11,6 +12,7 @@ INSTRUCTION = (
     "Answer the question from the passages. Give only the answer, in as few words as possible, copied from the "
     "passages."
 )
+ABSENT = "not in the documents"
 ASK = "Passages:\n\n{context}\n\nQuestion: {question}"
 # Two solved questions: the base model among the members learns from them what an answer looks like.
 SHOTS = (
@@ -37,3 +39,13 @@ def passages_and_tasks(path: Path) -> tuple[list[str], list[Task]]:
     first = [entry["qas"][0] for entry in entries if entry["qas"]]
     tasks = [Task(each["question"], tuple(each["answers"])) for each in first]
     return [entry["context"] for entry in entries], tasks
+
+
+def passages_with_gaps(path: Path) -> tuple[list[str], list[Task]]:
+    """`passages_and_tasks` without the passages of every second question, whose answer is then `ABSENT`."""
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    _, tasks = passages_and_tasks(path)
+    asked = [entry["context"] for entry in entries if entry["qas"]]
+    texts = [entry["context"] for entry in entries if entry["context"] not in asked[1::2]]
+    known = [replace(task, answers=(ABSENT,)) if number % 2 else task for number, task in enumerate(tasks)]
+    return texts, known

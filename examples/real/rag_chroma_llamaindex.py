@@ -9,6 +9,7 @@ Needs ``pip install 'gac-ensemble[llamaindex]' llama-index-embeddings-huggingfac
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
 import chromadb
@@ -28,10 +29,10 @@ from gac_core.evaluation.metrics import f1
 from gac_llamaindex import GaCLLM
 
 
-def build_index(texts: list[str], embeddings: str) -> VectorStoreIndex:
-    """Embeds the passages and indexes them in memory."""
+def build_index(texts: list[str], embeddings: str, name: str = "passages") -> VectorStoreIndex:
+    """Embeds the passages and indexes them in memory, in a collection of their own."""
     client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
-    store = ChromaVectorStore(chroma_collection=client.create_collection("passages", get_or_create=True))
+    store = ChromaVectorStore(chroma_collection=client.create_collection(name, get_or_create=True))
     nodes = [TextNode(text=text, metadata={"passage": number}) for number, text in enumerate(texts)]
     for node in nodes:
         # The number of a passage is for the reader: neither the embedding nor the prompt has it.
@@ -40,10 +41,10 @@ def build_index(texts: list[str], embeddings: str) -> VectorStoreIndex:
     return VectorStoreIndex(nodes, storage_context=context, embed_model=HuggingFaceEmbedding(embeddings))
 
 
-def build_prompt() -> ChatPromptTemplate:
-    """Returns the conversation: the instruction, two solved questions, the question with its passages."""
-    turns = [ChatMessage(INSTRUCTION, role="system")]
-    for passage, question, answer in SHOTS:
+def build_prompt(instruction: str = INSTRUCTION, shots: Sequence[tuple[str, str, str]] = SHOTS) -> ChatPromptTemplate:
+    """Returns the conversation: the instruction, solved questions, the question with its passages."""
+    turns = [ChatMessage(instruction, role="system")]
+    for passage, question, answer in shots:
         turns.append(ChatMessage(ASK.format(context=passage, question=question), role="user"))
         turns.append(ChatMessage(answer, role="assistant"))
     ask = ASK.format(context="{context_str}", question="{query_str}")
