@@ -65,7 +65,7 @@ def show(response: Response, count: int) -> str:
     cited = [f"passage {names[each['document']]} ({each['share']:.0%})" for each in response.metadata["citations"]]
     doubt = response.metadata["doubt"]
     lift = "unknown" if doubt["lift"] is None else f"{doubt['lift']:+.1f} nats"
-    return f"from {count} passages: {response}  (sources: {', '.join(cited)}; lift: {lift})"
+    return f"{count} passages: {response} (lift {lift}; sources: {', '.join(cited)})"
 
 
 def solve(index: VectorStoreIndex, llm: GaCLLM, task: Task) -> Solved:
