@@ -53,10 +53,11 @@ def solve(store: Chroma, chat: ChatGaC, task: Task) -> Solved:
     message = chain.invoke({"input": task.question})["answer"]
     cited = [note for block in message.content_blocks for note in block.get("annotations", [])]
     sources = "sources: " + ", ".join(f"{note['title']} ({note['extras']['share']:.0%})" for note in cited)
-    # What the passage adds to what the models know without it, for each token.
-    lift = f"lift: {message.response_metadata['doubt']['lift']:+.1f} nats"
+    # What the passage adds to what the models know without it, for each token; unknown where the gate decided alone.
+    lift = message.response_metadata["doubt"]["lift"]
+    told = "lift: unknown" if lift is None else f"lift: {lift:+.1f} nats"
     score = max(f1(message.text, answer) for answer in task.answers)
-    return Solved(message.text, score, [message.response_metadata["gac"]], [sources, lift])
+    return Solved(message.text, score, [message.response_metadata["gac"]], [sources, told])
 
 
 def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
