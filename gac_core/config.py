@@ -66,9 +66,10 @@ class EnsembleConfig:
             weights by consistency. ``"safe"``: SAFE's selection of positions, the gate's distribution at the others.
         combine_documents: How the distributions of several documents become one (`gac_core.combination.documents`),
             after the members' within each document. ``"mean"`` (default): the mean with the documents' weights.
-            ``"contrast"``: for each token the document that most raises its probability above the prior's, by a
-            measured exponent; ``"contrast:BETA"``, such as ``"contrast:0.5"``, sets it. ``"confidence"``: the mean
-            with the weights times the certainty of each document's distribution.
+            ``"contrast"``: for each token the document that most raises its probability above the prior's;
+            ``"contrast:BETA"``, such as ``"contrast:0.5"``, sets the exponent of the contrast (0.25), and
+            ``"contrast:jsd"`` measures it. ``"confidence"``: the mean with the weights times the certainty of each
+            document's distribution.
         gate_rule: What is compared with ``threshold``. ``"confidence"`` (default): the gate's largest probability, the
             paper's rule. ``"margin"``: the difference of its two largest probabilities. ``"entropy"``: exp(-entropy).
             ``"consensus"``: 1 where no other member can change the greedy token of ``combine="arithmetic"``, which it

@@ -18,7 +18,7 @@ COMBINER_NAMES = ("arithmetic", "geometric", "harmonic", "min", "max", "core", "
 POWER = "power:R"
 """The form of a power mean's name."""
 
-DOCUMENT_RULE_NAMES = ("mean", "contrast", "confidence")
+DOCUMENT_RULE_NAMES = ("mean", "contrast", "contrast:jsd", "confidence")
 """The first keys of `gac_core.combination.documents.DOCUMENT_RULES`, to which others may be added."""
 
 CONTRAST = "contrast:BETA"
@@ -74,7 +74,7 @@ def check_combine_documents(error: type[GaCError], value: object) -> str:
 
 def needs_prior(combine_documents: str) -> bool:
     """Whether a rule over documents compares them with a prior."""
-    return combine_documents == "contrast" or contrast_beta(combine_documents) is not None
+    return combine_documents in ("contrast", "contrast:jsd") or contrast_beta(combine_documents) is not None
 
 
 def check_gate_rule(error: type[GaCError], value: object) -> str:

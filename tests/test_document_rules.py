@@ -38,7 +38,8 @@ def reference(name, parts, weights, prior):
             terms = [*((p, m, 0.5) for p, m in zip(own, mixed, strict=True))]
             terms += [(q, m, 0.5) for q, m in zip(other, mixed, strict=True)]
             beta = sum(half * p * math.log2(p / m) for p, m, half in terms if p)
-            beta = beta if name == "contrast" else float(name.removeprefix("contrast:"))
+            given = {"contrast": 0.25, "contrast:jsd": beta}
+            beta = given[name] if name in given else float(name.removeprefix("contrast:"))
             gains = [(p / q) ** beta if p else 0.0 for p, q in zip(own, other, strict=True)]
             gains = [gain if p >= max(own) / 10 else min(gain, 1.0) for gain, p in zip(gains, own, strict=True)]
             rows.append([weight * p * gain for p, gain in zip(probs, gains, strict=True)])
@@ -159,7 +160,7 @@ def test_names_are_checked_and_give_the_rules():
     assert tuple(DOCUMENT_RULES) == DOCUMENT_RULE_NAMES
     assert document_rule_named("contrast:0.5") == Contrast(0.5)
     assert document_rule_named("confidence") is DOCUMENT_RULES["confidence"]
-    for name in ("mean", "contrast:1e-1", "contrast"):
+    for name in ("mean", "contrast:1e-1", "contrast", "contrast:jsd"):
         assert SamplingParams(combine_documents=name).combine_documents == name
         assert EnsembleConfig(members=("a",), combine_documents=name).combine_documents == name
     for value in ("sum", 1, "contrast:", "contrast:-1", "contrast:nan", "contrast:1e999", "mean "):

@@ -65,7 +65,7 @@ def reference_answer(members, weights, shares, steps, rule):
     return out, found
 
 
-@pytest.mark.parametrize("rule", ["mean", "contrast", "contrast:0.5", "confidence"])
+@pytest.mark.parametrize("rule", ["mean", "contrast", "contrast:jsd", "confidence"])
 def test_answers_and_votes_equal_the_reference(ensemble, plain_members, rule):
     """Two members, three documents and the prior."""
     names, weights = ensemble.names, [2.0, 1.0]

@@ -2,18 +2,20 @@
 
     p(t) = c * max_k r_k p_k(t) (p_k(t) / p_0(t)) ^ beta_k
 
-``p_0`` is the prior, the distribution without any document, and ``r_k`` the weight of document k. ``beta_k`` is the
-Jensen-Shannon divergence of ``p_k`` and ``p_0`` in bits, 0 to 1, or a given number. ``c`` scales the result to the
-mean's mass. Tokens that a document makes more probable than the prior gain, and one document that contains the answer
-is not outvoted by many that do not.
+``p_0`` is the prior, the distribution without any document, and ``r_k`` the weight of document k. ``beta_k`` is a given
+number, or the Jensen-Shannon divergence of ``p_k`` and ``p_0`` in bits, 0 to 1. ``c`` scales the result to the mean's
+mass. Tokens that a document makes more probable than the prior gain, and one document that contains the answer is not
+outvoted by many that do not.
 
 Corallo and Papotti 2026, "Parallel Context-of-Experts Decoding for Retrieval Augmented Generation" (PCED, arXiv
 2601.08670): the maximum over documents of ``(1 + beta) s_k - beta s_0 + gamma log r_k`` on logits s. Where this departs
 from it:
 
 - Logarithms of probabilities take the place of logits, which are not comparable between members.
-- ``beta_k`` is computed at every position, as in AdaCAD (Wang et al. 2024, arXiv 2409.07394); there, it is that of the
-  first token for the whole answer. So the rule has no state, and drafts and restarts do not change the text.
+- ``beta_k`` is 0.25 by default. There, it is the divergence at the first token for the whole answer; here, the
+  divergence is computed at every position, as in AdaCAD (Wang et al. 2024, arXiv 2409.07394), so that the rule has no
+  state and drafts and restarts do not change the text. It is often near 1, with which a document that merely differs
+  from the prior outvotes one that the prior agrees with once a word has begun, and words break.
 - gamma is 1, there 2.5: ``r_k`` is a share of the weights, which scores were already turned into; there, it is a score.
 - A token with less than a tenth of the probability of a document's most probable one gains nothing by the contrast,
   it can only lose: the plausibility constraint of contrastive decoding (Li et al. 2023, arXiv 2210.15097), which bans
@@ -31,6 +33,9 @@ from torch import Tensor
 
 from gac_core.combination.documents.interface import Votes
 from gac_core.combination.entropy import log_moment
+
+BETA = 0.25
+"""The default exponent."""
 
 PLAUSIBLE = 0.1
 """The least probability of a token that gains by the contrast, relative to the document's most probable token."""
@@ -97,10 +102,10 @@ class Contrast:
     """The maximum over documents, contrasted with the prior.
 
     Attributes:
-        beta: The exponent of the ratio, 0 or more. None (default): the Jensen-Shannon divergence.
+        beta: The exponent of the ratio, 0 or more. None: the Jensen-Shannon divergence.
     """
 
-    beta: float | None = None
+    beta: float | None = BETA
 
     def __call__(self, distributions: Sequence[Tensor], weights: Sequence[float], prior: Tensor | None) -> Votes:
         """Returns the contrasted maximum; arguments as in `DocumentRule`.

@@ -11,6 +11,7 @@ from gac_core.rule_names import contrast_beta
 DOCUMENT_RULES: dict[str, DocumentRule] = {
     "mean": document_mean,
     "contrast": Contrast(),
+    "contrast:jsd": Contrast(None),
     "confidence": confident_mean,
 }
 """Rules over documents by name; beside these, ``"contrast:BETA"`` is `Contrast` with the exponent BETA.
