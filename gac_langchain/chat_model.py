@@ -96,6 +96,19 @@ class ChatGaC(ChatRequests):
         The schema is enforced token by token (``method="json_schema"``, the default) and described in the system
         message. An answer that ``max_tokens`` truncates is an error.
 
+    Documents:
+        Each document is read in a voice of its own (`gac_core.DocumentPrompt`), in chains by `create_voices_chain`.
+
+        .. code-block:: python
+
+            chat.invoke("{document} Who built the bridge?", documents=documents)
+            chat.warm("{document}", documents)  # computes their KV caches
+
+        ``documents`` may be LangChain's documents, `gac_core.Document`, strings or mappings, with scores in their
+        metadata (``relevance_score``, else ``score``, or ``score_key="..."``). ``document_weights``, ``prior`` and
+        ``place`` are fields of `gac_core.DocumentPrompt`. The content of the answer is a text block whose
+        ``annotations`` are citations; ``document_shares`` and ``doubt`` are in its metadata.
+
     Response metadata:
         ``finish_reason``, ``model_name``, ``logprobs`` if requested (``logprobs=5``, or ``logprobs=True,
         top_logprobs=5``; streams have them in each chunk), and under ``gac`` the settings in force

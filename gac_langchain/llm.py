@@ -89,6 +89,9 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
             llm.invoke("Yes or no? ", grammar=gac_core.Grammar.choices(["yes", "no"]))
 
+    Documents:
+        ``llm.invoke("{document} Who built the bridge?", documents=documents)``, as in `ChatGaC`.
+
     Response metadata:
         ``llm.generate([...]).generations[0][0].generation_info`` has the entries of `ChatGaC`'s ``response_metadata``,
         and the token counts under ``usage``. With ``n=3`` there are three generations for each text; ``llm_output`` has

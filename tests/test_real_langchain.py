@@ -17,7 +17,9 @@ from langchain.agents.middleware import (
 )
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -25,7 +27,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, Field
 
 from gac_core import AnswerError
-from gac_langchain import ChatGaC
+from gac_langchain import ChatGaC, create_voices_chain
 
 pytestmark = pytest.mark.real
 
@@ -153,3 +155,24 @@ def test_structured_agents_answer_or_name_the_limit(both, chat):
     agent = create_agent(ChatGaC(ensemble=both, max_tokens=8), [], response_format=ToolStrategy(Address))
     with pytest.raises(AnswerError, match=r"length, max_tokens=8.*raise max_tokens"):
         agent.invoke(text)
+
+
+def test_answers_from_documents_cite_the_right_one(chat):
+    texts = {
+        "bridge": "The Marlow Bridge was built in 1871 by the engineer Edith Crane.",
+        "lake": "Lake Vessa is 310 metres deep and freezes in most winters.",
+        "fair": "The Osmer Fair sells apples, cloth and tin toys every autumn.",
+    }
+    documents = [Document(text, id=name) for name, text in texts.items()]
+    prompt = ChatPromptTemplate([("human", "{context}\n\nAnswer in a few words: {input}")])
+    chain = create_voices_chain(chat.bind(combine_documents="contrast"), prompt)
+    chain.warm(documents)
+    asked = [("bridge", "Who built the bridge?", "Edith Crane"), ("lake", "How deep is it?", "310")]
+    for name, question, answer in asked:
+        inputs = {"context": documents, "input": question}
+        message = chain.invoke(inputs)
+        assert answer in message.text
+        assert message.content_blocks[0]["annotations"][0]["extras"]["document"] == name
+        chunks = list(chain.stream(inputs))
+        assert sum(chunks[1:], chunks[0]).content_blocks[0]["annotations"][0]["cited_text"] == texts[name]
+    chain.warm(documents, pin=False)
