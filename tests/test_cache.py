@@ -33,13 +33,14 @@ def kept(cache: SlotCache, slot: int, length: int) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_resize_keeps_what_was_written(seed):
-    """Random forwards, roll-backs, copies, swaps and sizes against plain lists."""
+    """Random forwards, roll-backs, copies, swaps, states that are saved and restored, and sizes against plain lists."""
     draw = random.Random(seed)
     cache, texts = SlotCache(2), [[] for _ in range(6)]
     write(cache, dict.fromkeys(range(6), 0), 1, 9.0)
     texts = [[9.0] for _ in range(6)]
+    saved, saved_text = cache.save(0, 1), [9.0]
     for value in range(1, 40):
-        action = draw.choice(["write", "write", "write", "copy", "swap", "grow", "shrink"])
+        action = draw.choice(["write", "write", "write", "copy", "swap", "grow", "shrink", "save", "restore"])
         one, other = draw.sample(range(len(texts)), 2)
         if action == "write":
             width = draw.randint(1, 70)
@@ -51,6 +52,13 @@ def test_every_resize_keeps_what_was_written(seed):
             length = draw.randint(0, len(texts[one]))
             cache.copy(one, other, length)
             texts[other] = texts[one][:length]
+        elif action == "save":
+            saved, saved_text = cache.save(one, len(texts[one])), texts[one]
+        elif action == "restore":
+            length = draw.randint(0, len(saved_text))
+            cache.reserve(len(texts), length)
+            cache.restore(saved, one, length)
+            texts[one] = saved_text[:length]
         elif action == "swap":
             cache.swap(one, other, max(len(texts[one]), len(texts[other])))
             texts[one], texts[other] = texts[other], texts[one]

@@ -12,7 +12,7 @@ from conftest import EMBEDDED, pair
 from faulty import fail_at, faulty_ensemble
 from vision_members import PlainBlind, PlainSeeing, VisionMember, asked, ensemble_of, picture, vision_members  # noqa: F401
 
-from gac_core import Ensemble, EnsembleConfig, Image, MemberConfig, PromptTooLongError, RequestError
+from gac_core import DocumentPrompt, Ensemble, EnsembleConfig, Image, MemberConfig, PromptTooLongError, RequestError
 from gac_core.decoding import absence
 from gac_core.decoding.draft_sequence import DraftSequence
 from gac_core.executor.ray import wire
@@ -301,3 +301,17 @@ def test_images_cross_to_actors_unchanged(both):
     for one, other in ((found.tensors, images.tensors), (found.token_types, images.token_types)):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_documents_are_kept_of_texts_alone(seeing):
+    """After an image, positions of text may differ from their index, so that nothing read with it is kept."""
+    one, alone = seeing
+    passage = "The Torno Bridge stands in Halkus. It was built in 1874 by Melka Dorin."
+    messages = asked("Passage: {document}")
+    assert alone.warm(messages, [passage]).members["eye"].documents == 1
+    question = DocumentPrompt(asked("Passage: {document} Which town?"), [passage], prior=False)
+    output = alone.generate(question, max_tokens=TOKENS)
+    assert output.stats.members["eye"].reused_tokens > 20
+    assert output.text == one.plain_answer(asked(f"Passage: {passage} Which town?"), TOKENS)
+    with pytest.raises(RequestError, match="the prompt has images, which members eye read; leave the images out"):
+        alone.warm([*asked("Look: ", picture(1)), {"role": "assistant", "content": "A boat."}, *messages], [passage])
