@@ -159,7 +159,7 @@ def test_a_restored_document_gives_the_logits_of_the_plain_forward(name, tokeniz
 
 
 def test_several_documents_are_restored_into_one_forward(tokenizer):
-    """Voices that share a head of the prompt do not wait for one another where each has an entry."""
+    """Voices that share a head of the prompt do not wait for one another: it is in every entry."""
     member = member_of("llama", tokenizer)
     size = len(tokenizer)
     head = text(0, 20, size)
@@ -181,7 +181,7 @@ def test_a_slot_that_holds_as_much_is_taken_instead(tokenizer):
     read(member, "a", [*document, 5, 6, 7, 8], KeptPrefix(30), release=False)
     member.release("a")
     before = member._slots.num_cached
-    read(member, "b", [*document, 5, 6, 9, 10], release=False)
+    read(member, "b", [*document, 9, 10, 11, 12], release=False)
     assert member._slots.num_running + member._slots.num_cached == before
     member.release("b")
 

@@ -127,7 +127,7 @@ def test_arguments_are_checked(ensemble: Ensemble, arguments, reason):
 def test_warming_takes_turns_with_requests_and_ends_in_time():
     """A stream gets a token at every step while documents are read in parts; a deadline ends the reading."""
     long = [document * 8 for document in DOCUMENTS]
-    with shared_ensemble(EMBEDDED[:1], prefill_tokens=16, max_batch_size=4) as one:
+    with shared_ensemble(EMBEDDED[:1], prefill_seconds=1e-6, max_batch_size=4) as one:
         engine = one._session.worker._engine
         steps: list[list[int]] = []
         decode = engine._decoder.decode

@@ -112,15 +112,12 @@ class ForwardPlanner:
         return Row(slot.index, start, chunk.token_ids[cached:], chunk.num_logits, offset=slot.offset)
 
     def _shares_prefix(self, chunk: Chunk, earlier: Sequence[Chunk]) -> bool:
-        """Whether an earlier chunk of this call is about to compute a longer prefix of this one than is cached."""
+        """Whether an earlier chunk of this call is about to compute a prefix of this one."""
         keys = chunk.cache_keys
-        cached: int | None = None
         for other in earlier:
             slot = self._slots.find(other.request_id)
             if slot is not None and self._runner.supports_truncation:
                 common = common_prefix_length([*slot.token_ids[: other.start], *other.cache_keys], keys)
                 if common >= common_prefix_length(slot.token_ids, keys) + MIN_PREFIX_TOKENS:
-                    cached = self._slots.cached_length(keys) if cached is None else cached
-                    if common >= cached + MIN_PREFIX_TOKENS:
-                        return True
+                    return True
         return False

@@ -147,13 +147,6 @@ class SlotTable:
         self._num_running += 1
         return slot
 
-    def cached_length(self, token_ids: Sequence[int]) -> int:
-        """Returns how many ids of a new request's text `claim` would find in a slot or an entry; 0 if too few."""
-        _, length = self._longest_prefix(token_ids)
-        kept = None if self._entries is None else self._entries.longest(token_ids)
-        length = max(length, 0 if kept is None else kept[1])
-        return length if length >= MIN_PREFIX_TOKENS else 0
-
     def find_kept(self, chunk: Chunk) -> Entry | None:
         """Returns the entry that a chunk asks for, if the chunk asks for nothing else; None if that is not kept yet."""
         keep = chunk.keep
