@@ -8,6 +8,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from chunks import member_of
+from vision_members import asked, ensemble_of, picture, vision_members  # noqa: F401
 
 import gac_core.model.compiled
 from gac_core import RequestError
@@ -238,3 +239,14 @@ def test_what_is_kept_takes_no_slot(tokenizer):
     assert [slot.token_ids for slot in member._slots._slots] == [[]]
     assert warm(None) == (0, 0, 40 * 768)
     assert warm(False) == (0, 0, 0)
+
+
+def test_beginnings_with_images_are_not_kept(vision_members):  # noqa: F811
+    with ensemble_of(vision_members("qwen2_vl").member("eye")) as alone:
+        request, _ = alone._input_processor.request(asked("Look: ", picture(1), " What is it in Halkus?"), None, {})
+        prompt, (member,) = request.voices[0].text, alone._members
+        chunk = Chunk("a", 0, tuple(prompt.token_ids), 1, prompt.images, KeptPrefix(len(prompt.token_ids), True))
+        results = [member.forward([chunk])[0] for _ in range(2)]
+        assert [result.logits is None for result in results] == [True, False]
+        assert [result.kept_bytes for result in results] == [None, None]
+        assert member.document_cache == DocumentCache()
