@@ -8,6 +8,8 @@ import pytest
 from app_client import AppClient, assert_error
 from conftest import EMBEDDED, shared_ensemble
 from langchain_openai import ChatOpenAI
+from llama_index.core.llms import ChatMessage
+from llama_index.llms.openai_like import OpenAILike
 from openai import AsyncOpenAI
 
 from gac_core import Document, DocumentPrompt, as_metadata
@@ -193,6 +195,23 @@ async def test_chat_openai(client, expected):
     assert "".join(parts) == expected.text
 
 
+async def test_openai_like(client, expected):
+    like = OpenAILike(
+        model="gac",
+        api_base="http://localhost/v1",
+        api_key="none",
+        max_retries=0,
+        async_http_client=client,
+        is_chat_model=True,
+        additional_kwargs={"extra_body": {"documents": DOCUMENTS}},
+        **GREEDY,
+    )
+    response = await like.achat([ChatMessage(each["content"], role=each["role"]) for each in MESSAGES])
+    assert response.message.content == expected.text
+    [choice] = response.raw.choices
+    assert [each.url_citation.model_dump() for each in choice.message.annotations] == url_citations(expected)
+
+
 # ---- limits and errors
 
 
@@ -233,6 +252,7 @@ async def test_a_document_that_does_not_fit_is_named(client):
     response = await client.post(CHAT, json={**BODY, "documents": ["a", {"text": "b " * 3000, "id": "long"}]})
     assert_error(response, 400, "context_length_exceeded")
     assert "'long'" in response.json()["error"]["message"]
+    assert response.json()["error"]["param"] == "documents[1]"
 
 
 async def test_echo_has_no_one_prompt_to_repeat(client):
@@ -296,7 +316,7 @@ async def test_warm_documents_are_found_in_the_cache(client, ensemble):
     [
         ({"documents": []}, "documents"),
         ({"documents": ["a", {"text": "b", "id": "1"}]}, "documents"),
-        ({"documents": ["a " * 3000]}, "documents"),
+        ({"documents": ["b", "a " * 3000]}, "documents[1]"),
         ({"prompt": "no place"}, "prompt"),
         ({"messages": [{"role": "user", "content": "no place"}], "prompt": None}, "messages"),
         ({"place": "<passage>"}, "prompt"),

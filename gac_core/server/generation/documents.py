@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gac_core.chat.conversation import Prompt
-from gac_core.errors import RequestError
+from gac_core.errors import PromptTooLongError, RequestError
 from gac_core.output import RequestOutput
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.protocol.common import DocumentBody, GenerationBody
@@ -73,6 +73,18 @@ def checked_documents(given: Sequence[str | DocumentBody]) -> tuple[Document, ..
             Document(each) if isinstance(each, str) else Document(each.text, each.id, each.score) for each in given
         ]
         return as_documents(found)
+
+
+def field_of_long_prompt(error: PromptTooLongError, documents: Sequence[Document], prompt_field: str) -> str:
+    """Returns the field of a body whose text is too long: that of the document, if the error names one.
+
+    Args:
+        error: The error.
+        documents: The documents of the body, each with an id; empty without documents.
+        prompt_field: The field that has the prompt.
+    """
+    places = [index for index, document in enumerate(documents) if document.id == error.document]
+    return f"documents[{places[0]}]" if places else prompt_field
 
 
 def sources_of(body: GenerationBody) -> Sources:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from gac_core.errors import (
     ChatTemplateError,
@@ -22,12 +22,12 @@ from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import ServedModel
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.conversations import conversation_of, requires_calls, structured_output
-from gac_core.server.generation.documents import Sources, document_prompt, sources_of
+from gac_core.server.generation.documents import Sources, document_prompt, field_of_long_prompt, sources_of
 from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.protocol.common import ChoicesGrammar, GenerationBody, GrammarBody, RegexGrammar
 from gac_core.server.protocol.completions import CompletionBody
 from gac_core.server.settings import ServerSettings
-from gac_core.voices import AnyPrompt, DocumentPrompt
+from gac_core.voices import AnyPrompt, Document, DocumentPrompt
 
 NO_CONTEXT_TOKENS = 4096
 """Longest answer of members whose context has no limit, where neither the request nor the settings set one."""
@@ -61,9 +61,10 @@ class Generation:
     sources: Sources = field(default_factory=dict)
 
     @property
-    def documents(self) -> int:
-        """How many documents all prompts together have."""
-        return sum(len(prompt.documents) for prompt in self.prompts if isinstance(prompt, DocumentPrompt))
+    def documents(self) -> list[Document]:
+        """The documents of all prompts, one after the other."""
+        own = (prompt.documents for prompt in self.prompts if isinstance(prompt, DocumentPrompt))
+        return [cast(Document, document) for documents in own for document in documents]
 
     def as_api_error(self, error: BaseException) -> ApiError:
         """Returns an error as the client sees it, with the field of the body that it is about."""
@@ -71,7 +72,9 @@ class Generation:
 
     def _field_of(self, error: RequestError) -> str | None:
         """Returns the field of the body that an error of the engine is about; None where that is not known."""
-        if isinstance(error, (PromptTooLongError, EmptyPromptError, ChatTemplateError, ImageError)):
+        if isinstance(error, PromptTooLongError):
+            return field_of_long_prompt(error, self.documents, self.prompt_field)
+        if isinstance(error, (EmptyPromptError, ChatTemplateError, ImageError)):
             return self.prompt_field
         if isinstance(error, GrammarError):
             return self.grammar_field

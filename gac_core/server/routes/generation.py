@@ -81,7 +81,7 @@ def generation_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         served = catalog.find(body.model)
         record.model = served.id
         generation = await beside_loop(request, lambda: translate(body, served, settings))
-        record.documents = generation.documents
+        record.documents = len(generation.documents)
         record.prompt = prompt_text(generation.prompts) if settings.log_prompts else None
         return generation
 

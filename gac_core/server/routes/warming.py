@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gac_core.chat.conversation import Prompt
-from gac_core.errors import GaCError, quote
+from gac_core.errors import GaCError, PromptTooLongError, quote
 from gac_core.sampling import SamplingParams
 from gac_core.server.catalog import Catalog
 from gac_core.server.errors import ApiError, as_api_error
 from gac_core.server.generation.conversations import conversation_of
 from gac_core.server.generation.disconnects import while_connected
-from gac_core.server.generation.documents import checked_documents, naming
+from gac_core.server.generation.documents import checked_documents, field_of_long_prompt, naming
 from gac_core.server.generation.responses import json_response
 from gac_core.server.protocol.warm import WarmBody, WarmChat, WarmText
 from gac_core.server.record import record_of
@@ -42,6 +42,8 @@ def warm_router(catalog: Catalog, settings: ServerSettings) -> APIRouter:
         warming = served.ensemble.awarm(prompt, documents, params, place=place, pin=body.pin is not False)
         try:
             report = await while_connected(request, warming)
+        except PromptTooLongError as error:
+            raise as_api_error(error, field_of_long_prompt(error, documents, "documents")) from error
         except GaCError as error:
             raise as_api_error(error, "documents") from error
         return json_response(asdict(report))
