@@ -10,7 +10,7 @@ from conftest import ensemble_of, random_pair
 from test_document_rules import reference as contributions
 from test_drafts import eager
 
-from gac_core import Document, DocumentPrompt, Grammar, RequestError, Voice, VoicesPrompt
+from gac_core import Document, DocumentPrompt, Grammar, InvalidLogitsError, RequestError, Voice, VoicesPrompt
 
 TEXTS = ["The Torno Bridge was built by Ada Meln in 1874.", "Lake Vessa is 310 metres deep.", "Nim has 12 mills."]
 QUESTION = "{document}\nQuestion: Who built the bridge?\nAnswer:"
@@ -215,6 +215,16 @@ def test_a_prior_that_computes_nothing_usable_is_noticed():
         for rule in ("mean", "contrast"):
             got = two.generate(prompt, max_tokens=4, combine_documents=rule)
             assert (got.tokens, [dropped.member for dropped in got.stats.dropped]) == (want.tokens, ["m1"])
+
+
+def test_a_prior_alone_does_not_answer():
+    pairs = [random_pair("llama"), random_pair("gpt2", 1)]
+    with ensemble_of(pairs, on_member_failure="drop") as two:
+        with torch.no_grad():
+            pairs[0][0].get_output_embeddings().weight.fill_(float("nan"))
+        prompt = VoicesPrompt([Voice("m0", asked(TEXTS[0]), document="a"), Voice("m1", asked(""), prior=True)])
+        with pytest.raises(InvalidLogitsError, match="'m0'"):
+            two.generate(prompt, max_tokens=4)
 
 
 def test_prompt_lookup_knows_all_documents(ensemble):

@@ -43,7 +43,8 @@ def go_on_without(request: Request, errors: Mapping[Sequence, GaCError]) -> GaCE
     if not policy.drop:
         return failed[0]
     failing = {voice.member: error for voice, error in errors.items()}
-    if len({voice.member for voice in request.voices} - failing.keys()) < policy.min_members:
+    voting = {voice.member for voice in request.voices if not voice.prior}
+    if len(voting - failing.keys()) < policy.min_members:
         return failed[-1]
     if request.gate.member in failing and request.threshold is not None and policy.gate_must_live:
         return failing[request.gate.member]

@@ -162,8 +162,10 @@ def _append_or_leave_out(request: Request, voice: Sequence, data: bytes, own: bo
     except UnwritableTextError as error:
         if voice is request.gate:
             raise
+        # Its other voices lack the token as well.
+        if voice.name not in request.stats.left_out:
+            _log_left_out(request, error)
         request.leave_out(voice, error)
-        _log_left_out(request, error)
     except MemberError as error:
         return error
     return None
