@@ -13,9 +13,9 @@ from pydantic import Field
 
 from gac_core import (
     CONVERSATION_FIELDS,
-    DOCUMENT_ARGUMENTS,
     AnyPrompt,
-    DocumentPrompt,
+    Conversation,
+    Prompt,
     RequestError,
     RequestOutput,
     SamplingParams,
@@ -28,11 +28,11 @@ from gac_core import (
 )
 from gac_langchain import convert
 from gac_langchain.configured import ConfiguredChat
-from gac_langchain.documents import Source, asked_of_documents
+from gac_langchain.documents import DOCUMENT_OPTIONS, Source, asked_of_documents
 
 _OTHER_ARGUMENTS = (
     *("model", "request_id", "response_format", "strict", "top_logprobs", "must_be"),
-    *(*DOCUMENT_ARGUMENTS, "score_key"),
+    *DOCUMENT_OPTIONS,
 )
 # The fields that a conversation without tools ignores.
 _OF_TOOLS = ("tool_choice", "parallel_tool_calls")
@@ -124,12 +124,9 @@ class ChatRequests(ConfiguredChat):
         prompt, sources = asked_of_documents(talk, given.other)
         return ChatRequest(prompt, self._sampling_params(sampling), name, given.other.get("must_be"), sources)
 
-    def _warmed(
-        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[DocumentPrompt, SamplingParams]:
-        messages = self._convert_input(prompt).to_messages()
-        asked = self._request(messages, None, {**kwargs, "documents": documents})
-        assert isinstance(asked.prompt, DocumentPrompt)
+    def _prompted(self, prompt: LanguageModelInput, kwargs: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
+        asked = self._request(self._convert_input(prompt).to_messages(), None, kwargs)
+        assert isinstance(asked.prompt, Conversation)
         return asked.prompt, asked.params
 
     def _with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:

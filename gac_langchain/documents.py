@@ -15,6 +15,9 @@ from gac_core import DOCUMENT_ARGUMENTS, AnyPrompt, Prompt, RequestError, Reques
 from gac_core import Citation as CitedSpan
 from gac_core import Document as VoiceDocument
 
+DOCUMENT_OPTIONS = DOCUMENT_ARGUMENTS | {"score_key"}
+"""Arguments of a call that concern its documents."""
+
 SCORE_KEYS = ("relevance_score", "score")
 """Keys of a document's metadata that rerankers and retrievers write scores to; the first that is there counts."""
 
@@ -39,7 +42,7 @@ def asked_of_documents(prompt: Prompt, arguments: Mapping[str, Any]) -> tuple[An
 
     Args:
         prompt: Its prompt, with the place for a document if it gives documents.
-        arguments: Its arguments: `gac_core.DOCUMENT_ARGUMENTS` and ``score_key``; others are ignored.
+        arguments: Its arguments; others than `DOCUMENT_OPTIONS` are ignored.
 
     Returns:
         The prompt as it is, and None, without documents.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import PrivateAttr
 
 from gac_core import (
-    DOCUMENT_ARGUMENTS,
     AnyPrompt,
-    DocumentPrompt,
     OutputChunk,
+    Prompt,
     RequestError,
     RequestOutput,
     SamplingParams,
@@ -28,12 +27,11 @@ from gac_core import (
 from gac_langchain.answers import usage
 from gac_langchain.choices import agenerate_answers, check_one_answer, generate_answers, llm_output, token_usage
 from gac_langchain.convert import to_messages
-from gac_langchain.documents import asked_of_documents
+from gac_langchain.documents import DOCUMENT_OPTIONS, asked_of_documents
 from gac_langchain.settings import EnsembleSettings, request_id_of
 
 # Arguments of LangChain's `generate` that concern the run, not the model.
 _OF_RUNS = ("tags", "metadata", "run_name", "run_id", "request_id")
-_OF_DOCUMENTS = (*DOCUMENT_ARGUMENTS, "score_key")
 
 
 class GaCLLM(EnsembleSettings, BaseLLM):
@@ -185,10 +183,10 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
     def _with_arguments(self, kwargs: dict[str, Any]) -> tuple[GaCLLM, dict[str, Any]]:
         """Returns a copy with a call's parameters as its fields, since LangChain's cache key has fields only."""
-        given = split_arguments(kwargs, conversation=(), other=(*_OF_RUNS, *_OF_DOCUMENTS))
+        given = split_arguments(kwargs, conversation=(), other=(*_OF_RUNS, *DOCUMENT_OPTIONS))
         params = self._sampling_params(given.sampling)
         model = self.model_copy(update={name: getattr(params, name) for name in given.sampling})
-        model._documents = {name: value for name, value in given.other.items() if name in _OF_DOCUMENTS}
+        model._documents = {name: value for name, value in given.other.items() if name in DOCUMENT_OPTIONS}
         return model, dict(given.other)
 
     def _shared(
@@ -206,13 +204,8 @@ class GaCLLM(EnsembleSettings, BaseLLM):
             raise RequestError("GaCLLM reads prompts of text: a message has an image; use ChatGaC")
         return value
 
-    def _warmed(
-        self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[DocumentPrompt, SamplingParams]:
-        text = self._convert_input(prompt).to_string()
-        (asked,), given = _split_documents([text], {**kwargs, "documents": documents})
-        assert isinstance(asked, DocumentPrompt)
-        return asked, self._call_params(None, given)
+    def _prompted(self, prompt: LanguageModelInput, kwargs: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
+        return self._convert_input(prompt).to_string(), self._call_params(None, kwargs)
 
     def _call_params(self, stop: list[str] | None, given: Mapping[str, Any]) -> SamplingParams:
         return self._sampling_params(given if stop is None else {"stop": stop, **given})
@@ -286,7 +279,7 @@ class GaCLLM(EnsembleSettings, BaseLLM):
 
 def _split_documents(prompts: list[str], kwargs: Mapping[str, Any]) -> tuple[list[AnyPrompt], dict[str, Any]]:
     """Returns what a call asks of each prompt, with its documents if it has any, and its other arguments."""
-    rest = {name: value for name, value in kwargs.items() if name not in _OF_DOCUMENTS}
+    rest = {name: value for name, value in kwargs.items() if name not in DOCUMENT_OPTIONS}
     return [asked_of_documents(prompt, kwargs)[0] for prompt in prompts], rest
 
 

@@ -22,10 +22,10 @@ from gac_core import (
     LOADING_FIELDS,
     SAMPLING_FIELDS,
     ConfigError,
-    DocumentPrompt,
     EnsembleConfig,
     EnsembleLease,
     EnsembleModel,
+    Prompt,
     SamplingParams,
     UnknownArgumentError,
     WarmReport,
@@ -37,6 +37,7 @@ from gac_core import (
     open_ensemble,
     own_params,
 )
+from gac_langchain.documents import DOCUMENT_OPTIONS, to_documents
 from gac_langchain.fields import EnsembleFields, converted, type_error
 
 logger = logging.getLogger(__name__)
@@ -198,20 +199,26 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
         Raises:
             RequestError: An argument is wrong.
         """
-        asked, params = self._warmed(prompt, documents, kwargs)
-        return self._ensemble.warm(asked.prompt, asked.documents, params, place=asked.place, pin=pin)
+        return self._ensemble.warm(**self._warmed(prompt, documents, kwargs), pin=pin)
 
     async def awarm(
         self, prompt: LanguageModelInput, documents: Sequence[Any], *, pin: bool = True, **kwargs: Any
     ) -> WarmReport:
         """`warm` for event loops."""
-        asked, params = self._warmed(prompt, documents, kwargs)
-        return await self._ensemble.awarm(asked.prompt, asked.documents, params, place=asked.place, pin=pin)
+        return await self._ensemble.awarm(**self._warmed(prompt, documents, kwargs), pin=pin)
 
     def _warmed(
         self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[DocumentPrompt, SamplingParams]:
-        """Returns a prompt with documents, and parameters; arguments as in `warm`."""
+    ) -> dict[str, Any]:
+        """Returns the arguments of `gac_core.Ensemble.warm`; arguments as in `warm`."""
+        found = to_documents(documents, kwargs.get("score_key"))
+        others = {name: value for name, value in kwargs.items() if name not in DOCUMENT_OPTIONS}
+        asked, params = self._prompted(prompt, others)
+        named = {"place": kwargs["place"]} if kwargs.get("place") is not None else {}
+        return {"prompt": asked, "documents": [document for document, _ in found.values()], "params": params, **named}
+
+    def _prompted(self, prompt: LanguageModelInput, kwargs: Mapping[str, Any]) -> tuple[Prompt, SamplingParams]:
+        """Returns the prompt and the parameters of a call without documents."""
         raise NotImplementedError
 
     def _configured(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:

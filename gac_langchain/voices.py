@@ -129,7 +129,7 @@ class VoicesTemplate:
         """
         missing = [name for name in self.prompt.input_variables if name not in inputs and name != self.variable]
         mark = self.place({**inputs, **{name: self._filling(name, "") for name in missing}})
-        marks = {name: f"{mark}{name}" for name in missing}
+        marks = {name: f"{mark}[{name}]" for name in missing}
         filled = {**inputs, **{name: self._filling(name, marks[name]) for name in missing}}
         place = self.place(filled)
         value = self._filled(filled, place)
@@ -174,7 +174,7 @@ class VoicesChain(RunnableBindingBase[dict[str, Any], Any]):
         answer = _answerer(template, llm, output_parser, arguments)
         super().__init__(bound=RunnableLambda(answer, name="voices_chain"))
         self._template = template
-        self._llm = llm
+        self._llm = llm.bind(**arguments)
 
     def warm(
         self, documents: Iterable[Document], inputs: Mapping[str, Any] | None = None, *, pin: bool = True

@@ -263,8 +263,9 @@ async def test_warm_documents_are_reused(chat):
 def test_the_text_model_warms_documents(ensemble):
     llm, prompt = GaCLLM(ensemble=ensemble), PromptTemplate.from_template("{context}\n\n{input}")
     chain = create_voices_chain(llm.bind(max_tokens=2), prompt)
-    fresh = [Document("The Nalda Tower in Fenk has 207 steps.", id="nalda")]
-    assert chain.warm(fresh).documents == ("nalda",)
+    scored = Document("The Nalda Tower has a bell.", id="bell", metadata={"score": 1})
+    fresh = [Document("The Nalda Tower in Fenk has 207 steps.", id="nalda"), scored]
+    assert set(chain.warm(fresh).documents) == {"nalda", "bell"}
     chain.warm(fresh, pin=False)
     other = create_voices_chain(RunnableLambda(lambda value: value), prompt)
     with pytest.raises(RequestError, match="a chain of RunnableLambda cannot warm documents"):
