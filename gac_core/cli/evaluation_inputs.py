@@ -42,7 +42,7 @@ def configuration(
     Raises:
         ConfigError: It is wrong.
     """
-    changes: dict[str, Any] = {} if cache else {"cache_gib": 0.0}
+    changes: dict[str, Any] = {} if cache else {"cache_gib": 0.0, "document_cache_gib": 0.0}
     if batch is not None:
         changes["max_batch_size"] = batch
     if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
