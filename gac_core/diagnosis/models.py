@@ -73,8 +73,8 @@ def model_facts(member: MemberConfig, config: EnsembleConfig | None = None) -> M
         return ModelFacts(member.called, _path(member), problem=str(error))
     has_template = bool(tokenizer.hf.chat_template)
     tools = None if not has_template else "native" if traits_of(tokenizer).tools else "described"
-    caches = {"cache_gib": limits.cache_gib, "document_cache_gib": limits.document_cache_gib}
-    placement, problem = _placement(EnsembleConfig((member,), **caches), [checkpoint], limits.devices)
+    own = EnsembleConfig((member,), cache_gib=limits.cache_gib, document_cache_gib=limits.document_cache_gib)
+    placement, problem = _placement(own, [checkpoint], limits.devices)
     text = checkpoint.architecture.get_text_config(decoder=True)
     return ModelFacts(
         name=member.called,
