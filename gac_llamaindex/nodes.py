@@ -92,10 +92,12 @@ class SourceNodes:
     def _with_shares(self, shares: Mapping[str, float]) -> list[NodeWithScore]:
         """Returns the nodes with their documents' shares of an answer as scores, largest first, then additional ones.
 
-        Nodes with equal texts are one document, and each has its share.
+        Nodes with equal texts are one document, and each has its share; a document that did not vote has 0. The scores
+        are None where there are no shares.
         """
         by_text = {_text(self.by_id[name]): share for name, share in shares.items()}
-        scored = [NodeWithScore(node=node.node, score=by_text.get(_text(node))) for node in self.by_id.values()]
+        least = 0.0 if shares else None
+        scored = [NodeWithScore(node=node.node, score=by_text.get(_text(node), least)) for node in self.by_id.values()]
         return [*sorted(scored, key=_rank, reverse=True), *self.additional]
 
     def _metadata(self, raw: Raw | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import EMBEDDED, ensemble_of, pair
+from conftest import EMBEDDED, ensemble_of, pair, talking_pairs
 from holding import idle
 from lexical import LexicalEmbedding
 from llama_index.core import VectorStoreIndex
@@ -124,6 +124,27 @@ def test_nodes_with_one_id_or_one_text(synthesizer):
     response = synthesizer.synthesize(QUESTION, twins)
     scores = {each.node_id: each.score for each in response.source_nodes}
     assert scores["a"] == scores["b"] == pytest.approx(1 - scores["c"])
+
+
+def test_the_gate_alone_answers_from_one_node(llm):
+    response = VoicesSynthesizer(llm.with_threshold(0.0), text_qa_template=TEMPLATE).synthesize(QUESTION, NODES)
+    assert [(each.node_id, each.score) for each in response.source_nodes] == [
+        ("bridges", 1),
+        ("inns", 0),
+        ("museums", 0),
+    ]
+
+
+def test_members_without_a_template_continue_the_text():
+    template = PromptTemplate(ASK)
+    documents = [Document(each.text, each.node_id, each.score) for each in NODES]
+    prompt = f"Passages:\n\n{{document}}\n\nQuestion: {QUESTION}"
+    with ensemble_of(talking_pairs(templates=False)) as plain:
+        output = plain.generate(DocumentPrompt(prompt, documents), max_tokens=4)
+        llm = GaCLLM(ensemble=plain, max_tokens=4)
+        for streaming in (False, True):
+            synthesizer = VoicesSynthesizer(llm, text_qa_template=template, streaming=streaming)
+            assert str(synthesizer.synthesize(QUESTION, NODES)) == output.text
 
 
 def test_additional_nodes_follow_with_their_scores(synthesizer):

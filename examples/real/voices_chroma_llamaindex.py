@@ -5,6 +5,10 @@ tell. Such an answer is also what the models say without a passage: its *lift* i
 passage carries is some nats per token. Then more passages are retrieved; if they do not tell either, the answer stays
 "not in the documents".
 
+Measured: no gain. SmolLM2-135M-Instruct (weight 0), Qwen2.5-Coder-0.5B-Instruct (2) and Gemma-3-270M (1) on the 10
+questions of the handbook: F1 70.0, the same on every question as Qwen alone with the best passage. They abstain from 3
+of the 5 questions that the passages do not answer, and answer 4 of the 5 others.
+
 Documents are combined by their mean: ``"contrast"`` weakens what the models say without a passage, and so this answer.
 
 Needs ``pip install 'gac-ensemble[llamaindex]' llama-index-embeddings-huggingface llama-index-vector-stores-chroma``.
