@@ -90,7 +90,7 @@ def solve(index: VectorStoreIndex, llm: GaCLLM, task: Task) -> Solved:
 def build(args: argparse.Namespace, ensemble: Ensemble) -> Example:
     """Returns the example on the passages and questions of ``args.data``; the score is F1 over words."""
     texts, tasks = passages_with_gaps(args.data)
-    index = build_index(texts, args.embeddings, "voices")
+    index = build_index(texts, args.embeddings, "passages_with_gaps")
     return Example(partial(GaCLLM, ensemble=ensemble, max_tokens=24), partial(solve, index), tasks)
 
 
