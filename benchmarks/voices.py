@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from benchmarks.voices_data import Case, bm25, cases, minilm
 from gac_core import Ensemble, MemberConfig
 from gac_core.evaluation.metrics import METRICS
 from gac_core.evaluation.questions import Question
+from gac_core.evaluation.settings import parse_weights
 from gac_core.output import RequestOutput
 
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
@@ -111,17 +112,47 @@ def facts(case: Case) -> Row:
     return {"gold": case.gold, "gold_id": case.id.partition(".")[0], "best": case.passages[0].score}
 
 
-def run(ensemble: Ensemble, sets: Mapping[str, Sequence[Case]], arms: Sequence[str], rows: Rows) -> None:
+@dataclass(frozen=True)
+class Members:
+    """How several members answer.
+
+    Attributes:
+        weights: One per member.
+        gate: Name of the gate; only with a threshold.
+        threshold: As `SamplingParams.threshold`.
+    """
+
+    weights: tuple[float, ...]
+    gate: str | None = None
+    threshold: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Follows the name of an arm."""
+        shown = ":".join(f"{weight:g}" for weight in self.weights)
+        return f" [{shown}]" if self.threshold is None else f" [{shown}, gate {self.gate} at {self.threshold:g}]"
+
+
+def run(
+    ensemble: Ensemble,
+    sets: Mapping[str, Sequence[Case]],
+    arms: Sequence[str],
+    rows: Rows,
+    members: Members | None = None,
+) -> None:
     """Answers the questions of all sets with all arms."""
+    label = "" if members is None else members.label
+    arguments = {} if members is None else asdict(members)
     for number, together in enumerate(zip(*sets.values(), strict=True), 1):
         for name, case in zip(sets, together, strict=True):
             for arm in arms:
-                if (name, arm, case.id) in rows.rows:
+                if (name, arm + label, case.id) in rows.rows:
                     continue
-                request = ARMS[arm](case)
+                asked = ARMS[arm](case)
+                request = replace(asked, arguments={**asked.arguments, **arguments})
                 known = rows.same(request.digest)
                 made = known or row_of(case, request, *answer(ensemble, request))
-                rows.add({**made, "set": name, "arm": arm, **facts(case)})
+                rows.add({**made, "set": name, "arm": arm + label, **facts(case)})
         if number % 10 == 0:
             print(f"{number} questions", flush=True)
 
@@ -134,14 +165,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="squad-300.json")
     parser.add_argument("--sets", nargs="+", default=["bm25-9"], help="retriever and number of negatives")
     parser.add_argument("--members", nargs="+", default=["qwen"], help=f"folders in {REAL}")
+    parser.add_argument("--weights", help="of several members, such as 3:1")
+    parser.add_argument("--gate", help="a member; with --threshold")
+    parser.add_argument("--threshold", type=float)
+    parser.add_argument(
+        "--form", choices=("chat", "shots"), default="chat", help="shots: for members without a chat template"
+    )
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--question", type=int, default=0, help="which question of each passage; 1 for choosing")
     parser.add_argument("--dtype", default="bfloat16")
     args = parser.parse_args()
-    sets = {name: found[: args.questions] for name, found in read_sets(args.sets, args.data, args.question).items()}
+    read = read_sets(args.sets, args.data, args.question)
+    sets = {name: [replace(case, form=args.form) for case in found[: args.questions]] for name, found in read.items()}
+    together = None
+    if args.weights:
+        together = Members(parse_weights(args.weights, args.members), args.gate, args.threshold)
     members = [MemberConfig(str(REAL / name), name=name) for name in args.members]
     with Ensemble.load(members, dtype=args.dtype, progress=False) as ensemble:
-        run(ensemble, sets, args.arms, Rows(args.out))
+        run(ensemble, sets, args.arms, Rows(args.out), together)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.real_tasks import SHOTS
 from benchmarks.voices_data import Case, Retrieved
 from gac_core import Document, DocumentPrompt
+from gac_core.chat.conversation import Prompt
 
 INSTRUCTION = (
     "Answer the question from the passages. Give only the answer, in as few words as possible, copied from the "
@@ -31,11 +33,11 @@ class Request:
     """Arguments of `Ensemble.generate`.
 
     Attributes:
-        prompt: Messages, or messages with documents.
+        prompt: A prompt, with or without documents.
         arguments: The others.
     """
 
-    prompt: list[dict[str, str]] | DocumentPrompt
+    prompt: Prompt | DocumentPrompt
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -47,7 +49,7 @@ class Request:
 Arm = Callable[[Case], Request]
 
 
-def messages(case: Case, passages: str, salt: int | None = None) -> list[dict[str, str]]:
+def prompt_of(case: Case, passages: str, salt: int | None = None) -> Prompt:
     """Returns the prompt of a question with the text of its passages, or a place for it.
 
     Args:
@@ -55,9 +57,17 @@ def messages(case: Case, passages: str, salt: int | None = None) -> list[dict[st
         passages: The text.
         salt: Begins the prompt, so that it shares no prefix with those that have another one. Default: nothing.
     """
-    instruction = INSTRUCTION if salt is None else f"{salt}. {INSTRUCTION}"
+    begin = "" if salt is None else f"{salt}. "
+    if case.form == "shots":
+        shown = "".join(f"Passage: {text}\nQuestion: {asked}\nAnswer: {answer}\n\n" for text, asked, answer in SHOTS)
+        return f"{begin}{shown}Passage: {passages}\nQuestion: {case.question}\nAnswer:"
     asked = f"Passages:\n\n{passages}\n\nQuestion: {case.question}"
-    return [{"role": "system", "content": instruction}, {"role": "user", "content": asked}]
+    return [{"role": "system", "content": begin + INSTRUCTION}, {"role": "user", "content": asked}]
+
+
+def joined(passages: Sequence[Retrieved], case: Case) -> str:
+    """Returns the text of several passages for one prompt."""
+    return ("\nPassage: " if case.form == "shots" else "\n\n").join(passage.text for passage in passages)
 
 
 def best(case: Case, count: int) -> Case:
@@ -82,29 +92,33 @@ def injected(case: Case) -> Case:
     return replace(case, passages=tuple(passages))
 
 
-def plain(passages: Sequence[Retrieved], case: Case, salt: int | None = None, **arguments: Any) -> Request:
-    """One prompt with some passages; ``salt`` as in `messages`."""
-    text = "\n\n".join(passage.text for passage in passages)
-    return Request(messages(case, text, salt), {"max_tokens": 32, **arguments})
+def plain(passages: Sequence[Retrieved], case: Case, salt: int | None = None) -> Request:
+    """One prompt with some passages; ``salt`` as in `prompt_of`."""
+    return Request(prompt_of(case, joined(passages, case), salt), _arguments(case))
+
+
+def contrasted(passages: Sequence[Retrieved], case: Case) -> Request:
+    """One prompt with some passages, contrasted with the prior: context-aware decoding."""
+    prompt = DocumentPrompt(prompt_of(case, PLACE), [joined(passages, case)], place=PLACE)
+    return Request(prompt, {**_arguments(case), "combine_documents": "contrast"})
 
 
 def voices(
-    case: Case,
-    rule: str = "mean",
-    weights: str = "scores",
-    prior: bool = True,
-    salt: int | None = None,
-    **arguments: Any,
+    case: Case, rule: str = "mean", weights: str = "scores", prior: bool = True, salt: int | None = None
 ) -> Request:
-    """Each passage in a voice of its own; ``salt`` as in `messages`."""
+    """Each passage in a voice of its own; ``salt`` as in `prompt_of`."""
     documents = [Document(each.text, id=str(each.place), score=each.score) for each in case.passages]
-    prompt = DocumentPrompt(messages(case, PLACE, salt), documents, weights=weights, prior=prior, place=PLACE)
-    return Request(prompt, {"max_tokens": 32, "combine_documents": rule, **arguments})
+    prompt = DocumentPrompt(prompt_of(case, PLACE, salt), documents, weights=weights, prior=prior, place=PLACE)
+    return Request(prompt, {**_arguments(case), "combine_documents": rule})
 
 
-def long(count: int | None = None, **arguments: Any) -> Arm:
+def _arguments(case: Case) -> dict[str, Any]:
+    return {"max_tokens": 32, **({"stop": ("\n",)} if case.form == "shots" else {})}
+
+
+def long(count: int | None = None) -> Arm:
     """One prompt with the best passages, in the retriever's order; ``count``: how many, default all."""
-    return lambda case: plain(case.passages[:count], case, **arguments)
+    return lambda case: plain(case.passages[:count], case)
 
 
 def voice_arm(count: int | None = None, change: Callable[[Case], Case] | None = None, **arguments: Any) -> Arm:
@@ -129,11 +143,14 @@ ARMS: dict[str, Arm] = {
     "long, best last": lambda case: plain(case.passages[::-1], case),
     "top": long(1),
     "gold": lambda case: plain(case.passages[case.gold : case.gold + 1], case),
+    "long, contrast": lambda case: contrasted(case.passages, case),
+    "top, contrast": lambda case: contrasted(case.passages[:1], case),
+    "gold, contrast": lambda case: contrasted(case.passages[case.gold : case.gold + 1], case),
     **{f"long, {count} passages": long(count) for count in (2, 3, 5)},
     **{
         f"{rule}, {weights}": voice_arm(rule=rule, weights=weights) for rule in RULES for weights in ("scores", "equal")
     },
-    **{f"mean, {count} passages": voice_arm(count) for count in (2, 3, 5)},
+    **{f"{rule}, {count} passages": voice_arm(count, rule=rule) for rule in RULES for count in (2, 3, 5)},
     "mean, no prior": voice_arm(prior=False),
     "long, injected": lambda case: plain(injected(case).passages, case),
     "top, injected": lambda case: plain(injected(case).passages[:1], case),

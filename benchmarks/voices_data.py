@@ -44,6 +44,7 @@ class Case:
         answers: Accepted answers.
         passages: In the retriever's order, most relevant first.
         gold: Index in ``passages`` of the one that the question was written about.
+        form: ``"chat"`` (messages) or ``"shots"`` (text with three examples, for members without a chat template).
     """
 
     id: str
@@ -51,6 +52,7 @@ class Case:
     answers: tuple[str, ...]
     passages: tuple[Retrieved, ...]
     gold: int
+    form: str = "chat"
 
 
 def with_negatives(scores: Scores, gold: int, negatives: int) -> list[int]:

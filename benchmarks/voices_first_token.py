@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.voices import REAL, answer, read_sets
-from benchmarks.voices_arms import PLACE, Request, messages, plain, voices
+from benchmarks.voices_arms import PLACE, Request, plain, prompt_of, voices
 from benchmarks.voices_data import Case
 from gac_core import Ensemble, MemberConfig
 
@@ -85,10 +85,10 @@ def measured(ensemble: Ensemble, case: Case, other: Case, salt: int) -> Iterator
     number = salt + len(LONG)
     yield "voices, cold", first_token(ensemble, voices(case, prior=False, salt=number))
     asked = replace(case, question=other.question)
-    ensemble.warm(messages(case, PLACE, number + 1), [passage.text for passage in case.passages])
+    ensemble.warm(prompt_of(case, PLACE, number + 1), [passage.text for passage in case.passages])
     yield "voices, warm", first_token(ensemble, voices(case, prior=False, salt=number + 1))
     yield "voices with a prior, warm", first_token(ensemble, voices(asked, prior=True, salt=number + 1))
-    ensemble.warm(messages(case, PLACE, number + 1), [passage.text for passage in case.passages], pin=False)
+    ensemble.warm(prompt_of(case, PLACE, number + 1), [passage.text for passage in case.passages], pin=False)
 
 
 def table(rows: Sequence[Row], count: int) -> str:
