@@ -2,14 +2,17 @@
 
 Run by ``python -m benchmarks.voices_first_token --data SQUAD.json --out times.jsonl``, which prints the table and
 continues where the last run ended. Situations of one question are measured one after the other, so that other load on
-the machine meets all alike. Each has a number of its own at the beginning of its prompts: nothing is in the KV cache
-but what the situation itself puts there:
+the machine meets all alike. The prompts of a question and of a number of passages begin with a number of their own:
+nothing is in the KV cache but what these prompts put there. In the order of measurement:
 
 - ``long, cold``: no passage was read before.
-- ``long, same order``: another question was asked about the same passages in the same order.
-- ``long, other order``: another question was asked about the same passages in another order.
-- ``long, one other``: another question was asked, for which the retriever found one other passage, and this one first.
-- ``voices, cold``; ``voices, warm``: documents that were not read before; those that `Ensemble.warm` has read.
+- ``long, same order``: then another question about the same passages in the same order.
+- ``long, other order``: another question about the same passages in another order.
+- ``long, one other``: another question, for which the retriever found one other passage, and this one first.
+- ``voices, cold``: no passage was read by a voice before.
+- ``voices, warm``: another question about the same passages in another order, which `Ensemble.warm` has pinned.
+- ``voices, one other``: the same as ``long, one other``: one document is cold.
+- ``voices with a prior, warm``: as ``voices, warm``, with one more voice.
 """
 
 from __future__ import annotations
@@ -30,28 +33,14 @@ from gac_core import Ensemble, MemberConfig
 
 Row = dict[str, Any]
 COUNTS = (4, 10)
-LONG = ("long, cold", "long, same order", "long, other order", "long, one other")
-VOICES = ("voices, cold", "voices, warm", "voices with a prior, warm")
+LAST = "voices with a prior, warm"
 
 
-def earlier(situation: str, case: Case, other: Case) -> Case | None:
-    """Returns what was asked before, in one prompt; None for nothing.
-
-    Args:
-        situation: One of `LONG`.
-        case: The question with its passages.
-        other: Another question with other passages.
-    """
-    before = replace(case, question=other.question)
-    if situation == "long, same order":
-        return before
-    if situation == "long, other order":
-        passages = list(case.passages)
-        random.Random(case.id).shuffle(passages)
-        return replace(before, passages=tuple(passages))
-    if situation == "long, one other":
-        return replace(before, passages=(other.passages[0], *case.passages[1:]))
-    return None
+def reordered(case: Case) -> Case:
+    """Returns the case with another passage first and the others in another order."""
+    passages = list(case.passages[1:])
+    random.Random(case.id).shuffle(passages)
+    return replace(case, passages=(*passages, case.passages[0]))
 
 
 def first_token(ensemble: Ensemble, request: Request) -> Row:
@@ -68,27 +57,31 @@ def first_token(ensemble: Ensemble, request: Request) -> Row:
     }
 
 
-def measured(ensemble: Ensemble, case: Case, other: Case, salt: int) -> Iterator[tuple[str, Row]]:
+def measured(ensemble: Ensemble, case: Case, others: Sequence[Case], salt: int) -> Iterator[tuple[str, Row]]:
     """Yields what the first token costs in each situation.
 
     Args:
         ensemble: The ensemble.
         case: A question with its passages.
-        other: Another question with other passages.
-        salt: The first of the numbers that begin the prompts, each of which no other prompt has.
+        others: Three other questions with other passages.
+        salt: Begins all prompts, and no others.
     """
-    for number, situation in enumerate(LONG, salt):
-        before = earlier(situation, case, other)
-        if before is not None:
-            first_token(ensemble, plain(before.passages, before, salt=number))
-        yield situation, first_token(ensemble, plain(case.passages, case, salt=number))
-    number = salt + len(LONG)
-    yield "voices, cold", first_token(ensemble, voices(case, prior=False, salt=number))
-    asked = replace(case, question=other.question)
-    ensemble.warm(prompt_of(case, PLACE, number + 1), [passage.text for passage in case.passages])
-    yield "voices, warm", first_token(ensemble, voices(case, prior=False, salt=number + 1))
-    yield "voices with a prior, warm", first_token(ensemble, voices(asked, prior=True, salt=number + 1))
-    ensemble.warm(prompt_of(case, PLACE, number + 1), [passage.text for passage in case.passages], pin=False)
+    before, again, last = (replace(case, question=other.question) for other in others)
+    changed = replace(again, passages=(others[0].passages[0], *case.passages[1:]))
+    for situation, asked in (
+        ("long, cold", before),
+        ("long, same order", case),
+        ("long, other order", reordered(case)),
+        ("long, one other", changed),
+    ):
+        yield situation, first_token(ensemble, plain(asked.passages, asked, salt))
+    yield "voices, cold", first_token(ensemble, voices(before, prior=False, salt=salt))
+    warmed = prompt_of(case, PLACE, salt), [passage.text for passage in case.passages]
+    ensemble.warm(*warmed)
+    yield "voices, warm", first_token(ensemble, voices(reordered(case), prior=False, salt=salt))
+    yield "voices, one other", first_token(ensemble, voices(changed, prior=False, salt=salt))
+    yield LAST, first_token(ensemble, voices(last, prior=True, salt=salt))
+    ensemble.warm(*warmed, pin=False)
 
 
 def table(rows: Sequence[Row], count: int) -> str:
@@ -124,17 +117,17 @@ def main() -> None:
     args = parser.parse_args()
     lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
     rows = [json.loads(line) for line in lines]
-    done = {(row["id"], row["passages"]) for row in rows if row["situation"] == VOICES[-1]}
+    done = {(row["id"], row["passages"]) for row in rows if row["situation"] == LAST}
     sets = {count: found for count in COUNTS for found in read_sets([f"bm25-{count - 1}"], args.data, 0).values()}
     with Ensemble.load([MemberConfig(str(REAL / args.member), name=args.member)], dtype=args.dtype) as ensemble:
         for number in range(args.questions):
             for count, found in sets.items():
                 # Far apart in the shuffled order.
-                case, other = found[number], found[number + 150]
+                case, others = found[number], [found[number + ahead] for ahead in (150, 200, 250)]
                 if (case.id, count) in done:
                     continue
                 salt = 1000 * (len(COUNTS) * number + COUNTS.index(count) + 1)
-                for situation, row in measured(ensemble, case, other, salt):
+                for situation, row in measured(ensemble, case, others, salt):
                     rows.append({"id": case.id, "passages": count, "situation": situation, **row})
                     with args.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
