@@ -67,7 +67,8 @@ def measured(ensemble: Ensemble, case: Case, others: Sequence[Case], salt: int) 
         salt: Begins all prompts, and no others.
     """
     before, again, last = (replace(case, question=other.question) for other in others)
-    changed = replace(again, passages=(others[0].passages[0], *case.passages[1:]))
+    new = next(each for each in others[0].passages if each.place not in {own.place for own in case.passages})
+    changed = replace(again, passages=(new, *case.passages[1:]))
     for situation, asked in (
         ("long, cold", before),
         ("long, same order", case),
