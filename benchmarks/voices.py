@@ -28,6 +28,8 @@ from gac_core.output import RequestOutput
 
 REAL = Path(os.environ.get("GAC_REAL_MODELS") or Path.home() / ".cache" / "gac-real-models")
 Row = dict[str, Any]
+CACHE_GIB = 2.0
+"""Holds all 300 passages as read by qwen and smollm2: 0.7 GiB each in bfloat16."""
 
 
 class Rows:
@@ -140,13 +142,14 @@ def run(
     rows: Rows,
     members: Members | None = None,
 ) -> None:
-    """Answers the questions of all sets with all arms."""
+    """Answers the questions of all sets with all arms; one named ``"<arm>@<set>"`` those of this set alone."""
     label = "" if members is None else members.label
     arguments = {} if members is None else asdict(members)
     for number, together in enumerate(zip(*sets.values(), strict=True), 1):
         for name, case in zip(sets, together, strict=True):
-            for arm in arms:
-                if (name, arm + label, case.id) in rows.rows:
+            for given in arms:
+                arm, _, only = given.partition("@")
+                if only not in ("", name) or (name, arm + label, case.id) in rows.rows:
                     continue
                 asked = ARMS[arm](case)
                 request = replace(asked, arguments={**asked.arguments, **arguments})
@@ -160,7 +163,7 @@ def run(
 def main() -> None:
     """Answers the questions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=list(ARMS))
+    parser.add_argument("arms", nargs="+", help=f"ARM, or ARM@SET for one set alone; arms are {', '.join(ARMS)}")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one per answer; continued if it exists")
     parser.add_argument("--data", type=Path, required=True, help="squad-300.json")
     parser.add_argument("--sets", nargs="+", default=["bm25-9"], help="retriever and number of negatives")
@@ -175,13 +178,16 @@ def main() -> None:
     parser.add_argument("--question", type=int, default=0, help="which question of each passage; 1 for choosing")
     parser.add_argument("--dtype", default="bfloat16")
     args = parser.parse_args()
+    unknown = [arm for arm in args.arms if arm.partition("@")[0] not in ARMS]
+    if unknown:
+        parser.error(f"no such arm: {unknown[0]}")
     read = read_sets(args.sets, args.data, args.question)
     sets = {name: [replace(case, form=args.form) for case in found[: args.questions]] for name, found in read.items()}
     together = None
     if args.weights:
         together = Members(parse_weights(args.weights, args.members), args.gate, args.threshold)
     members = [MemberConfig(str(REAL / name), name=name) for name in args.members]
-    with Ensemble.load(members, dtype=args.dtype, progress=False) as ensemble:
+    with Ensemble.load(members, dtype=args.dtype, progress=False, document_cache_gib=CACHE_GIB) as ensemble:
         run(ensemble, sets, args.arms, Rows(args.out), together)
 
 
