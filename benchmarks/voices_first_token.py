@@ -2,7 +2,7 @@
 
 Run by ``python -m benchmarks.voices_first_token --data SQUAD.json --out times.jsonl``, which prints the table and
 continues where the last run ended. Situations of one question are measured one after the other, so that other load on
-the machine meets all alike. The prompts of a question and of a number of passages begin with a number of their own:
+the machine meets all alike. The long prompts of a question, and its voices, begin with a number of their own:
 nothing is in the KV cache but what these prompts put there. In the order of measurement:
 
 - ``long, cold``: no passage was read before.
@@ -64,7 +64,7 @@ def measured(ensemble: Ensemble, case: Case, others: Sequence[Case], salt: int) 
         ensemble: The ensemble.
         case: A question with its passages.
         others: Three other questions with other passages.
-        salt: Begins all prompts, and no others.
+        salt: Begins the long prompts, and the number after it those of voices; no others begin so.
     """
     before, again, last = (replace(case, question=other.question) for other in others)
     new = next(each for each in others[0].passages if each.place not in {own.place for own in case.passages})
@@ -76,6 +76,7 @@ def measured(ensemble: Ensemble, case: Case, others: Sequence[Case], salt: int) 
         ("long, one other", changed),
     ):
         yield situation, first_token(ensemble, plain(asked.passages, asked, salt))
+    salt += 1
     yield "voices, cold", first_token(ensemble, voices(before, prior=False, salt=salt))
     warmed = prompt_of(case, PLACE, salt), [passage.text for passage in case.passages]
     ensemble.warm(*warmed)
