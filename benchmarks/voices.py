@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.voices_arms import ARMS, Request
+from benchmarks.voices_arms import ARMS, Request, without_gold
 from benchmarks.voices_data import Case, bm25, cases, minilm
 from gac_core import Ensemble, MemberConfig
 from gac_core.evaluation.metrics import METRICS
@@ -109,9 +110,10 @@ def row_of(case: Case, request: Request, output: RequestOutput, seconds: float, 
     }
 
 
-def facts(case: Case) -> Row:
+def facts(case: Case, arm: str) -> Row:
     """Returns what the retriever made of a question: the gold passage's place and id, and the best score."""
-    return {"gold": case.gold, "gold_id": case.id.partition(".")[0], "best": case.passages[0].score}
+    best = (without_gold(case) if "no gold" in arm else case).passages[0].score
+    return {"gold": case.gold, "gold_id": case.id.partition(".")[0], "best": best}
 
 
 @dataclass(frozen=True)
@@ -134,20 +136,26 @@ class Members:
         shown = ":".join(f"{weight:g}" for weight in self.weights)
         return f" [{shown}]" if self.threshold is None else f" [{shown}, gate {self.gate} at {self.threshold:g}]"
 
+    @classmethod
+    def of(cls, text: str, names: Sequence[str]) -> Members:
+        """Returns what ``W:W`` stands for, or ``W:W@T``: with a threshold, the first member being the gate."""
+        weights, _, threshold = text.partition("@")
+        gate = (names[0], float(threshold)) if threshold else (None, None)
+        return cls(parse_weights(weights, names), *gate)
+
 
 def run(
     ensemble: Ensemble,
     sets: Mapping[str, Sequence[Case]],
     arms: Sequence[str],
     rows: Rows,
-    members: Members | None = None,
+    settings: Sequence[Members] = (),
 ) -> None:
     """Answers the questions of all sets with all arms; one named ``"<arm>@<set>"`` those of this set alone."""
-    label = "" if members is None else members.label
-    arguments = {} if members is None else asdict(members)
+    ways = {each.label: asdict(each) for each in settings} or {"": {}}
     for number, together in enumerate(zip(*sets.values(), strict=True), 1):
         for name, case in zip(sets, together, strict=True):
-            for given in arms:
+            for given, (label, arguments) in itertools.product(arms, ways.items()):
                 arm, _, only = given.partition("@")
                 if only not in ("", name) or (name, arm + label, case.id) in rows.rows:
                     continue
@@ -155,7 +163,7 @@ def run(
                 request = replace(asked, arguments={**asked.arguments, **arguments})
                 known = rows.same(request.digest)
                 made = known or row_of(case, request, *answer(ensemble, request))
-                rows.add({**made, "set": name, "arm": arm + label, **facts(case)})
+                rows.add({**made, "set": name, "arm": arm + label, **facts(case, arm)})
         if number % 10 == 0:
             print(f"{number} questions", flush=True)
 
@@ -168,9 +176,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="squad-300.json")
     parser.add_argument("--sets", nargs="+", default=["bm25-9"], help="retriever and number of negatives")
     parser.add_argument("--members", nargs="+", default=["qwen"], help=f"folders in {REAL}")
-    parser.add_argument("--weights", help="of several members, such as 3:1")
-    parser.add_argument("--gate", help="a member; with --threshold")
-    parser.add_argument("--threshold", type=float)
+    parser.add_argument("--settings", nargs="+", default=[], help="of several members: weights, such as 3:1 or 3:1@0.7")
     parser.add_argument(
         "--form", choices=("chat", "shots"), default="chat", help="shots: for members without a chat template"
     )
@@ -183,12 +189,10 @@ def main() -> None:
         parser.error(f"no such arm: {unknown[0]}")
     read = read_sets(args.sets, args.data, args.question)
     sets = {name: [replace(case, form=args.form) for case in found[: args.questions]] for name, found in read.items()}
-    together = None
-    if args.weights:
-        together = Members(parse_weights(args.weights, args.members), args.gate, args.threshold)
+    settings = [Members.of(text, args.members) for text in args.settings]
     members = [MemberConfig(str(REAL / name), name=name) for name in args.members]
     with Ensemble.load(members, dtype=args.dtype, progress=False, document_cache_gib=CACHE_GIB) as ensemble:
-        run(ensemble, sets, args.arms, Rows(args.out), together)
+        run(ensemble, sets, args.arms, Rows(args.out), settings)
 
 
 if __name__ == "__main__":

@@ -100,24 +100,34 @@ def signals(row: Row) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _auroc_cell(values: Sequence[tuple[float, float]]) -> str:
+    present, missing = zip(*values, strict=True)
+    found = auroc_interval(missing, present)
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
 def detection(arms: Mapping[str, Mapping[str, Row]]) -> str:
-    """Returns how well signals tell missing gold passages, and wrong answers, in Markdown."""
-    lines = ["| answered by | signal | gold passage missing | answer wrong (F1 below 0.5) |", "|---|---|---|---|"]
+    """Returns how well signals tell whether the gold passage is missing, in Markdown."""
+    lines = ["| answered by | signal | AUROC |", "|---|---|---|"]
     for arm, missing in arms.items():
         if not arm.endswith(", no gold"):
             continue
         name = arm.removesuffix(", no gold")
         present = arms.get(name) or arms.get(f"{name}, scores") or {}
-        both = [case for case in missing if case in present]
-        if not both:
-            continue
-        for signal in signals(present[both[0]]):
-            with_gold, without = ([signals(rows[c])[signal] for c in both] for rows in (present, missing))
-            wrong = [value for value, case in zip(with_gold, both, strict=True) if present[case]["f1"] < 0.5]
-            right = [value for value, case in zip(with_gold, both, strict=True) if present[case]["f1"] >= 0.5]
-            cells = [auroc_interval(without, with_gold), auroc_interval(wrong, right)]
-            values = " | ".join(f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})" for each in cells)
-            lines.append(f"| {name}, {len(both)} questions | {signal} | {values} |")
+        for signal in (
+            "entropy",
+            "agreement",
+            "share",
+            "lift",
+            "logprob",
+            "not_in_documents",
+            "confidence",
+            "best score",
+        ):
+            pairs = [(signals(present[case]), signals(missing[case])) for case in missing if case in present]
+            values = [(one[signal], two[signal]) for one, two in pairs if signal in one and signal in two]
+            if values:
+                lines.append(f"| {name}, {len(values)} questions | {signal} | {_auroc_cell(values)} |")
     return "\n".join(lines)
 
 
