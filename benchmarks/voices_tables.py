@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -33,22 +32,21 @@ def by_arm(rows: Sequence[Row], name: str) -> dict[str, dict[str, Row]]:
 
 
 def accuracy(arms: Mapping[str, Mapping[str, Row]], base: str = BASE) -> str:
-    """Returns the table of accuracy and cost, in Markdown: paired differences on the questions of both arms."""
+    """Returns the table of accuracy, in Markdown: the questions that all arms have answered."""
+    cases = sorted(set.intersection(*(set(found) for found in arms.values())))
     lines = [
-        f"| answered by | n | exact | F1 | exact against {base} | F1 against {base} | tokens computed | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| answered by, {len(cases)} questions | exact | F1 | exact against {base} | F1 against {base} |",
+        "|---|---|---|---|---|",
     ]
     for arm, found in arms.items():
-        both = [case for case in found if case in arms.get(base, {})]
-        against = [""] * 2
-        if arm != base and both:
-            pairs = [([found[case][key] for case in both], [arms[base][case][key] for case in both]) for key in KEYS]
-            against = [shown(compare(*pair).difference, "+") for pair in pairs]
-        means = [shown(mean_interval([row[key] for row in found.values()])) for key in KEYS]
-        cost = f"{fmean(row['computed'] for row in found.values()):.0f} | " + (
-            f"{median(row['processor'] for row in found.values()):.2f}"
-        )
-        lines.append(f"| {arm} | {len(found)} | {' | '.join([*means, *against])} | {cost} |")
+        scores = {key: [found[case][key] for case in cases] for key in KEYS}
+        cells = [shown(mean_interval(values)) for values in scores.values()]
+        if arm == base or base not in arms:
+            cells += [""] * 2
+        else:
+            others = {key: [arms[base][case][key] for case in cases] for key in KEYS}
+            cells += [shown(compare(scores[key], others[key]).difference, "+") for key in KEYS]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -153,14 +151,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--base", default=BASE, help="the arm to compare with")
+    parser.add_argument("--arms", nargs="+", help="only these, in this order")
     args = parser.parse_args()
     rows = read_rows(args.results)
     for name in dict.fromkeys(row["set"] for row in rows):
-        arms = by_arm(rows, name)
+        found = by_arm(rows, name)
+        arms = {arm: found[arm] for arm in args.arms or found if arm in found}
         print(f"\n## {name}\n\n{accuracy(arms, args.base)}")
-        if any(arm.endswith(", injected") for arm in arms):
-            print(f"\n{robustness(arms)}")
-        print(f"\n{citations(arms)}\n\n{detection(arms)}")
+        if any(arm.endswith(", injected") for arm in found):
+            print(f"\n{robustness(found)}")
+        print(f"\n{citations(found)}\n\n{detection(found)}")
 
 
 if __name__ == "__main__":
