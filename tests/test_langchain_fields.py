@@ -66,6 +66,7 @@ WRONG = [
         ("gate", "oak"),
     ),
     *(("weights", [1.0]), ("weights", {"oak": 1.0}), ("weights", [0, 0, 0]), ("weights", "auto"), ("weights", "x")),
+    *(("combine_documents", "x"), ("combine_documents", "contrast:-1")),
     *(("alignment", "x"), ("gate_rule", "x"), ("streaming", "x"), ("callbacks", 3), ("cache", "x")),
     *(("ensemble", "x"), ("metadata", 3), ("tags", "x"), ("verbose", "x")),
 ]
@@ -77,6 +78,7 @@ OF_CHATS = [
 OF_LOADING = [
     *(("dtype", "float3"), ("device", "moon"), ("device_map", 3), ("quantization", "3bit"), ("commit", "x")),
     *(("max_batch_size", 0), ("max_queue", -1), ("prefill_tokens", 0), ("prefill_seconds", -1), ("cache_gib", -1)),
+    ("document_cache_gib", -1),
     *(("deterministic", "x"), ("stuck_after", 0), ("on_member_failure", "x"), ("min_members", 9), ("executor", "x")),
     *(("forward_timeout", 0), ("devices", ["moon"]), ("progress", "x"), ("calibration", "no/such/file.yaml")),
     ("absence", "no/such/file.json"),
