@@ -113,7 +113,7 @@ def _stats(item: TokenStats) -> dict[str, Any]:
 
 
 def _given(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Returns values without those of some names that are None: only requests with documents have them."""
+    """Returns values without the given names whose value is None: only requests with documents have them."""
     return {key: value for key, value in values.items() if key not in names or value is not None}
 
 
