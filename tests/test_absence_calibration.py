@@ -77,9 +77,14 @@ def test_questions_are_read_and_lose_their_answering_document(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
     first, second, third = read_document_questions(path)
     assert first.documents[1] == Document("b", score=2.0)
-    assert first.without_answer() == replace(first, documents=(Document("a"),), answer_in=None)
-    assert second.without_answer() is None
-    assert third.without_answer() == third
+    present, absent = first.variants()
+    assert (present.documents, present.answer_in) == ((first.documents[1],), 0)
+    assert (absent.documents, absent.answer_in) == ((Document("a"),), None)
+    assert (second.variants(), third.variants()) == ((second,), (third,))
+    longer = replace(first, documents=tuple(map(Document, "abcd")), answer_in=2)
+    present, absent = longer.variants()
+    assert ("".join(each.text for each in present.documents), present.answer_in) == ("abc", 2)
+    assert "".join(each.text for each in absent.documents) == "abd"
     assert len(read_document_questions(path, 2)) == 2
     first = replace(first, documents=first.documents[:1])
     prompt = first.prompt(PROMPT, chat=False)

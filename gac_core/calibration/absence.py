@@ -75,7 +75,7 @@ def measure(
     params: SamplingParams,
     progress: Progress,
 ) -> list[Sample]:
-    """Answers each question with its documents, and again without the one that contains the answer.
+    """Answers each question with the document that contains the answer, and again without it.
 
     Args:
         ensemble: The ensemble.
@@ -85,10 +85,7 @@ def measure(
         params: Parameters of the answers.
         progress: Receives how many answers there are.
     """
-    asked: list[tuple[int, DocumentQuestion]] = []
-    for number, question in enumerate(questions):
-        without = question.without_answer()
-        asked += [(number, each) for each in dict.fromkeys((question, without)) if each is not None]
+    asked = [(number, each) for number, question in enumerate(questions) for each in question.variants()]
     samples: list[Sample] = []
     size = ensemble.config.max_batch_size
     for start in range(0, len(asked), size):

@@ -31,13 +31,22 @@ class DocumentQuestion:
     documents: tuple[Document, ...]
     answer_in: int | None
 
-    def without_answer(self) -> DocumentQuestion | None:
-        """Returns the question without the document that contains the answer; None if no other is left."""
+    def variants(self) -> tuple[DocumentQuestion, ...]:
+        """Returns the question with the document that contains the answer, and with another one in its place.
+
+        Both have equally many documents, since agreement and shares depend on their number: the first is without the
+        last of the other documents. A question without an answer, or without another document, is the only variant.
+        """
         if self.answer_in is None:
-            return self
-        answering = self.documents[self.answer_in].text
-        left = tuple(document for document in self.documents if document.text != answering)
-        return replace(self, documents=left, answer_in=None) if left else None
+            return (self,)
+        answering = self.documents[self.answer_in]
+        others = tuple(document for document in self.documents if document.text != answering.text)
+        if not others:
+            return (self,)
+        before = sum(document.text != answering.text for document in self.documents[: self.answer_in])
+        before = min(before, len(others) - 1)
+        kept = (*others[:before], answering, *others[before:-1])
+        return replace(self, documents=kept, answer_in=before), replace(self, documents=others, answer_in=None)
 
     def prompt(self, form: str, chat: bool) -> DocumentPrompt:
         """Returns what is asked.
