@@ -168,6 +168,11 @@ def test_a_voice_of_another_member_than_the_gate_needs_another_gate(ensemble):
     ensemble.generate(voices=voices, max_tokens=2)
     with pytest.raises(RequestError, match=f"the gate '{gate}' has no voice"):
         ensemble.generate(voices=voices, max_tokens=2, threshold=0.5)
+    with pytest.raises(RequestError, match=f"the gate '{gate}' has no voice"):
+        ensemble.generate(voices=voices, max_tokens=2, threshold=0)
+    several = [*voices, Voice(gate, asked(TEXTS[1])), Voice(gate, asked(TEXTS[0]), 0.5)]
+    plain = ensemble.generate(asked(TEXTS[1]), max_tokens=4, threshold=0)
+    same(plain, ensemble.generate(voices=several, max_tokens=4, threshold=0))
     with pytest.raises(RequestError, match="takes no part in the request"):
         ensemble.generate(voices=[Voice("nobody", "x")])
 

@@ -152,7 +152,17 @@ class InputProcessor:
                 "weights='perplexity' follow from one prompt that all members read, not from documents or voices; give "
                 "weights as numbers"
             )
+        if settings.threshold == 0 and isinstance(prompt, VoicesPrompt):
+            prompt = self._of_gate(prompt, self._config.names[settings.gate])
         return encode_voices(prompt, self._weights(settings), params.parse_special)
+
+    def _of_gate(self, prompt: VoicesPrompt, gate: str) -> VoicesPrompt:
+        """Returns the voices that can decide where the gate decides every step; raises if it has none that votes."""
+        others = {name for name in self._config.names if name != gate}
+        own = [voice for voice in prompt.voices if voice.member not in others]
+        if not any(voice.member == gate and not voice.prior for voice in own):
+            raise RequestError(f"the gate {quote(gate)} has no voice; give it one, or set gate to another member")
+        return VoicesPrompt(own)
 
     def _weights(self, settings: RequestSettings) -> dict[EnsembleMember, float]:
         """Returns the weight of each participant, in the ensemble's order."""
