@@ -155,7 +155,7 @@ class DocumentPrompt:
         if found != 1:
             raise RequestError(
                 f"the prompt must contain the place of the document, {quote(self.place)}, once, not {found} times; if "
-                "a question may contain this string, set place of a DocumentPrompt to another one"
+                "a question may contain this string, set place to another one"
             )
         for message in () if conversation is None else conversation.turns:
             if message.images and self.place in message.content:
