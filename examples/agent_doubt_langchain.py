@@ -9,8 +9,8 @@ The embedded models are trained to answer from passages, not to use tools: they 
 what was retrieved again. ``--models`` takes folders or hub names of others.
 
 How well agreement tells right calls from wrong ones depends on the models. Measured on the questions of
-`examples/real/agent_tools_langchain.py` (SmolLM2-135M, Qwen2.5-Coder-0.5B, Gemma-3-270M with weights 1, 4, 1; 36 questions, 25
-valid calls): the 5 wrong calls had an agreement of 70 to 72%, and 14 of the 20 right ones more than that.
+`examples/real/agent_tools_langchain.py` (SmolLM2-135M, Qwen2.5-Coder-0.5B, Gemma-3-270M with weights 1, 4, 1; 36
+questions, 25 valid calls): the 5 wrong calls had an agreement of 70 to 72%, and 14 of the 20 right ones more than that.
 """
 
 from __future__ import annotations
