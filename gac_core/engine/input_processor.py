@@ -35,7 +35,7 @@ from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.engine.reading import check_keeps_documents, kept_voices, reading_request
 from gac_core.engine.sequences import budget, check_prior, choose_gate, other_prompts, prompt_bytes, sequences
 from gac_core.engine.token_bias import logit_adjustment
-from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices
+from gac_core.engine.voice_prompts import EncodedVoice, EncodedVoices, encode_voices, voices_of_gate
 from gac_core.errors import RequestError, quote
 from gac_core.grammar.compiler import Compiler
 from gac_core.grammar.grammar import Grammar
@@ -153,16 +153,8 @@ class InputProcessor:
                 "weights as numbers"
             )
         if settings.threshold == 0 and isinstance(prompt, VoicesPrompt):
-            prompt = self._of_gate(prompt, self._config.names[settings.gate])
+            prompt = voices_of_gate(prompt, self._config.names, self._config.names[settings.gate])
         return encode_voices(prompt, self._weights(settings), params.parse_special)
-
-    def _of_gate(self, prompt: VoicesPrompt, gate: str) -> VoicesPrompt:
-        """Returns the voices that can decide where the gate decides every step; raises if it has none that votes."""
-        others = {name for name in self._config.names if name != gate}
-        own = [voice for voice in prompt.voices if voice.member not in others]
-        if not any(voice.member == gate and not voice.prior for voice in own):
-            raise RequestError(f"the gate {quote(gate)} has no voice; give it one, or set gate to another member")
-        return VoicesPrompt(own)
 
     def _weights(self, settings: RequestSettings) -> dict[EnsembleMember, float]:
         """Returns the weight of each participant, in the ensemble's order."""

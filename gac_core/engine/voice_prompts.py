@@ -152,3 +152,20 @@ def _encoded(
         return encode_prompt(prompt, members, parse_special)
     except PromptTooLongError as error:
         raise error if document is None else error.with_document(document) from None
+
+
+def voices_of_gate(prompt: VoicesPrompt, names: Sequence[str], gate: str) -> VoicesPrompt:
+    """Returns what takes part in a request whose gate decides every step: voices of other members do not.
+
+    Args:
+        prompt: All voices.
+        names: The names of all members.
+        gate: The name of the gate.
+
+    Raises:
+        RequestError: The gate has no voice that votes.
+    """
+    own = [voice for voice in prompt.voices if voice.member == gate or voice.member not in names]
+    if not any(voice.member == gate and not voice.prior for voice in own):
+        raise RequestError(f"the gate {quote(gate)} has no voice; give it one, or set gate to another member")
+    return VoicesPrompt(own)
