@@ -288,6 +288,9 @@ def _weights_by_score(documents: Sequence[Document]) -> list[float]:
         return [1.0] * len(documents)
     unknown = next((document.id for document in documents if document.score is None), None)
     if unknown is not None:
-        raise RequestError(f"document {quote(unknown)} has no score, but others have; give all one, or weights")
+        raise RequestError(
+            f"document {quote(unknown)} has no score, but others have; give each one a score, or set the documents' "
+            "weights, such as 'equal'"
+        )
     largest = max(map(abs, scores)) or 1.0
     return [math.exp(SHARPNESS * (score - max(scores)) / largest) for score in scores]

@@ -56,12 +56,17 @@ def asked_of_documents(prompt: Prompt, arguments: Mapping[str, Any]) -> tuple[An
         if score_key is not None:
             raise RequestError(f"score_key={quote(score_key)} needs documents=[...]")
         return document_prompt(prompt, given), None
-    found = to_documents(given["documents"], score_key)
+    weights = given.get("document_weights")
+    # Other weights do not depend on scores.
+    scored = weights is None or (isinstance(weights, str) and weights == "scores")
+    found = to_documents(given["documents"], score_key, scored)
     documents = [document for document, _ in found.values()]
     return document_prompt(prompt, {**given, "documents": documents}), {name: own for name, (_, own) in found.items()}
 
 
-def to_documents(documents: Any, score_key: str | None = None) -> dict[str, tuple[VoiceDocument, Source]]:
+def to_documents(
+    documents: Any, score_key: str | None = None, scored: bool = True
+) -> dict[str, tuple[VoiceDocument, Source]]:
     """Returns documents in any of the accepted forms as the ensemble's, and what citations say about them, by id.
 
     The id of a document is its own (``Document.id``, else ``id`` of its metadata), or its number in the list. Chunks of
@@ -70,16 +75,19 @@ def to_documents(documents: Any, score_key: str | None = None) -> dict[str, tupl
     Args:
         documents: A sequence of LangChain documents with scores in their metadata, of `gac_core.Document`, strings, and
             mappings with ``text``, ``id`` and ``score``.
-        score_key: The key of the metadata that holds the score. Default: the first of `SCORE_KEYS` that is there.
+        score_key: The key of the metadata that holds the score. Default: the first of `SCORE_KEYS` that one of the
+            documents has; scores under different keys are not comparable.
+        scored: Whether scores in metadata are read. Default True.
 
     Raises:
-        RequestError: It is no sequence, a document has another form, or a score is not a number.
+        RequestError: It is no sequence, a document has another form or no text, or a score is not a number.
     """
     if isinstance(documents, (str, Mapping)) or not isinstance(documents, Sequence):
         raise RequestError(f"documents must be a list of documents, not {quote(documents)}")
+    key = (score_key or _score_key(documents)) if scored else None
     found: dict[str, tuple[VoiceDocument, Source]] = {}
     for number, given in enumerate(documents, 1):
-        document = _document(given, score_key)
+        document = _document(given, number, key)
         own = str(number) if document.id is None else document.id
         names = (own if again == 1 else f"{own}#{again}" for again in count(1))
         name = next(name for name in names if name not in found)
@@ -87,11 +95,13 @@ def to_documents(documents: Any, score_key: str | None = None) -> dict[str, tupl
     return found
 
 
-def _document(document: Any, score_key: str | None) -> VoiceDocument:
+def _document(document: Any, number: int, score_key: str | None) -> VoiceDocument:
     if isinstance(document, Document):
-        id_ = document.id if document.id is not None else document.metadata.get("id")
-        score = _score(document.metadata, score_key)
-        return VoiceDocument(document.page_content, None if id_ is None else str(id_), score)
+        given = document.id if document.id is not None else document.metadata.get("id")
+        id_ = str(number if given is None else given)
+        if not document.page_content:
+            raise RequestError(f"document {quote(id_)} has no text; leave it out")
+        return VoiceDocument(document.page_content, id_, _score(document.metadata, id_, score_key))
     if isinstance(document, str):
         return VoiceDocument(document)
     if isinstance(document, Mapping):
@@ -103,16 +113,24 @@ def _document(document: Any, score_key: str | None) -> VoiceDocument:
     raise RequestError(f"a document must be a Document, a string or a mapping with text, not {quote(document)}")
 
 
-def _score(metadata: Mapping[str, Any], score_key: str | None) -> float | None:
+def _score_key(documents: Sequence[Any]) -> str | None:
+    """Returns the key that holds documents' scores, the same for all of them; None where none has a score."""
+    metadata = [document.metadata for document in documents if isinstance(document, Document)]
+    return next((key for key in SCORE_KEYS if any(own.get(key) is not None for own in metadata)), None)
+
+
+def _score(metadata: Mapping[str, Any], id_: str, key: str | None) -> float | None:
     """Returns the score in a document's metadata; None without one."""
-    keys = SCORE_KEYS if score_key is None else (score_key,)
-    key = next((key for key in keys if metadata.get(key) is not None), None)
-    if key is None:
+    score = None if key is None else metadata.get(key)
+    if score is None:
         return None
     # Scores of numpy are numbers as well.
-    if isinstance(metadata[key], bool) or not isinstance(metadata[key], Real):
-        raise RequestError(f"the {key!r} of a document's metadata must be a number, not {quote(metadata[key])}")
-    return float(metadata[key])
+    if isinstance(score, bool) or not isinstance(score, Real):
+        raise RequestError(
+            f"the {key!r} in the metadata of document {quote(id_)} must be a number, not {quote(score)}; name the key of "
+            "its score with score_key, or set document_weights='equal'"
+        )
+    return float(score)
 
 
 def _source(text: str, document: Any) -> Source:

@@ -211,7 +211,7 @@ class EnsembleSettings(EnsembleModel, EnsembleFields):
         self, prompt: LanguageModelInput, documents: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Returns the arguments of `gac_core.Ensemble.warm`; arguments as in `warm`."""
-        found = to_documents(documents, kwargs.get("score_key"))
+        found = to_documents(documents, scored=False)
         others = {name: value for name, value in kwargs.items() if name not in DOCUMENT_OPTIONS}
         asked, params = self._prompted(prompt, others)
         named = {"place": kwargs["place"]} if kwargs.get("place") is not None else {}

@@ -48,10 +48,10 @@ def create_voices_chain(
         document_prompt: The text of a document, from ``page_content`` and its metadata. Default: its content alone.
         document_variable_name: The variable of the prompt that stands for a document, and the key of the documents
             among the inputs. Default ``"context"``.
-        document_weights: As `gac_core.DocumentPrompt.weights`. Default: by score.
+        document_weights: As `gac_core.DocumentPrompt.weights`. Default: by score. ``"equal"`` ignores scores.
         prior: As `gac_core.DocumentPrompt.prior`. Default: the same prompt without a document.
-        score_key: The key of the metadata that holds a document's score; larger scores are better. Default:
-            ``"relevance_score"``, else ``"score"``.
+        score_key: The key of the metadata that holds a document's score; larger scores are better, so that a distance is
+            none. Default: ``"relevance_score"``, else ``"score"``.
 
     Returns:
         A runnable of a mapping with the prompt's variables and, under ``document_variable_name``, a list of documents.
@@ -92,10 +92,12 @@ class VoicesTemplate:
         """Returns the documents among the inputs of a call, each with its text as its content.
 
         Raises:
-            RequestError: There is no list of documents.
+            RequestError: There is no list of documents, or a variable of the prompt has no value.
         """
         if not isinstance(inputs, Mapping) or self.variable not in inputs:
             raise RequestError(f"the inputs of the chain must be a mapping with documents as {quote(self.variable)}")
+        if missing := [name for name in self.prompt.input_variables if name not in inputs]:
+            raise RequestError(f"the inputs of the chain lack variables of the prompt: {', '.join(missing)}")
         return self.formatted(inputs[self.variable])
 
     def formatted(self, documents: Iterable[Document]) -> list[Document]:

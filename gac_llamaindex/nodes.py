@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
     AsyncStreamingResponse,
     PydanticResponse,
     Response,
@@ -102,7 +103,8 @@ class SourceNodes:
 
     def _metadata(self, raw: Raw | None = None) -> dict[str, Any]:
         """Returns the metadata of a response; None: of a stream that has not ended."""
-        own = {node.node_id: node.metadata for node in (*self.by_id.values(), *self.additional)}
+        others = {node.node_id: node.metadata for node in self.additional}
+        own = {**others, **{name: node.metadata for name, node in self.by_id.items()}}
         scores = {name: node.score for name, node in self.by_id.items()}
         values: dict[str, Any] = {**own, "retrieval_scores": scores}
         if raw is None:
@@ -110,6 +112,12 @@ class SourceNodes:
         # Absent where an answer has no tokens, or a grammar forced all of them.
         absent: dict[str, Any] = {"citations": [], "document_shares": {}, "doubt": None}
         return {**values, **{name: raw.get(name, value) for name, value in absent.items()}}
+
+
+def without_nodes(response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+    """Returns the response to a query for which no nodes were found, with the keys that the metadata always have."""
+    response.metadata = SourceNodes({})._metadata({})
+    return response
 
 
 def tokens(

@@ -23,7 +23,7 @@ from llama_index_instrumentation import get_dispatcher
 from gac_core import ConfigError, Document, DocumentPrompt, RequestError, WarmReport, free_place, quote
 from gac_llamaindex.calls import ModelCall
 from gac_llamaindex.llm import GaCLLM
-from gac_llamaindex.nodes import SourceNodes, atokens, tokens
+from gac_llamaindex.nodes import SourceNodes, atokens, tokens, without_nodes
 from gac_llamaindex.structured import Response as LLMResponse
 from gac_llamaindex.structured import read_object, response_text
 
@@ -38,13 +38,15 @@ class VoicesSynthesizer(BaseSynthesizer):
 
     In the response, the score of each of the ``source_nodes`` is its share of the answer
     (`gac_core.RequestOutput.document_shares`), and the largest stands first. The metadata have, beside the metadata of
-    each node by its id:
+    each node by its document id:
 
     - ``citations``: a mapping with the fields of `gac_core.Citation` for each span of the answer;
     - ``doubt``: a mapping with the fields of `gac_core.Doubt`;
     - ``document_shares`` and ``retrieval_scores``: by document id.
 
-    A streamed response has these after its last token; until then its source nodes are as retrieved.
+    Without nodes these are empty, and ``doubt`` is None. A streamed response has them after its last token; until then
+    its source nodes are as retrieved. The document id is the node's; the second node with an id and another text gets
+    ``"#2"`` at its end.
 
     Nodes are never truncated. One that does not fit into a member's context is a `gac_core.PromptTooLongError` that
     names both.
@@ -60,6 +62,8 @@ class VoicesSynthesizer(BaseSynthesizer):
         callback_manager: Handlers of LlamaIndex's callbacks. Default: those of ``Settings``.
         empty_response: The response where there are no nodes. Default: LlamaIndex's.
         document_weights: The weights of nodes: ``"scores"`` (default) or ``"equal"``, as in `gac_core.DocumentPrompt`.
+            Choose ``"equal"`` where scores are distances, or where some nodes have none, such as those that a
+            postprocessor adds.
         prior: Whether the prompt is also read without a node, as in `gac_core.DocumentPrompt`; a string stands in the
             node's place then. Default True.
         combine_documents: How documents are combined, as in `gac_core.SamplingParams`. Default: as ``llm`` does.
@@ -257,7 +261,7 @@ class VoicesSynthesizer(BaseSynthesizer):
             PromptTooLongError: A node does not fit into a member's context.
         """
         if not nodes:
-            return super().synthesize(query, nodes, additional_source_nodes, **response_kwargs)
+            return without_nodes(super().synthesize(query, nodes, additional_source_nodes, **response_kwargs))
         text = query if isinstance(query, str) else query.query_str
         sources = SourceNodes.of(nodes, additional_source_nodes)
         _dispatcher.event(SynthesizeStartEvent(query=query))
@@ -282,7 +286,7 @@ class VoicesSynthesizer(BaseSynthesizer):
     ) -> RESPONSE_TYPE:
         """`synthesize` without blocking the event loop; cancelling it frees the engine."""
         if not nodes:
-            return await super().asynthesize(query, nodes, additional_source_nodes, **response_kwargs)
+            return without_nodes(await super().asynthesize(query, nodes, additional_source_nodes, **response_kwargs))
         text = query if isinstance(query, str) else query.query_str
         sources = SourceNodes.of(nodes, additional_source_nodes)
         _dispatcher.event(SynthesizeStartEvent(query=query))

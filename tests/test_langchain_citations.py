@@ -21,7 +21,7 @@ from gac_core import (
 )
 from gac_core import Document as VoiceDocument
 from gac_langchain.answers import ChunkReader, to_message
-from gac_langchain.documents import to_annotation, to_documents
+from gac_langchain.documents import asked_of_documents, to_annotation, to_documents
 
 DOUBT = Doubt(agreement=1.0, share=0.75)
 SPANS = (
@@ -48,8 +48,21 @@ def test_the_score_of_a_reranker_comes_before_that_of_the_store():
     scores = [to_documents([document], key)["1"][0].score for key in (None, "score", "own", "none")]
     assert scores == [0.5, 1, 0.25, None]
     for key in ("wrong", "flag"):
-        with pytest.raises(RequestError, match=f"the '{key}' of a document's metadata must be a number"):
+        with pytest.raises(RequestError, match=f"the '{key}' in the metadata of document '1' must be a number"):
             to_documents([document], key)
+    other = Document("other", metadata={"score": "high"})
+    prompt, _ = asked_of_documents("{document}", {"documents": [document, other], "document_weights": "equal"})
+    assert [each.score for each in prompt.documents] == [None, None]
+
+
+def test_scores_under_different_keys_are_not_mixed():
+    documents = [Document("a", metadata={"score": 20.0}), Document("b", metadata={"relevance_score": 0.5})]
+    assert [document.score for document, _ in to_documents(documents).values()] == [None, 0.5]
+
+
+def test_a_document_without_text_is_named():
+    with pytest.raises(RequestError, match="document '2' has no text; leave it out"):
+        to_documents([Document("a"), Document("")])
 
 
 # ---- citations

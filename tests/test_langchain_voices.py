@@ -171,6 +171,8 @@ def test_wrong_uses_of_the_chain(chat, chain):
     for inputs in ({"input": ASK}, {**INPUTS, "context": "text"}, {**INPUTS, "context": ["text"]}):
         with pytest.raises(RequestError, match="context"):
             chain.invoke(inputs)
+    with pytest.raises(RequestError, match="lack variables of the prompt: input"):
+        chain.invoke({"context": DOCUMENTS})
     twice = ChatPromptTemplate([("human", "{context} {context} {input}")])
     with pytest.raises(RequestError, match="once, not 2 times"):
         create_voices_chain(chat, twice).invoke(INPUTS)

@@ -99,7 +99,10 @@ def test_text_of_users_cannot_contain_the_place(ensemble, synthesizer):
 
 def test_nodes_with_one_id_or_one_text(synthesizer):
     twice = [node("a", 0.5, TEXTS["inns"]), node("a", 0.4, TEXTS["bridges"]), node("a", 0.6, TEXTS["inns"])]
+    twice[1].node.metadata = {"page": 2}
+    twice[1].node.excluded_llm_metadata_keys = ["page"]
     response = synthesizer.synthesize(QUESTION, twice)
+    assert (response.metadata["a"], response.metadata["a#2"]) == ({}, {"page": 2})
     assert response.metadata["retrieval_scores"] == {"a": 0.6, "a#2": 0.4}
     assert len(response.source_nodes) == 2
     twins = [node("a", 0.5, TEXTS["inns"]), node("b", 0.4, TEXTS["inns"]), node("c", 0.1, TEXTS["bridges"])]
@@ -141,6 +144,8 @@ async def test_no_nodes_is_an_empty_response(llm):
         synthesizer = VoicesSynthesizer(llm, streaming=streaming, empty_response="Nothing found.")
         assert str(synthesizer.synthesize(QUESTION, [])) == "Nothing found."
         response = await synthesizer.asynthesize(QUESTION, [])
+        absent = {"citations": [], "doubt": None, "document_shares": {}, "retrieval_scores": {}}
+        assert response.metadata == absent == synthesizer.synthesize(QUESTION, []).metadata
         assert str(await response.get_response() if streaming else response) == "Nothing found."
 
 
