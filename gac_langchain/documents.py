@@ -127,8 +127,8 @@ def _score(metadata: Mapping[str, Any], id_: str, key: str | None) -> float | No
     # Scores of numpy are numbers as well.
     if isinstance(score, bool) or not isinstance(score, Real):
         raise RequestError(
-            f"the {key!r} in the metadata of document {quote(id_)} must be a number, not {quote(score)}; name the key of "
-            "its score with score_key, or set document_weights='equal'"
+            f"the {key!r} in the metadata of document {quote(id_)} must be a number, not {quote(score)}; name the key "
+            "of its score with score_key, or set document_weights='equal'"
         )
     return float(score)
 
