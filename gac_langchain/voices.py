@@ -50,8 +50,8 @@ def create_voices_chain(
             among the inputs. Default ``"context"``.
         document_weights: As `gac_core.DocumentPrompt.weights`. Default: by score. ``"equal"`` ignores scores.
         prior: As `gac_core.DocumentPrompt.prior`. Default: the same prompt without a document.
-        score_key: The key of the metadata that holds a document's score, which is larger for better documents (a distance
-            is not). Default: ``"relevance_score"``, else ``"score"``.
+        score_key: The key of the metadata that holds a document's score, which is larger for better documents: a
+            distance is not. Default: ``"relevance_score"``, else ``"score"``.
 
     Returns:
         A runnable of a mapping with the prompt's variables and, under ``document_variable_name``, a list of documents.
