@@ -50,6 +50,23 @@ def accuracy(arms: Mapping[str, Mapping[str, Row]], base: str = BASE) -> str:
     return "\n".join(lines)
 
 
+def by_rank(arms: Mapping[str, Mapping[str, Row]], base: str = BASE) -> str:
+    """Returns F1 where the retriever ranks the gold passage first, and elsewhere, in Markdown."""
+    cases = sorted(set.intersection(*(set(found) for found in arms.values())))
+    first = [case for case in cases if arms[base][case]["gold"] == 0]
+    parts = {"first": first, "lower": [case for case in cases if case not in first]}
+    heads = " | ".join(f"F1, gold passage {name} ({len(some)}) | against {base}" for name, some in parts.items())
+    lines = [f"| answered by | {heads} |", "|---|---|---|---|---|"]
+    for arm, found in arms.items():
+        cells = []
+        for some in parts.values():
+            ours, others = ([rows[case]["f1"] for case in some] for rows in (found, arms[base]))
+            against = "" if arm == base else shown(compare(ours, others).difference, "+")
+            cells += [shown(mean_interval(ours)), against]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 KEYS = ("exact", "f1")
 
 
@@ -88,6 +105,9 @@ def auroc_interval(positive: Sequence[float], negative: Sequence[float], resampl
     return interval_of(auroc(positive, negative), np.asarray(drawn))
 
 
+SIGNALS = ("best score", "confidence", "entropy", "logprob", "lift", "share", "agreement", "not_in_documents")
+
+
 def signals(row: Row) -> dict[str, float]:
     """Returns what an answer tells about doubt, each larger for more doubt."""
     doubt: dict[str, Any] = row.get("doubt") or {}
@@ -98,34 +118,26 @@ def signals(row: Row) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _auroc_cell(values: Sequence[tuple[float, float]]) -> str:
-    present, missing = zip(*values, strict=True)
-    found = auroc_interval(missing, present)
+def _auroc_cell(signal: str, present: Mapping[str, Row], missing: Mapping[str, Row]) -> str:
+    """Returns how well a signal tells missing gold passages; empty where the answers lack it."""
+    pairs = [(signals(missing[case]), signals(present[case])) for case in missing if case in present]
+    values = [(one[signal], two[signal]) for one, two in pairs if signal in one and signal in two]
+    if not values:
+        return ""
+    found = auroc_interval(*zip(*values, strict=True))
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def detection(arms: Mapping[str, Mapping[str, Row]]) -> str:
-    """Returns how well signals tell whether the gold passage is missing, in Markdown."""
-    lines = ["| answered by | signal | AUROC |", "|---|---|---|"]
-    for arm, missing in arms.items():
-        if not arm.endswith(", no gold"):
-            continue
-        name = arm.removesuffix(", no gold")
-        present = arms.get(name) or arms.get(f"{name}, scores") or {}
-        for signal in (
-            "entropy",
-            "agreement",
-            "share",
-            "lift",
-            "logprob",
-            "not_in_documents",
-            "confidence",
-            "best score",
-        ):
-            pairs = [(signals(present[case]), signals(missing[case])) for case in missing if case in present]
-            values = [(one[signal], two[signal]) for one, two in pairs if signal in one and signal in two]
-            if values:
-                lines.append(f"| {name}, {len(values)} questions | {signal} | {_auroc_cell(values)} |")
+    """Returns how well signals tell whether the gold passage is missing, in Markdown: a column for each arm."""
+    names = [arm.removesuffix(", no gold") for arm in arms if arm.endswith(", no gold")]
+    sides = {name: (arms.get(name) or arms.get(f"{name}, scores", {}), arms[f"{name}, no gold"]) for name in names}
+    heads = [f"{name} ({len(set(present) & set(missing))})" for name, (present, missing) in sides.items()]
+    lines = [f"| AUROC of | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for signal in SIGNALS:
+        cells = [_auroc_cell(signal, *side) for side in sides.values()]
+        if any(cells):
+            lines.append(f"| {signal} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -151,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--base", default=BASE, help="the arm to compare with")
+    parser.add_argument("--pool", nargs="+", default=[], help="sets for one table by the gold passage's rank")
     parser.add_argument("--arms", nargs="+", help="only these, in this order")
     args = parser.parse_args()
     rows = read_rows(args.results)
@@ -160,7 +173,13 @@ def main() -> None:
         print(f"\n## {name}\n\n{accuracy(arms, args.base)}")
         if any(arm.endswith(", injected") for arm in found):
             print(f"\n{robustness(found)}")
-        print(f"\n{citations(found)}\n\n{detection(found)}")
+        print(f"\n{citations(found)}")
+        if any(arm.endswith(", no gold") for arm in found):
+            print(f"\n{detection(found)}")
+    if args.pool:
+        pooled = [{**row, "id": f"{row['set']} {row['id']}", "set": ""} for row in rows if row["set"] in args.pool]
+        found = by_arm(pooled, "")
+        print(f"\n{by_rank({arm: found[arm] for arm in args.arms or found if arm in found}, args.base)}")
 
 
 if __name__ == "__main__":

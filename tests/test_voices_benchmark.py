@@ -14,7 +14,7 @@ from benchmarks.voices_arms import ARMS, INJECTIONS, PLACE, injected, without_go
 from benchmarks.voices_data import bm25, cases, with_negatives
 from benchmarks.voices_first_token import reordered
 from benchmarks.voices_first_token import table as times
-from benchmarks.voices_tables import auroc, auroc_interval, follows, robustness
+from benchmarks.voices_tables import auroc, auroc_interval, detection, follows, robustness
 
 FACTS = {"sky": "blue", "grass": "green", "sun": "hot", "ice": "cold", "sea": "deep", "sand": "dry"}
 
@@ -128,3 +128,12 @@ def test_a_run_continues_where_the_last_one_ended(data, tmp_path, monkeypatch):
     second = run(2)
     assert second[:3] == first
     assert len(second) == 6
+
+
+def test_signals_of_a_missing_passage():
+    def answered(*confidences):
+        return {str(place): {"confidence": value, "best": 1.0} for place, value in enumerate(confidences)}
+
+    head, _, *rows = detection({"mean, scores": answered(0.9, 0.8), "mean, no gold": answered(0.1, 0.85)}).splitlines()
+    assert head == "| AUROC of | mean (2) |"
+    assert [row.split(" (")[0] for row in rows] == ["| best score | 0.50", "| confidence | 0.75"]
