@@ -53,7 +53,8 @@ class EnsembleConfig:
             largest model; among equal sizes the first. The weights of a request replace the configured ones in this
             rule. Without a threshold, a request in which the configured gate has the weight 0 uses the default.
         threshold: None (default) ensembles every step; a number in [0, 1] lets the gate decide alone at or above it.
-        max_batch_size: Requests that run at once; further ones wait. Default 16.
+        max_batch_size: Requests that run at once; further ones wait. One with documents or voices counts once for each
+            prompt that a member reads, and runs alone if these are more. Default 16.
         commit: How a selected token is appended to the text of a member that did not choose it. ``"canonical"``
             (default) retokenizes the member's text since the last safe boundary, so that it reads text tokenized as in
             its training; ``"context-free"`` encodes the token's bytes alone.

@@ -24,6 +24,9 @@ DOCUMENT_RULE_NAMES = ("mean", "contrast", "contrast:jsd", "confidence")
 CONTRAST = "contrast:BETA"
 """The form of the name of a contrast with a given exponent."""
 
+MAX_BETA = 1000.0
+"""The largest BETA: its product with any logarithm of a probability is finite in float32."""
+
 GATE_NAMES = ("confidence", "margin", "entropy", "consensus")
 """The first keys of `gac_core.combination.GATES`, to which others may be added."""
 
@@ -54,10 +57,10 @@ def check_combine(error: type[GaCError], value: object) -> str:
 
 
 def contrast_beta(name: str) -> float | None:
-    """Returns BETA of the name ``"contrast:BETA"``; None if it is another name, or BETA is below 0 or not finite."""
+    """Returns BETA of the name ``"contrast:BETA"``; None if it is another name, or BETA is not from 0 to `MAX_BETA`."""
     number = re.fullmatch(r"contrast:(\d+(\.\d+)?(e[+-]?\d+)?)", name)
     beta = float(number[1]) if number else math.inf
-    return beta if math.isfinite(beta) else None
+    return beta if beta <= MAX_BETA else None
 
 
 def check_combine_documents(error: type[GaCError], value: object) -> str:
@@ -67,7 +70,7 @@ def check_combine_documents(error: type[GaCError], value: object) -> str:
         return str.__str__(value)
     names = ", ".join(quote(name) for name in known)
     raise error(
-        f"combine_documents must be one of {names}, or {quote(CONTRAST)} with BETA a number of 0 or more, such as "
+        f"combine_documents must be one of {names}, or {quote(CONTRAST)} with BETA from 0 to {MAX_BETA:.0f}, such as "
         f"'contrast:0.5', not {quote(value)}"
     )
 

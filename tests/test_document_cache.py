@@ -119,6 +119,19 @@ def test_without_memory_a_document_is_not_kept_and_a_pinned_one_is_an_error():
     assert kept.contents == DocumentCache()
 
 
+class Faulty(ListStore):
+    def save(self, slot, length):
+        return (torch.ones(length), torch.full((length,), torch.nan))
+
+
+def test_states_that_are_not_finite_are_not_kept():
+    kept = PrefixEntries("ash", Faulty([1] * 20), 100)
+    assert kept.keep([1] * 20, 0) is None
+    with pytest.raises(ValueError, match="not finite"):
+        kept.keep([1] * 20, 0, pinned=True)
+    assert kept.contents == DocumentCache()
+
+
 def read(member, request_id, ids, keep=None, release=True):
     """All logits that a member gives for a text whose first ids are kept; and how many ids were computed."""
     computed = 0

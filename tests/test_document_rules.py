@@ -163,7 +163,7 @@ def test_names_are_checked_and_give_the_rules():
     for name in ("mean", "contrast:1e-1", "contrast", "contrast:jsd"):
         assert SamplingParams(combine_documents=name).combine_documents == name
         assert EnsembleConfig(members=("a",), combine_documents=name).combine_documents == name
-    for value in ("sum", 1, "contrast:", "contrast:-1", "contrast:nan", "contrast:1e999", "mean "):
+    for value in ("sum", 1, "contrast:", "contrast:-1", "contrast:nan", "contrast:1e999", "contrast:1001", "mean "):
         for error, make in (
             (RequestError, lambda value=value: SamplingParams(combine_documents=value)),
             (ConfigError, lambda value=value: EnsembleConfig(members=("a",), combine_documents=value)),

@@ -10,7 +10,16 @@ from conftest import ensemble_of, random_pair
 from test_document_rules import reference as contributions
 from test_drafts import eager
 
-from gac_core import Document, DocumentPrompt, Grammar, InvalidLogitsError, RequestError, Voice, VoicesPrompt
+from gac_core import (
+    Document,
+    DocumentPrompt,
+    Grammar,
+    InvalidLogitsError,
+    MemberError,
+    RequestError,
+    Voice,
+    VoicesPrompt,
+)
 
 TEXTS = ["The Torno Bridge was built by Ada Meln in 1874.", "Lake Vessa is 310 metres deep.", "Nim has 12 mills."]
 QUESTION = "{document}\nQuestion: Who built the bridge?\nAnswer:"
@@ -234,3 +243,20 @@ def test_prompt_lookup_knows_all_documents(ensemble):
     assert [
         prompt[-len(asked(text)) :].decode() for prompt, text in zip(request.other_prompts, TEXTS[1:], strict=True)
     ] == [asked(text) for text in TEXTS[1:]]
+
+
+def test_a_fault_while_a_document_is_read_does_not_outlast_it():
+    """What a document's entry would hold is no more finite than the logits."""
+    pairs = [random_pair("llama"), random_pair("gpt2", 1)]
+    embeddings = pairs[1][0].get_input_embeddings().weight
+    sound = embeddings.detach().clone()
+    with ensemble_of(pairs, on_member_failure="drop") as two:
+        with torch.no_grad():
+            embeddings.fill_(float("nan"))
+        faulty = two.generate(PROMPT, max_tokens=2)
+        with pytest.raises(MemberError, match=r"member 'm1'.*keys and values of the document are not finite"):
+            two.warm(QUESTION, DOCUMENTS)
+        with torch.no_grad():
+            embeddings.copy_(sound)
+        again = two.generate(PROMPT, max_tokens=2)
+    assert [[dropped.member for dropped in each.stats.dropped] for each in (faulty, again)] == [["m1"], []]

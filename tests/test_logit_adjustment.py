@@ -231,6 +231,8 @@ def test_a_request_that_leaves_no_token_says_why(threshold):
         asked = {"max_tokens": 5, "threshold": threshold, "logit_bias": {" of": 100.0}}
         with pytest.raises(RequestError, match=r"no token has any .* logit_bias=.*use smaller numbers"):
             sharp.generate(PROMPT, **asked)
+        with pytest.raises(RequestError, match=r"for members m0(, m1)? with logit_bias="):
+            sharp.generate("{document} " + PROMPT, documents=["One.", "Two."], **asked)
         with pytest.raises(RequestError, match=r"no token of those that the grammar allows has any .* logit_bias="):
             sharp.generate(PROMPT, grammar=Grammar.regex("[0-9]"), **asked)
         assert sharp.generate(PROMPT, max_tokens=5).tokens

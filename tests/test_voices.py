@@ -100,6 +100,43 @@ def test_one_voice_for_each_member_is_the_plain_request(ensemble):
         same(plain, ensemble.generate(voices=voices[::-1], max_tokens=12, **settings))
 
 
+@pytest.mark.parametrize("threshold", [0, 1.0])
+def test_one_voice_for_each_member_is_the_plain_request_at_extreme_thresholds(ensemble, threshold):
+    voices = [Voice(name, asked(TEXTS[0])) for name in ensemble.names]
+    plain = ensemble.generate(asked(TEXTS[0]), max_tokens=6, threshold=threshold)
+    output = ensemble.generate(voices=voices, max_tokens=6, threshold=threshold)
+    same(plain, output)
+    assert output.stats.members.keys() == plain.stats.members.keys()
+    with pytest.raises(RequestError, match="has no voice"):
+        ensemble.generate(voices=[voice for voice in voices if voice.member != ensemble.gate], threshold=0)
+
+
+def test_weights_of_any_size_are_compared(ensemble):
+    """Their products would be infinite, or 0."""
+    names, asks = ensemble.names, {"max_tokens": 6}
+    for size in (1e200, 1e-200):
+        weights = [size, size, 2 * size]
+        plain = ensemble.generate(asked(TEXTS[0]), weights=[1, 1, 2], **asks)
+        voices = [Voice(name, asked(TEXTS[0]), weight=size) for name in names]
+        same(plain, ensemble.generate(voices=voices, weights=weights, **asks))
+        same(plain, ensemble.generate(DocumentPrompt(QUESTION, TEXTS[:1], weights=[size]), weights=weights, **asks))
+    heavy = DocumentPrompt(QUESTION, TEXTS, weights=[1, 1e300, 1e-300], prior=False)
+    alone = ensemble.generate(asked(TEXTS[1]), weights=[1e300, 1e-300, 1], **asks)
+    same(alone, ensemble.generate(heavy, weights=[1e300, 1e-300, 1], **asks))
+
+
+def test_voices_agree_in_the_form_of_the_answer(ensemble):
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    messages = [{"role": "user", "content": "Hi"}]
+    one, other = Conversation(messages, tools=[tool]), Conversation(messages)
+    for first, second in ((one, other), (other, one)):
+        voices = [Voice(ensemble.names[0], first), Voice(ensemble.names[1], second)]
+        with pytest.raises(RequestError, match="two voices differ in tools; give all voices the same"):
+            ensemble.generate(voices=voices)
+    with pytest.raises(RequestError, match="some voices have a string"):
+        ensemble.generate(voices=[Voice(ensemble.names[0], one), Voice(ensemble.names[1], "Hi")])
+
+
 def test_one_voice_is_the_member_alone(ensemble):
     name = ensemble.names[1]
     plain = ensemble.generate(
@@ -173,7 +210,7 @@ def test_a_voice_of_another_member_than_the_gate_needs_another_gate(ensemble):
     several = [*voices, Voice(gate, asked(TEXTS[1])), Voice(gate, asked(TEXTS[0]), 0.5)]
     plain = ensemble.generate(asked(TEXTS[1]), max_tokens=4, threshold=0)
     same(plain, ensemble.generate(voices=several, max_tokens=4, threshold=0))
-    with pytest.raises(RequestError, match="takes no part in the request"):
+    with pytest.raises(RequestError, match=r"takes no part in the request.*name one of these"):
         ensemble.generate(voices=[Voice("nobody", "x")])
 
 

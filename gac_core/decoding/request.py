@@ -188,4 +188,4 @@ def _width(voices: list[Sequence]) -> int:
 def _differ(voices: list[Sequence]) -> bool:
     """Whether voices of one model need a slot each: not where several names of it read the same prompt."""
     names = {voice.name for voice in voices}
-    return len(names) < len(voices) or any(voice.text.token_ids != voices[0].text.token_ids for voice in voices)
+    return len(names) < len(voices) or any(voice.text.cache_keys != voices[0].text.cache_keys for voice in voices)

@@ -107,7 +107,7 @@ def _invalid(selection: Selection) -> dict[Sequence, GaCError]:
 def _forbidden(selection: Selection) -> RequestError:
     """Returns the error of a place at which grammar, penalties and bias leave no token any probability."""
     request = selection.place.request
-    members = listed(voice.name for voice in selection.place.voices)
+    members = listed(dict.fromkeys(voice.name for voice in selection.place.voices))
     if request.adjustment is None:
         return GrammarError(
             f"none of the tokens that the grammar allows here has any probability for members {members}; say in the "

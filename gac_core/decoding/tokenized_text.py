@@ -34,6 +34,11 @@ class TokenizedText:
         """Where the next chunk starts: after what is cached, or at 0 if that does not contain all images."""
         return self.num_cached if self.images is None or self.num_cached >= self.images.end else 0
 
+    @property
+    def cache_keys(self) -> tuple[int, ...]:
+        """What identifies it in a KV cache: its ids, and negative numbers for those of images."""
+        return tuple(self.token_ids) if self.images is None else self.images.cache_keys(0, self.token_ids)
+
     def images_from(self, start: int) -> ImageInputs | None:
         """Returns the images for a chunk that starts at `chunk_start`; None if they lie before it."""
         return self.images if start == 0 else None

@@ -85,10 +85,15 @@ def kept_voices(prompt: DocumentPrompt, members: Rows[EnsembleMember], parse_spe
     ]
     if voices:
         return voices
-    if able:
+    if any(each.text.images is not None for each in read):
         raise RequestError(
             f"the keys and values of a document cannot be kept where the prompt has images, which members "
             f"{listed(member.name for member in able)} read; leave the images out"
+        )
+    if able:
+        raise RequestError(
+            f"no member can keep document {quote(read[0].document)}: its first token depends on what follows it; "
+            "give a longer document, or text before its place"
         )
     raise RequestError(
         f"members {listed(member.name for member in members)} run row by row, and cannot keep the keys and values of "

@@ -16,7 +16,10 @@ class Scheduler:
         self._running: dict[str, Request] = {}
 
     def set_limit(self, ensemble_id: str, max_batch_size: int) -> None:
-        """Sets how many requests of an ensemble run at once at most; others wait."""
+        """Sets how many requests of an ensemble run at once at most; others wait.
+
+        A request counts once for each prompt that a member reads (`Request.width`); a larger one runs alone.
+        """
         self._limits[ensemble_id] = max_batch_size
 
     def remove_limit(self, ensemble_id: str) -> None:
@@ -42,12 +45,16 @@ class Scheduler:
         for request in self._running.values():
             running[request.ensemble_id] += request.width
         still_waiting: deque[Request] = deque()
+        full: set[str] = set()
         for request in self._waiting:
             used = running[request.ensemble_id]
-            if not used or used + request.width <= self._limits[request.ensemble_id]:
+            fits = not used or used + request.width <= self._limits[request.ensemble_id]
+            if fits and request.ensemble_id not in full:
                 running[request.ensemble_id] += request.width
                 self._running[request.request_id] = request
             else:
+                # Later ones wait as well, or a wide one might never find room.
+                full.add(request.ensemble_id)
                 still_waiting.append(request)
         self._waiting = still_waiting
         return list(self._running.values())

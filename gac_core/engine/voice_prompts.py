@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,13 +79,15 @@ def _document_voices(prompt: DocumentPrompt, weights: Weights, parse_special: bo
     members = list(weights)
     conversation: Conversation | None = None
     rows: list[list[EncodedVoice]] = []
-    for text, (document, weight) in prompt.document_weights().items():
+    documents, shares = prompt.document_weights(), _relative(weights)
+    largest = max(weight for _, weight in documents.values())
+    for text, (document, weight) in documents.items():
         name = str(document.id)
         conversation, texts = _encoded(prompt.with_document(text), members, parse_special, name)
         keeps = kept_lengths(prompt, text, members, texts, parse_special)
         rows.append(
             [
-                EncodedVoice(member, weights[member] * weight, encoded, name, keep=keep)
+                EncodedVoice(member, _product(shares[member], weight / largest), encoded, name, keep=keep)
                 for member, encoded, keep in zip(members, texts, keeps, strict=True)
             ]
         )
@@ -92,7 +95,7 @@ def _document_voices(prompt: DocumentPrompt, weights: Weights, parse_special: bo
         prior = "" if prompt.prior is True else prompt.prior
         _, texts = encode_prompt(prompt.with_document(prior), members, parse_special)
         pairs = zip(members, texts, strict=True)
-        rows.append([EncodedVoice(member, weights[member], text, prior=True) for member, text in pairs])
+        rows.append([EncodedVoice(member, shares[member], text, prior=True) for member, text in pairs])
     return EncodedVoices(conversation, tuple(voice for own in zip(*rows, strict=True) for voice in own))
 
 
@@ -117,31 +120,67 @@ def kept_lengths(
     return [0 if own.images is not None else length for own, length in zip(texts, lengths, strict=True)]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A voice that was given, and the conversation that it reads; None for a string."""
+
+    conversation: Conversation | None
+    voice: EncodedVoice
+
+
 def _given_voices(voices: Sequence[Voice], weights: Weights, parse_special: bool) -> EncodedVoices:
-    by_name = {member.name: member for member in weights}
-    conversation: Conversation | None = None
-    found: dict[tuple[object, ...], EncodedVoice] = {}
+    shares, largest = _relative(weights), max(voice.weight for voice in voices)
+    found: dict[tuple[object, ...], _Read] = {}
     for index, voice in enumerate(voices):
-        if voice.member not in by_name:
-            raise RequestError(
-                f"voices[{index}] names {quote(voice.member)}, which takes no part in the request; members that do: "
-                f"{listed(by_name)}"
-            )
-        member = by_name[voice.member]
-        own, texts = _encoded(voice.prompt, [member], parse_special, voice.document)
-        if index and (own is None) != (conversation is None):
-            raise RequestError("some voices have a string as their prompt, others a conversation; give all the same")
-        conversation = conversation or own
-        images = None if texts[0].images is None else index
-        key = member, tuple(texts[0].token_ids), images, voice.document, voice.prior
-        weight = weights[member] * voice.weight + (found[key].weight if key in found else 0.0)
-        found[key] = EncodedVoice(member, weight, texts[0], voice.document, voice.prior)
+        member = _named(voice.member, weights, index)
+        conversation, (text,) = _encoded(voice.prompt, [member], parse_special, voice.document)
+        for earlier in list(found.values())[:1]:
+            _check_same_form(earlier.conversation, conversation)
+        key = member, text.cache_keys, voice.document, voice.prior
+        weight = _product(shares[member], voice.weight / largest)
+        weight += found[key].voice.weight if key in found else 0.0
+        found[key] = _Read(conversation, EncodedVoice(member, weight, text, voice.document, voice.prior))
     order = {member: place for place, member in enumerate(weights)}
-    ordered = sorted(
-        found.values(),
-        key=lambda each: (order[each.member], each.prior, each.text.token_ids, each.document or ""),
-    )
-    return EncodedVoices(conversation, tuple(ordered))
+    read = sorted(found.values(), key=lambda each: (order[each.voice.member], *_place(each.voice)))
+    return EncodedVoices(read[0].conversation, tuple(each.voice for each in read))
+
+
+def _place(voice: EncodedVoice) -> tuple[bool, tuple[int, ...], str]:
+    """Returns what the order of one member's voices follows."""
+    return voice.prior, voice.text.cache_keys, voice.document or ""
+
+
+def _named(name: str, weights: Weights, index: int) -> EnsembleMember:
+    """Returns the member that a voice names; raises a `RequestError` if none that takes part has this name."""
+    by_name = {member.name: member for member in weights}
+    if name not in by_name:
+        raise RequestError(
+            f"voices[{index}] names {quote(name)}, which takes no part in the request; members that do: "
+            f"{listed(by_name)}; name one of these, or give this member a weight above 0"
+        )
+    return by_name[name]
+
+
+def _check_same_form(one: Conversation | None, other: Conversation | None) -> None:
+    """Raises a `RequestError` if two voices' prompts ask for different forms of the answer."""
+    if one is None or other is None:
+        if one is not other:
+            raise RequestError("some voices have a string as their prompt, others a conversation; give all the same")
+        return
+    for field in ("tools", "tool_choice", "parallel_tool_calls", "enable_thinking"):
+        if getattr(one, field) != getattr(other, field):
+            raise RequestError(f"the conversations of two voices differ in {field}; give all voices the same")
+
+
+def _relative(weights: Weights) -> dict[EnsembleMember, float]:
+    """Returns weights divided by the largest, so that products of them are finite."""
+    largest = max(weights.values())
+    return {member: _product(weight / largest, 1.0) for member, weight in weights.items()}
+
+
+def _product(one: float, other: float) -> float:
+    """Returns the product of two weights; above 0, however small it is."""
+    return max(one * other, sys.float_info.min)
 
 
 def _encoded(

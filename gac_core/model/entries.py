@@ -128,10 +128,12 @@ class PrefixEntries:
             pinned: Whether the entry is pinned. None leaves an entry that exists as it is and pins no new one.
 
         Returns:
-            The entry; None if it is larger than what the pinned ones leave, or there is no memory for it.
+            The entry; None if it is larger than what the pinned ones leave, there is no memory for it, or not all of
+            its states are finite.
 
         Raises:
             RequestError: Pinned entries would take more than ``max_bytes``.
+            Exception: The entry is to be pinned, and there is no memory for it or its states are not finite.
         """
         keys = tuple(cache_keys)
         entry = self._entries.get(keys)
@@ -145,11 +147,11 @@ class PrefixEntries:
             return None
         self._evict(self._max_bytes - size)
         try:
-            entry = Entry(keys, self._store.save(slot, len(keys)), size)
+            entry = Entry(keys, _finite(self._store.save(slot, len(keys))), size)
         except Exception:
             if pinned:
                 raise
-            logger.warning("member %r has no memory to keep %d bytes of a document", self._member, size, exc_info=True)
+            logger.warning("member %r cannot keep %d bytes of a document", self._member, size, exc_info=True)
             return None
         self._entries[keys] = entry
         self._evictable[keys] = None
@@ -197,6 +199,13 @@ class PrefixEntries:
             f"document_cache_gib allows {self._max_bytes}; raise document_cache_gib, or unpin documents with "
             "warm(..., pin=False)"
         )
+
+
+def _finite(states: SavedStates) -> SavedStates:
+    """Returns states; raises a `ValueError` if not all are finite, so that a fault does not outlast its request."""
+    if not all(bool(each.isfinite().all()) for each in states):
+        raise ValueError("its keys and values of the document are not finite (NaN or infinity)")
+    return states
 
 
 def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:

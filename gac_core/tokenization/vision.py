@@ -74,6 +74,11 @@ class EncodedPrompt:
     token_ids: list[int]
     images: ImageInputs | None = None
 
+    @property
+    def cache_keys(self) -> tuple[int, ...]:
+        """What identifies the prompt in a KV cache: its ids, and negative numbers for those of images."""
+        return tuple(self.token_ids) if self.images is None else self.images.cache_keys(0, self.token_ids)
+
 
 class VisionProcessor:
     """Encodes rendered conversations with images for one vision-language member.
