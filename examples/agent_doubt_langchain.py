@@ -84,7 +84,7 @@ class RetrieveAgain(AgentMiddleware):
 
 def main() -> None:
     """Asks every question and prints calls, how far the members agreed on them, and answers."""
-    args = arguments(__doc__ or "", least=0.8)
+    args = arguments(__doc__ or "", threshold=None, least=0.8)
     console = Console(highlight=False)
     transformers_logging.disable_progress_bar()
     pages = read_documents(args.documents)

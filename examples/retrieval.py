@@ -23,11 +23,12 @@ class Question:
     answer: str | None = None
 
 
-def arguments(description: str, least: float | None = None) -> argparse.Namespace:
+def arguments(description: str, threshold: float | None = 0.5, least: float | None = None) -> argparse.Namespace:
     """Parses the command line of the examples.
 
     Args:
         description: The example's docstring.
+        threshold: Default of ``--threshold``, 0.5 by default; None: the example has no such option.
         least: Default of ``--least``; None (default): the example has no such option.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -35,7 +36,8 @@ def arguments(description: str, least: float | None = None) -> argparse.Namespac
     parser.add_argument("--weights", nargs="+", type=float, help="one per model (default: 1 each)")
     parser.add_argument("--documents", type=Path, default=HERE / "handbook", help="folder of .md and .txt files")
     parser.add_argument("--question", action="append", help="ask this instead of the handbook's questions; repeatable")
-    parser.add_argument("--threshold", type=float, default=0.5, help="the gate decides alone at or above it")
+    if threshold is not None:
+        parser.add_argument("--threshold", type=float, default=threshold, help="the gate decides alone at or above it")
     parser.add_argument(
         "--passages", type=int, default=2, help="passages to retrieve (the embedded models are accurate with few)"
     )

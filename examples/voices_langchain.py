@@ -66,7 +66,7 @@ def show(message: AIMessageChunk, console: Console) -> None:
 
 def main() -> None:
     """Asks every question and prints answers and sources."""
-    args = arguments(__doc__ or "")
+    args = arguments(__doc__ or "", threshold=None)
     console = Console()
     transformers_logging.disable_progress_bar()
     splitter = RecursiveCharacterTextSplitter(chunk_size=240, chunk_overlap=0)

@@ -65,12 +65,14 @@ def show(response: StreamingResponse) -> None:
     sources = {each.node_id: each.metadata["source"] for each in response.source_nodes}
     for citation in response.metadata["citations"]:
         print(f"   source: {sources[citation['document']]} ({citation['share']:.0%}): {citation['text'].strip()}")
-    print(f"   doubt: passages agree on {response.metadata['doubt']['agreement']:.0%} of the tokens")
+    agreement = response.metadata["doubt"]["agreement"]
+    if agreement is not None:  # None of a single passage
+        print(f"   doubt: passages agree on {agreement:.0%} of the tokens")
 
 
 def main() -> None:
     """Asks every question and prints answers, sources and doubt."""
-    args = arguments(__doc__ or "")
+    args = arguments(__doc__ or "", threshold=None)
     transformers_logging.disable_progress_bar()
     nodes = split(read_documents(args.documents))
     with Ensemble.load(args.models, weights=args.weights, dtype=args.dtype) as ensemble:
