@@ -14,6 +14,7 @@ from statistics import fmean
 
 from gac_core.doubt import AbsenceCalibration, Doubt
 from gac_core.sentences import sentences
+from gac_core.shares import normalise
 from gac_core.token_stats import TokenStats, Vote
 
 # Smaller probabilities count as this one, so that a probability of 0 has a logarithm.
@@ -160,53 +161,68 @@ def document_shares(tokens: Iterable[TokenStats], voices: Sequence[VoiceWeight])
     voted = [token for token in tokens if token.votes]
     if not names or not voted:
         return {}
-    whole = sum(voice.weight for voice in voices)
-    logs = {name: math.log(sum(each.weight for each in voices if each.document == name) / whole) for name in names}
+    weights = member_weights(voices)
+    logs = {name: math.log(sum(voice.weight for voice in voices if voice.document == name)) for name in names}
     alone = dict.fromkeys(names, 0.0)
     compared = 0
     for token in voted:
-        found = document_probabilities(token.votes, voices)
+        found = document_probabilities(token.votes, weights)
         if len(found) == len(names):
             compared += 1
             for name in names:
                 logs[name] += _log(found[name])
         else:
-            for vote in token.votes:
-                alone[vote.document] += vote.share
+            for vote, share in zip(token.votes, _vote_shares(token.votes), strict=True):
+                alone[vote.document] += share
     largest = max(logs.values())
     odds = {name: math.exp(value - largest) for name, value in logs.items()}
     total = sum(odds.values())
     return {name: (compared * odds[name] / total + alone[name]) / len(voted) for name in names}
 
 
-def document_probabilities(votes: Sequence[Vote], voices: Sequence[VoiceWeight]) -> dict[str, float]:
+def member_weights(voices: Iterable[VoiceWeight]) -> dict[tuple[str, str], float]:
+    """Returns the mean weight of the voices of each document and member: one that reads several prompts has several."""
+    weights: dict[tuple[str, str], list[float]] = {}
+    for voice in voices:
+        weights.setdefault((voice.document, voice.member), []).append(voice.weight)
+    return {key: fmean(own) for key, own in weights.items()}
+
+
+def document_probabilities(votes: Iterable[Vote], weights: Mapping[tuple[str, str], float]) -> dict[str, float]:
     """Returns the probability that each document that voted gives a token: the mean of its members', by their weights.
 
     Args:
         votes: The votes for the token.
-        voices: The voices that read a document, with their weights.
+        weights: `member_weights`.
     """
-    weights: dict[tuple[str, str], list[float]] = {}
-    for voice in voices:
-        weights.setdefault((voice.document, voice.member), []).append(voice.weight)
-    sums: dict[str, float] = {}
-    totals: dict[str, float] = {}
+    found: dict[str, list[Vote]] = {}
     for vote in votes:
-        # A member that reads a document in several prompts has a vote for each of them.
-        weight = fmean(weights[vote.document, vote.member])
-        sums[vote.document] = sums.get(vote.document, 0.0) + weight * vote.probability
-        totals[vote.document] = totals.get(vote.document, 0.0) + weight
-    return {name: value / totals[name] for name, value in sums.items()}
+        found.setdefault(vote.document, []).append(vote)
+    return {name: _mean_probability(own, weights) for name, own in found.items()}
+
+
+def _mean_probability(votes: Sequence[Vote], weights: Mapping[tuple[str, str], float]) -> float:
+    shares = normalise([weights[vote.document, vote.member] for vote in votes])
+    return sum(share * vote.probability for share, vote in zip(shares, votes, strict=True))
 
 
 def member_shares(tokens: Iterable[TokenStats]) -> dict[str, float]:
-    """Returns by name each member's share of the votes for some tokens; empty where no token has votes."""
+    """Returns by name each member's share of the votes for some tokens; empty where no token has votes.
+
+    Votes of voices that read no document do not count.
+    """
     voted = [token.votes for token in tokens if token.votes]
     shares: dict[str, float] = {}
     for votes in voted:
-        for vote in votes:
-            shares[vote.member] = shares.get(vote.member, 0.0) + vote.share / len(voted)
+        for vote, share in zip(votes, _vote_shares(votes), strict=True):
+            shares[vote.member] = shares.get(vote.member, 0.0) + share / len(voted)
     return shares
+
+
+def _vote_shares(votes: Sequence[Vote]) -> list[float]:
+    """Returns the shares of votes, with the sum 1 also where voices without a document voted as well."""
+    total = sum(vote.share for vote in votes)
+    return [vote.share / total if total > 0 else 1 / len(votes) for vote in votes]
 
 
 def measure_doubt(
@@ -230,12 +246,12 @@ def measure_doubt(
     entropies = [token.entropy for token in tokens if token.entropy is not None]
     share = logprob = lift = None
     if shares:
-        winner = max(shares, key=lambda name: shares[name])
+        winner, weights = max(shares, key=lambda name: shares[name]), member_weights(voices)
         share = shares[winner]
         logs = [
             (_log(found[winner]), token.prior)
             for token in tokens
-            if winner in (found := document_probabilities(token.votes, voices))
+            if winner in (found := document_probabilities(token.votes, weights))
         ]
         logprob = _mean([own for own, _ in logs])
         lift = _mean([own - _log(prior) for own, prior in logs if prior is not None])

@@ -9,11 +9,12 @@ import pytest
 from conftest import EMBEDDED
 from typer.testing import CliRunner
 
-from gac_core.calibration.absence import PENALTY, Sample, cross_validate, fit_absence
-from gac_core.calibration.document_questions import PROMPT, check_form, read_document_questions
+from gac_core.calibration.absence import PENALTY, Sample, cross_validate, fit_absence, measure
+from gac_core.calibration.document_questions import PROMPT, DocumentQuestion, check_form, read_document_questions
 from gac_core.cli import app
 from gac_core.doubt import FEATURES, AbsenceCalibration, Doubt
 from gac_core.evaluation.errors import EvaluationError
+from gac_core.sampling import SamplingParams
 from gac_core.voices import Document
 
 
@@ -70,16 +71,20 @@ def test_the_report_is_of_questions_that_were_held_out():
 def test_questions_are_read_and_lose_their_answering_document(tmp_path):
     path = tmp_path / "questions.jsonl"
     lines = [
-        {"question": "Who {document}?", "documents": ["a", {"text": "b", "score": 2.0}, "b"], "answer_in": 1},
+        {
+            "question": "Who {document}?",
+            "documents": [{"text": text, "score": 2.0} for text in ("a", "b\u2028", "b\u2028")],
+            "answer_in": 1,
+        },
         {"question": "Where?", "documents": ["c"], "answer_in": 0},
         {"question": "When?", "documents": ["d"], "answer_in": None},
     ]
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
     first, second, third = read_document_questions(path)
-    assert first.documents[1] == Document("b", score=2.0)
+    assert first.documents[1] == Document("b\u2028", score=2.0)
     present, absent = first.variants()
     assert (present.documents, present.answer_in) == ((first.documents[1],), 0)
-    assert (absent.documents, absent.answer_in) == ((Document("a"),), None)
+    assert (absent.documents, absent.answer_in) == (first.documents[:1], None)
     assert (second.variants(), third.variants()) == ((second,), (third,))
     longer = replace(first, documents=tuple(map(Document, "abcd")), answer_in=2)
     present, absent = longer.variants()
@@ -102,6 +107,8 @@ def test_questions_are_read_and_lose_their_answering_document(tmp_path):
         ('{"question": "a", "documents": [{"text": "b"}], "answer_in": 0}', "an object with text and score"),
         ('{"question": "a", "documents": ["b"], "answer_in": 1}', "an index from 0 to 0, not 1"),
         ('{"question": "a", "documents": ["b"], "answer_in": true}', "not True"),
+        ('{"question": "a", "documents": ["b", {"text": "c", "score": 1}], "answer_in": 0}', "line 1 .*no score"),
+        ("[" * 100_000, "line 1"),
         ("x", "line 1"),
         ("", "has no questions"),
     ],
@@ -111,6 +118,15 @@ def test_wrong_questions_are_named(tmp_path, line, message):
     path.write_text(line)
     with pytest.raises(EvaluationError, match=message):
         read_document_questions(path)
+
+
+def test_equal_questions_are_in_one_fold(ensemble):
+    asked = [DocumentQuestion(text, (Document("d"), Document("e")), place) for text, place in
+             (("Who?", None), ("Where?", 0), ("Who?", 1))]  # fmt: skip
+    found = measure(ensemble, asked, PROMPT, False, SamplingParams(max_tokens=1), lambda *_: None)
+    assert [(each.question, each.absent) for each in found] == [
+        (0, True), (1, False), (1, True), (0, False), (0, True),
+    ]  # fmt: skip
 
 
 def test_prompts_need_both_places():

@@ -148,6 +148,26 @@ def test_shares_are_weights_times_likelihoods():
     assert document_shares([TokenStats(b"a", 0.5, agreement=1.0)], []) == {}
 
 
+@pytest.mark.parametrize(("x", "y"), [(5e-324, 1.0), (1.0, 5e-324), (5e-324, 5e-324)])
+def test_weights_that_are_far_apart_give_shares(x, y):
+    text, tokens = answer(*(stats(b"a", 1e-20, 1e-25) for _ in range(200)), stats(b"b", 0.5, gate=True))
+    voices = [VoiceWeight("x", "a", x), VoiceWeight("x", "b", x), VoiceWeight("y", "a", y)]
+    found = attribute(text, tokens, voices)
+    for each in (found.document_shares, found.citations[0].shares, found.citations[0].members):
+        assert math.fsum(each.values()) == pytest.approx(1)
+    assert found.citations[0].document == "x"
+    assert found.doubt.lift is None
+
+
+def test_voices_without_a_document_do_not_take_from_the_shares():
+    # Another voice, without a document, has 0.6 of the vote.
+    votes = (Vote("x", "a", 0.3, 0.5), Vote("x", "b", 0.1, 0.5))
+    tokens = [TokenStats(b"a", 0.5, votes=votes)]
+    assert member_shares(tokens) == pytest.approx({"a": 0.75, "b": 0.25})
+    assert document_shares(tokens, VOICES) == pytest.approx({"x": 1.0, "y": 0.0})
+    assert member_shares([TokenStats(b"a", 0.5, votes=(Vote("x", "a", 0.0, 0.0),))]) == {"a": 1.0}
+
+
 def test_the_order_of_voices_does_not_change_shares():
     tokens = [stats(b"a", 0.5, 0.3, members=0.2), stats(b"b", 0.1, 0.3, members=0.7)]
     assert document_shares(tokens, VOICES) == pytest.approx(document_shares(tokens, VOICES[::-1]))
@@ -187,6 +207,14 @@ def test_an_answer_of_two_sentences_has_two_citations():
     assert found.doubt.entropy == pytest.approx((0.1 + 0.3 + 0.2 + 0.8) / 4)
     assert found.document_shares == document_shares(pieces[:5], VOICES)
     assert found.doubt.not_in_documents is None
+
+
+def test_sentences_without_a_space_between_them_have_their_own_tokens():
+    text, tokens = answer(stats("来。".encode(), 0.9, 0.1), stats("她。".encode(), 0.1, 0.9))
+    assert [(each.text, each.document) for each in attribute(text, tokens, VOICES).citations] == [
+        ("来。", "x"),
+        ("她。", "y"),
+    ]
 
 
 def test_an_answer_without_text_is_judged_by_all_its_tokens():

@@ -12,6 +12,8 @@ from llama_index.llms.openai_like import OpenAILike
 from openai import AsyncOpenAI
 
 from gac_core import Document, DocumentPrompt, as_metadata
+from gac_core.server.generation.documents import sources_of
+from gac_core.server.protocol.chat import ChatBody
 from gac_core.server.telemetry.logs import RequestLog
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -102,6 +104,14 @@ async def test_a_stream_has_the_citations_in_its_last_chunk(client, expected):
     assert all("annotations" not in choice["delta"] and "gac" not in choice for choice in choices[:-1])
     assert [each["url_citation"] for each in choices[-1]["delta"]["annotations"]] == url_citations(expected)
     assert_same(choices[-1]["gac"], expected)
+
+
+def test_sources_have_the_title_or_the_id():
+    found = sources_of(ChatBody.model_validate({**BODY, "documents": [*DOCUMENTS, {"text": "a", "title": "t"}]}))
+    assert {name: (source.url, source.title) for name, source in found.items()} == {
+        "bridges": (URL, "Bridges"),
+        "2": (URL, "2"),
+    }
 
 
 async def test_documents_without_an_address_are_cited_by_their_ids_alone(client, ensemble):
@@ -230,6 +240,11 @@ async def test_openai_like(client, expected):
         ({"documents": ["a"], "document_weights": "best"}, "document_weights"),
         ({"documents": ["a"], "document_weights": [1, 2]}, "document_weights"),
         ({"documents": ["a"], "document_weights": [0]}, "document_weights[0]"),
+        ({"documents": ["a"], "document_weights": []}, "document_weights"),
+        # Answers repeat them for each sentence.
+        ({"documents": [{"text": "a", "id": "i" * 513}]}, "documents[0].id"),
+        ({"documents": [{"text": "a", "title": "t" * 1025}]}, "documents[0].title"),
+        ({"documents": [{"text": "a", "url": "u" * 4097}]}, "documents[0].url"),
         ({"documents": ["a"], "prior": 1}, "prior"),
         ({"documents": ["a"], "place": ""}, "place"),
         ({"documents": ["a"], "place": "<passage>"}, "messages"),

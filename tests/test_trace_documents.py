@@ -12,14 +12,14 @@ from test_trace import check_page
 from traces import HOSTILE, hostile_trace
 from typer.testing import CliRunner
 
-from gac_core import Citation, Doubt, MemberToken, TokenStats, Vote
+from gac_core import Citation, Doubt, Grammar, MemberToken, TokenStats, Vote
 from gac_core.cli import app
 from gac_core.cli.trace_display import show_documents
-from gac_core.trace import Trace
+from gac_core.trace import Trace, trace
 from gac_core.trace.documents import documents_of, letter
 from gac_core.trace.tokens import token_views
 
-IDS = ("<i>x</i>", "\u202ey")
+IDS = ("<i>x</i>", "\u202ey\nz")
 
 
 def test_letters():
@@ -88,6 +88,18 @@ def test_several_voices_of_one_member_share_its_place(cited):
     assert view.decision == "All 2 voices proposed it."
 
 
+def test_documents_of_a_text_that_a_grammar_forced(ensemble):
+    texts = ["The lake is deep.", "The bridge is old."]
+    found = trace(ensemble, "{document} It is", documents=texts, alone=False, grammar=Grammar.regex("Zebra(QQ)?"))
+    *forced, end = found.output.token_stats
+    assert all(stats.forced for stats in forced)
+    # Only the choice to end was voted on, and that is no part of the text.
+    assert end.votes
+    assert found.output.document_shares == {}
+    assert {each.id: each.share for each in documents_of(found.output).values()} == {"1": 0.0, "2": 0.0}
+    check_page(found.to_html())
+
+
 def test_json_has_votes_and_citations(cited):
     values = json.loads(cited.to_json())
     assert values["version"] == 1
@@ -106,7 +118,7 @@ def test_the_terminal_shows_runs_of_documents(cited):
         show_documents(replace(cited, output=output), console)
     first, *others = capture.get().splitlines()
     assert first == "[A]One [B]<U+001B>[31mtwo."
-    assert others[1].startswith("[A] <U+202E>y 60%")
+    assert others[1].startswith("[A] <U+202E>y z 60%")
     assert others[3].startswith("[A 80%] ")
     assert "\x1b" not in capture.get()
 

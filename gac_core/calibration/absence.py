@@ -31,7 +31,7 @@ class Sample:
     """One answer whose documents are known to contain the answer or not.
 
     Attributes:
-        question: Number of its question; its answers with and without the document are in the same fold.
+        question: Number of its question, the same for equal ones; all answers to it are in the same fold.
         doubt: Its doubt.
         absent: Whether its documents lack the answer.
         cited_right: Whether the document with the largest share over the answer is the one that contains it; None where
@@ -85,7 +85,9 @@ def measure(
         params: Parameters of the answers.
         progress: Receives how many answers there are.
     """
-    asked = [(number, each) for number, question in enumerate(questions) for each in question.variants()]
+    # A question may be given several times, with and without the document.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(each.question for each in questions))}
+    asked = [(numbers[question.question], each) for question in questions for each in question.variants()]
     samples: list[Sample] = []
     size = ensemble.config.max_batch_size
     for start in range(0, len(asked), size):

@@ -10,7 +10,7 @@ from pathlib import Path
 from gac_core.errors import listed, quote
 from gac_core.evaluation.errors import EvaluationError
 from gac_core.integration.documents import free_place
-from gac_core.voices import Document, DocumentPrompt
+from gac_core.voices import PLACE, Document, DocumentPrompt
 
 FIELDS = ("question", "documents", "answer_in")
 PROMPT = "Text: {document}\n\nAnswer the question from the text in as few words as possible.\nQuestion: {question}"
@@ -81,7 +81,8 @@ def read_document_questions(path: Path, limit: int | None = None) -> list[Docume
         EvaluationError: The file cannot be read, or a line is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Only at line ends: a JSON text may contain other characters that `str.splitlines` splits at.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"cannot read {path}: {error}") from error
     found: list[DocumentQuestion] = []
@@ -89,7 +90,7 @@ def read_document_questions(path: Path, limit: int | None = None) -> list[Docume
         if line.strip() and (limit is None or len(found) < limit):
             try:
                 found.append(_question(json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EvaluationError(f"line {number} of {path}: {error}") from error
     if not found:
         raise EvaluationError(f"{path} has no questions")
@@ -105,6 +106,8 @@ def _question(values: object) -> DocumentQuestion:
     if not isinstance(documents, list) or not documents:
         raise ValueError(f"documents must be a list of texts, not {quote(documents)}")
     found = tuple(_document(each) for each in documents)
+    # Raises unless all have a score or none has.
+    DocumentPrompt(PLACE, found)
     is_index = isinstance(place, int) and not isinstance(place, bool) and place in range(len(found))
     if place is not None and not is_index:
         raise ValueError(f"answer_in must be null or an index from 0 to {len(found) - 1}, not {quote(place)}")

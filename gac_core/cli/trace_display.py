@@ -49,11 +49,11 @@ def _answer(found: Trace) -> Text:
 
 
 def _document(document: DocumentView) -> Text:
-    line = Text.assemble((f"[{document.letter}]", _style(document)), f" {printable(document.id)} {document.share:.0%}")
-    words = " ".join((document.text or "").split())
+    line = Text.assemble((f"[{document.letter}]", _style(document)), f" {_line(document.id)} {document.share:.0%}")
+    words = _line(document.text or "")
     if words:
         shown = words if len(words) <= _BEGINNING else words[:_BEGINNING].rstrip() + "\u2026"
-        line.append(f"  {printable(shown)}", Style(dim=True))
+        line.append(f"  {shown}", Style(dim=True))
     return line
 
 
@@ -62,6 +62,11 @@ def _citation(citation: CitationView) -> Text:
     line.append(f" {printable(citation.text)}")
     line.append(f"  ({citation.members}; {citation.facts})", Style(dim=True))
     return line
+
+
+def _line(text: str) -> str:
+    """Returns a text as one line without hidden characters."""
+    return printable(" ".join(text.split()))
 
 
 def _style(document: DocumentView) -> Style:

@@ -75,11 +75,14 @@ def letter(index: int) -> str:
 def documents_of(output: RequestOutput, texts: Mapping[str, str] | None = None) -> dict[str, DocumentView]:
     """Returns the documents of an answer by id, the one with the largest share first.
 
+    An answer whose text a grammar forced has no shares; its documents are those of the votes, with a share of 0.
+
     Args:
-        output: The answer.
+        output: The answer, with statistics of its tokens.
         texts: Their texts by id. Default: not known.
     """
-    ordered = sorted(output.document_shares.items(), key=lambda pair: (-pair[1], pair[0]))
+    voted = {vote.document: 0.0 for stats in output.token_stats or () for vote in stats.votes}
+    ordered = sorted({**voted, **output.document_shares}.items(), key=lambda pair: (-pair[1], pair[0]))
     return {
         name: DocumentView(index, letter(index), name, share, (texts or {}).get(name))
         for index, (name, share) in enumerate(ordered)

@@ -55,7 +55,7 @@ def document_prompt(body: GenerationBody, prompt: Prompt, prompt_field: str) -> 
     place = body.place or PLACE
     # Documents and weights are checked by themselves first, so that errors name the field that they are about.
     documents = checked_documents(body.documents)
-    weights: Any = body.document_weights or "scores"
+    weights: Any = "scores" if body.document_weights is None else body.document_weights
     with naming("documents" if body.document_weights is None else "document_weights"):
         DocumentPrompt(place, documents, weights, place=place)
     with naming(prompt_field):

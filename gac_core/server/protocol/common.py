@@ -25,6 +25,8 @@ MAX_STOPS = 16
 MAX_ITEMS = 10_000
 """Most messages, parts of a content, calls and choices."""
 MAX_TOKEN_ID = 2**31 - 1
+MAX_ID, MAX_TITLE, MAX_URL = 512, 1024, 4096
+"""Most characters of a document's fields, which answers repeat for each sentence."""
 
 
 class Part(BaseModel):
@@ -65,12 +67,16 @@ class DocumentBody(Part):
     """A text that the answer may come from, such as a retrieved passage."""
 
     text: NonEmpty
-    id: NonEmpty | None = Field(None, description='Names it in citations. Default: its number, from "1".')
+    id: NonEmpty | None = Field(
+        None, max_length=MAX_ID, description='Names it in citations. Default: its number, from "1".'
+    )
     score: float | None = Field(
         None, ge=-1e30, le=1e30, description="How relevant the retrieval found it; larger is better."
     )
-    title: Text | None = Field(None, description="Its title in `annotations`. Default: its id.")
-    url: NonEmpty | None = Field(None, description="Its address in `annotations`; it is not fetched.")
+    title: Text | None = Field(None, max_length=MAX_TITLE, description="Its title in `annotations`. Default: its id.")
+    url: NonEmpty | None = Field(
+        None, max_length=MAX_URL, description="Its address in `annotations`; it is not fetched."
+    )
 
 
 class GenerationBody(Part):
