@@ -192,10 +192,10 @@ def test_a_reused_document_changes_nothing():
 
 
 def test_the_gate_of_documents_at_threshold_0_is_that_of_the_largest_weight(ensemble):
-    plain = ensemble.generate(asked(TEXTS[2]), max_tokens=12, threshold=0)
-    prompt = DocumentPrompt(QUESTION, TEXTS, weights=[1, 2, 3])
-    output = ensemble.generate(prompt, max_tokens=12, threshold=0)
-    same(plain, output)
+    for heaviest, weights in enumerate([[3, 1, 2], [1, 3, 2], [1, 2, 3]]):
+        output = ensemble.generate(DocumentPrompt(QUESTION, TEXTS, weights=weights), max_tokens=12, threshold=0)
+        same(ensemble.generate(asked(TEXTS[heaviest]), max_tokens=12, threshold=0), output)
+        assert output.document_shares == {str(heaviest + 1): 1.0}
     assert [stats.forwards > 0 for stats in output.stats.members.values()] == [True]
 
 
