@@ -20,6 +20,7 @@ from gac_core.executor.ray.wire import (
 )
 from gac_core.model.chunk import Chunk
 from gac_core.model.costs import TimesSnapshot
+from gac_core.model.entries import DocumentCache
 from gac_core.tokenization.tokenizer import MemberTokenizer
 from gac_core.tokenization.vocabulary import Alignment, UnionVocabulary
 
@@ -84,7 +85,7 @@ class Messages:
 
     def _reply(self, results: Sequence[Tensor | TopDistributions]) -> int:
         answers = [AnswerMessage.of(Answer(result, 0.01, 1, 1), None, "") for result in results]
-        return len(encode(ForwardReply(answers, TIMES, cache_bytes=2**30)))
+        return len(encode(ForwardReply(answers, TIMES, cache_bytes=2**30, document_cache=DocumentCache())))
 
     def _random(self, positions: int) -> Tensor:
         """Returns distributions, float32, shape ``[positions, union]``."""

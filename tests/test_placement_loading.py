@@ -217,7 +217,7 @@ def test_all_gpus_are_used_by_default(gpus):
 
 
 def test_a_member_that_is_too_large_for_a_gpu_is_divided_over_two(gpus, monkeypatch):
-    settings = {"max_batch_size": 1, "prefill_tokens": 16, "cache_gib": 0}
+    settings = {"max_batch_size": 1, "prefill_tokens": 16, "cache_gib": 0, "document_cache_gib": 0}
     need = member_need(
         Checkpoint.find(MemberConfig(EMBEDDED[0], dtype="float32")), "ash", Workload(0, 16, max_batch_size=1)
     )

@@ -6,16 +6,19 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from gac_core.attribution import TextToken, VoiceWeight, attribute, document_shares, measure_doubt
 from gac_core.chat.answer import AnswerParser
 from gac_core.chat.pieces import CallPiece, Piece, ReasoningPiece, TextPiece
 from gac_core.chat.tools import END_THINK, InvalidToolCall, ToolCall
-from gac_core.decoding.sequence import Sequence as Voice
 from gac_core.doubt import AbsenceCalibration, Doubt
 from gac_core.output import FinishReason, OutputChunk, RequestOutput, ToolCallChunk
 from gac_core.token_stats import TokenLogprob, TokenStats
 from gac_core.tokenization.offsets import KeptText, character_ranges
+
+if TYPE_CHECKING:
+    from gac_core.decoding.sequence import Sequence as Voice
 
 _END_MARK = END_THINK.encode()
 
