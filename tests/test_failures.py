@@ -308,4 +308,5 @@ def test_random_faults(compact):
     assert report.hung == []
     assert report.kinds == set(FAULTS)
     # Whether tokens are drafted depends on measured times.
-    assert report.dropped > report.rejoined > 0
+    # Whether the last ones return in time depends on the machine.
+    assert report.dropped >= report.rejoined > 0
