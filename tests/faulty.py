@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from conftest import EMBEDDED, pair
 
 from gac_core import Ensemble, EnsembleConfig, MemberConfig, MemberLostError
@@ -119,6 +120,7 @@ class FaultyExecutor(LocalExecutor):
         return thread, MemberCall(member, work, call._failed)
 
 
+@torch.inference_mode()
 def spoil_kept(member, asks, faults) -> None:
     """Makes the distributions NaN that a compact evaluator keeps to be fetched."""
     for ask, fault in zip(asks, faults, strict=True):

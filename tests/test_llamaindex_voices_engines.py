@@ -17,19 +17,9 @@ from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import CitationQueryEngine, RetrieverQueryEngine
 from test_llamaindex_engines import Events
-from test_llamaindex_voices import NODES, QUESTION, TEMPLATE, TEXTS
+from test_llamaindex_voices import NODES, QUESTION, TEMPLATE, TEXTS, llm, synthesizer  # noqa: F401
 
 from gac_llamaindex import GaCLLM, VoicesSynthesizer
-
-
-@pytest.fixture
-def llm(ensemble):
-    return GaCLLM(ensemble=ensemble, max_tokens=12)
-
-
-@pytest.fixture
-def synthesizer(llm):
-    return VoicesSynthesizer(llm, text_qa_template=TEMPLATE)
 
 
 @pytest.fixture(scope="module")

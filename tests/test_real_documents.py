@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
+from test_real_laws import generate
 
 from gac_core import DocumentPrompt
 
@@ -26,22 +26,6 @@ QUESTIONS = ["Question: Who made it?\nAnswer:", "Question: When, and in which to
 COUNT = 8
 
 
-def plain(model, member, prompt):
-    """transformers' own greedy text, with the control tokens that an ensemble never writes suppressed."""
-    silent = [i for i, data in enumerate(member.token_bytes) if data is None and i not in member.end_ids]
-    ids = torch.tensor([member.encode_prompt(prompt)])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=COUNT,
-        do_sample=False,
-        suppress_tokens=silent or None,
-        eos_token_id=sorted(member.end_ids),
-        repetition_penalty=1.0,
-    )[0, ids.shape[1] :].tolist()
-    return member.decode(out)
-
-
 @pytest.mark.parametrize(("name", "documents"), [("qwen", DOCUMENTS[:2]), ("gemma3", DOCUMENTS)])
 def test_a_warm_document_gives_the_text_of_transformers(real, name, documents):
     with real.ensemble(name, cache_gib=0) as ensemble:
@@ -55,7 +39,7 @@ def test_a_warm_document_gives_the_text_of_transformers(real, name, documents):
             got = ensemble.generate(asked, max_tokens=COUNT)
             stats = got.stats.members[name]
             assert stats.reused_tokens > 0.8 * stats.prompt_tokens - 20
-            assert b"".join(got.tokens) == plain(model, member, HEAD.format(document=document) + question)
+            assert b"".join(got.tokens) == generate(model, member, HEAD.format(document=document) + question, COUNT)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.7])

@@ -8,8 +8,8 @@ from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.decoding.sequence import Sequence
 from gac_core.effective import RequestSettings
 from gac_core.engine.measuring import tokenized
-from gac_core.engine.voice_prompts import EncodedVoice
-from gac_core.errors import PromptTooLongError, RequestError, quote
+from gac_core.engine.voice_prompts import EncodedVoice, naming, no_voice
+from gac_core.errors import RequestError, quote
 from gac_core.rule_names import needs_prior
 from gac_core.sampling import SamplingParams
 
@@ -24,10 +24,8 @@ def sequences(read: Rows[EncodedVoice]) -> list[Sequence]:
 
 
 def _sequence(voice: EncodedVoice) -> Sequence:
-    try:
+    with naming(voice.document):
         text = tokenized(voice.member, voice.text)
-    except PromptTooLongError as error:
-        raise error if voice.document is None else error.with_document(voice.document) from None
     return Sequence(voice.member, voice.weight, text, document=voice.document, prior=voice.prior, keep=voice.keep)
 
 
@@ -59,7 +57,7 @@ def choose_gate(voices: Rows[Sequence], gate: EnsembleMember, named: bool, setti
     voting = [voice for voice in voices if not voice.prior]
     own = [voice for voice in voting if voice.member is gate]
     if not own and (named or settings.threshold is not None):
-        raise RequestError(f"the gate {quote(gate.name)} has no voice; give it one, or set gate to another member")
+        raise no_voice(gate.name)
     return max(own or voting, key=lambda voice: voice.weight)
 
 

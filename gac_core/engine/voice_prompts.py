@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gac_core.chat.conversation import Conversation, Prompt
+from gac_core.chat.conversation import Conversation
 from gac_core.decoding.ensemble_member import EnsembleMember
 from gac_core.engine.prompts import encode_prompt, render_for
 from gac_core.errors import PromptTooLongError, RequestError, listed, quote
@@ -83,7 +84,8 @@ def _document_voices(prompt: DocumentPrompt, weights: Weights, parse_special: bo
     largest = max(weight for _, weight in documents.values())
     for text, (document, weight) in documents.items():
         name = str(document.id)
-        conversation, texts = _encoded(prompt.with_document(text), members, parse_special, name)
+        with naming(name):
+            conversation, texts = encode_prompt(prompt.with_document(text), members, parse_special)
         keeps = kept_lengths(prompt, text, members, texts, parse_special)
         rows.append(
             [
@@ -104,6 +106,8 @@ def kept_lengths(
 ) -> list[int]:
     """Returns for each member how many leading ids of a prompt with a document do not depend on what follows it.
 
+    0 where no member keeps documents.
+
     Args:
         prompt: The prompt.
         text: The document's text.
@@ -111,6 +115,8 @@ def kept_lengths(
         texts: What they read with this document.
         special: Whether spellings of control tokens become control tokens.
     """
+    if not any(member.keeps_documents for member in members):
+        return [0] * len(members)
     lengths = [len(each.token_ids) for each in texts]
     for probe in _PROBES:
         _, rendered = render_for(prompt.with_document(text + probe), members, special, bounded=False)
@@ -133,7 +139,8 @@ def _given_voices(voices: Sequence[Voice], weights: Weights, parse_special: bool
     found: dict[tuple[object, ...], _Read] = {}
     for index, voice in enumerate(voices):
         member = _named(voice.member, weights, index)
-        conversation, (text,) = _encoded(voice.prompt, [member], parse_special, voice.document)
+        with naming(voice.document):
+            conversation, (text,) = encode_prompt(voice.prompt, [member], parse_special)
         for earlier in list(found.values())[:1]:
             _check_same_form(earlier.conversation, conversation)
         key = member, text.cache_keys, voice.document, voice.prior
@@ -183,14 +190,18 @@ def _product(one: float, other: float) -> float:
     return max(one * other, sys.float_info.min)
 
 
-def _encoded(
-    prompt: Prompt, members: Sequence[EnsembleMember], parse_special: bool, document: str | None
-) -> tuple[Conversation | None, list[EncodedPrompt]]:
-    """`encode_prompt`, whose error of a long prompt names the document."""
+@contextmanager
+def naming(document: str | None) -> Iterator[None]:
+    """Lets the error of a prompt that is too long name the document that it contains; None: it contains none."""
     try:
-        return encode_prompt(prompt, members, parse_special)
+        yield
     except PromptTooLongError as error:
         raise error if document is None else error.with_document(document) from None
+
+
+def no_voice(gate: str) -> RequestError:
+    """Returns the error of a request whose gate has no voice that votes."""
+    return RequestError(f"the gate {quote(gate)} has no voice; give it one, or set gate to another member")
 
 
 def voices_of_gate(prompt: VoicesPrompt, names: Sequence[str], gate: str) -> VoicesPrompt:
@@ -206,5 +217,5 @@ def voices_of_gate(prompt: VoicesPrompt, names: Sequence[str], gate: str) -> Voi
     """
     own = [voice for voice in prompt.voices if voice.member == gate or voice.member not in names]
     if not any(voice.member == gate and not voice.prior for voice in own):
-        raise RequestError(f"the gate {quote(gate)} has no voice; give it one, or set gate to another member")
+        raise no_voice(gate)
     return VoicesPrompt(own)
