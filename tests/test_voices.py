@@ -13,6 +13,7 @@ from gac_core import (
     Document,
     DocumentPrompt,
     Ensemble,
+    Grammar,
     PromptTooLongError,
     RequestError,
     Voice,
@@ -189,6 +190,18 @@ def test_a_reused_document_changes_nothing():
         same(want, got)
         read = {name: sum(len(part) for part in parts) for name, parts in _documents(warm).items()}
         assert all(stats.reused_tokens >= read[name] for name, stats in got.stats.members.items())
+
+
+@pytest.mark.parametrize("documents", [None, LONG])
+def test_no_more_is_reused_than_the_prompts(documents):
+    """A text that a grammar forces is read with the prompt, and an equal request has left both in the KV caches."""
+    prompt = asked(LONG[0]) if documents is None else QUESTION
+    forced = Grammar.regex("the same people as the mill in [0-9]{4}")
+    with shared_ensemble(EMBEDDED[:2]) as two:
+        for _ in range(2):
+            stats = two.generate(prompt, documents=documents, grammar=forced, max_tokens=24).stats
+    assert stats.forced > 4
+    assert all(0 < each.reused_tokens <= each.prompt_tokens for each in stats.members.values())
 
 
 def test_the_gate_of_documents_at_threshold_0_is_that_of_the_largest_weight(ensemble):

@@ -287,7 +287,8 @@ def _record(request: Request, voice: Sequence, ask: Ask, answer: Answer) -> None
     stats = request.stats.members[voice.name]
     if answer.read and not voice.has_begun:
         voice.has_begun = True
-        stats.reused_tokens += answer.read - answer.computed
+        # Where a grammar forced tokens, or the gate was sure, a part of the answer may be found as well.
+        stats.reused_tokens += min(answer.read - answer.computed, voice.prompt_tokens)
     if answer.kept_bytes is not None and not voice.has_kept:
         voice.has_kept = True
         stats.kept_bytes += answer.kept_bytes

@@ -121,8 +121,8 @@ class Request:
         self.width = _width(self.voices)
         for index, voice in enumerate(self.voices):
             voice.cache_id = f"{self.request_id}/{index}" if self.width > 1 else self.request_id
-            stats = self.stats.members.setdefault(voice.name, MemberStats())
-            stats.prompt_tokens += len(voice.text.token_ids)
+            voice.prompt_tokens = len(voice.text.token_ids)
+            self.stats.members.setdefault(voice.name, MemberStats()).prompt_tokens += voice.prompt_tokens
 
     @property
     def has_read(self) -> bool:

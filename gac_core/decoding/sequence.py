@@ -28,6 +28,7 @@ class Sequence:
         keep: How many leading ids of the prompt do not depend on what follows its document; 0 without a document.
         cache_id: Its id in the member's KV cache: that of its request, unless members read several prompts. Set by
             the request.
+        prompt_tokens: Length of its prompt in ids. Set by the request.
         has_begun: Whether the member has read some of it.
         has_kept: Whether the member has kept its beginning, for the statistics.
     """
@@ -41,6 +42,7 @@ class Sequence:
     prior: bool = False
     keep: int = 0
     cache_id: str = ""
+    prompt_tokens: int = 0
     has_begun: bool = False
     has_kept: bool = False
 
